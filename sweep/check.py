@@ -1,0 +1,173 @@
+"""`sweep check`: all that can be known before the first GPU second."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sweep.resolve import model_config, trial_settings
+from sweep.space import Space
+from sweep.space_file import SpaceError
+
+if TYPE_CHECKING:
+    from trials.config import Backend
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was found, and where the prepared data lies."""
+
+    data_dir: Path
+    report: dict[str, Any]
+    """Of `trials.prepare`."""
+
+
+def prepare_data(
+    space: Space,
+    data_dir: Path,
+    *,
+    backend: Backend,
+    on_gpus: bool,
+    say: Callable[[str], None],
+) -> Check:
+    """Read and tokenise the data, size up the model, in a process of its own.
+
+    Raises:
+        SpaceError: With every problem of the data, or the model's.
+    """
+    settings, data = space.settings, space.settings.data
+    fixed = trial_settings(space, on_gpus=on_gpus)
+    largest = space.largest
+    request = {
+        "train": space.source("train"),
+        "eval": space.source("eval"),
+        "columns": data.columns,
+        "template": data.template,
+        "chat": data.chat,
+        "loss_on": data.loss_on,
+        "model": asdict(model_config(space, backend)),
+        "max_lengths": sorted({int(space.smallest["max_length"]), int(largest["max_length"])}),
+        "n_evaluations": settings.evaluate.times,
+        "sample_rows": settings.evaluate.rows,
+        "smallest_epochs": space.smallest["epochs"],
+        "largest_rank": int(largest["rank"]),
+        "target_modules": _widest_target(space),
+        "micro_batch_size": min(fixed.micro_batch_size, int(largest["effective_batch_size"])),
+        "optimizer": fixed.optimizer,
+        "seed": settings.seed,
+        "output_dir": str(data_dir.resolve()),
+    }
+    data_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        request_path, answer_path = Path(scratch) / "request.json", Path(scratch) / "answer.json"
+        request_path.write_text(json.dumps(request))
+        log_path = Path(scratch) / "log.txt"
+        with log_path.open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "trials.prepare", str(request_path), str(answer_path)],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+            assert process.stdout is not None
+            for line in process.stdout:
+                say(line.rstrip())
+            process.wait()
+        if not answer_path.exists():
+            end = "\n".join(log_path.read_text(errors="replace").splitlines()[-15:])
+            raise SpaceError(f"reading the data ended with exit code {process.returncode}:\n{end}")
+        answer = json.loads(answer_path.read_text())
+    if "problems" in answer:
+        raise SpaceError(answer["problems"])
+    return Check(data_dir, answer["report"])
+
+
+def _widest_target(space: Space) -> str:
+    presets = getattr(space.domains["target_modules"], "values", ("all-linear",))
+    return next(p for p in ("all-linear", "mlp", "attention", "qv") if p in presets)
+
+
+def in_words(space: Space, check: Check) -> RenderableType:
+    """The check as a person reads it."""
+    report = check.report
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column()
+    for length, counts in report["train"].items():
+        table.add_row(
+            "train", _counts_in_words(counts, length if len(report["train"]) > 1 else None)
+        )
+    table.add_row("eval", _counts_in_words(report["eval"], None))
+    share = report["evaluation_share"]
+    table.add_row(
+        "evaluation",
+        f"{space.settings.evaluate.times} times on one sample of {report['sample_rows']} eval "
+        f"rows; it adds about {share:.0%} to the training time of the shortest trial"
+        + (" (lower evaluate.times to pay less)" if share > 0.3 else ""),
+    )
+    memory = report["memory"]
+    total = memory["weights_gib"] + memory["adapter_gib"] + memory["activations_gib"]
+    table.add_row(
+        "base model",
+        f"{space.settings.base_model}, {memory['base_parameters'] / 1e6:,.0f} M parameters in "
+        f"{space.settings.quantization}; the largest adapter has "
+        f"{memory['adapter_parameters'] / 1e6:,.1f} M",
+    )
+    table.add_row(
+        "memory",
+        f"about {total:.1f} GiB for the largest trial at most: weights "
+        f"{memory['weights_gib']:.1f}, adapter {memory['adapter_gib']:.1f}, "
+        f"activations {memory['activations_gib']:.1f}",
+    )
+    points = space.n_points
+    table.add_row(
+        "search", "no limit to its points" if math.isinf(points) else f"{points:,.0f} points"
+    )
+    for name, domain in space.domains.items():
+        table.add_row("", f"{name}: {domain}")
+    first = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}"
+                      for k, v in sampled_trial(space).items())  # fmt: skip
+    table.add_row("a trial", first)
+    example = Text("", overflow="fold")
+    for text, supervised in report["example"]:
+        example.append(text, style="bold green reverse" if supervised else "dim")
+    return Group(table, Text("\nThe first train row; its supervised part is marked:"), example)
+
+
+def plain_example(report: dict[str, Any]) -> str:
+    """The rendered example for an output without colours: ⟦the supervised part⟧ in brackets."""
+    return "".join(f"⟦{text}⟧" if supervised else text for text, supervised in report["example"])
+
+
+def _counts_in_words(counts: dict[str, int], length: str | None) -> str:
+    words = (
+        f"{counts['rows']:,} rows, {counts['tokens']:,} tokens "
+        f"({counts['supervised_tokens']:,} supervised; median {counts['median']}, "
+        f"longest {counts['longest']})"
+    )
+    words += f"; {counts['cut']:,} cut" if counts["cut"] else "; none cut"
+    if counts["dropped"]:
+        words += f", {counts['dropped']:,} dropped: nothing of their completion was left"
+    return words + (f" at max_length {length}" if length else "")
+
+
+def sampled_trial(space: Space) -> dict[str, Any]:
+    """One trial as the sampler would draw it, in full."""
+    import optuna
+
+    from sweep.search import distributions, hyperparameters, make_sampler
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=make_sampler(space))
+    return hyperparameters(space, study.ask(distributions(space)).params)

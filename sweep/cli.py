@@ -1,0 +1,193 @@
+"""The commands: words in, words out."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    help="Find good LoRA and QLoRA hyperparameters without babysitting.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="The search space.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Run on processors, so many trials at once.", show_default=False),
+]
+Gpus = Annotated[
+    int | None, typer.Option(min=1, help="GPUs to use; all by default.", show_default=False)
+]
+Name = Annotated[
+    str | None, typer.Option(help="The sweep's name, in place of the file's.", show_default=False)
+]
+Output = Annotated[Path, typer.Option(help="Folder of all sweeps.")]
+Seed = Annotated[
+    int | None, typer.Option(help="Of the sampler and of every trial.", show_default=False)
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting of the file: --set search.rank=[8,16]. May be repeated.",
+        show_default=False,
+    ),
+]
+
+
+@app.command()
+def run(
+    space: SpaceFile,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials of the whole study.", show_default=False)
+    ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="End after so many hours of this run.", show_default=False),
+    ] = None,
+    workers: Workers = None,
+    gpus: Gpus = None,
+    name: Name = None,
+    output: Output = Path("sweeps"),
+    seed: Seed = None,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(help="An MLflow server; by default a database in the sweep's folder."),
+    ] = None,
+    sets: Sets = None,
+) -> None:
+    """Run a sweep, or continue it: the same command goes on where it was stopped.
+
+    Ctrl-C ends it in order. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
+    """
+    overrides = _overrides(sets, name, seed)
+    if trials is not None:
+        overrides["budget.trials"] = str(trials)
+    if hours is not None:
+        overrides["budget.hours"] = str(hours)
+    if workers is not None and gpus is not None:
+        _fail("--workers and --gpus: trials run on processors or on GPUs; give one of the two.")
+
+    from sweep.run import Options, run
+    from sweep.space import load_space
+
+    checked = load_space(space, overrides)
+    options = Options(output=output, workers=workers, gpus=gpus, mlflow=mlflow)
+    raise typer.Exit(run(checked, options, _console()))
+
+
+@app.command()
+def check(
+    space: SpaceFile,
+    workers: Workers = None,
+    name: Name = None,
+    seed: Seed = None,
+    sets: Sets = None,
+) -> None:
+    """Check a search space, its data and its model; show what would run. Trains nothing."""
+    import tempfile
+
+    from sweep import check
+    from sweep.resolve import choose_backend
+    from sweep.run import Options, wants_gpus
+    from sweep.space import load_space
+
+    checked = load_space(space, _overrides(sets, name, seed))
+    console = _console()
+    on_gpus = wants_gpus(Options(output=Path(), workers=workers, gpus=None, mlflow=None))
+    with tempfile.TemporaryDirectory() as scratch:
+        found = check.prepare_data(
+            checked,
+            Path(scratch) / "data",
+            backend=choose_backend(checked, on_gpus=on_gpus),
+            on_gpus=on_gpus,
+            say=console.print,
+        )
+    console.print(check.in_words(checked, found))
+
+
+@app.command()
+def ui(
+    name: Annotated[str, typer.Argument(help="The sweep's name.")],
+    output: Output = Path("sweeps"),
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+) -> None:
+    """Show a sweep in MLflow's UI, on this machine only."""
+    import json
+
+    known = sorted(path.parent.name for path in output.glob("*/mlflow.json"))
+    if name not in known:
+        there = f"There are: {', '.join(known)}." if known else "There is none yet."
+        _fail(f"{output / name}: no such sweep. {there} Look elsewhere with --output.")
+    uri = json.loads((output / name / "mlflow.json").read_text())["uri"]
+
+    from sweep.tracking import TrackingError, ui_command
+
+    free = _free_port(port)
+    try:
+        command = ui_command(uri, free)
+    except TrackingError as error:
+        _fail(str(error))
+    typer.echo(f"MLflow shows {name} at http://127.0.0.1:{free}  (Ctrl-C ends it)")
+    sys.stdout.flush()
+    os.execv(command[0], command)
+
+
+def main() -> None:
+    """Run a command; what a user got wrong is said in words and exits with 2."""
+    try:
+        app()
+    except ValueError as error:
+        if type(error).__module__.split(".")[0] not in ("sweep", "trials"):
+            raise  # a fault of ours: it deserves its traceback
+        _fail(str(error))
+    except KeyboardInterrupt:
+        typer.echo("Interrupted.", err=True)
+        sys.exit(130)
+
+
+def _fail(words: str) -> None:
+    typer.echo(words, err=True)
+    sys.exit(2)
+
+
+def _overrides(sets: list[str] | None, name: str | None, seed: int | None) -> dict[str, str]:
+    overrides: dict[str, str] = {}
+    for given in sets or []:
+        key, equals, value = given.partition("=")
+        if not equals or not key:
+            _fail(f"--set {given}: must be KEY=VALUE, such as --set search.epochs=[1,2].")
+        overrides[key] = value
+    if name is not None:
+        overrides["name"] = name
+    if seed is not None:
+        overrides["seed"] = str(seed)
+    return overrides
+
+
+def _free_port(wanted: int) -> int:
+    import socket
+
+    for port in range(wanted, min(wanted + 100, 65536)):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    _fail(f"--port {wanted}: it and the next 100 are taken; choose another.")
+    raise AssertionError
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)

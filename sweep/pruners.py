@@ -1,0 +1,161 @@
+"""One question each: has a trial diverged? does it overfit? is it hopeless beside its peers?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.trial import TrialState
+
+from sweep.settings import Outclassed as OutclassedSettings
+from trials.config import EvalPoint
+
+
+class Diverged:
+    """Has the trial lost its way? Needs no other trial, so it guards the first one too.
+
+    It has when a loss is not finite; when the eval loss is above `factor` times the eval loss
+    before training; or when train and eval loss both are above `factor` times their own lowest
+    (eval alone would be overfitting).
+
+    Args:
+        factor: Must be above 1: at 1 or below, noise prunes.
+    """
+
+    def __init__(self, *, factor: float) -> None:
+        if not factor > 1.0:
+            raise ValueError(f"factor must be above 1, got {factor}: at 1 or below, noise prunes.")
+        self._factor = factor
+
+    def reason(self, curve: Sequence[EvalPoint], base_eval_loss: float | None) -> str | None:
+        """Say why the trial has diverged, or None. `curve` holds its evaluations, latest last."""
+        latest = curve[-1]
+        if not latest.is_finite:
+            return (
+                f"At step {latest.step} the eval loss was {latest.eval_loss:.4g} and the train "
+                f"loss {_shown(latest.train_loss)}."
+            )
+        if base_eval_loss is not None and latest.eval_loss > self._factor * base_eval_loss:
+            return (
+                f"Eval loss {latest.eval_loss:.4f} at step {latest.step} is above "
+                f"{self._factor:g} × {base_eval_loss:.4f}, the base model's own."
+            )
+        lowest_eval = min(point.eval_loss for point in curve)
+        train_losses = [point.train_loss for point in curve if point.train_loss is not None]
+        if not train_losses or latest.train_loss is None:
+            return None
+        lowest_train = min(train_losses)
+        if (
+            latest.eval_loss > self._factor * lowest_eval
+            and latest.train_loss > self._factor * lowest_train
+        ):
+            return (
+                f"At step {latest.step} both losses are above {self._factor:g} × their lowest: "
+                f"eval {latest.eval_loss:.4f} after {lowest_eval:.4f}, "
+                f"train {latest.train_loss:.4f} after {lowest_train:.4f}."
+            )
+        return None
+
+
+class Overfit:
+    """Does the trial learn its training rows by heart? Needs no other trial.
+
+    It does when the eval loss has been above the trial's own best by more than `min_rise` for
+    `patience` evaluations in a row while the train loss kept falling: the mean train loss of
+    those evaluations is below the one at the best. A data set that is harder than its training
+    rows from the start is not overfitting: only the trial's own best counts.
+
+    Args:
+        min_rise: Relative; must be above 0. A small overfit rises by 2 to 4 %.
+        patience: Evaluations in a row; at least 1.
+    """
+
+    def __init__(self, *, min_rise: float, patience: int) -> None:
+        if not min_rise > 0.0:
+            raise ValueError(f"min_rise must be above 0, got {min_rise}: at 0, noise prunes.")
+        if patience < 1:
+            raise ValueError(f"patience must be at least 1, got {patience}.")
+        self._min_rise = min_rise
+        self._patience = patience
+
+    def reason(self, curve: Sequence[EvalPoint]) -> str | None:
+        """Say why the trial overfits, or None. `curve` holds its evaluations, latest last."""
+        best = min(curve, key=lambda point: point.eval_loss)
+        since = [point for point in curve if point.index > best.index][-self._patience :]
+        if len(since) < self._patience or best.train_loss is None:
+            return None
+        if any(point.eval_loss <= best.eval_loss * (1 + self._min_rise) for point in since):
+            return None
+        train_loss = fmean(point.train_loss for point in since if point.train_loss is not None)
+        if not train_loss < best.train_loss:
+            return None
+        latest = curve[-1]
+        rise = latest.eval_loss / best.eval_loss - 1
+        return (
+            f"Eval loss {latest.eval_loss:.4f} at step {latest.step} is {rise:.1%} above the "
+            f"trial's best, {best.eval_loss:.4f} at step {best.step}, and was more than "
+            f"{self._min_rise:.1%} above it {self._patience} times in a row, while train loss fell "
+            f"from {best.train_loss:.4f} to {train_loss:.4f}."
+        )
+
+
+class Outclassed:
+    """Is the trial hopeless beside its peers at the same share of their runs? Optuna's pruner says.
+
+    Args:
+        inner: Optuna's own pruner.
+        min_peers: Other trials that must have reached the step before a verdict counts: with
+            fewer, halving would stop the second trial for being worse than the first.
+    """
+
+    def __init__(self, inner: BasePruner, *, min_peers: int) -> None:
+        if min_peers < 1:
+            raise ValueError(f"min_peers must be at least 1, got {min_peers}.")
+        self._inner = inner
+        self._min_peers = min_peers
+
+    def reason(self, study: optuna.Study, trial: optuna.Trial, point: EvalPoint) -> str | None:
+        """Say why the trial is hopeless, or None. The study has heard of `point` already."""
+        frozen = study._storage.get_trial(trial._trial_id)
+        # The pruner is asked whatever the number of peers: halving notes a rung as it answers.
+        hopeless = self._inner.prune(study, frozen)
+        peers = [
+            peer.intermediate_values[point.index]
+            for peer in study.get_trials(deepcopy=False)
+            if peer.number != trial.number
+            and peer.state is not TrialState.FAIL
+            and math.isfinite(peer.intermediate_values.get(point.index, math.nan))
+        ]
+        if not hopeless or len(peers) < self._min_peers:
+            return None
+        place = 1 + sum(loss < point.eval_loss for loss in peers)
+        return (
+            f"Eval loss {point.eval_loss:.4f} at step {point.step} ranks {place} of "
+            f"{len(peers) + 1} trials at this share of their runs; the best had {min(peers):.4f}."
+        )
+
+
+def make_outclassed(settings: OutclassedSettings) -> Outclassed:
+    """The configured pruner; its steps are evaluations, shares of a trial's own run."""
+    inner: BasePruner
+    if settings.pruner == "median":
+        inner = optuna.pruners.MedianPruner(n_startup_trials=settings.min_peers)
+    elif settings.pruner == "percentile":
+        inner = optuna.pruners.PercentilePruner(
+            settings.percentile, n_startup_trials=settings.min_peers
+        )
+    elif settings.pruner == "hyperband":
+        inner = optuna.pruners.HyperbandPruner(reduction_factor=settings.factor)
+    else:
+        # With K = 20 the cuts lie at 5, 20 and 80 % of a trial's own run.
+        inner = optuna.pruners.SuccessiveHalvingPruner(
+            min_resource=1, reduction_factor=settings.factor
+        )
+    return Outclassed(inner, min_peers=settings.min_peers)
+
+
+def _shown(loss: float | None) -> str:
+    return "unknown" if loss is None else f"{loss:.4g}"

@@ -1,0 +1,139 @@
+"""What was learnt, in words: the summary at the end of a sweep."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sweep.screen import COLOURS, duration
+from sweep.study import Ended
+
+SHOWN = (
+    "rank",
+    "alpha",
+    "learning_rate",
+    "epochs",
+    "effective_batch_size",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """All that the end of a sweep has to say."""
+
+    name: str
+    ended: Sequence[Ended]
+    ranked: Sequence[Ended]
+    """Trials with an honest value, the lowest eval loss first."""
+    base_eval_loss: float | None
+    best_dir: Path | None
+    """The winner's adapter; None when there is none."""
+    see_it_all: str
+    """The command that shows the sweep in MLflow."""
+    wall_seconds: float
+    n_waiting: int
+    """Trials that were cut off and wait to be continued."""
+
+    @property
+    def winner(self) -> Ended | None:
+        """The trial with the lowest eval loss."""
+        return self.ranked[0] if self.ranked else None
+
+
+def in_words(summary: Summary) -> RenderableType:
+    """The summary as it stands on the terminal."""
+    parts: list[RenderableType] = [Text()]
+    counts = Counter(trial.outcome for trial in summary.ended)
+    headline = Text(f"{summary.name}: {len(summary.ended)} trials", style="bold")
+    headline.append(f" in {duration(summary.wall_seconds)}", style="not bold")
+    for outcome, n in counts.most_common():
+        headline.append(f"  {n} {outcome}", style=f"not bold {COLOURS[outcome]}")
+    parts.append(headline)
+    parts += _winner(summary)
+    parts += _stopped(summary)
+    if summary.n_waiting:
+        parts.append(
+            Text(
+                f"{summary.n_waiting} trials were cut off; the same command continues with them.",
+                style="magenta",
+            )
+        )
+    parts.append(Text(f"See every trial in MLflow:  {summary.see_it_all}"))
+    return Group(*parts)
+
+
+def _winner(summary: Summary) -> list[RenderableType]:
+    winner = summary.winner
+    if winner is None or winner.eval_loss_best is None:
+        return [Text("No trial reached an eval loss that counts, so there is no winner.")]
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("", "trial", "eval loss", *SHOWN, "outcome"):
+        table.add_column(heading, no_wrap=True)
+    for place, trial in enumerate(summary.ranked[:5]):
+        table.add_row(
+            "winner" if place == 0 else "",
+            f"{trial.number:03d}",
+            f"{trial.eval_loss_best:.4f}",
+            *(f"{trial.hyperparameters[name]:g}" for name in SHOWN),
+            Text(trial.outcome, style=COLOURS[trial.outcome]),
+            style="bold" if place == 0 else "",
+        )
+    words = against_base(winner.eval_loss_best, summary.base_eval_loss)
+    parts: list[RenderableType] = [table, Text(words)]
+    if summary.best_dir is not None:
+        parts.append(Text(f"Its adapter:  {summary.best_dir / 'adapter'}"))
+    return parts
+
+
+def against_base(eval_loss: float, base_eval_loss: float | None) -> str:
+    """The winner's eval loss beside the base model's own, which may be unknown."""
+    if base_eval_loss is None:
+        return f"Eval loss {eval_loss:.4f}; the base model's own is unknown."
+    return (
+        f"Eval loss {eval_loss:.4f} against {base_eval_loss:.4f} of the base model itself "
+        f"(perplexity {math.exp(eval_loss):.2f} against {math.exp(base_eval_loss):.2f})."
+    )
+
+
+def _stopped(summary: Summary) -> list[RenderableType]:
+    early = [trial for trial in summary.ended if trial.outcome != "completed"]
+    if not early:
+        return []
+    parts: list[RenderableType] = [Text("Stopped early, or failed:", style="dim")]
+    for trial in early[:20]:
+        line = Text(f"  {trial.number:03d} ")
+        line.append(trial.outcome, style=COLOURS[trial.outcome])
+        line.append(f"  {trial.reason.splitlines()[0]}")
+        parts.append(line)
+    if len(early) > 20:
+        parts.append(Text(f"  and {len(early) - 20} more, in MLflow"))
+    return parts
+
+
+def as_markdown(summary: Summary) -> str:
+    """The summary for the parent run's description in MLflow."""
+    counts = Counter(trial.outcome for trial in summary.ended)
+    lines = [
+        f"**{len(summary.ended)} trials**: "
+        + ", ".join(f"{n} {outcome}" for outcome, n in counts.most_common())
+    ]
+    if summary.winner is not None and summary.winner.eval_loss_best is not None:
+        lines += [
+            "",
+            against_base(summary.winner.eval_loss_best, summary.base_eval_loss),
+            "",
+            "| trial | eval loss | " + " | ".join(SHOWN) + " | outcome |",
+            "|---" * (len(SHOWN) + 3) + "|",
+        ]
+        for trial in summary.ranked[:10]:
+            values = " | ".join(f"{trial.hyperparameters[name]:g}" for name in SHOWN)
+            loss = f"{trial.eval_loss_best:.4f}"
+            lines.append(f"| {trial.number:03d} | {loss} | {values} | {trial.outcome} |")
+    return "\n".join(lines)

@@ -1,0 +1,97 @@
+"""A space and a set of hyperparameters → the `TrialConfig` that a worker runs."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweep.space import Space
+from trials.config import Backend, ModelConfig, TrialConfig
+
+CPU_MICRO_BATCH = 8
+GPU_MICRO_BATCH = 16
+"""Where the search for a micro-batch that fits begins; `trials.memory` halves it as needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSettings:
+    """What depends on the device, resolved."""
+
+    micro_batch_size: int
+    optimizer: str
+
+
+def choose_backend(space: Space, *, on_gpus: bool) -> Backend:
+    """The backend of a space: Unsloth where CUDA is and the extra is installed, unless it says."""
+    given = space.settings.backend
+    if given != "auto":
+        return given
+    has_unsloth = importlib.util.find_spec("unsloth") is not None
+    fits = space.settings.quantization != "int8"
+    return "unsloth" if on_gpus and has_unsloth and fits else "transformers"
+
+
+def model_config(space: Space, backend: Backend) -> ModelConfig:
+    """The base model of a space; a folder is made absolute, so that every worker finds it."""
+    settings = space.settings
+    beside_space = space.folder / settings.base_model
+    name = str(beside_space.resolve()) if beside_space.is_dir() else settings.base_model
+    return ModelConfig(
+        name=name,
+        revision=settings.revision,
+        quantization=settings.quantization,
+        backend=backend,
+        trust_remote_code=settings.trust_remote_code,
+    )
+
+
+def trial_settings(space: Space, *, on_gpus: bool) -> TrialSettings:
+    """Resolve what the space leaves to the device."""
+    micro, optimizer = space.settings.micro_batch_size, space.settings.optimizer
+    return TrialSettings(
+        micro_batch_size=(GPU_MICRO_BATCH if on_gpus else CPU_MICRO_BATCH)
+        if micro == "auto"
+        else micro,
+        optimizer=("adamw_8bit" if on_gpus else "adamw") if optimizer == "auto" else optimizer,
+    )
+
+
+def resolver(
+    space: Space,
+    *,
+    backend: Backend,
+    on_gpus: bool,
+    output_dir: Path,
+    data_dir: Path,
+    base_is_known: Callable[[], bool],
+) -> Callable[[int, Mapping[str, Any]], TrialConfig]:
+    """Return what `Sweep` turns a trial's hyperparameters into a configuration with.
+
+    Args:
+        base_is_known: Whether the base model's own eval loss has been measured; until then each
+            trial measures it before its first step.
+    """
+    model = model_config(space, backend)
+    fixed = trial_settings(space, on_gpus=on_gpus)
+
+    def resolve(number: int, values: Mapping[str, Any]) -> TrialConfig:
+        effective_batch_size = int(values["effective_batch_size"])
+        at_most = min(fixed.micro_batch_size, effective_batch_size)
+        micro = next(m for m in range(at_most, 0, -1) if effective_batch_size % m == 0)
+        return TrialConfig(
+            number=number,
+            model=model,
+            data_dir=str(data_dir.resolve()),
+            output_dir=str((output_dir / "trials" / f"{number:03d}").resolve()),
+            micro_batch_size=micro,
+            optimizer=fixed.optimizer,
+            n_evaluations=space.settings.evaluate.times,
+            evaluate_base=not base_is_known(),
+            seed=space.settings.seed,
+            **values,
+        )
+
+    return resolve

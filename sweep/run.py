@@ -1,0 +1,311 @@
+"""`sweep run`: from a checked space to the best adapter. Read it from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from rich.console import Console
+
+from sweep import check, loop, report
+from sweep.adapters import Adapters
+from sweep.background import without_secrets
+from sweep.resolve import choose_backend, model_config, resolver
+from sweep.screen import Progress, make_screen
+from sweep.space import Space
+from sweep.study import StudyError, Sweep, SweepFailed, open_study, storage_url
+from trials.config import Backend
+
+RECORDED_VERSIONS = ("sweep", "torch", "transformers", "peft", "bitsandbytes", "optuna", "ray")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What the command line says beside the space."""
+
+    output: Path
+    """Folder of all sweeps; this one's is below it, by its name."""
+    workers: int | None
+    """CPU workers; None: GPUs where there are any."""
+    gpus: int | None
+    """GPUs to use at most; None: all."""
+    mlflow: str | None
+    """An MLflow server's address; None: a database in the sweep's folder."""
+
+
+def run(space: Space, options: Options, console: Console) -> int:
+    """Run the sweep and return the exit code: 0 done, 1 failed, 130 interrupted.
+
+    Raises:
+        SpaceError, StudyError, TrackingError: In words for the user, before any trial starts.
+    """
+    output_dir = options.output / space.name
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with locked(output_dir):
+        on_gpus = wants_gpus(options)
+        backend = choose_backend(space, on_gpus=on_gpus)
+        found = check.prepare_data(
+            space, output_dir / "data", backend=backend, on_gpus=on_gpus, say=console.print
+        )
+        console.print(check.in_words(space, found))
+        study = open_study(space, storage_url(output_dir.resolve()))
+        _same_task(study, space, backend, found)
+        (output_dir / "space.yaml").write_text(space.text)
+        return _run_trials(space, options, console, output_dir, study, found, backend)
+
+
+def _run_trials(
+    space: Space,
+    options: Options,
+    console: Console,
+    output_dir: Path,
+    study: Any,
+    found: check.Check,
+    backend: Backend,
+) -> int:
+    from sweep import ray_workers
+    from sweep.tracking import MlflowTracker
+
+    began = time.monotonic()
+    on_gpus = wants_gpus(options)
+    budget = loop.Budget(space.settings.budget.trials, space.settings.budget.hours)
+    sweep = Sweep(
+        space,
+        study,
+        resolver(
+            space,
+            backend=backend,
+            on_gpus=on_gpus,
+            output_dir=output_dir,
+            data_dir=found.data_dir,
+            base_is_known=lambda: "base_eval_loss" in study.user_attrs,
+        ),
+    )
+    uri = options.mlflow or local_mlflow(output_dir)
+    if _nothing_to_do(sweep, budget):
+        console.print(f"{space.name}: all its trials have ended; raise --trials to go on.")
+        console.print(report.in_words(_summary(space, sweep, output_dir, 0.0)))
+        return 0
+    tracker = MlflowTracker(
+        uri=uri,
+        name=space.name,
+        artifacts_dir=None if options.mlflow else (output_dir / "mlartifacts").resolve(),
+        output_dir=output_dir,
+    )
+    (output_dir / "mlflow.json").write_text(json.dumps({"uri": without_secrets(uri)}))
+    tracker.open_sweep(_parent_params(space, found), _parent_tags(), output_dir / "space.yaml")
+    progress = Progress(budget, sweep.n_ended())
+    screen = make_screen(console, progress, space.name)
+    adapters = Adapters(
+        sweep,
+        output_dir,
+        keep=space.settings.keep_adapters,
+        drop=tracker.drop_adapter,
+    )
+    sweep.trackers = [screen, tracker, adapters]
+    status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED"
+    failure: str | None = None
+    n_gpus = ray_workers.connect(n_cpu_workers=None if on_gpus else n_workers(options))
+    try:
+        runner = ray_workers.RayRunner(
+            model_config(space, backend),
+            n_slots=_n_slots(options, n_gpus) if on_gpus else n_workers(options),
+            on_gpus=on_gpus,
+            sweep=sweep,
+            say=screen.say,
+        )
+        with ends_in_order(budget, screen.say), screen:
+            try:
+                loop.run(sweep, runner, budget)
+            except SweepFailed as error:
+                status, failure = "FAILED", str(error)
+            finally:
+                runner.shutdown()
+                sweep.interrupt()
+        if budget.stop.is_set():
+            status = "KILLED"
+    finally:
+        ray_workers.disconnect()
+        summary = _summary(space, sweep, output_dir, time.monotonic() - began)
+        tracker.close_sweep(status, _winner(summary), report.as_markdown(summary))
+    console.print(report.in_words(summary))
+    if tracker.unsent:
+        words = f"{tracker.unsent} writes did not reach MLflow: {tracker.first_error}"
+        console.print(words, style="red", markup=False)
+    (output_dir / "timings.json").write_text(json.dumps(asdict(runner.timings), indent=1))
+    if failure:
+        console.print(failure, style="bold red", markup=False)
+    return {"FINISHED": 0, "FAILED": 1, "KILLED": 130}[status]
+
+
+def local_mlflow(output_dir: Path) -> str:
+    """The database that a sweep has to itself."""
+    return f"sqlite:///{output_dir.resolve() / 'mlflow.db'}"
+
+
+def _nothing_to_do(sweep: Sweep, budget: loop.Budget) -> bool:
+    enough = budget.trials is not None and sweep.n_ended() >= budget.trials
+    return enough or sweep.is_exhausted()
+
+
+def wants_gpus(options: Options) -> bool:
+    """Whether trials run on GPUs: unless workers are asked for, or no GPU is to be seen.
+
+    Asks neither torch nor Ray: both take seconds to start, and bad input must not wait for them.
+    """
+    if options.workers is not None:
+        return False
+    if options.gpus is not None or "RAY_ADDRESS" in os.environ or _ray_has_gpus():
+        return True
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    return Path("/proc/driver/nvidia/gpus").is_dir() or Path("/dev/dxg").exists()
+
+
+def _ray_has_gpus() -> bool:
+    import sys
+
+    ray = sys.modules.get("ray")
+    return bool(ray and ray.is_initialized() and ray.cluster_resources().get("GPU", 0))
+
+
+def n_workers(options: Options) -> int:
+    """CPU workers: as asked, else one per core up to four, each with its share of threads."""
+    return options.workers or min(4, os.cpu_count() or 1)
+
+
+def _n_slots(options: Options, n_gpus: int) -> int:
+    if n_gpus == 0:
+        raise StudyError(
+            "--gpus: Ray finds no GPU here. Look at nvidia-smi and CUDA_VISIBLE_DEVICES, "
+            "or run on processors with --workers 2."
+        )
+    if options.gpus is not None and options.gpus > n_gpus:
+        raise StudyError(f"--gpus: {options.gpus} are asked for, but there are {n_gpus}.")
+    return options.gpus or n_gpus
+
+
+@contextlib.contextmanager
+def locked(output_dir: Path) -> Iterator[None]:
+    """Hold the sweep's folder: two processes in one study would run each other's trials.
+
+    The lock is the kernel's, so a process that dies leaves none behind.
+    """
+    with (output_dir / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise StudyError(
+                f"{output_dir}: this sweep is running already, as {file.read().strip()}. "
+                f"Wait for it, stop it with Ctrl-C, or give this one another --name."
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def ends_in_order(budget: loop.Budget, say: Callable[[str], None]) -> Iterator[None]:
+    """Let the first Ctrl-C (or SIGTERM) end the sweep in order; a second one ends it at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if budget.stop.is_set():
+            raise KeyboardInterrupt
+        budget.stop.set()
+        say("Stopping: running trials are set aside, everything is written down …")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _same_task(study: Any, space: Space, backend: Backend, found: check.Check) -> None:
+    """Refuse to continue a study on other data or another model: its losses would not compare."""
+    task = {
+        "base_model": asdict(model_config(space, backend)),
+        "train": found.report["train_fingerprint"],
+        "eval": found.report["eval_fingerprint"],
+        "sample_rows": found.report["sample_rows"],
+        "chat": found.report["chat"],
+        "loss_on": space.settings.data.loss_on,
+        "evaluations": space.settings.evaluate.times,
+        "max_length": space.largest["max_length"],
+    }
+    known = study.user_attrs.get("task")
+    if known is None:
+        study.set_user_attr("task", task)
+        return
+    changed = [key for key in task if task[key] != known.get(key)]
+    if changed:
+        raise StudyError(
+            f"{space.name}: this sweep has trials on another task (changed: {', '.join(changed)}), "
+            f"and their eval losses do not compare. Give this one a new name: --name {space.name}-2"
+        )
+
+
+def _parent_params(space: Space, found: check.Check) -> dict[str, object]:
+    settings = space.settings
+    params: dict[str, object] = {
+        f"search.{name}": str(domain) for name, domain in space.domains.items()
+    }
+    params |= {
+        "base_model": settings.base_model,
+        "quantization": settings.quantization,
+        "sampler": settings.sampler,
+        "seed": settings.seed,
+        "evaluate.times": settings.evaluate.times,
+        "evaluate.sample_rows": found.report["sample_rows"],
+        "data.train": settings.data.train,
+        "data.eval": settings.data.eval,
+        "data.train_fingerprint": found.report["train_fingerprint"],
+        "data.eval_fingerprint": found.report["eval_fingerprint"],
+    }
+    return params
+
+
+def _parent_tags() -> dict[str, str]:
+    versions = {f"version.{name}": version(name) for name in RECORDED_VERSIONS}
+    return versions | {"version.python": platform.python_version()}
+
+
+def _summary(space: Space, sweep: Sweep, output_dir: Path, wall_seconds: float) -> report.Summary:
+    best_dir = output_dir / "best"
+    shown_output = f" --output {output_dir.parent}" if str(output_dir.parent) != "sweeps" else ""
+    return report.Summary(
+        name=space.name,
+        ended=sweep.ended(),
+        ranked=sweep.ranked(),
+        base_eval_loss=sweep.base_eval_loss,
+        best_dir=best_dir if best_dir.exists() else None,
+        see_it_all=f"sweep ui {space.name}{shown_output}",
+        wall_seconds=wall_seconds,
+        n_waiting=sweep.n_waiting(),
+    )
+
+
+def _winner(summary: report.Summary) -> dict[str, object] | None:
+    winner = summary.winner
+    if winner is None:
+        return None
+    return {
+        "trial": winner.number,
+        "eval_loss": winner.eval_loss_best,
+        **{name: winner.hyperparameters[name] for name in report.SHOWN},
+    }

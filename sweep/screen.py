@@ -1,0 +1,313 @@
+"""What a sweep shows while it runs: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from sweep.loop import Budget, Place
+from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult
+
+COLOURS: dict[Outcome, str] = {
+    "completed": "green",
+    "overfit": "yellow",
+    "diverged": "red",
+    "outclassed": "cyan",
+    "out_of_memory": "red",
+    "failed": "bold red",
+    "interrupted": "magenta",
+}
+N_BEST = 5
+BAR_WIDTH = 20
+
+
+@dataclass
+class Running:
+    """A trial with a slot."""
+
+    config: TrialConfig
+    place: Place
+    began: float
+    point: EvalPoint | None = None
+    eval_loss_best: float | None = None
+
+    def seconds_left(self, now: float) -> float | None:
+        """By the share that is done; None before the first evaluation."""
+        if self.point is None or self.point.index == 0:
+            return None
+        share = self.point.index / self.config.n_evaluations
+        return max(0.0, self.point.seconds / share - (now - self.began))
+
+
+class Progress:
+    """What both screens know: running trials, ended trials, and how long the rest will take."""
+
+    def __init__(
+        self, budget: Budget, n_ended_before: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.budget = budget
+        self.clock = clock
+        self.began = clock()
+        self.running: dict[int, Running] = {}
+        self.ended: list[tuple[TrialConfig, TrialResult]] = []
+        self.base_eval_loss: float | None = None
+        self._n_ended_before = n_ended_before
+        self._durations: list[float] = []
+
+    @property
+    def n_ended(self) -> int:
+        """Trials of the study that have ended."""
+        return self._n_ended_before + len(self.ended)
+
+    def started(self, config: TrialConfig, place: Place) -> None:
+        """A trial has its slot."""
+        self.running[config.number] = Running(config, place, self.clock())
+
+    def reported(self, number: int, point: EvalPoint) -> None:
+        """A trial has evaluated."""
+        if point.index == 0:
+            self.base_eval_loss = point.eval_loss
+            return
+        trial = self.running[number]
+        trial.point = point
+        losses = [point.eval_loss, *filter(None, [trial.eval_loss_best])]
+        trial.eval_loss_best = min(losses)
+
+    def finished(self, number: int, result: TrialResult) -> TrialConfig | None:
+        """A trial has ended; its configuration, if it had begun."""
+        trial = self.running.pop(number, None)
+        if trial is None:
+            return None
+        if result.outcome != "interrupted":
+            self.ended.append((trial.config, result))
+            self._durations.append(self.clock() - trial.began)
+        return trial.config
+
+    def best(self) -> list[tuple[TrialConfig, TrialResult]]:
+        """Ended trials that have a value, the lowest eval loss first."""
+        valued = [
+            (result.best.eval_loss, config.number, config, result)
+            for config, result in self.ended
+            if result.best is not None and result.outcome in ("completed", "overfit")
+        ]
+        return [(config, result) for _, _, config, result in sorted(valued, key=lambda v: v[:2])]
+
+    def seconds_left(self) -> float | None:
+        """Of the sweep, by the mean duration of its trials; None before the first one has ended."""
+        limits = [] if self.budget.seconds_left is None else [self.budget.seconds_left]
+        if self.budget.trials is not None and self._durations:
+            mean = sum(self._durations) / len(self._durations)
+            now = self.clock()
+            running = sum(
+                max(0.0, mean - (now - t.began)) if (left := t.seconds_left(now)) is None else left
+                for t in self.running.values()
+            )
+            waiting = max(0, self.budget.trials - self.n_ended - len(self.running))
+            limits.append((waiting * mean + running) / max(1, len(self.running)))
+        return min(limits) if limits else None
+
+
+class Screen(Protocol):
+    """Shows a sweep. It is a `Tracker` of the study, and a place for words."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def say(self, words: str) -> None:
+        """A line for the user."""
+
+    def trial_started(self, config: TrialConfig, place: Place) -> None: ...
+
+    def trial_reported(self, number: int, point: EvalPoint) -> None: ...
+
+    def trial_ended(self, number: int, result: TrialResult) -> None: ...
+
+
+class PlainScreen:
+    """One line for each thing that happens: for logs, pipes and files."""
+
+    def __init__(self, console: Console, progress: Progress) -> None:
+        self._console = console
+        self._progress = progress
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def say(self, words: str) -> None:
+        """A line for the user, with the time of day."""
+        line = Text(f"{time.strftime('%H:%M:%S')}  {words}")
+        self._console.print(line, soft_wrap=True)
+
+    def trial_started(self, config: TrialConfig, place: Place) -> None:
+        """Say where it runs."""
+        self._progress.started(config, place)
+        self.say(f"trial {config.name}  starts on {place.device} of {place.node}")
+
+    def trial_reported(self, number: int, point: EvalPoint) -> None:
+        """Say its losses, at every quarter of its run only: a log should stay readable."""
+        config = self._progress.running[number].config
+        self._progress.reported(number, point)
+        if point.index == 0:
+            self.say(f"eval loss of the base model itself: {point.eval_loss:.4f}")
+        elif _is_quarter(point.index, config.n_evaluations):
+            self.say(
+                f"trial {number:03d}  {point.index / config.n_evaluations:4.0%}  "
+                f"step {point.step}  train {_loss(point.train_loss)}  eval {point.eval_loss:.4f}"
+            )
+
+    def trial_ended(self, number: int, result: TrialResult) -> None:
+        """Say how, and how long the sweep will still take."""
+        self._progress.finished(number, result)
+        left = self._progress.seconds_left()
+        of = f"/{self._progress.budget.trials}" if self._progress.budget.trials else ""
+        self.say(
+            f"trial {number:03d}  {result.outcome}: {result.reason}  "
+            f"[{self._progress.n_ended}{of} trials"
+            + (f", about {duration(left)} left]" if left is not None else "]")
+        )
+
+
+class LiveScreen:
+    """A table that is drawn anew twice a second; what is said scrolls by above it."""
+
+    def __init__(self, console: Console, progress: Progress, title: str) -> None:
+        self._console = console
+        self._progress = progress
+        self._title = title
+        self._live = Live(
+            get_renderable=self._draw, console=console, refresh_per_second=2, transient=True
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def say(self, words: str) -> None:
+        """A line above the table."""
+        self._console.print(Text(words))
+
+    def trial_started(self, config: TrialConfig, place: Place) -> None:
+        """A row more."""
+        self._progress.started(config, place)
+
+    def trial_reported(self, number: int, point: EvalPoint) -> None:
+        """The row moves on."""
+        self._progress.reported(number, point)
+
+    def trial_ended(self, number: int, result: TrialResult) -> None:
+        """A line that stays, and the row is gone."""
+        config = self._progress.finished(number, result)
+        line = Text(f"{config.name if config else f'{number:03d}'}  ")
+        line.append(f"{result.outcome}", style=COLOURS[result.outcome])
+        line.append(f"  {result.reason}", style="dim")
+        self._console.print(line)
+
+    def _draw(self) -> RenderableType:
+        progress, now = self._progress, self._progress.clock()
+        return Group(Text(), self._headline(now), self._running(now), *self._best(progress))
+
+    def _headline(self, now: float) -> Text:
+        progress = self._progress
+        of = f" of {progress.budget.trials}" if progress.budget.trials else ""
+        words = Text(self._title, style="bold")
+        words.append(f"  {progress.n_ended}{of} trials ended", style="not bold")
+        words.append(f"  elapsed {duration(now - progress.began)}", style="not bold")
+        left = progress.seconds_left()
+        if left is not None:
+            words.append(f"  about {duration(left)} left", style="not bold")
+        if progress.base_eval_loss is not None:
+            words.append(f"  base model {progress.base_eval_loss:.4f}", style="not bold dim")
+        return words
+
+    def _running(self, now: float) -> RenderableType:
+        if not self._progress.running:
+            return Text("workers load the base model …", style="dim")
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for heading in ("running", "on", "progress", "step", "train", "eval", "best"):
+            table.add_column(heading, no_wrap=True)
+        table.add_column("elapsed", justify="right", no_wrap=True)
+        table.add_column("left", justify="right", no_wrap=True)
+        for trial in self._progress.running.values():
+            point, left = trial.point, trial.seconds_left(now)
+            table.add_row(
+                trial.config.name,
+                trial.place.device,
+                _bar(point.index if point else 0, trial.config.n_evaluations),
+                str(point.step) if point else "",
+                _loss(point.train_loss) if point else "",
+                f"{point.eval_loss:.4f}" if point else "",
+                _loss(trial.eval_loss_best),
+                duration(now - trial.began),
+                duration(left) if left is not None else "",
+            )
+        return table
+
+    def _best(self, progress: Progress) -> list[RenderableType]:
+        ended = progress.best()[:N_BEST]
+        if not ended:
+            return []
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for heading in ("best", "eval loss", "at step", "outcome"):
+            table.add_column(heading, no_wrap=True)
+        for config, result in ended:
+            assert result.best is not None
+            table.add_row(
+                config.name,
+                f"{result.best.eval_loss:.4f}",
+                str(result.best.step),
+                Text(result.outcome, style=COLOURS[result.outcome]),
+            )
+        return [table]
+
+
+def make_screen(console: Console, progress: Progress, title: str) -> Screen:
+    """The live table on a terminal, plain lines elsewhere."""
+    if console.is_terminal:
+        return LiveScreen(console, progress, title)
+    return PlainScreen(console, progress)
+
+
+def duration(seconds: float) -> str:
+    """`7 s`, `3:05`, `2 h 07 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d}"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _is_quarter(index: int, n_evaluations: int) -> bool:
+    return index * 4 // n_evaluations > (index - 1) * 4 // n_evaluations
+
+
+def _bar(done: int, of: int) -> Text:
+    filled = round(BAR_WIDTH * done / of)
+    bar = Text("━" * filled, style="green")
+    bar.append("━" * (BAR_WIDTH - filled), style="bright_black")
+    bar.append(f" {done / of:4.0%}")
+    return bar
+
+
+def _loss(loss: float | None) -> str:
+    return "" if loss is None else f"{loss:.4f}"

@@ -1,0 +1,220 @@
+"""The search space in Optuna's words: distributions, sampled values → hyperparameters, samplers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from sweep.parameters import Choices, Domain, Range, TimesRank, Value
+from sweep.space import Space
+
+Params = Mapping[str, Any]
+
+
+def optuna_name(name: str, domain: Domain) -> str:
+    """The name of a hyperparameter in the study: it says what the study's number counts.
+
+    A list of numbers is sampled by its index, so that the sampler knows the order and every
+    step is one step: `rank_index` 2 of [8, 16, 32, 64] is rank 32.
+    """
+    if isinstance(domain, TimesRank):
+        return optuna_name(f"{name}_times_rank", domain.factor)
+    if isinstance(domain, Choices) and domain.is_ordered:
+        return f"{name}_index"
+    return name
+
+
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """What the study samples; fixed settings are not part of it."""
+    return {
+        optuna_name(name, domain): _distribution(domain)
+        for name, domain in space.domains.items()
+        if not _is_fixed(domain)
+    }
+
+
+def _is_fixed(domain: Domain) -> bool:
+    if isinstance(domain, TimesRank):
+        return _is_fixed(domain.factor)
+    return isinstance(domain, Choices) and len(domain.values) == 1
+
+
+def _distribution(domain: Domain) -> BaseDistribution:
+    if isinstance(domain, TimesRank):
+        return _distribution(domain.factor)
+    if isinstance(domain, Choices):
+        if domain.is_ordered:
+            return IntDistribution(0, len(domain.values) - 1)
+        return CategoricalDistribution(domain.values)
+    if domain.is_integer:
+        return IntDistribution(
+            int(domain.low), int(domain.high), log=domain.log, step=int(domain.step or 1)
+        )
+    return FloatDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
+
+
+def hyperparameters(space: Space, params: Params) -> dict[str, Any]:
+    """Turn what the study sampled into the value of every hyperparameter, fixed ones included."""
+    values: dict[str, Any] = {}
+    for name, domain in space.domains.items():
+        if isinstance(domain, TimesRank):
+            factor = _value(f"{name}_times_rank", domain.factor, params)
+            values[name] = factor * values["rank"]
+        else:
+            values[name] = _value(name, domain, params)
+    return values
+
+
+def _value(name: str, domain: Choices | Range, params: Params) -> Any:
+    if _is_fixed(domain) and isinstance(domain, Choices):
+        return domain.values[0]
+    sampled = params[optuna_name(name, domain)]
+    if isinstance(domain, Choices) and domain.is_ordered:
+        return domain.values[sampled]
+    return sampled
+
+
+def params_of(space: Space, values: Mapping[str, Value]) -> dict[str, Any]:
+    """Turn hyperparameters (some of them) into the study's params; fixed ones are left out."""
+    params: dict[str, Any] = {}
+    for name, value in values.items():
+        domain = space.domains[name]
+        if isinstance(domain, TimesRank):
+            value = float(value) / float(values["rank"])
+            domain, name = domain.factor, f"{name}_times_rank"
+        if _is_fixed(domain):
+            continue
+        if isinstance(domain, Choices) and domain.is_ordered:
+            index = min(range(len(domain.values)), key=lambda i: abs(domain.values[i] - value))  # type: ignore[operator]
+            params[optuna_name(name, domain)] = index
+        else:
+            params[name] = value
+    return params
+
+
+def make_sampler(space: Space) -> BaseSampler:
+    """The sampler of a space, seeded; one that repeats no point where points can be counted."""
+    seed = space.settings.seed
+    samplers: dict[str, Any] = {
+        "tpe": lambda: optuna.samplers.TPESampler(seed=seed),
+        "gp": lambda: optuna.samplers.GPSampler(seed=seed),
+        "random": lambda: optuna.samplers.RandomSampler(seed=seed),
+        "grid": lambda: optuna.samplers.RandomSampler(seed=seed),  # without repeats it is a grid
+    }
+    sampler: BaseSampler = samplers[space.settings.sampler]()
+    if math.isinf(space.n_points):
+        return sampler
+    return WithoutRepeats(sampler, distributions(space), seed=seed)
+
+
+class WithoutRepeats(BaseSampler):
+    """Never draws a point that the study has, as long as there is another.
+
+    A trial on the same point would give the same losses again: it teaches nothing and costs a
+    whole trial. Optuna's samplers do draw it again when the points of a space are few.
+
+    Args:
+        inner: Asked first; its draw stands unless the study has it.
+        space: All distributions of the study, each with a countable number of values.
+    """
+
+    N_DRAWS = 20
+    """Draws from `inner` before a point is picked among those left."""
+
+    def __init__(
+        self, inner: BaseSampler, space: Mapping[str, BaseDistribution], *, seed: int
+    ) -> None:
+        self._inner = inner
+        self._space = dict(space)
+        self._rng = np.random.default_rng(seed)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """The whole space: a point is only new or old as a whole."""
+        return self._space
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return a new point, drawn by the inner sampler if it finds one."""
+        if not search_space:
+            return {}
+        taken = points_taken(study, search_space, except_number=trial.number)
+        inner_space = self._inner.infer_relative_search_space(study, trial)
+        for _ in range(self.N_DRAWS):
+            params = self._inner.sample_relative(study, trial, inner_space)
+            for name, distribution in search_space.items():
+                if name not in params:
+                    params[name] = self._inner.sample_independent(study, trial, name, distribution)
+            if _point(params, search_space) not in taken:
+                return params
+        free = [
+            p for p in itertools.product(*map(values_of, search_space.values())) if p not in taken
+        ]
+        if not free:
+            return params
+        return dict(zip(search_space, free[self._rng.integers(len(free))], strict=True))
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """A parameter outside the space, or one that an enqueued trial leaves open."""
+        return self._inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Passed on."""
+        self._inner.before_trial(study, trial)
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """Passed on."""
+        self._inner.after_trial(study, trial, state, values)
+
+
+def values_of(distribution: BaseDistribution) -> list[Any]:
+    """All values of a countable distribution."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return list(range(distribution.low, distribution.high + 1, distribution.step))
+    assert isinstance(distribution, FloatDistribution) and distribution.step is not None
+    n_values = round((distribution.high - distribution.low) / distribution.step) + 1
+    return [distribution.low + i * distribution.step for i in range(n_values)]
+
+
+def _point(params: Params, space: Mapping[str, BaseDistribution]) -> tuple[Any, ...]:
+    return tuple(params[name] for name in space)
+
+
+def points_taken(
+    study: optuna.Study, space: Mapping[str, BaseDistribution], except_number: int | None = None
+) -> set[tuple[Any, ...]]:
+    """The points of the study's trials, whatever their state."""
+    return {
+        _point(trial.params, space)
+        for trial in study.get_trials(deepcopy=False)
+        if trial.number != except_number and all(name in trial.params for name in space)
+    }

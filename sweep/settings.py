@@ -1,0 +1,211 @@
+"""The keys of a space, the search apart: types, bounds, defaults, and errors in words."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sweep.parameters import Problem
+
+OFTEN_MEANT = {
+    "lr": "learning_rate",
+    "r": "rank",
+    "lora_r": "rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "batch_size": "effective_batch_size",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "model": "base_model",
+    "dataset": "data",
+    "n_trials": "trials",
+    "train_file": "train",
+    "validation": "eval",
+    "test": "eval",
+}
+"""Names from other trainers, and ours."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Data(_Strict):
+    """`data`: where the rows are and how they are read."""
+
+    train: str
+    """A file (JSONL, JSON, CSV, Parquet) beside the space, or a hub data set."""
+    eval: str | Annotated[float, Field(gt=0, lt=1)]
+    """The same, or the share of train that is held out."""
+    max_length: Annotated[int, Field(gt=1)] | None = None
+    columns: dict[str, str] = {}
+    """Our name of a column → the file's own."""
+    template: str | None = None
+    """Plain text out of columns: `{title}: {body}`."""
+    chat: bool | None = None
+    """Render prompt and completion with the model's chat template; None: if it has one."""
+    loss_on: Literal["completion", "all"] = "completion"
+
+
+class Budget(_Strict):
+    """`budget`: the sweep ends at whichever comes first."""
+
+    trials: Annotated[int, Field(ge=1)] | None = None
+    hours: Annotated[float, Field(gt=0)] | None = None
+
+
+class Evaluate(_Strict):
+    """`evaluate`: how often, on how many rows."""
+
+    times: Annotated[int, Field(ge=1, le=1000)] = 20
+    rows: Annotated[int, Field(ge=1)] = 256
+
+
+class Overfit(_Strict):
+    """`pruning.overfit`"""
+
+    min_rise: Annotated[float, Field(gt=0)] = 0.02
+    patience: Annotated[int, Field(ge=1)] = 3
+
+
+class Diverged(_Strict):
+    """`pruning.diverged`"""
+
+    factor: Annotated[float, Field(gt=1)] = 1.5
+
+
+class Outclassed(_Strict):
+    """`pruning.outclassed`"""
+
+    pruner: Literal["successive_halving", "hyperband", "median", "percentile"] = (
+        "successive_halving"
+    )
+    factor: Annotated[int, Field(ge=2)] = 4
+    percentile: Annotated[float, Field(gt=0, lt=100)] = 25.0
+    min_peers: Annotated[int, Field(ge=1)] = 4
+
+
+class Pruning(_Strict):
+    """`pruning`: each can be switched off with false, save that a lost trial is always ended."""
+
+    overfit: Overfit | Literal[False] = Overfit()
+    diverged: Diverged = Diverged()
+    outclassed: Outclassed | Literal[False] = Outclassed()
+
+
+class Settings(_Strict):
+    """The keys of the file, the search apart."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    base_model: Annotated[str, Field(min_length=1)]
+    revision: str | None = None
+    trust_remote_code: bool = False
+    backend: Literal["auto", "transformers", "unsloth"] = "auto"
+    quantization: Literal["nf4", "int8", "none"] = "nf4"
+    optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
+    micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    data: Data
+    budget: Budget = Budget()
+    evaluate: Evaluate = Evaluate()
+    pruning: Pruning = Pruning()
+    sampler: Literal["tpe", "gp", "random", "grid"] = "tpe"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    keep_adapters: Annotated[int, Field(ge=1)] = 5
+
+
+EITHER_OR: dict[tuple[str | int, ...], str] = {
+    ("data", "eval"): "a file of rows, or the share of train to hold out, between 0 and 1",
+    ("micro_batch_size",): "auto, or a whole number of rows from 1 on",
+    ("pruning", "overfit"): "false, or keys and values",
+    ("pruning", "outclassed"): "false, or keys and values",
+}
+"""Settings that take two kinds of value: pydantic complains once for each."""
+
+
+def problems_of(error: ValidationError) -> Iterator[Problem]:
+    """Say pydantic's errors in our words, one for each place."""
+    # pydantic names the branches of an either-or in the path; keys of ours are lower-case words.
+    found = {
+        tuple(p for p in details["loc"] if isinstance(p, int) or _is_key(str(p))): details
+        for details in error.errors()
+    }
+    for path, details in found.items():
+        either_or = EITHER_OR.get(path)
+        if either_or is None or details["type"] == "missing":
+            yield Problem(path, _words(details, path))
+        elif not any(other[: len(path)] == path and other != path for other in found):
+            yield Problem(path, f"must be {either_or}, not {details['input']!r}.")
+
+
+def _is_key(part: str) -> bool:
+    return bool(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", part)) and part not in (
+        "Overfit", "Outclassed", "str", "float", "int",
+    )  # fmt: skip
+
+
+def _words(found: Any, path: tuple[str | int, ...]) -> str:
+    kind, context, value = found["type"], found.get("ctx") or {}, found["input"]
+    if kind == "extra_forbidden":
+        return unknown_key(str(path[-1]), _keys_at(path[:-1]))
+    if kind == "missing":
+        return f"is missing; {_MEND_MISSING.get(str(path[-1]), 'give it a value')}."
+    if kind == "literal_error":
+        return f"must be one of {context['expected'].replace(' or ', ', ')}, not {value!r}."
+    if kind == "string_pattern_mismatch":
+        return (
+            f"{value!r} is used as a folder's name: letters, digits, '.', '_' and '-' only, "
+            f"a letter or digit first, 100 at most."
+        )
+    if kind in ("model_type", "model_attributes_type"):
+        return f"must be keys and values, not {value!r}."
+    bounds = {
+        "greater_than": "above {gt}",
+        "greater_than_equal": "at least {ge}",
+        "less_than": "below {lt}",
+        "less_than_equal": "at most {le}",
+    }
+    if kind in bounds:
+        return f"must be {bounds[kind].format(**context)}, not {value!r}."
+    expected = {
+        "int_type": "a whole number",
+        "int_from_float": "a whole number",
+        "float_type": "a number",
+        "string_type": "text",
+        "bool_type": "true or false",
+        "dict_type": "keys and values",
+        "finite_number": "finite",
+    }
+    if kind in expected:
+        return f"must be {expected[kind]}, not {value!r}."
+    return f"{found['msg']}, not {value!r}."
+
+
+_MEND_MISSING = {
+    "base_model": "a hub id, a folder, or the built-in smollm2-135m",
+    "data": "write `data: {train: …, eval: …}`",
+    "train": "a file of rows, or a hub data set",
+    "eval": "a file of rows, or a share of train such as 0.1",
+}
+
+
+def _keys_at(path: tuple[str | int, ...]) -> list[str]:
+    model: Any = Settings
+    for part in path:
+        annotation = model.model_fields[str(part)].annotation
+        options = getattr(annotation, "__args__", (annotation,))
+        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+    keys = list(model.model_fields)
+    return [*keys, "search", "start_with"] if model is Settings else keys
+
+
+def unknown_key(key: str, known: Sequence[str]) -> str:
+    """Say that there is no such setting, and name the nearest."""
+    meant = OFTEN_MEANT.get(key)
+    near = [meant] if meant in known else difflib.get_close_matches(key, known, n=1)
+    if near:
+        return f"no such setting; did you mean `{near[0]}`?"
+    return f"no such setting here. There are: {', '.join(known)}."

@@ -1,0 +1,92 @@
+"""A frozen base model: where it comes from, who loads it, what a worker may do with it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from trials.config import ConfigError, ModelConfig, TrialConfig
+from trials.smollm2 import is_builtin, smollm2_dir
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+BACKEND_MODULES = {
+    "transformers": "trials.backends.transformers_qlora",
+    "unsloth": "trials.backends.unsloth_qlora",
+}
+
+TARGET_MODULES: Mapping[str, str | list[str]] = {
+    # Names of Llama, Mistral, Qwen, Gemma and SmolLM; the packed ones are those of Phi-3 and later.
+    "all-linear": "all-linear",
+    "attention": ["q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"],
+    "mlp": ["gate_proj", "up_proj", "down_proj", "gate_up_proj"],
+    "qv": ["q_proj", "v_proj", "qkv_proj"],
+}
+
+
+class FrozenBase(Protocol):
+    """A base model in a worker: loaded once, it carries one adapter at a time."""
+
+    device: torch.device
+    load_seconds: float
+
+    def add_adapter(self, config: TrialConfig) -> Any:
+        """Return the base with a new, untrained adapter (a peft model). Seed first."""
+
+    def remove_adapter(self) -> None:
+        """Give the base back as it was loaded.
+
+        Raises:
+            BaseNotClean: Something of the trial is left; the process must be replaced.
+        """
+
+    def nll_sum(self, model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the negative log-likelihood summed over the supervised tokens, in nats, float32.
+
+        Args:
+            batch: `input_ids`, `attention_mask`, `labels`, each (batch, sequence) on the device;
+                a label is -100 where there is no loss.
+        """
+
+
+class BaseNotClean(RuntimeError):
+    """The frozen base is not what was loaded."""
+
+
+def load(config: ModelConfig) -> FrozenBase:
+    """Load the base model with the backend of `config`, whose module is imported only now.
+
+    Unsloth patches transformers and peft when it is imported, so a process holds one backend.
+    """
+    base: FrozenBase = importlib.import_module(BACKEND_MODULES[config.backend]).load(config)
+    return base
+
+
+def local_or_hub(name: str) -> str:
+    """Return what `from_pretrained` takes: the built-in model's folder, else `name` itself."""
+    return str(smollm2_dir()) if is_builtin(name) else name
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """Return the model's tokenizer.
+
+    Raises:
+        ConfigError: It has no end of sequence, so no completion could be closed.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        local_or_hub(config.name),
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+    )
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(
+            f"base_model {config.name}: its tokenizer has no end-of-sequence token, so a model "
+            f"could never learn where a completion ends. Choose a model with a complete tokenizer."
+        )
+    loaded: PreTrainedTokenizerBase = tokenizer
+    return loaded

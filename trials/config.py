@@ -1,0 +1,162 @@
+"""All that the two sides share: what a trial is told, what it reports, what it ends with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Backend = Literal["transformers", "unsloth"]
+Quantization = Literal["nf4", "int8", "none"]
+Outcome = Literal[
+    "completed", "overfit", "diverged", "outclassed", "out_of_memory", "failed", "interrupted"
+]
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be, in words for the person who wrote it."""
+
+
+class DataError(ValueError):
+    """Data that cannot be trained on, in words for the person whose data it is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Everything that decides the frozen weights and their arithmetic. Fixed within a study."""
+
+    name: str
+    """A hub id, a local folder, or the built-in `smollm2-135m`."""
+    revision: str | None
+    """A branch, tag or commit of the hub; None for the hub's own default branch."""
+    quantization: Quantization
+    """`nf4`: 4 bits with double quantisation (QLoRA); `int8`: 8 bits; `none`: 16 bits."""
+    backend: Backend
+    trust_remote_code: bool
+    """Whether the model's own Python code may run. Off unless asked for by name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialConfig:
+    """Everything that decides the outcome of one trial, fully resolved."""
+
+    number: int
+    """The trial's index in its study."""
+    model: ModelConfig
+    data_dir: str
+    """Folder of the prepared data set (see `trials.data`)."""
+    output_dir: str
+    """The trial's own folder: config.json, log.txt, adapter/."""
+    rank: int
+    """LoRA rank r: A is (r, in_features), B is (out_features, r)."""
+    alpha: float
+    """An adapter's output is scaled by alpha / rank (rsLoRA: alpha / sqrt(rank))."""
+    learning_rate: float
+    """The peak of the schedule."""
+    epochs: float
+    """Passes over the training rows; may be a fraction."""
+    effective_batch_size: int
+    """Sequences per optimizer step. A hyperparameter: it changes the result."""
+    micro_batch_size: int
+    """Sequences per forward pass. A memory setting: it must not change the result."""
+    max_length: int
+    """Tokens; longer training rows are cut."""
+    dropout: float
+    warmup_ratio: float
+    """Share of the optimizer steps in which the learning rate rises."""
+    weight_decay: float
+    lr_scheduler: str
+    optimizer: str
+    max_grad_norm: float
+    target_modules: str
+    """A preset of `trials.backends`: all-linear, attention, mlp or qv."""
+    use_rslora: bool
+    neftune_alpha: float
+    """Scale of the noise on embeddings while training (Jain et al., 2023); 0 is off."""
+    n_evaluations: int
+    """K: evaluations in a full run, evenly spread over the trial's own optimizer steps."""
+    evaluate_base: bool
+    """Whether to measure the base model's own eval loss before the first step (point 0)."""
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.effective_batch_size % self.micro_batch_size:
+            raise ConfigError(
+                f"effective_batch_size ({self.effective_batch_size}) must be a multiple of "
+                f"micro_batch_size ({self.micro_batch_size}). "
+                f"Choose a micro_batch_size that divides every effective_batch_size searched."
+            )
+
+    @property
+    def gradient_accumulation_steps(self) -> int:
+        """Micro-batches per optimizer step."""
+        return self.effective_batch_size // self.micro_batch_size
+
+    @property
+    def name(self) -> str:
+        """The trial as a person reads it in a list: `017 r16 α32 lr3.1e-4 e2 b16`."""
+        rate = f"{self.learning_rate:.1e}".replace("e-0", "e-").replace(".0e", "e")
+        return (
+            f"{self.number:03d} r{self.rank} α{self.alpha:g} lr{rate} "
+            f"e{self.epochs:g} b{self.effective_batch_size}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalPoint:
+    """One evaluation of a trial. Losses are mean nats per completion token."""
+
+    index: int
+    """1…K: the share index/K of the trial's own run is done. 0: before the first step."""
+    step: int
+    """Optimizer steps taken."""
+    epoch: float
+    eval_loss: float
+    train_loss: float | None
+    """Over all completion tokens since the evaluation before; None at index 0."""
+    learning_rate: float | None
+    """Of the latest optimizer step; None at index 0."""
+    grad_norm: float | None
+    """Of the latest optimizer step, before clipping; None at index 0."""
+    tokens_per_second: float | None
+    """Tokens trained on (padding apart) since the evaluation before, per second of training."""
+    gpu_memory_gib: float | None
+    """Peak since the trial began; None on a CPU."""
+    seconds: float
+    """Since the trial began."""
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every loss of this point is a number."""
+        return math.isfinite(self.eval_loss) and math.isfinite(self.train_loss or 0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stop:
+    """The verdict that ends a trial early."""
+
+    outcome: Outcome
+    reason: str
+    """A sentence with its numbers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialResult:
+    """How a trial ended."""
+
+    outcome: Outcome
+    reason: str
+    """A sentence with its numbers; for a failure, its cause and the end of the log."""
+    cause: str | None = None
+    """For a failure: one line that is equal for failures of the same kind."""
+    best: EvalPoint | None = None
+    """The evaluation with the lowest eval loss; its adapter is the one on disk."""
+    micro_batch_size: int | None = None
+    """The micro-batch that fitted; None when the trial ended before one was known."""
+    training_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+
+
+Report = Callable[[EvalPoint], Stop | None]
+"""Called after each evaluation; the answer is the verdict: None to go on."""

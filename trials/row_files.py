@@ -1,0 +1,392 @@
+"""Read a data file, or a data set of the hub, into rows of columns."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import difflib
+import gzip
+import io
+import json
+import os
+import shlex
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trials.config import DataError
+
+TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+KNOWN_SUFFIXES = f"{', '.join(TEXT_SUFFIXES)} (each also with .gz) or .parquet"
+
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),  # before UTF-16, whose mark is the first half of this one
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+_SIGNATURES = (  # in lower case
+    (b"%pdf-", "a PDF", "Extract its text into one of the known formats."),
+    (b"pk\x03\x04", "a ZIP archive or an Office document", "Unpack it, or save it as CSV."),
+    (b"\x1f\x8b", "gzip data", "Add .gz to its name."),
+    (b"\x28\xb5\x2f\xfd", "Zstandard data", "Unpack it with unzstd."),
+    (b"par1\x15", "Parquet", "Let its name end in .parquet."),
+    (b"arrow1\0\0", "an Arrow file", "Save it as Parquet."),
+    (b"<!doctype", "a web page", "Download the data itself, not the page that shows it."),
+    (b"<html", "a web page", "Download the data itself, not the page that shows it."),
+)
+_SEPARATORS = {",": "a comma", "\t": "a tab", ";": "a semicolon"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row as it is stored."""
+
+    position: str
+    """`line 17` of JSON Lines, otherwise `row 17`: from 1, header and blank lines apart."""
+    columns: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rows of one source that could be read, and what is wrong with the others."""
+
+    title: str
+    """The source in a message: `data/train.jsonl`, or `org/name:train`."""
+    name: str
+    """The same without folders."""
+    rows: list[Row] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, position: str, value: object) -> None:
+        """Take `value` as a row, or as a problem if it is no object."""
+        if isinstance(value, dict):
+            self.rows.append(Row(position, value))
+            return
+        self.problems.append(
+            f"{position} of {self.title} must be a JSON object such as "
+            f'{{"prompt": "…", "completion": "…"}}, found {found(value)}. Mend or remove it.'
+        )
+
+
+def read_file(path: Path) -> Table:
+    """Return the rows of a local file, whose format is told by its suffix.
+
+    Raises:
+        DataError: The file as a whole cannot be read. What is wrong with single rows is in
+            `problems`.
+    """
+    working_dir = Path.cwd()
+    title = str(path.relative_to(working_dir) if path.is_relative_to(working_dir) else path)
+    try:
+        _check_path(path, title)
+        data = path.read_bytes()
+    except PermissionError:
+        mend = f"chmod u+r {shlex.quote(title)}"
+        raise DataError(f"no permission to read {title}. Its owner can give it: {mend}") from None
+    except OSError as error:
+        raise DataError(f"{title} cannot be read: {error.strerror or error}.") from None
+    if not data:
+        raise DataError(f"{title} must hold rows, but it is empty (0 bytes).")
+    if data.startswith(b"version https://git-lfs"):
+        mend = "Run `git lfs pull` in its folder."
+        raise DataError(f"{title} is a git-lfs pointer, not the data itself. {mend}")
+    table = Table(title, path.name)
+    if data_suffix(path.name) == ".parquet":
+        _read_parquet(data, table)
+    else:
+        _read_text(data, table)
+    if not table.rows and not table.problems:
+        raise DataError(f"{title} must hold rows, but it has none.")
+    return table
+
+
+def read_hub(source: str) -> Table:
+    """Return the rows of the hub's data set `org/name:split`; without a split, of `train`.
+
+    Raises:
+        DataError: The data set could not be had, or the package `datasets` is missing.
+    """
+    name, _, split = source.partition(":")
+    split = split or "train"
+    title = f"{name}:{split}"
+    try:
+        import datasets  # here, not above: optional, and it takes a second to import
+        import httpx
+        import pyarrow as pa
+        from datasets.exceptions import DatasetsError
+    except ImportError:
+        raise DataError(
+            f"{title} is a data set of the hub, and the package that reads those, `datasets`, is "
+            f"not installed. Run: pip install -e '.[hub-data]'"
+        ) from None
+    failures = (OSError, ValueError, LookupError, RuntimeError, DatasetsError, httpx.HTTPError)
+    try:
+        # As Arrow, so that columns of images or sounds are not decoded.
+        columns = datasets.load_dataset(name, split=split).with_format("arrow")[:].to_pylist()
+    except (*failures, pa.ArrowException) as error:
+        reason = _first_line(error)
+        raise DataError(f"{title} cannot be read from the hub: {reason} {_hub_mend()}") from None
+    if not columns:
+        raise DataError(f"{title} must hold rows, but it has none.")
+    return Table(title, title, [Row(f"row {n}", row) for n, row in enumerate(columns, 1)])
+
+
+def data_suffix(name: str) -> str | None:
+    """Return `.jsonl` for `train.jsonl` and `train.jsonl.gz`; None if no known suffix ends it."""
+    lowered = name.lower()
+    for suffix in TEXT_SUFFIXES:
+        if lowered.endswith((suffix, f"{suffix}.gz")):
+            return suffix
+    return ".parquet" if lowered.endswith(".parquet") else None
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return `; did you mean …?` with the one of `names` most like `name`, else a full stop."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean `{_snippet(close[0])}`?" if close else "."
+
+
+def quoted(names: Iterable[str]) -> str:
+    """Return names for a message, at most 20 of them: `prompt`, `completion`."""
+    listed = [f"`{_snippet(name)}`" for name in names]
+    return ", ".join(listed[:20] + ["…"] * (len(listed) > 20))
+
+
+def found(value: object) -> str:
+    """Return in words what a stored value is."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, int | float):
+        return f"the number {_snippet(str(value))}"
+    if isinstance(value, str):
+        return f"the text '{_snippet(value)}'"
+    if isinstance(value, list):
+        return "a list"
+    return "an object" if isinstance(value, dict) else f"a {type(value).__name__}"
+
+
+def _check_path(path: Path, title: str) -> None:
+    if path.is_dir():
+        inside = sorted(file.name for file in path.iterdir() if data_suffix(file.name))
+        example = f", such as {Path(title) / inside[0]}" if inside else ""
+        raise DataError(f"{title} must be a file, but it is a folder. Name a file{example}.")
+    if not path.exists():
+        beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        close = difflib.get_close_matches(path.name, beside, n=1)
+        mend = f"; did you mean {Path(title).with_name(close[0])}?" if close else "."
+        raise DataError(
+            f"no such file: {title}{mend} "
+            f"A relative path is taken from the folder of the YAML file."
+        )
+    if not path.is_file():
+        raise DataError(f"{title} must be a regular file, but it is a device or a pipe.")
+    if data_suffix(path.name) is None:
+        raise DataError(
+            f"the suffix of {title} must be {KNOWN_SUFFIXES}, since it tells the format; "
+            f"found '{path.suffix}'. Convert the file, or rename it if it is one of these."
+        )
+
+
+def _read_parquet(data: bytes, table: Table) -> None:
+    import pyarrow as pa  # here, not above: most files are not Parquet
+    import pyarrow.parquet as pq
+
+    try:
+        stored = pq.ParquetFile(pa.BufferReader(data)).read()
+        _check_names(stored.column_names, table.title)
+        columns = stored.to_pylist()
+    except DataError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{table.title} is not a whole Parquet file: {_first_line(error)} "
+            f"Fetch or write it again."
+        ) from None
+    table.rows.extend(Row(f"row {n}", row) for n, row in enumerate(columns, 1))
+
+
+def _read_text(data: bytes, table: Table) -> None:
+    if table.name.lower().endswith(".gz"):
+        data = _unpacked(data, table.title)
+    text = _decoded(data, table.title)
+    if not text.strip():
+        raise DataError(f"{table.title} must hold rows, but all its lines are blank.")
+    match data_suffix(table.name):
+        case ".json":
+            _read_json(text, table)
+        case ".csv":
+            _read_csv(text, table, separator=",")
+        case ".tsv":
+            _read_csv(text, table, separator="\t")
+        case _:
+            _read_json_lines(text, table)
+
+
+def _unpacked(data: bytes, title: str) -> bytes:
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{title} is not whole gzip data: {_first_line(error)} "
+            f"Fetch it again, or take .gz off its name if it is not packed."
+        ) from None
+
+
+def _decoded(data: bytes, title: str) -> str:
+    for mark, encoding in _BYTE_ORDER_MARKS:
+        if data.startswith(mark):
+            mend = _iconv(encoding, title)
+            raise DataError(f"{title} must be UTF-8, but it begins as {encoding} does. {mend}")
+    for signature, what, mend in _SIGNATURES:
+        if data[:64].lstrip().lower().startswith(signature):
+            raise DataError(f"{title} must be what its suffix says, but it is {what}. {mend}")
+    if b"\0" in data:
+        at = data.index(b"\0")
+        raise DataError(f"{title} must be text, but it is a binary file: byte {at} is NUL.")
+    try:
+        return data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        where = f"{title} must be UTF-8, but byte {error.start}, on line {line}, is not"
+        if error.reason == "unexpected end of data":
+            raise DataError(f"{where}: the file was cut short. Fetch it again.") from None
+        # 0x80-0x9f are letters and quotation marks in Windows's latin-1, and nothing in the other.
+        windows = any(0x80 <= byte <= 0x9F for byte in data)
+        encoding = "windows-1252" if windows else "latin1"
+        mend = f"It may be {'Windows-1252' if windows else 'latin-1'}. {_iconv(encoding, title)}"
+        raise DataError(f"{where} (0x{data[error.start]:02x}). {mend}") from None
+
+
+def _iconv(encoding: str, title: str) -> str:
+    unpacked = Path(title.removesuffix(".gz"))
+    target = unpacked.with_stem(f"{unpacked.stem}.utf8")
+    first = "Unpack it with gunzip; then" if title.endswith(".gz") else "Convert it"
+    names = f"{shlex.quote(str(unpacked))} > {shlex.quote(str(target))}"
+    return f"{first}: iconv -f {encoding} -t UTF-8 {names}"
+
+
+def _read_json_lines(text: str, table: Table) -> None:
+    # Not splitlines(): a JSON string may hold U+2028 and other characters at which that splits.
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            table.add(f"line {number}", _parsed(line, table.title, number))
+        except DataError as error:
+            table.problems.append(f"{error} Mend or remove that line.")
+    if not table.rows and _is_one_document(text):
+        raise DataError(
+            f"{table.title} must hold one JSON object per line, but it is a single JSON value. "
+            f"Let its name end in .json."
+        )
+
+
+def _read_json(text: str, table: Table) -> None:
+    try:
+        value = _parsed(text, table.title, 1)
+    except DataError as error:
+        mend = "If each line is an object of its own, let its name end in .jsonl."
+        raise DataError(f"{error} {mend if 'Extra data' in str(error) else 'Mend it.'}") from None
+    rule = f"{table.title} must be a list of objects, or an object that holds exactly one list"
+    if isinstance(value, dict):
+        lists = [name for name, inside in value.items() if isinstance(inside, list)]
+        if len(lists) != 1:
+            held = f"lists under {quoted(lists)}" if lists else f"no list under {quoted(value)}"
+            raise DataError(f"{rule}; found {held}. Leave one list of objects.")
+        value = value[lists[0]]
+    if not isinstance(value, list):
+        raise DataError(f"{rule}; found {found(value)}.")
+    for number, item in enumerate(value, 1):
+        table.add(f"row {number}", item)
+
+
+def _parsed(text: str, title: str, first_line: int) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = text.split("\n")[error.lineno - 1]
+        raise DataError(
+            f"line {first_line + error.lineno - 1} of {title} is not JSON: {error.msg} "
+            f"at column {error.colno}, near '{_snippet(line, error.colno - 1)}'."
+        ) from None
+    except ValueError:  # Python's only other refusal: a whole number of more than 4300 digits
+        raise DataError(f"line {first_line} of {title} holds too long a number.") from None
+    except RecursionError:
+        raise DataError(f"line {first_line} of {title} is nested too deeply.") from None
+
+
+def _is_one_document(text: str) -> bool:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) or (
+        isinstance(value, list) and value != [] and isinstance(value[0], dict)
+    )
+
+
+def _read_csv(text: str, table: Table, separator: str) -> None:
+    csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is shorter than a long document
+    # strict: otherwise a quotation mark that never closes swallows the rest of the file.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    lines = (fields for fields in reader if len(fields) > 1 or "".join(fields).strip())
+    number = 0
+    try:
+        header = [name.strip() for name in next(lines)]
+        _check_header(header, table.title, separator)
+        for number, fields in enumerate(lines, 1):
+            if len(fields) == len(header):
+                table.rows.append(Row(f"row {number}", dict(zip(header, fields, strict=True))))
+                continue
+            table.problems.append(
+                f"row {number} of {table.title} (it ends on line {reader.line_num}) must have "
+                f"{len(header)} fields, as the header has; found {len(fields)}. "
+                f"Put a field that holds {_SEPARATORS[separator]} in quotation marks."
+            )
+    except csv.Error as error:
+        table.problems.append(
+            f"row {number + 1} of {table.title} is not CSV: {error} (line {reader.line_num}). "
+            f"Close each quotation mark, and double those inside a field."
+        )
+
+
+def _check_header(header: list[str], title: str, separator: str) -> None:
+    other = next((mark for mark in _SEPARATORS if mark in header[0]), None)
+    if len(header) == 1 and other:
+        mend = "Let its name end in .tsv." if other == "\t" else "Save it anew with the other."
+        raise DataError(
+            f"the columns of {title} must be separated by {_SEPARATORS[separator]}, "
+            f"found {_SEPARATORS[other]}. {mend}"
+        )
+    _check_names(header, title)
+
+
+def _check_names(names: list[str], title: str) -> None:
+    twice = [name for name, n in Counter(names).items() if n > 1 and name]
+    if twice:
+        raise DataError(
+            f"each column of {title} must have a name of its own; found twice: {quoted(twice)}. "
+            f"Rename one."
+        )
+
+
+def _snippet(text: str, at: int = 0) -> str:
+    start = max(0, at - 30)
+    return "".join(c if c.isprintable() else " " for c in text[start : start + 60])
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300].rstrip(".") + "."
+
+
+def _hub_mend() -> str:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        return "HF_HUB_OFFLINE is set, so only what was downloaded before can be read: unset it."
+    return (
+        "Check its name (org/name:split), the network and `hf auth login`; "
+        f"if it is a local file, its name must end in {KNOWN_SUFFIXES}."
+    )

@@ -1,0 +1,183 @@
+"""What a worker process does: load the base model once, then run one trial after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import re
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from trials.config import EvalPoint, ModelConfig, Stop, TrialConfig, TrialResult
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The base model is there."""
+
+    import_seconds: float
+    load_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The worker cannot work: the base model could not be loaded."""
+
+    cause: str
+    log: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A trial begins."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A trial has evaluated; it waits for the verdict."""
+
+    number: int
+    point: EvalPoint
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A trial has ended."""
+
+    number: int
+    result: TrialResult
+    is_clean: bool
+    """Whether the base model was given back as it was; if not, the process must go."""
+
+
+Event = Loaded | Broken | Started | Reported | Ended
+
+
+class TrialThread:
+    """One thread that loads the base model and runs trials; its owner exchanges messages with it.
+
+    All of torch stays in that one thread; the process stays free to answer.
+    """
+
+    def __init__(self, model: ModelConfig) -> None:
+        self.events: queue.Queue[Event] = queue.Queue()
+        self._trials: queue.Queue[tuple[int, TrialConfig]] = queue.Queue()
+        self._verdicts: queue.Queue[Stop | None] = queue.Queue()
+        threading.Thread(target=self._work, args=(model,), daemon=True, name="trials").start()
+
+    def start(self, number: int, config: TrialConfig) -> None:
+        """Run a trial as soon as the base model is there."""
+        self._trials.put((number, config))
+
+    def answer(self, verdict: Stop | None) -> None:
+        """Give the verdict that the running trial waits for."""
+        self._verdicts.put(verdict)
+
+    def _work(self, model: ModelConfig) -> None:
+        began = time.perf_counter()
+        try:
+            from trials.base_model import load
+
+            # Unsloth patches transformers and peft as it is imported: the backend comes first.
+            base = load(model)
+            from trials.memory import MicroBatchMemory
+            from trials.train import run_trial
+        except Exception as error:
+            self.events.put(Broken(cause_of(error), traceback.format_exc()))
+            return
+        self.events.put(Loaded(time.perf_counter() - began - base.load_seconds, base.load_seconds))
+        memory = MicroBatchMemory()
+
+        def report(point: EvalPoint) -> Stop | None:
+            self.events.put(Reported(number, point))
+            return self._verdicts.get()
+
+        while True:
+            number, config = self._trials.get()
+            self.events.put(Started(number))
+            with logged(Path(config.output_dir)):
+                write_config(config)
+                result, is_clean = guarded(lambda: run_trial(config, base, memory, report), config)  # noqa: B023
+            self.events.put(Ended(number, result, is_clean))
+
+
+def guarded(trial: object, config: TrialConfig) -> tuple[TrialResult, bool]:
+    """Run a trial; an exception becomes its FAILED result. The only `except Exception` of a trial.
+
+    Returns:
+        The result, and whether the process may run another trial.
+    """
+    assert callable(trial)
+    try:
+        result: TrialResult = trial()
+    except Exception as error:
+        traceback.print_exc()
+        return failed(cause_of(error), config), False
+    return result, True
+
+
+def failed(cause: str, config: TrialConfig) -> TrialResult:
+    """The result of a trial that did not end by itself: its cause, and the end of its log."""
+    tail = log_tail(Path(config.output_dir))
+    return TrialResult(
+        outcome="failed",
+        reason=f"{cause}\nThe end of {config.output_dir}/log.txt:\n{tail}" if tail else cause,
+        cause=cause_without_numbers(cause),
+    )
+
+
+def cause_of(error: BaseException) -> str:
+    """One line that says what was raised."""
+    words = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {words[0] if words else 'no message'}"
+
+
+def cause_without_numbers(cause: str) -> str:
+    """The cause without what differs from trial to trial, so that equal causes are equal."""
+    return re.sub(r"0x[0-9a-f]+|\d+", "#", cause)
+
+
+def log_tail(output_dir: Path, n_lines: int = 20) -> str:
+    """The last lines of a trial's log; empty when there is none."""
+    path = output_dir / "log.txt"
+    if not path.exists():
+        return ""
+    return "\n".join(path.read_text(errors="replace").splitlines()[-n_lines:])
+
+
+def write_config(config: TrialConfig) -> None:
+    """Write config.json whole or not at all."""
+    path = Path(config.output_dir) / "config.json"
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(asdict(config), indent=1, ensure_ascii=False))
+    unfinished.rename(path)
+
+
+@contextlib.contextmanager
+def logged(output_dir: Path) -> Iterator[None]:
+    """Send all that the process prints into the trial's log, from C libraries too."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    log = os.open(output_dir / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [(fd, os.dup(fd)) for fd in (1, 2)]
+    try:
+        for fd, _ in kept:
+            os.dup2(log, fd)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for fd, copy in kept:
+            os.dup2(copy, fd)
+            os.close(copy)
+        os.close(log)

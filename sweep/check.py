@@ -73,17 +73,14 @@ def prepare_data(
         request_path, answer_path = Path(scratch) / "request.json", Path(scratch) / "answer.json"
         request_path.write_text(json.dumps(request))
         log_path = Path(scratch) / "log.txt"
-        with log_path.open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "trials.prepare", str(request_path), str(answer_path)],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
+        command = [sys.executable, "-m", "trials.prepare", str(request_path), str(answer_path)]
+        with (
+            log_path.open("w") as log,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+        ):
             assert process.stdout is not None
             for line in process.stdout:
                 say(line.rstrip())
-            process.wait()
         if not answer_path.exists():
             end = "\n".join(log_path.read_text(errors="replace").splitlines()[-15:])
             raise SpaceError(f"reading the data ended with exit code {process.returncode}:\n{end}")
@@ -169,5 +166,5 @@ def sampled_trial(space: Space) -> dict[str, Any]:
     from sweep.search import distributions, hyperparameters, make_sampler
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=make_sampler(space))
+    study = optuna.create_study(sampler=make_sampler(space, number=0))
     return hyperparameters(space, study.ask(distributions(space)).params)

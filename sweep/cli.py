@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -83,6 +84,10 @@ def run(
     from sweep.space import load_space
 
     checked = load_space(space, overrides)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _fail(f"--output {output}: must be a folder that can be written to; {error.strerror}.")
     options = Options(output=output, workers=workers, gpus=gpus, mlflow=mlflow)
     raise typer.Exit(run(checked, options, _console()))
 
@@ -124,8 +129,6 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
 ) -> None:
     """Show a sweep in MLflow's UI, on this machine only."""
-    import json
-
     known = sorted(path.parent.name for path in output.glob("*/mlflow.json"))
     if name not in known:
         there = f"There are: {', '.join(known)}." if known else "There is none yet."
@@ -170,7 +173,7 @@ def _overrides(sets: list[str] | None, name: str | None, seed: int | None) -> di
             _fail(f"--set {given}: must be KEY=VALUE, such as --set search.epochs=[1,2].")
         overrides[key] = value
     if name is not None:
-        overrides["name"] = name
+        overrides["name"] = json.dumps(name)  # a text, whatever YAML would think of it
     if seed is not None:
         overrides["seed"] = str(seed)
     return overrides
@@ -190,4 +193,5 @@ def _free_port(wanted: int) -> int:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(highlight=False)
+    # A log has no width; rich would cut its tables at 80 columns.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)

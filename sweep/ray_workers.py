@@ -70,6 +70,9 @@ class Timings:
     """Each worker: reading and quantising the base model."""
     gaps: list[float] = field(default_factory=list)
     """From the end of a trial to the start of the next one on the same slot."""
+    started_at: list[float] = field(default_factory=list)
+    """When each trial began, in seconds of the epoch."""
+    ended_at: list[float] = field(default_factory=list)
 
 
 def connect(*, n_cpu_workers: int | None) -> int:
@@ -194,6 +197,7 @@ class RayRunner:
                 return None
             case messages.Ended():
                 slot.trial, slot.idle_since = None, time.monotonic()
+                self.timings.ended_at.append(time.time())
                 if not event.is_clean:
                     self._empty(slot)
                 return event.number, event.result
@@ -204,6 +208,7 @@ class RayRunner:
             self.timings.gaps.append(time.monotonic() - slot.idle_since)
             slot.idle_since = None
         slot.has_started = True
+        self.timings.started_at.append(time.time())
         node, gpus = ray.get(slot.worker.device.remote())
         device = f"GPU {','.join(gpus)}" if self._on_gpus else f"CPU worker {slot.index}"
         self._sweep.started(slot.trial[1], Place(node, device))

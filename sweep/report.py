@@ -15,13 +15,14 @@ from rich.text import Text
 from sweep.screen import COLOURS, duration
 from sweep.study import Ended
 
-SHOWN = (
-    "rank",
-    "alpha",
-    "learning_rate",
-    "epochs",
-    "effective_batch_size",
-)
+SHOWN = {
+    "rank": "rank",
+    "alpha": "alpha",
+    "learning_rate": "lr",
+    "epochs": "epochs",
+    "effective_batch_size": "batch",
+}
+"""The hyperparameters of a table, and their headings."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,14 +75,14 @@ def _winner(summary: Summary) -> list[RenderableType]:
     if winner is None or winner.eval_loss_best is None:
         return [Text("No trial reached an eval loss that counts, so there is no winner.")]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("", "trial", "eval loss", *SHOWN, "outcome"):
+    for heading in ("", "trial", "eval loss", *SHOWN.values(), "outcome"):
         table.add_column(heading, no_wrap=True)
     for place, trial in enumerate(summary.ranked[:5]):
         table.add_row(
             "winner" if place == 0 else "",
             f"{trial.number:03d}",
             f"{trial.eval_loss_best:.4f}",
-            *(f"{trial.hyperparameters[name]:g}" for name in SHOWN),
+            *(_short(trial.hyperparameters[name]) for name in SHOWN),
             Text(trial.outcome, style=COLOURS[trial.outcome]),
             style="bold" if place == 0 else "",
         )
@@ -90,6 +91,10 @@ def _winner(summary: Summary) -> list[RenderableType]:
     if summary.best_dir is not None:
         parts.append(Text(f"Its adapter:  {summary.best_dir / 'adapter'}"))
     return parts
+
+
+def _short(value: float) -> str:
+    return f"{value:.2g}" if value < 0.01 else f"{value:g}"
 
 
 def against_base(eval_loss: float, base_eval_loss: float | None) -> str:
@@ -129,11 +134,11 @@ def as_markdown(summary: Summary) -> str:
             "",
             against_base(summary.winner.eval_loss_best, summary.base_eval_loss),
             "",
-            "| trial | eval loss | " + " | ".join(SHOWN) + " | outcome |",
+            "| trial | eval loss | " + " | ".join(SHOWN.values()) + " | outcome |",
             "|---" * (len(SHOWN) + 3) + "|",
         ]
         for trial in summary.ranked[:10]:
-            values = " | ".join(f"{trial.hyperparameters[name]:g}" for name in SHOWN)
+            values = " | ".join(_short(trial.hyperparameters[name]) for name in SHOWN)
             loss = f"{trial.eval_loss_best:.4f}"
             lines.append(f"| {trial.number:03d} | {loss} | {values} | {trial.outcome} |")
     return "\n".join(lines)

@@ -24,6 +24,10 @@ class TrialSettings:
     optimizer: str
 
 
+Resolve = Callable[[int, Mapping[str, Any], bool], TrialConfig]
+"""(number, hyperparameters, whether to measure the base model too) → what a worker runs."""
+
+
 def choose_backend(space: Space, *, on_gpus: bool) -> Backend:
     """The backend of a space: Unsloth where CUDA is and the extra is installed, unless it says."""
     given = space.settings.backend
@@ -66,18 +70,12 @@ def resolver(
     on_gpus: bool,
     output_dir: Path,
     data_dir: Path,
-    base_is_known: Callable[[], bool],
-) -> Callable[[int, Mapping[str, Any]], TrialConfig]:
-    """Return what `Sweep` turns a trial's hyperparameters into a configuration with.
-
-    Args:
-        base_is_known: Whether the base model's own eval loss has been measured; until then each
-            trial measures it before its first step.
-    """
+) -> Resolve:
+    """Return what `Sweep` turns a trial's hyperparameters into a configuration with."""
     model = model_config(space, backend)
     fixed = trial_settings(space, on_gpus=on_gpus)
 
-    def resolve(number: int, values: Mapping[str, Any]) -> TrialConfig:
+    def resolve(number: int, values: Mapping[str, Any], evaluate_base: bool) -> TrialConfig:
         effective_batch_size = int(values["effective_batch_size"])
         at_most = min(fixed.micro_batch_size, effective_batch_size)
         micro = next(m for m in range(at_most, 0, -1) if effective_batch_size % m == 0)
@@ -87,9 +85,10 @@ def resolver(
             data_dir=str(data_dir.resolve()),
             output_dir=str((output_dir / "trials" / f"{number:03d}").resolve()),
             micro_batch_size=micro,
+            eval_batch_size=fixed.micro_batch_size,
             optimizer=fixed.optimizer,
             n_evaluations=space.settings.evaluate.times,
-            evaluate_base=not base_is_known(),
+            evaluate_base=evaluate_base,
             seed=space.settings.seed,
             **values,
         )

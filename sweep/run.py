@@ -15,20 +15,28 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
 from sweep import check, loop, report
 from sweep.adapters import Adapters
 from sweep.background import without_secrets
-from sweep.resolve import choose_backend, model_config, resolver
-from sweep.screen import Progress, make_screen
+from sweep.resolve import choose_backend, model_config, resolver, trial_settings
+from sweep.screen import Progress, Screen, make_screen
 from sweep.space import Space
 from sweep.study import StudyError, Sweep, SweepFailed, open_study, storage_url
 from trials.config import Backend
 
+if TYPE_CHECKING:
+    from sweep.ray_workers import RayRunner
+
 RECORDED_VERSIONS = ("sweep", "torch", "transformers", "peft", "bitsandbytes", "optuna", "ray")
+
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+"""Of a sweep, in MLflow's words."""
+EXIT_CODES: dict[Status, int] = {"FINISHED": 0, "FAILED": 1, "KILLED": 130}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +69,7 @@ def run(space: Space, options: Options, console: Console) -> int:
         )
         console.print(check.in_words(space, found))
         study = open_study(space, storage_url(output_dir.resolve()))
-        _same_task(study, space, backend, found)
+        _same_task(study, space, backend, found, on_gpus=on_gpus)
         (output_dir / "space.yaml").write_text(space.text)
         return _run_trials(space, options, console, output_dir, study, found, backend)
 
@@ -90,7 +98,6 @@ def _run_trials(
             on_gpus=on_gpus,
             output_dir=output_dir,
             data_dir=found.data_dir,
-            base_is_known=lambda: "base_eval_loss" in study.user_attrs,
         ),
     )
     uri = options.mlflow or local_mlflow(output_dir)
@@ -98,56 +105,59 @@ def _run_trials(
         console.print(f"{space.name}: all its trials have ended; raise --trials to go on.")
         console.print(report.in_words(_summary(space, sweep, output_dir, 0.0)))
         return 0
-    tracker = MlflowTracker(
-        uri=uri,
-        name=space.name,
-        artifacts_dir=None if options.mlflow else (output_dir / "mlartifacts").resolve(),
-        output_dir=output_dir,
-    )
-    (output_dir / "mlflow.json").write_text(json.dumps({"uri": without_secrets(uri)}))
-    tracker.open_sweep(_parent_params(space, found), _parent_tags(), output_dir / "space.yaml")
-    progress = Progress(budget, sweep.n_ended())
-    screen = make_screen(console, progress, space.name)
-    adapters = Adapters(
-        sweep,
-        output_dir,
-        keep=space.settings.keep_adapters,
-        drop=tracker.drop_adapter,
-    )
-    sweep.trackers = [screen, tracker, adapters]
-    status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED"
-    failure: str | None = None
     n_gpus = ray_workers.connect(n_cpu_workers=None if on_gpus else n_workers(options))
     try:
+        n_slots = _n_slots(options, n_gpus) if on_gpus else n_workers(options)
+        tracker = MlflowTracker(
+            uri=uri,
+            name=space.name,
+            artifacts_dir=None if options.mlflow else (output_dir / "mlartifacts").resolve(),
+            output_dir=output_dir,
+        )
+        tracker.open_sweep(_parent_params(space, found), _parent_tags(), output_dir / "space.yaml")
+        (output_dir / "mlflow.json").write_text(json.dumps({"uri": without_secrets(uri)}))
+        screen = make_screen(console, Progress(budget, sweep.n_ended()), space.name)
+        keep = space.settings.keep_adapters
+        adapters = Adapters(sweep, output_dir, keep=keep, drop=tracker.drop_adapter)
+        sweep.trackers = [screen, tracker, adapters]
         runner = ray_workers.RayRunner(
             model_config(space, backend),
-            n_slots=_n_slots(options, n_gpus) if on_gpus else n_workers(options),
+            n_slots=n_slots,
             on_gpus=on_gpus,
             sweep=sweep,
             say=screen.say,
         )
-        with ends_in_order(budget, screen.say), screen:
-            try:
-                loop.run(sweep, runner, budget)
-            except SweepFailed as error:
-                status, failure = "FAILED", str(error)
-            finally:
-                runner.shutdown()
-                sweep.interrupt()
-        if budget.stop.is_set():
-            status = "KILLED"
+        status, failure = _loop(sweep, runner, budget, screen)
     finally:
         ray_workers.disconnect()
-        summary = _summary(space, sweep, output_dir, time.monotonic() - began)
-        tracker.close_sweep(status, _winner(summary), report.as_markdown(summary))
+    (output_dir / "timings.json").write_text(json.dumps(asdict(runner.timings), indent=1))
+    summary = _summary(space, sweep, output_dir, time.monotonic() - began)
+    tracker.close_sweep(status, _winner(summary), report.as_markdown(summary))
     console.print(report.in_words(summary))
     if tracker.unsent:
         words = f"{tracker.unsent} writes did not reach MLflow: {tracker.first_error}"
         console.print(words, style="red", markup=False)
-    (output_dir / "timings.json").write_text(json.dumps(asdict(runner.timings), indent=1))
     if failure:
         console.print(failure, style="bold red", markup=False)
-    return {"FINISHED": 0, "FAILED": 1, "KILLED": 130}[status]
+    return EXIT_CODES[status]
+
+
+def _loop(
+    sweep: Sweep, runner: RayRunner, budget: loop.Budget, screen: Screen
+) -> tuple[Status, str | None]:
+    """Run the trials; whatever ends them, no process and no running trial is left."""
+    failure: str | None = None
+    with ends_in_order(budget, screen.say), screen:
+        try:
+            loop.run(sweep, runner, budget)
+        except SweepFailed as error:
+            failure = str(error)
+        finally:
+            runner.shutdown()
+            sweep.interrupt()
+    if failure is not None:
+        return "FAILED", failure
+    return ("KILLED" if budget.stop.is_set() else "FINISHED"), None
 
 
 def local_mlflow(output_dir: Path) -> str:
@@ -189,7 +199,7 @@ def n_workers(options: Options) -> int:
 def _n_slots(options: Options, n_gpus: int) -> int:
     if n_gpus == 0:
         raise StudyError(
-            "--gpus: Ray finds no GPU here. Look at nvidia-smi and CUDA_VISIBLE_DEVICES, "
+            "Ray finds no GPU here. Look at nvidia-smi and CUDA_VISIBLE_DEVICES, "
             "or run on processors with --workers 2."
         )
     if options.gpus is not None and options.gpus > n_gpus:
@@ -236,8 +246,10 @@ def ends_in_order(budget: loop.Budget, say: Callable[[str], None]) -> Iterator[N
             signal.signal(number, handler)
 
 
-def _same_task(study: Any, space: Space, backend: Backend, found: check.Check) -> None:
-    """Refuse to continue a study on other data or another model: its losses would not compare."""
+def _same_task(
+    study: Any, space: Space, backend: Backend, found: check.Check, *, on_gpus: bool
+) -> None:
+    """Refuse to continue a study of something else: losses or points would not compare."""
     task = {
         "base_model": asdict(model_config(space, backend)),
         "train": found.report["train_fingerprint"],
@@ -246,7 +258,9 @@ def _same_task(study: Any, space: Space, backend: Backend, found: check.Check) -
         "chat": found.report["chat"],
         "loss_on": space.settings.data.loss_on,
         "evaluations": space.settings.evaluate.times,
-        "max_length": space.largest["max_length"],
+        "search": {name: str(domain) for name, domain in space.domains.items()},
+        "optimizer": trial_settings(space, on_gpus=on_gpus).optimizer,
+        "seed": space.settings.seed,
     }
     known = study.user_attrs.get("task")
     if known is None:
@@ -256,7 +270,7 @@ def _same_task(study: Any, space: Space, backend: Backend, found: check.Check) -
     if changed:
         raise StudyError(
             f"{space.name}: this sweep has trials on another task (changed: {', '.join(changed)}), "
-            f"and their eval losses do not compare. Give this one a new name: --name {space.name}-2"
+            f"and they do not compare. Give this one a new name: --name {space.name}-2"
         )
 
 

@@ -105,9 +105,13 @@ def params_of(space: Space, values: Mapping[str, Value]) -> dict[str, Any]:
     return params
 
 
-def make_sampler(space: Space) -> BaseSampler:
-    """The sampler of a space, seeded; one that repeats no point where points can be counted."""
-    seed = space.settings.seed
+def make_sampler(space: Space, number: int) -> BaseSampler:
+    """The sampler for trial `number` of a space; repeats no point where points can be counted.
+
+    Seeded for each trial, so that what is drawn depends on the study and the number alone: a
+    sweep that was interrupted draws what an undisturbed one would have drawn.
+    """
+    seed = int(np.random.SeedSequence([space.settings.seed, number]).generate_state(1)[0])
     samplers: dict[str, Any] = {
         "tpe": lambda: optuna.samplers.TPESampler(seed=seed),
         "gp": lambda: optuna.samplers.GPSampler(seed=seed),
@@ -162,12 +166,10 @@ class WithoutRepeats(BaseSampler):
                     params[name] = self._inner.sample_independent(study, trial, name, distribution)
             if _point(params, search_space) not in taken:
                 return params
-        free = [
-            p for p in itertools.product(*map(values_of, search_space.values())) if p not in taken
-        ]
-        if not free:
-            return params
-        return dict(zip(search_space, free[self._rng.integers(len(free))], strict=True))
+        points = itertools.product(*map(values_of, search_space.values()))
+        every = (dict(zip(search_space, point, strict=True)) for point in points)
+        free = [params for params in every if _point(params, search_space) not in taken]
+        return free[self._rng.integers(len(free))] if free else params
 
     def sample_independent(
         self,
@@ -201,12 +203,20 @@ def values_of(distribution: BaseDistribution) -> list[Any]:
     if isinstance(distribution, IntDistribution):
         return list(range(distribution.low, distribution.high + 1, distribution.step))
     assert isinstance(distribution, FloatDistribution) and distribution.step is not None
-    n_values = round((distribution.high - distribution.low) / distribution.step) + 1
-    return [distribution.low + i * distribution.step for i in range(n_values)]
+    low, high, step = distribution.low, distribution.high, distribution.step
+    # 0.1 + 6 x 0.1 is just above 0.7, and outside the distribution.
+    return [min(low + i * step, high) for i in range(round((high - low) / step) + 1)]
 
 
 def _point(params: Params, space: Mapping[str, BaseDistribution]) -> tuple[Any, ...]:
-    return tuple(params[name] for name in space)
+    return tuple(_counted(params[name], distribution) for name, distribution in space.items())
+
+
+def _counted(value: Any, distribution: BaseDistribution) -> Any:
+    """A float as its number of steps: samplers differ in its last digit."""
+    if isinstance(distribution, FloatDistribution) and distribution.step is not None:
+        return round((value - distribution.low) / distribution.step)
+    return value
 
 
 def points_taken(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sweep.parameters import Problem
+from sweep.parameters import HYPERPARAMETERS, Problem, is_number, shown
 
 OFTEN_MEANT = {
     "lr": "learning_rate",
@@ -22,6 +22,10 @@ OFTEN_MEANT = {
     "num_train_epochs": "epochs",
     "model": "base_model",
     "dataset": "data",
+    "load_in_4bit": "quantization",
+    "load_in_8bit": "quantization",
+    "max_seq_length": "max_length",
+    "per_device_train_batch_size": "micro_batch_size",
     "n_trials": "trials",
     "train_file": "train",
     "validation": "eval",
@@ -31,7 +35,7 @@ OFTEN_MEANT = {
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Data(_Strict):
@@ -68,7 +72,7 @@ class Evaluate(_Strict):
 class Overfit(_Strict):
     """`pruning.overfit`"""
 
-    min_rise: Annotated[float, Field(gt=0)] = 0.02
+    min_rise: Annotated[float, Field(gt=0)] = 0.01
     patience: Annotated[int, Field(ge=1)] = 3
 
 
@@ -128,60 +132,69 @@ EITHER_OR: dict[tuple[str | int, ...], str] = {
 
 def problems_of(error: ValidationError) -> Iterator[Problem]:
     """Say pydantic's errors in our words, one for each place."""
-    # pydantic names the branches of an either-or in the path; keys of ours are lower-case words.
-    found = {
-        tuple(p for p in details["loc"] if isinstance(p, int) or _is_key(str(p))): details
-        for details in error.errors()
-    }
+    found = {_path(details["loc"]): details for details in error.errors()}
     for path, details in found.items():
         either_or = EITHER_OR.get(path)
         if either_or is None or details["type"] == "missing":
             yield Problem(path, _words(details, path))
         elif not any(other[: len(path)] == path and other != path for other in found):
-            yield Problem(path, f"must be {either_or}, not {details['input']!r}.")
+            yield Problem(path, f"must be {either_or}, not {shown(details['input'])}.")
 
 
-def _is_key(part: str) -> bool:
-    return bool(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", part)) and part not in (
-        "Overfit", "Outclassed", "str", "float", "int",
-    )  # fmt: skip
+def _path(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Leave out the branch of an either-or, which pydantic names behind its key."""
+    for length in range(1, len(location)):
+        if location[:length] in EITHER_OR:
+            return location[:length] + location[length + 1 :]
+    return location
 
 
 def _words(found: Any, path: tuple[str | int, ...]) -> str:
     kind, context, value = found["type"], found.get("ctx") or {}, found["input"]
+    key = str(path[-1])
     if kind == "extra_forbidden":
-        return unknown_key(str(path[-1]), _keys_at(path[:-1]))
+        return unknown_key(key, _keys_at(path[:-1]))
     if kind == "missing":
-        return f"is missing; {_MEND_MISSING.get(str(path[-1]), 'give it a value')}."
+        return f"is missing; {_MEND_MISSING.get(key, 'give it a value')}."
+    if value is None:
+        return f"has no value; {_MEND_MISSING.get(key, 'give it one, or remove the key')}."
     if kind == "literal_error":
-        return f"must be one of {context['expected'].replace(' or ', ', ')}, not {value!r}."
+        names = context["expected"].replace("'", "").replace(" or ", ", ")
+        return f"must be one of {names}, not {shown(value)}."
     if kind == "string_pattern_mismatch":
         return (
-            f"{value!r} is used as a folder's name: letters, digits, '.', '_' and '-' only, "
-            f"a letter or digit first, 100 at most."
+            f"must serve as a folder's name (letters, digits, '.', '_' and '-'; a letter or digit "
+            f"first; 100 at most), not {shown(value)}; write {as_name(value)}."
         )
-    if kind in ("model_type", "model_attributes_type"):
-        return f"must be keys and values, not {value!r}."
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        mend = f"; {_MEND_SECTION[key]}" if key in _MEND_SECTION else ""
+        return f"must be keys and values, not {shown(value)}{mend}."
+    if kind == "string_type" and is_number(value):
+        return f"must be text, not the number {value}; put it in quotation marks."
     bounds = {
-        "greater_than": "above {gt}",
-        "greater_than_equal": "at least {ge}",
-        "less_than": "below {lt}",
-        "less_than_equal": "at most {le}",
+        "greater_than": "above {gt:.10g}",
+        "greater_than_equal": "at least {ge:.10g}",
+        "less_than": "below {lt:.10g}",
+        "less_than_equal": "at most {le:.10g}",
     }
     if kind in bounds:
-        return f"must be {bounds[kind].format(**context)}, not {value!r}."
+        return f"must be {bounds[kind].format(**context)}, not {value}."
     expected = {
         "int_type": "a whole number",
         "int_from_float": "a whole number",
         "float_type": "a number",
         "string_type": "text",
         "bool_type": "true or false",
-        "dict_type": "keys and values",
         "finite_number": "finite",
     }
     if kind in expected:
-        return f"must be {expected[kind]}, not {value!r}."
-    return f"{found['msg']}, not {value!r}."
+        return f"must be {expected[kind]}, not {shown(value)}."
+    return f"{found['msg']}, not {shown(value)}."
+
+
+def as_name(text: str) -> str:
+    """The nearest name of a sweep to any text."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")[:100].rstrip("-") or "sweep"
 
 
 _MEND_MISSING = {
@@ -189,6 +202,16 @@ _MEND_MISSING = {
     "data": "write `data: {train: …, eval: …}`",
     "train": "a file of rows, or a hub data set",
     "eval": "a file of rows, or a share of train such as 0.1",
+    "search": "name what to search, such as `rank: [8, 16, 32]`",
+}
+
+_MEND_SECTION = {
+    "data": "write `data: {train: …, eval: …}`",
+    "columns": "write `columns: {prompt: <the file's column>}`",
+    "budget": "write `budget: {trials: 24}`",
+    "evaluate": "write `evaluate: {times: 20}`",
+    "pruning": "write `pruning: {overfit: false, outclassed: false}`",
+    "diverged": "a lost trial is always ended, its factor can be raised",
 }
 
 
@@ -203,9 +226,21 @@ def _keys_at(path: tuple[str | int, ...]) -> list[str]:
 
 
 def unknown_key(key: str, known: Sequence[str]) -> str:
-    """Say that there is no such setting, and name the nearest."""
-    meant = OFTEN_MEANT.get(key)
-    near = [meant] if meant in known else difflib.get_close_matches(key, known, n=1)
-    if near:
+    """Say that there is no such setting, and name the nearest or its right place."""
+    meant = OFTEN_MEANT.get(key, key)
+    if meant in known:
+        return f"no such setting; did you mean `{meant}`?"
+    if place := _place(meant):
+        return f"no such setting here; `{meant}` stands {place}."
+    if near := difflib.get_close_matches(key, known, n=1):
         return f"no such setting; did you mean `{near[0]}`?"
     return f"no such setting here. There are: {', '.join(known)}."
+
+
+def _place(key: str) -> str | None:
+    if key in HYPERPARAMETERS:
+        return "under `search`"
+    if key in _keys_at(()):
+        return "at the top of the file"
+    sections = (name for name in ("data", "budget", "evaluate") if key in _keys_at((name,)))
+    return next((f"under `{section}`" for section in sections), None)

@@ -21,8 +21,9 @@ from sweep.parameters import (
     TimesRank,
     Value,
     parse_domain,
+    shown,
 )
-from sweep.settings import Budget, Settings, problems_of, unknown_key
+from sweep.settings import Budget, Settings, as_name, problems_of, unknown_key
 from sweep.space_file import SpaceError, SpaceFile, did_you_mean, read
 
 DEFAULT_TRIALS = 24
@@ -102,17 +103,14 @@ def load_space(path: Path, overrides: Mapping[str, str] | None = None) -> Space:
     file = read(path, overrides or {})
     raw = file.plain
     problems = [*_field_problems(raw, path), *_search_problems(raw)]
-    if not problems:
-        space = _build(raw, file)
-        problems = _grid_problems(space)
     if problems:
         raise SpaceError(file.in_words(problems))
-    return space
+    return _build(raw, file)
 
 
 def _field_problems(raw: dict[str, Any], path: Path) -> list[Problem]:
     fields = {key: value for key, value in raw.items() if key not in ("search", "start_with")}
-    problems = []
+    problems: list[Problem] = []
     try:
         Settings.model_validate(_with_name(fields, path))
     except ValidationError as error:
@@ -122,6 +120,9 @@ def _field_problems(raw: dict[str, Any], path: Path) -> list[Problem]:
         given = data.get(which)
         if isinstance(given, str) and (words := _missing_file(path.parent, given)):
             problems.append(Problem(("data", which), words))
+    base_model = raw.get("base_model")
+    if isinstance(base_model, str) and (words := _missing_model(path.parent, base_model)):
+        problems.append(Problem(("base_model",), words))
     if data.get("template") is not None and data.get("columns"):
         problems.append(Problem(("data", "template"), "names columns itself; remove data.columns."))
     if data.get("max_length") is not None and "max_length" in search:
@@ -137,61 +138,106 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _with_name(fields: dict[str, Any], path: Path) -> dict[str, Any]:
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-") or "sweep"
-    return {"name": stem, **fields}
-
-
-def _is_hub_data(given: str) -> bool:
-    from trials.rows import looks_like_hub_id
-
-    return looks_like_hub_id(given)
+    return {"name": as_name(path.stem), **fields}
 
 
 def _missing_file(folder: Path, given: str) -> str | None:
+    from trials.rows import looks_like_hub_id
+
     path = folder / given
-    if path.exists() or _is_hub_data(given):
+    if path.exists():
         return None
-    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, siblings, n=1)
+    if re.fullmatch(r"\s*[\d.]+\s*%?\s*", given):
+        return f"must be a file or a number such as 0.1 (no % and no quotes), not {shown(given)}."
+    siblings = _names_in(path.parent)
+    forgot_suffix = [name for name in siblings if name.startswith(f"{path.name}.")]
+    if forgot_suffix or not looks_like_hub_id(given):
+        near = forgot_suffix or difflib.get_close_matches(path.name, siblings, n=1)
+        return _no_such("file", folder, given, near)
+    return None
+
+
+MODEL_FILES: Mapping[str, Sequence[str]] = {
+    "config.json": ("config.json",),
+    "a tokenizer (tokenizer.json)": ("*token*", "vocab*", "*.model"),
+    "weights (*.safetensors)": ("*.safetensors", "*.bin"),
+}
+_HUB_MODEL = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
+
+
+def _missing_model(folder: Path, given: str) -> str | None:
+    """Say why `given` can be no base model, as far as that is known without a network."""
+    from trials.smollm2 import NAME
+
+    path = folder / given
+    if path.is_dir():
+        lacks = [
+            what
+            for what, names in MODEL_FILES.items()
+            if not any(file for name in names for file in path.glob(name))
+        ]
+        if not lacks:
+            return None
+        rule = f"the folder of a model must hold {', '.join(MODEL_FILES)}"
+        return f"{rule}; missing in {given}: {', '.join(lacks)}."
+    if path.is_file():
+        return f"must be a hub id or a folder, but {given} is a file; name the folder it is in."
+    if not _HUB_MODEL.fullmatch(given):
+        near = difflib.get_close_matches(path.name, _names_in(path.parent), n=1)
+        return _no_such("folder", folder, given, near)
+    if given != NAME and "/" not in given and difflib.get_close_matches(given, [NAME], cutoff=0.8):
+        return f"no such model: {given}; did you mean {NAME}?"
+    return None
+
+
+def _names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def _no_such(kind: str, folder: Path, given: str, near: Sequence[str]) -> str:
     if near:
-        return f"no such file: {given}{did_you_mean(near, _parent_prefix(given))}"
-    return f"no such file: {given} (paths begin at the folder of this file, {folder.resolve()})."
-
-
-def _parent_prefix(given: str) -> str:
-    return given[: given.rfind("/") + 1]
+        beside = given[: given.rstrip("/").rfind("/") + 1]
+        return f"no such {kind}: {given}{did_you_mean([beside + near[0]])}"
+    if given.startswith("~"):
+        return f"no such {kind}: {given}; write the whole path in place of ~."
+    return f"no such {kind}: {given} (paths begin at the folder of this file, {folder.resolve()})."
 
 
 def _search_problems(raw: dict[str, Any]) -> list[Problem]:
-    problems = []
-    search, start_with = raw.get("search"), raw.get("start_with")
-    if search is not None and not isinstance(search, dict):
-        words = f"must be hyperparameters and their values, not {search!r}."
-        return [Problem(("search",), words)]
-    for name, given in (search or {}).items():
+    problems: list[Problem] = []
+    search, start_with = raw.get("search"), raw.get("start_with", [])
+    if not search:
+        mend = "name what to search, such as `rank: [8, 16, 32]`"
+        missing = "has no value" if "search" in raw else "is missing"
+        problems.append(Problem(("search",), f"{missing}; {mend}."))
+    elif not isinstance(search, dict):
+        words = f"must be hyperparameters and their values, not {shown(search)}."
+        problems.append(Problem(("search",), words))
+    for name, given in _mapping(search).items():
         if name not in HYPERPARAMETERS:
             words = unknown_key(name, list(HYPERPARAMETERS))
-            if name in Settings.model_fields:
-                words = f"`{name}` is not searched; it stands at the top of the file."
             problems.append(Problem(("search", name), words))
             continue
         problems += [Problem(("search", *p.path), p.words) for p in parse_domain(name, given)[1]]
-    if start_with is not None and not isinstance(start_with, list):
-        problems.append(Problem(("start_with",), "must be a list: `- {rank: 16, …}` a trial."))
-    elif not problems and start_with:
-        problems += _start_problems(start_with, _domains(raw))
-    return problems
+    domains = _domains(raw)
+    if raw.get("sampler") == "grid":
+        problems += _grid_problems(domains)
+    if isinstance(start_with, list):
+        return problems + _start_problems(start_with, domains)
+    words = f"must be a list, `- {{rank: 16, …}}` for each trial, not {shown(start_with)}."
+    return [*problems, Problem(("start_with",), words)]
 
 
 def _domains(raw: Mapping[str, Any]) -> dict[str, Domain]:
-    """The domain of every hyperparameter of a search without problems."""
+    """The domain of every hyperparameter; those with problems are left out."""
     search = _mapping(raw.get("search"))
     data_length = _mapping(raw.get("data")).get("max_length")
     domains: dict[str, Domain] = {}
     for name, hyperparameter in HYPERPARAMETERS.items():
-        domain = parse_domain(name, search[name])[0] if name in search else None
-        if domain is not None:
-            domains[name] = domain
+        if name in search:
+            domain, _ = parse_domain(name, search[name])
+            if domain is not None:
+                domains[name] = domain
         elif name == "alpha":
             domains[name] = TimesRank(Choices((1.0,)))
         elif name == "max_length" and isinstance(data_length, int):
@@ -206,7 +252,7 @@ def _start_problems(start_with: list[Any], domains: Mapping[str, Domain]) -> lis
     problems = []
     for index, start in enumerate(start_with):
         if not isinstance(start, dict):
-            words = f"must be hyperparameters and their values, not {start!r}."
+            words = f"must be hyperparameters and their values, not {shown(start)}."
             problems.append(Problem(("start_with", index), words))
             continue
         for name, value in start.items():
@@ -215,28 +261,37 @@ def _start_problems(start_with: list[Any], domains: Mapping[str, Domain]) -> lis
                 problems.append(Problem(path, unknown_key(name, list(HYPERPARAMETERS))))
             elif wrong := HYPERPARAMETERS[name].problem(value):
                 problems.append(Problem(path, f"{wrong}."))
-            elif not _in_domain(name, value, start, domains):
-                outside = f"{value!r} lies outside search.{name} ({domains[name]})"
-                problems.append(Problem(path, f"{outside}; widen the search."))
+            elif name in domains and (outside := _outside(name, value, start, domains)):
+                problems.append(Problem(path, outside))
     return problems
 
 
-def _in_domain(
+def _outside(
     name: str, value: Any, start: Mapping[str, Any], domains: Mapping[str, Domain]
-) -> bool:
+) -> str | None:
+    """Say that a value to start with is not searched, or None."""
     domain = domains[name]
+    words = f"{shown(value)} lies outside search.{name} ({domain}); change it, or widen the search."
     if not isinstance(domain, TimesRank):
-        return value in domain
-    rank = start.get("rank")
-    if not isinstance(rank, int):
-        return False
-    return any(math.isclose(value, f * rank) for f in _factors(domain)) or (
-        isinstance(domain.factor, Range) and value / rank in domain.factor
-    )
+        return None if value in domain else words
+    if "rank" not in domains:
+        return None  # the rank's own problem is told
+    rank = start.get("rank", _only_value(domains["rank"]))
+    if rank is None:
+        return "needs the rank beside it, since the search has alpha as a multiple of it."
+    if HYPERPARAMETERS["rank"].problem(rank):
+        return None
+    if isinstance(domain.factor, Range):
+        return None if value / rank in domain.factor else words
+    is_one = any(math.isclose(value, float(factor) * rank) for factor in domain.factor.values)
+    return None if is_one else words
 
 
-def _factors(domain: TimesRank) -> Sequence[float]:
-    return domain.factor.values if isinstance(domain.factor, Choices) else ()  # type: ignore[return-value]
+def _only_value(domain: Domain) -> Value | None:
+    """The value of a fixed hyperparameter."""
+    if isinstance(domain, Choices) and len(domain.values) == 1:
+        return domain.values[0]
+    return None
 
 
 KNOWN_GOOD: Mapping[str, Value] = {"rank": 16, "alpha": 16.0, "learning_rate": 2e-4, "epochs": 1}
@@ -247,19 +302,20 @@ def _build(raw: dict[str, Any], file: SpaceFile) -> Space:
     fields = {key: value for key, value in raw.items() if key not in ("search", "start_with")}
     settings = Settings.model_validate(_with_name(fields, file.path))
     domains = _domains(raw)
-    start_with = tuple(raw.get("start_with") or [_nearest_known_good(domains)])
+    start_with = raw.get("start_with", [_nearest_known_good(domains)])
+    rank = _only_value(domains["rank"])
+    if rank is not None:  # alpha may be a multiple of it
+        start_with = [{"rank": rank, **start} for start in start_with]
     if settings.budget.trials is None and settings.budget.hours is None:
         settings = settings.model_copy(update={"budget": Budget(trials=DEFAULT_TRIALS)})
-    return Space(settings, domains, start_with, file.path.parent.resolve(), file.text)
+    return Space(settings, domains, tuple(start_with), file.path.parent.resolve(), file.text)
 
 
-def _grid_problems(space: Space) -> list[Problem]:
-    if space.settings.sampler != "grid":
-        return []
+def _grid_problems(domains: Mapping[str, Domain]) -> list[Problem]:
     words = "a grid needs lists or ranges with a step; give one, or choose another sampler."
     return [
         Problem(("search", name), words)
-        for name, domain in space.domains.items()
+        for name, domain in domains.items()
         if math.isinf(_size(domain))
     ]
 

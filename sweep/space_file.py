@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,15 +56,20 @@ class SpaceFile:
     def _place(self, path: tuple[str | int, ...]) -> tuple[int, str]:
         dotted = _dotted(path)
         for key, flag in self.flags.items():
-            if dotted == key or dotted.startswith((f"{key}.", f"{key}[")):
+            # What is wrong with a whole is blamed on the flag that changed a part of it.
+            if f"{dotted}.".startswith((f"{key}.", f"{key}[")) or key.startswith(f"{dotted}."):
                 return -1, flag
         line = 0
         node: Any = self.document
         for part in path:
             try:
-                line = node.lc.item(part)[0] if isinstance(part, int) else node.lc.key(part)[0]
+                if isinstance(part, int):
+                    line = node.lc.item(part)[0]
+                else:  # a key may be a number or a date in the file
+                    part = next(key for key in node if str(key) == part)
+                    line = node.lc.key(part)[0]
                 node = node[part]
-            except (AttributeError, KeyError, TypeError, IndexError):
+            except (AttributeError, KeyError, TypeError, IndexError, StopIteration):
                 break  # a missing key is placed where its parent stands
         return line, f"line {line + 1}"
 
@@ -84,26 +90,20 @@ def _read(path: Path) -> CommentedMap:
         folder = path.parent
         siblings = [p.name for p in folder.glob("*.y*ml")] if folder.is_dir() else []
         near = difflib.get_close_matches(path.name, siblings, n=1)
-        raise SpaceError(f"{path}: no such file{did_you_mean(near, str(folder) + '/')}")
+        raise SpaceError(f"{path}: no such file{did_you_mean([str(folder / n) for n in near])}")
     if path.is_dir():
-        raise SpaceError(f"{path}: is a folder; name the YAML file in it.")
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise SpaceError(
-            f"{path}: must be UTF-8 text; byte {error.start} is not. Save it as UTF-8."
-        ) from None
-    except OSError as error:
-        raise SpaceError(f"{path}: cannot be read: {error.strerror}.") from None
+        raise SpaceError(f"{path}: must be a YAML file, but it is a folder; name the file in it.")
+    text = _text(path)
     try:
         document = YAML(typ="rt").load(text)
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
-        what = (error.problem or error.context or "not YAML").split("\n")[0].strip()
-        raise SpaceError(f"{path}: 1 problem\n  {line}   not YAML: {what}.") from None
-    except (YAMLError, ValueError) as error:
-        raise SpaceError(f"{path}: not YAML: {str(error).splitlines()[0]}.") from None
+        raise SpaceError(f"{path}: 1 problem\n  {_not_yaml(error)}") from None
+    except YAMLError:  # the only one without a mark is about characters
+        raise SpaceError(f"{path}: must be YAML text, but it is a binary file.") from None
+    except ValueError as error:
+        raise SpaceError(
+            f"{path}: a number or a date cannot be read: {error}. Put it in quotation marks."
+        ) from None
     if document is None:
         raise SpaceError(f"{path}: is empty. Begin with a copy of search_spaces/quickstart.yaml.")
     if not isinstance(document, CommentedMap):
@@ -114,12 +114,71 @@ def _read(path: Path) -> CommentedMap:
     return document
 
 
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SpaceError(f"{path}: cannot be read: {error.strerror}.") from None
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise SpaceError(
+            f"{path}: must be UTF-8 text, but byte {error.start}, on line {line}, is not "
+            f"(0x{data[error.start]:02x}). Save it as UTF-8."
+        ) from None
+
+
+IN_WORDS: Sequence[tuple[str, str]] = (
+    (r"'\\t' that cannot", "a tab stands here; YAML takes only spaces, so put spaces instead"),
+    (r"character '(.)' that", "a value cannot begin with {0}; put it in quotation marks"),
+    (r"undefined alias|alphabetic", "a value cannot begin with *; put it in quotation marks"),
+    (r'duplicate key "(.*?)" with', "`{0}` stands twice; remove one of the two"),
+    (
+        r"expected ',' or '(.)'",
+        "a comma or {0} is missing before this; its bracket opens on line {line}",
+    ),
+    (r"but found '([\]}])'", "{0} closes nothing here; remove it"),
+    (r"end of stream", "a quotation mark is opened here and never closed; close it"),
+    (r"expected ':'", "must be `key: value`; a colon with a space behind it is missing"),
+    (r"unknown escape", "a backslash in double quotation marks; put single ones instead"),
+    (r"another document", "a file holds one space, but a second begins here; remove `---`"),
+    (r"'<document start>'", "indented unlike the first line; begin all top keys in one column"),
+    (r"but found '-'", "a list item (-) stands among keys; indent it, or write `key: value`"),
+    (r"<block end>", "indented unlike the keys above; give keys of one level the same indentation"),
+    (
+        r"mapping values",
+        "a colon cannot stand here; look for one missing on the line above, for a wrong "
+        "indentation, or put a text that holds a colon in quotation marks",
+    ),
+)
+"""What ruamel says, and what it means for the person who wrote the file."""
+
+
+def _not_yaml(error: MarkedYAMLError) -> str:
+    said = str(error.problem or error.context)
+    context, mark = error.context_mark, error.problem_mark
+    if context and re.search(r"expected ':'|end of stream", said):
+        mark = context  # what is open, not where ruamel noticed
+    words = said
+    for pattern, ours in IN_WORDS:
+        if match := re.search(pattern, said):
+            words = ours.format(*match.groups(), line=context.line + 1 if context else 1)
+            break
+    place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "line 1"
+    return f"{place}   not YAML: {words}."
+
+
+FLAGS = {"name": "--name", "seed": "--seed", "budget.trials": "--trials", "budget.hours": "--hours"}
+"""Settings with a flag of their own on the command line."""
+
+
 def _override(document: CommentedMap, key: str, text: str) -> str:
     """Set dotted `key` in the document; returns the flag as the user typed it."""
-    flag = f"--set {key}={text}"
+    flag = f"{FLAGS[key]} {text}" if key in FLAGS else f"--set {key}={text}"
     try:
         value = YAML(typ="rt").load(text)
-    except YAMLError:
+    except (YAMLError, ValueError):
         raise SpaceError(f"{flag}: the value is not YAML. Quote it for your shell.") from None
     *parents, last = key.split(".")
     place: Any = document
@@ -143,9 +202,9 @@ def _plain(node: Any) -> Any:
     return node
 
 
-def did_you_mean(near: Sequence[str], prefix: str = "") -> str:
+def did_you_mean(near: Sequence[str]) -> str:
     """The end of a sentence: the nearest name, if there is one."""
-    return f"; did you mean {prefix}{near[0]}?" if near else "."
+    return f"; did you mean {near[0]}?" if near else "."
 
 
 def _dotted(path: tuple[str | int, ...]) -> str:

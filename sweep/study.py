@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweep.loop import Place
 from sweep.pruners import Diverged, Outclassed, Overfit, make_outclassed
+from sweep.resolve import Resolve
 from sweep.search import distributions, hyperparameters, make_sampler, params_of, points_taken
 from sweep.space import Space
 from trials.config import EvalPoint, Outcome, Stop, TrialConfig, TrialResult
@@ -77,7 +78,6 @@ def open_study(space: Space, storage: str) -> optuna.Study:
     study = optuna.create_study(
         study_name=space.name,
         storage=storage,
-        sampler=make_sampler(space),
         # Verdicts are ours (`Sweep.report`); Optuna's own is never asked.
         pruner=optuna.pruners.NopPruner(),
         direction="minimize",
@@ -99,9 +99,6 @@ def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
 class Sweep:
     """The study of one sweep: what to try next, when to stop a trial, what was learnt.
 
-    Args:
-        resolve: Turns a trial's number and hyperparameters into its configuration.
-
     Set `trackers` before the first trial: they hear of everything, in order, after the study has.
     """
 
@@ -109,7 +106,7 @@ class Sweep:
         self,
         space: Space,
         study: optuna.Study,
-        resolve: Callable[[int, Mapping[str, Any]], TrialConfig],
+        resolve: Resolve,
     ) -> None:
         pruning = space.settings.pruning
         self._space = space
@@ -124,7 +121,11 @@ class Sweep:
         )
         self._running: dict[int, optuna.Trial] = {}
         self._curves: dict[int, list[EvalPoint]] = {}
+        self._heard_of: set[int] = set()
+        """Running trials that trackers have heard of: those that have begun."""
         self._causes: list[str] = []
+        self._measures_base: int | None = None
+        """The running trial that measures the base model before its first step."""
         if not study.get_trials(deepcopy=False):
             for start in space.start_with:
                 study.enqueue_trial(params_of(space, start), skip_if_exists=True)
@@ -159,9 +160,14 @@ class Sweep:
 
     def ask(self) -> tuple[int, TrialConfig]:
         """Return the next trial: one put back, one of `start_with`, or the sampler's choice."""
+        number = len(self._study.get_trials(deepcopy=False))
+        self._study.sampler = make_sampler(self._space, number)
         trial = self._study.ask(self._distributions)
         values = hyperparameters(self._space, trial.params)
-        config = self._resolve(trial.number, values)
+        measures_base = self.base_eval_loss is None and self._measures_base is None
+        config = self._resolve(trial.number, values, measures_base)
+        if measures_base:
+            self._measures_base = trial.number
         trial.set_user_attr("hyperparameters", values)
         self._running[trial.number] = trial
         self._curves[trial.number] = []
@@ -169,6 +175,7 @@ class Sweep:
 
     def started(self, config: TrialConfig, place: Place) -> None:
         """Pass on that a trial has its slot."""
+        self._heard_of.add(config.number)
         for tracker in self.trackers:
             tracker.trial_started(config, place)
 
@@ -219,12 +226,16 @@ class Sweep:
         """
         trial = self._running.pop(number)
         curve = self._curves.pop(number)
+        if self._measures_base == number:
+            self._measures_base = None  # another one must, if it ended before it had
         if result.outcome == "interrupted":
             put_back(self._study, self._study.get_trials(deepcopy=False)[number])
         else:
             self._tell_ended(trial, curve, _checked(result))
-        for tracker in self.trackers:
-            tracker.trial_ended(number, _checked(result))
+        if number in self._heard_of:  # an interrupted trial may not have begun
+            self._heard_of.discard(number)
+            for tracker in self.trackers:
+                tracker.trial_ended(number, _checked(result))
         self._give_up_on_repeated_failure(_checked(result))
 
     def _tell_ended(

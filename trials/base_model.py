@@ -33,7 +33,7 @@ class FrozenBase(Protocol):
     device: torch.device
     load_seconds: float
 
-    def add_adapter(self, config: TrialConfig) -> Any:
+    def add_adapter(self, config: TrialConfig, *, gradient_checkpointing: bool) -> Any:
         """Return the base with a new, untrained adapter (a peft model). Seed first."""
 
     def remove_adapter(self) -> None:

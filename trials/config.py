@@ -60,6 +60,9 @@ class TrialConfig:
     """Sequences per optimizer step. A hyperparameter: it changes the result."""
     micro_batch_size: int
     """Sequences per forward pass. A memory setting: it must not change the result."""
+    eval_batch_size: int
+    """Sequences per forward pass of an evaluation: equal in all trials of a study, since sums in 16
+    bits differ a little with the shape of a batch."""
     max_length: int
     """Tokens; longer training rows are cut."""
     dropout: float

@@ -17,28 +17,51 @@ def largest_divisor(number: int, at_most: int) -> int:
     return next(d for d in range(min(number, at_most), 0, -1) if number % d == 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A way to train a trial in less memory than the one before; none changes the result."""
+
+    micro_batch_size: int
+    gradient_checkpointing: bool
+    """Whether activations are computed again in the backward pass: about a third slower."""
+
+    def needs_as_much_as(self, other: Attempt) -> bool:
+        """Whether this attempt fails where `other` did."""
+        if self.gradient_checkpointing != other.gradient_checkpointing:
+            return other.gradient_checkpointing
+        return self.micro_batch_size >= other.micro_batch_size
+
+
 @dataclass
 class MicroBatchMemory:
     """What a worker has learnt about the micro-batches that its device can hold."""
 
-    _fits: dict[tuple[int, int], int] = field(default_factory=dict)
+    _failed: dict[tuple[int, int, str], Attempt] = field(default_factory=dict)
 
-    def attempts(self, config: TrialConfig) -> Iterator[int]:
-        """Yield micro-batches to try, the largest first; each divides the effective batch."""
-        known = self._fits.get(self._key(config), config.micro_batch_size)
-        micro_batch_size = largest_divisor(config.effective_batch_size, known)
-        yield micro_batch_size
-        while micro_batch_size > 1:
-            micro_batch_size = largest_divisor(config.effective_batch_size, micro_batch_size // 2)
-            yield micro_batch_size
+    def attempts(self, config: TrialConfig) -> Iterator[Attempt]:
+        """Yield attempts, the fastest first; each micro-batch divides the effective batch.
 
-    def did_not_fit(self, config: TrialConfig, micro_batch_size: int) -> None:
-        """Remember that this micro-batch ran out of memory, so that no later trial tries it."""
-        self._fits[self._key(config)] = max(1, micro_batch_size // 2)
+        What has run out of memory before is left out, but for the very last resort.
+        """
+        sizes = [largest_divisor(config.effective_batch_size, config.micro_batch_size)]
+        while sizes[-1] > 1:
+            sizes.append(largest_divisor(config.effective_batch_size, sizes[-1] // 2))
+        *attempts, last = [
+            Attempt(m, checkpointing) for checkpointing in (False, True) for m in sizes
+        ]
+        for attempt in attempts:
+            failed = self._failed.get(self._key(config))
+            if failed is None or not attempt.needs_as_much_as(failed):
+                yield attempt
+        yield last
+
+    def did_not_fit(self, config: TrialConfig, attempt: Attempt) -> None:
+        """Remember that this attempt ran out of memory, so that no later trial makes it."""
+        self._failed[self._key(config)] = attempt
 
     @staticmethod
-    def _key(config: TrialConfig) -> tuple[int, int]:
-        return config.max_length, config.rank
+    def _key(config: TrialConfig) -> tuple[int, int, str]:
+        return config.max_length, config.rank, config.target_modules
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -97,11 +97,28 @@ def prepare(request: Request) -> dict[str, Any]:
 
 
 def _read(request: Request) -> tuple[list[Example], list[Example]]:
-    how = {"columns": request.columns, "template": request.template}
-    train = read_examples(request.train, key="data.train", **how)  # type: ignore[arg-type]
+    problems: list[str] = []
+
+    def examples(source: str, key: str) -> list[Example]:
+        try:
+            return read_examples(
+                source, key=key, columns=request.columns, template=request.template
+            )
+        except DataError as error:
+            problems.append(str(error))
+            return []
+
+    train = examples(request.train, "data.train")
+    eval_ = [] if isinstance(request.eval, float) else examples(request.eval, "data.eval")
+    if request.chat and any(rows and rows[0].text is not None for rows in (train, eval_)):
+        problems.append(
+            "data.chat: true needs rows with prompt and completion, found rows of one text each. "
+            "Remove data.chat."
+        )
+    if problems:
+        raise DataError("\n".join(problems))
     if isinstance(request.eval, float):
         return split(train, request.eval, request.seed)
-    eval_ = read_examples(request.eval, key="data.eval", **how)  # type: ignore[arg-type]
     if both := shared_rows(train, eval_):
         shown = "\n".join(f"  {in_eval} equals {in_train}" for in_train, in_eval in both[:5])
         more = f"\n  and {len(both) - 5} more" if len(both) > 5 else ""
@@ -135,9 +152,10 @@ def _reachable(model: ModelConfig, load: Any) -> Any:
         if isinstance(error, ConfigError):
             raise
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        offline = " HF_HUB_OFFLINE is set." if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+        is_offline = os.environ.get("HF_HUB_OFFLINE") == "1" and not Path(model.name).is_dir()
+        offline = " HF_HUB_OFFLINE is set: unset it to reach the hub." if is_offline else ""
         raise ConfigError(
-            f"base_model: {model.name} cannot be read: {first_line}{offline} "
+            f"base_model: {model.name} cannot be read: {first_line.rstrip('.: ')}.{offline} "
             f"Give a hub id that this machine reaches, a local folder with config.json, "
             f"tokenizer and safetensors, or the built-in smollm2-135m."
         ) from None
@@ -162,13 +180,19 @@ def _write(
         )
     longest = max(request.max_lengths)
 
+    def in_chat(example: Example) -> bool:  # a plain text never is
+        return example.messages is not None or (bool(chat) and example.text is None)
+
     def tokens(examples: Sequence[Example], what: str) -> list[TokenRow]:
         print(f"tokenising {len(examples):,} {what} rows", flush=True)
-        in_chat = bool(chat) or examples[0].messages is not None
-        rendered = [
-            data.render(e, tokenizer, chat=in_chat, loss_on=request.loss_on) for e in examples
+        return [
+            data.tokenize(
+                data.render(e, tokenizer, chat=in_chat(e), loss_on=request.loss_on),
+                tokenizer,
+                chat=in_chat(e),
+            )
+            for e in examples
         ]
-        return [data.tokenize(r, tokenizer, chat=in_chat) for r in rendered]
 
     train_rows, eval_rows = tokens(train, "train"), tokens(eval_, "eval")
     counts = {length: data.count(train_rows, length) for length in request.max_lengths}
@@ -208,8 +232,7 @@ def _write(
         * sample_tokens
         / (shortest_train.tokens * request.smallest_epochs)
     )
-    example_chat = bool(chat) or train[0].messages is not None
-    example = data.render(train[0], tokenizer, chat=example_chat, loss_on=request.loss_on)
+    example = data.render(train[0], tokenizer, chat=in_chat(train[0]), loss_on=request.loss_on)
     return {
         "chat": bool(chat),
         "train": {str(length): asdict(c) for length, c in counts.items()},

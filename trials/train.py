@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from trials.base_model import FrozenBase
 from trials.config import EvalPoint, Report, Stop, TrialConfig, TrialResult
 from trials.data import IGNORED, TokenRows, batches
-from trials.memory import MicroBatchMemory, is_out_of_memory, memory_in_words
+from trials.memory import Attempt, MicroBatchMemory, is_out_of_memory, memory_in_words
 
 OPTIMIZERS = {
     "adamw": "adamw_torch",
@@ -51,16 +51,17 @@ def run_trial(
     Raises:
         BaseNotClean: The base could not be given back as it was: replace the process.
     """
-    micro_batch_size = 1
-    for micro_batch_size in memory.attempts(config):
-        trial = _Trial(config, base, micro_batch_size, report)
+    for attempt in memory.attempts(config):
+        trial = _Trial(config, base, attempt, report)
         try:
             result = trial.run()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            memory.did_not_fit(config, micro_batch_size)
-            print(f"out of memory with a micro-batch of {micro_batch_size} rows", flush=True)
+            memory.did_not_fit(config, attempt)
+            print(f"out of memory: {attempt}", flush=True)
+            if trial.has_evaluated_base:
+                config = replace(config, evaluate_base=False)
         else:
             return result
         finally:
@@ -69,11 +70,11 @@ def run_trial(
     return TrialResult(
         outcome="out_of_memory",
         reason=(
-            f"Out of memory with {micro_batch_size} row at a time (rank {config.rank}, max_length "
-            f"{config.max_length}, {memory_in_words(base.device)}). "
+            f"Out of memory with 1 row at a time and gradient checkpointing (rank {config.rank}, "
+            f"max_length {config.max_length}, {memory_in_words(base.device)}). "
             f"Lower data.max_length, or search smaller ranks."
         ),
-        micro_batch_size=micro_batch_size,
+        micro_batch_size=1,
     )
 
 
@@ -92,14 +93,22 @@ def n_steps(n_rows: int, effective_batch_size: int, epochs: float) -> int:
 
 
 class _Trial:
-    """One attempt at a trial with one micro-batch."""
+    """One attempt at a trial."""
 
     def __init__(
-        self, config: TrialConfig, base: FrozenBase, micro_batch_size: int, report: Report
+        self,
+        config: TrialConfig,
+        base: FrozenBase,
+        attempt: Attempt,
+        report: Report,
     ) -> None:
+        self.has_evaluated_base = False
         self._config = config
         self._base = base
-        self._micro_batch_size = micro_batch_size
+        self._attempt = attempt
+        self._micro_batch_size = attempt.micro_batch_size
+        is_first = attempt.micro_batch_size >= config.micro_batch_size
+        self._eval_batch_size = config.eval_batch_size if is_first else attempt.micro_batch_size
         self._report = report
         data_dir = Path(config.data_dir)
         self._train_rows = TokenRows(data_dir / "train", config.max_length)
@@ -118,10 +127,12 @@ class _Trial:
         set_seed(config.seed)  # before the adapter: its A matrices are drawn at random
         if self._base.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._base.device)
-        model = self._base.add_adapter(config)
+        checkpointing = self._attempt.gradient_checkpointing
+        model = self._base.add_adapter(config, gradient_checkpointing=checkpointing)
         if config.evaluate_base:
             # B is zero, so an untrained adapter leaves the base model as it is.
             self._report(self._evaluate_base(model))
+            self.has_evaluated_base = True
         steps = n_steps(len(self._train_rows), config.effective_batch_size, config.epochs)
         self._trainer = _AdapterTrainer(
             model, self._base, self._train_rows, config, self._micro_batch_size, steps
@@ -150,7 +161,7 @@ class _Trial:
 
     def _evaluate_base(self, model: Any) -> EvalPoint:
         began = time.perf_counter()
-        loss = eval_loss(self._base, model, self._sample, self._micro_batch_size)
+        loss = eval_loss(self._base, model, self._sample, self._eval_batch_size)
         self._evaluation_seconds += time.perf_counter() - began
         return EvalPoint(
             index=0,
@@ -174,7 +185,7 @@ class _Trial:
         self._training_seconds += window_seconds
 
         began = time.perf_counter()
-        loss = eval_loss(self._base, trainer.model, self._sample, self._micro_batch_size)
+        loss = eval_loss(self._base, trainer.model, self._sample, self._eval_batch_size)
         self._evaluation_seconds += time.perf_counter() - began
         point = EvalPoint(
             index=index,
@@ -233,7 +244,7 @@ def _peak_memory_gib(device: torch.device) -> float | None:
 
 
 @torch.no_grad()
-def eval_loss(base: FrozenBase, model: Any, rows: TokenRows, micro_batch_size: int) -> float:
+def eval_loss(base: FrozenBase, model: Any, rows: TokenRows, batch_size: int) -> float:
     """Return the mean negative log-likelihood per supervised token of `rows`, in nats.
 
     Sums over all tokens and divides once, so that it does not depend on how rows are batched.
@@ -244,8 +255,8 @@ def eval_loss(base: FrozenBase, model: Any, rows: TokenRows, micro_batch_size: i
     order = rows.lengths.argsort(kind="stable")[::-1]
     nll = torch.zeros((), dtype=torch.float64, device=base.device)
     n_tokens = 0
-    for first in range(0, len(order), micro_batch_size):
-        batch = collate([rows[i] for i in order[first : first + micro_batch_size]])
+    for first in range(0, len(order), batch_size):
+        batch = collate([rows[i] for i in order[first : first + batch_size]])
         n_tokens += int((batch["labels"][:, 1:] != IGNORED).sum())
         nll += base.nll_sum(model, {k: v.to(base.device) for k, v in batch.items()}).double()
     model.train(was_training)
@@ -317,7 +328,8 @@ class _AdapterTrainer(Trainer):  # type: ignore[misc]
                 learning_rate=config.learning_rate,
                 lr_scheduler_type=SCHEDULERS[config.lr_scheduler],
                 lr_scheduler_kwargs=decay if config.lr_scheduler == "warmup_stable_decay" else {},
-                warmup_steps=config.warmup_ratio,  # below 1 it is a share of the steps
+                # Rounded down: rounded up, as a ratio is, the first step of a short run has rate 0.
+                warmup_steps=int(config.warmup_ratio * n_steps),
                 weight_decay=config.weight_decay,
                 optim=OPTIMIZERS[config.optimizer],
                 max_grad_norm=config.max_grad_norm,

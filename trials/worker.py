@@ -7,11 +7,10 @@ import json
 import os
 import queue
 import re
-import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -110,15 +109,14 @@ class TrialThread:
             self.events.put(Ended(number, result, is_clean))
 
 
-def guarded(trial: object, config: TrialConfig) -> tuple[TrialResult, bool]:
+def guarded(trial: Callable[[], TrialResult], config: TrialConfig) -> tuple[TrialResult, bool]:
     """Run a trial; an exception becomes its FAILED result. The only `except Exception` of a trial.
 
     Returns:
         The result, and whether the process may run another trial.
     """
-    assert callable(trial)
     try:
-        result: TrialResult = trial()
+        result = trial()
     except Exception as error:
         traceback.print_exc()
         return failed(cause_of(error), config), False
@@ -166,18 +164,14 @@ def write_config(config: TrialConfig) -> None:
 def logged(output_dir: Path) -> Iterator[None]:
     """Send all that the process prints into the trial's log, from C libraries too."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    log = os.open(output_dir / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = [(fd, os.dup(fd)) for fd in (1, 2)]
-    try:
-        for fd, _ in kept:
-            os.dup2(log, fd)
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for fd, copy in kept:
-            os.dup2(copy, fd)
-            os.close(copy)
-        os.close(log)
+    with (output_dir / "log.txt").open("a", buffering=1) as log:
+        kept = [(fd, os.dup(fd)) for fd in (1, 2)]
+        try:
+            for fd, _ in kept:
+                os.dup2(log.fileno(), fd)
+            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+                yield
+        finally:
+            for fd, copy in kept:
+                os.dup2(copy, fd)
+                os.close(copy)

@@ -92,6 +92,7 @@ def config(folder: Path, number: int = 0) -> TrialConfig:
         learning_rate=3.1e-4,
         epochs=2.0,
         effective_batch_size=16,
+        eval_batch_size=8,
         micro_batch_size=8,
         max_length=512,
         dropout=0.0,

@@ -82,7 +82,7 @@ class TransformersBase:
         self._module_names = {name for name, _ in model.named_modules()}
         self._checksum = checksum(model)
 
-    def add_adapter(self, config: TrialConfig) -> Any:
+    def add_adapter(self, config: TrialConfig, *, gradient_checkpointing: bool) -> Any:
         """Return the base with a new, untrained adapter. Seed the generators first."""
         modules = TARGET_MODULES[config.target_modules]
         lora = LoraConfig(
@@ -95,6 +95,8 @@ class TransformersBase:
             task_type="CAUSAL_LM",
         )
         self._adapted = get_peft_model(self._base, lora)
+        if gradient_checkpointing:
+            self._base.gradient_checkpointing_enable({"use_reentrant": False})
         return self._adapted
 
     def remove_adapter(self) -> None:
@@ -102,6 +104,7 @@ class TransformersBase:
         if self._adapted is not None:
             self._base = self._adapted.unload()
             self._adapted = None
+            self._base.gradient_checkpointing_disable()
         # What peft and transformers write onto the base outlives `unload`.
         for left_over in ("peft_config", "_hf_peft_config_loaded"):
             self._base.__dict__.pop(left_over, None)

@@ -1,0 +1,72 @@
+"""What many tests share: few threads, a tiny base model that really learns and overfits."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch is imported: more threads than cores slow a step down by an order of magnitude.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from trials.config import ModelConfig, TrialConfig
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a pre-trained base model of 0.2 M parameters, with its tokenizer."""
+    return tiny.make_base(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared data set so small that a trial soon knows it by heart."""
+    return tiny.prepared_data(tiny_base, tmp_path_factory.mktemp("data"), n_train=48, n_eval=64)
+
+
+@pytest.fixture
+def config(tiny_base: Path, tiny_data: Path, tmp_path: Path) -> Callable[..., TrialConfig]:
+    """Makes the configuration of a trial on the tiny model; name what should differ."""
+
+    def make(number: int = 0, **changes: object) -> TrialConfig:
+        settings: dict[str, object] = {
+            "number": number,
+            "model": ModelConfig(
+                name=str(tiny_base),
+                revision=None,
+                quantization="nf4",
+                backend="transformers",
+                trust_remote_code=False,
+            ),
+            "data_dir": str(tiny_data),
+            "output_dir": str(tmp_path / "trials" / f"{number:03d}"),
+            "rank": 8,
+            "alpha": 16.0,
+            "learning_rate": 1e-3,
+            "epochs": 2,
+            "effective_batch_size": 8,
+            "micro_batch_size": 8,
+            "eval_batch_size": 8,
+            "max_length": 64,
+            "dropout": 0.0,
+            "warmup_ratio": 0.03,
+            "weight_decay": 0.0,
+            "lr_scheduler": "cosine",
+            "optimizer": "adamw",
+            "max_grad_norm": 1.0,
+            "target_modules": "all-linear",
+            "use_rslora": False,
+            "neftune_alpha": 0.0,
+            "n_evaluations": 4,
+            "evaluate_base": False,
+            "seed": 0,
+        }
+        return TrialConfig(**{**settings, **changes})  # type: ignore[arg-type]
+
+    return make

@@ -1,0 +1,106 @@
+"""Placement on Ray: logical GPUs, warm workers, workers that die."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from sweep import ray_workers
+from sweep.loop import Budget, run
+from sweep.ray_workers import RayRunner
+from tests.recording import Recording
+from trials.config import EvalPoint, TrialConfig
+
+MakeConfig = Callable[..., TrialConfig]
+
+
+@pytest.fixture
+def four_gpus() -> Iterator[None]:
+    """Ray believes in four GPUs, as it does in real ones: it sets CUDA_VISIBLE_DEVICES."""
+    ray.init(num_gpus=4, num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def local_ray() -> Iterator[None]:
+    ray_workers.connect(n_cpu_workers=2)
+    yield
+    ray_workers.disconnect()
+
+
+def worker_processes() -> list[psutil.Process]:
+    ours = psutil.Process().children(recursive=True)
+    return [process for process in ours if "ray::Worker" in " ".join(process.cmdline())]
+
+
+def test_four_trials_run_at_once_on_four_devices_and_never_two_on_one(
+    four_gpus: None, config: MakeConfig
+) -> None:
+    sweep = Recording([config(number, epochs=4) for number in range(9)])
+    runner = RayRunner(config().model, n_slots=4, on_gpus=True, sweep=sweep)
+    run(sweep, runner, Budget(None, None))
+    runner.shutdown()
+    together = sweep.running_together()
+    assert max(map(len, together)) == 4
+    for numbers in together:
+        devices = [sweep.places[number].device for number in numbers]
+        assert len(set(devices)) == len(devices)
+    assert {place.device for place in sweep.places.values()} == {f"GPU {i}" for i in range(4)}
+    # One base model for each worker, however many trials it ran.
+    assert len(runner.timings.loads) == 4
+    assert len(runner.timings.gaps) == 5
+
+
+def test_a_killed_worker_costs_its_trial_alone(local_ray: None, config: MakeConfig) -> None:
+    killed: list[int] = []
+
+    def kill_at_the_second_evaluation(number: int, point: EvalPoint) -> None:
+        if number == 1 and point.index == 2 and not killed:
+            killed.append(point.index)
+            victim = next(
+                process
+                for process in worker_processes()
+                if any("trials/001/log.txt" in file.path for file in process.open_files())
+            )
+            os.kill(victim.pid, signal.SIGKILL)
+
+    sweep = Recording([config(number) for number in range(4)], kill_at_the_second_evaluation)
+    runner = RayRunner(config().model, n_slots=2, on_gpus=False, sweep=sweep)
+    run(sweep, runner, Budget(None, None))
+    runner.shutdown()
+    assert killed
+    outcomes = {number: result.outcome for number, result in sweep.results.items()}
+    assert outcomes == {0: "completed", 1: "failed", 2: "completed", 3: "completed"}
+    assert "worker process died" in sweep.results[1].reason
+    assert '"index": 2' in sweep.results[1].reason  # the end of its log
+
+
+def test_a_base_model_that_cannot_be_loaded_is_each_trials_cause(
+    local_ray: None, config: MakeConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    import dataclasses
+
+    model = dataclasses.replace(config().model, name=str(tmp_path / "empty"))
+    sweep = Recording([config(0)])
+    runner = RayRunner(model, n_slots=1, on_gpus=False, sweep=sweep)
+    run(sweep, runner, Budget(None, None))
+    runner.shutdown()
+    assert "A worker cannot load the base model" in sweep.results[0].reason
+
+
+def test_no_worker_process_is_left_after_the_shutdown(local_ray: None, config: MakeConfig) -> None:
+    sweep = Recording([config(0)])
+    runner = RayRunner(config().model, n_slots=2, on_gpus=False, sweep=sweep)
+    run(sweep, runner, Budget(None, None))
+    before = worker_processes()
+    runner.shutdown()
+    gone, alive = psutil.wait_procs(before, timeout=10)
+    assert len(gone) >= 1 and not alive

@@ -1,0 +1,224 @@
+"""`sweep run` as a user types it, on the tiny model: study, MLflow, disk and screen agree."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from tests import tiny
+
+pytestmark = pytest.mark.filterwarnings(
+    # SQLAlchemy 2.1 warns of a loader that MLflow 3.17 uses in its own tables.
+    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
+)
+
+SPACE = """\
+base_model: {base}
+data: {{train: train.jsonl, eval: eval.jsonl, max_length: 64}}
+search:
+  rank: [4, 8, 32]
+  learning_rate: {{min: 1e-4, max: 1e-2, log: true}}
+  effective_batch_size: [8]
+  epochs: [3, {epochs}]
+start_with:
+  - {{rank: 8, alpha: 8, learning_rate: 1e-3, epochs: 3, effective_batch_size: 8}}
+  - {{rank: 32, alpha: 32, learning_rate: 1e-2, epochs: {epochs}, effective_batch_size: 8}}
+budget: {{trials: 6}}
+keep_adapters: 2
+"""
+
+
+@dataclass
+class Finished:
+    """A sweep that has run."""
+
+    folder: Path
+    output: str
+    exit_code: int
+
+    @property
+    def study(self) -> optuna.Study:
+        return optuna.load_study(study_name="tiny", storage=f"sqlite:///{self.folder}/study.db")
+
+    @property
+    def runs(self) -> tuple[list[Run], list[Run]]:
+        """Parents and children."""
+        client = MlflowClient(f"sqlite:///{self.folder}/mlflow.db")
+        experiment = client.get_experiment_by_name("tiny")
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id])
+        parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+        return parents, [run for run in runs if run not in parents]
+
+
+def write_space(folder: Path, base: Path, epochs: int = 30) -> Path:
+    tiny.write_rows(folder / "train.jsonl", 48, seed=2)
+    tiny.write_rows(folder / "eval.jsonl", 64, seed=3)
+    space = folder / "tiny.yaml"
+    space.write_text(SPACE.format(base=base, epochs=epochs))
+    return space
+
+
+def command(space: Path, *options: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "sweep", "run", str(space), "--workers", "2"),
+        *("--output", str(space.parent / "out"), *options),
+    ]
+
+
+def sweep_run(space: Path, *options: str) -> Finished:
+    done = subprocess.run(command(space, *options), capture_output=True, text=True, timeout=300)
+    return Finished(space.parent / "out" / "tiny", done.stdout + done.stderr, done.returncode)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """One sweep for all that can be read off it."""
+    return sweep_run(write_space(tmp_path_factory.mktemp("run"), tiny_base))
+
+
+def test_the_command_succeeds_and_says_what_won(finished: Finished) -> None:
+    assert finished.exit_code == 0, finished.output
+    assert "Traceback" not in finished.output
+    assert "of the base model itself" in finished.output
+    assert "sweep ui tiny" in finished.output
+
+
+def test_mlflow_has_one_parent_and_one_child_for_each_trial_and_none_runs(
+    finished: Finished,
+) -> None:
+    parents, children = finished.runs
+    assert [run.info.status for run in parents] == ["FINISHED"]
+    numbers = sorted(int(run.data.tags["trial_number"]) for run in children)
+    assert numbers == list(range(6))
+    assert all(run.info.status != "RUNNING" for run in children)
+    assert all(run.data.tags["mlflow.parentRunId"] == parents[0].info.run_id for run in children)
+
+
+def test_the_study_agrees_with_mlflow_trial_by_trial(finished: Finished) -> None:
+    _, children = finished.runs
+    by_number = {int(run.data.tags["trial_number"]): run for run in children}
+    for trial in finished.study.trials:
+        run = by_number[trial.number]
+        assert trial.state.is_finished()
+        assert run.data.tags["outcome"] == trial.user_attrs["outcome"]
+        assert run.data.tags["outcome_reason"] == trial.user_attrs["outcome_reason"]
+        expected = trial.user_attrs["hyperparameters"]
+        for name in ("rank", "alpha", "learning_rate", "epochs", "effective_batch_size"):
+            assert float(run.data.params[name]) == expected[name]
+        if trial.value is not None:
+            assert run.data.metrics["eval_loss_best"] == pytest.approx(trial.value)
+            assert trial.value == min(trial.intermediate_values.values())
+
+
+def test_the_trial_that_is_made_to_overfit_is_stopped_for_it(finished: Finished) -> None:
+    trial = finished.study.trials[1]
+    assert trial.user_attrs["outcome"] == "overfit"
+    assert trial.state is optuna.trial.TrialState.COMPLETE
+    assert max(trial.intermediate_values) < 20
+
+
+def test_the_best_adapters_stay_and_the_winner_has_its_own_folder(finished: Finished) -> None:
+    complete = [t for t in finished.study.trials if t.value is not None]
+    best = sorted(complete, key=lambda t: (t.value, t.number))[:2]
+    kept = sorted(int(p.parent.name) for p in finished.folder.glob("trials/*/adapter"))
+    assert kept == sorted(t.number for t in best)
+    config = json.loads((finished.folder / "best" / "config.json").read_text())
+    assert config["number"] == best[0].number
+    assert (finished.folder / "best" / "adapter" / "adapter_model.safetensors").exists()
+    assert not list(finished.folder.rglob("*.tmp"))
+
+
+def test_the_same_command_has_nothing_left_to_do(finished: Finished) -> None:
+    again = sweep_run(finished.folder.parent.parent / "tiny.yaml")
+    assert again.exit_code == 0
+    assert "all its trials have ended" in again.output
+    assert len(again.study.trials) == 6
+
+
+def test_more_trials_go_on_in_the_same_parent(finished: Finished) -> None:
+    more = sweep_run(finished.folder.parent.parent / "tiny.yaml", "--trials", "7")
+    parents, children = more.runs
+    assert (len(parents), len(children), len(more.study.trials)) == (1, 7, 7)
+
+
+def test_other_data_under_the_same_name_is_refused(finished: Finished) -> None:
+    space = finished.folder.parent.parent / "tiny.yaml"
+    other = tiny.write_rows(space.parent / "other.jsonl", 40, seed=9)
+    refused = sweep_run(space, "--set", f"data.train={other.name}", "--trials", "9")
+    assert refused.exit_code == 2
+    assert "another task (changed: train" in refused.output
+    assert "--name tiny-2" in refused.output
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+def test_ctrl_c_ends_in_order_and_the_same_command_continues(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    space = write_space(tmp_path, tiny_base, epochs=60)
+    output = (tmp_path / "output.txt").open("w")
+    running = subprocess.Popen(command(space), stdout=output, stderr=subprocess.STDOUT)
+    log = tmp_path / "out" / "tiny" / "trials" / "001" / "log.txt"
+    wait_for(lambda: log.exists() and '"index": 2' in log.read_text())
+    processes = psutil.Process(running.pid).children(recursive=True)
+    os.kill(running.pid, signal.SIGINT)
+    assert running.wait(timeout=60) == 130
+    psutil.wait_procs(processes, timeout=20)
+    assert not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    stopped = Finished(tmp_path / "out" / "tiny", (tmp_path / "output.txt").read_text(), 130)
+    assert "Traceback" not in stopped.output
+    states = {trial.state for trial in stopped.study.trials}
+    assert optuna.trial.TrialState.RUNNING not in states
+    assert optuna.trial.TrialState.WAITING in states
+    parents, children = stopped.runs
+    assert [run.info.status for run in parents] == ["KILLED"]
+    cut_off = [run for run in children if run.data.tags["outcome"] == "interrupted"]
+    assert cut_off and all(run.info.status == "KILLED" for run in cut_off)
+
+    continued = sweep_run(space)
+    assert continued.exit_code == 0, continued.output
+    parents, children = continued.runs
+    assert [run.info.status for run in parents] == ["FINISHED"]
+    numbers = sorted(int(run.data.tags["trial_number"]) for run in children)
+    assert numbers == list(range(6)) == [trial.number for trial in continued.study.trials]
+    assert all(run.data.tags["outcome"] != "interrupted" for run in children)
+
+
+def test_two_processes_in_one_sweep_are_refused(tiny_base: Path, tmp_path: Path) -> None:
+    space = write_space(tmp_path, tiny_base)
+    (tmp_path / "out" / "tiny").mkdir(parents=True)
+    holder = (
+        "import sys, time; from pathlib import Path; from sweep.run import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    holding = subprocess.Popen(
+        [sys.executable, "-c", holder, str(tmp_path / "out" / "tiny")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holding.stdout is not None and holding.stdout.readline() == "held\n"
+    refused = sweep_run(space)
+    holding.kill()
+    holding.wait()
+    holding.stdout.close()
+    assert refused.exit_code == 2
+    assert f"running already, as process {holding.pid} on" in refused.output

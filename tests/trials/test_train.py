@@ -1,0 +1,295 @@
+"""Real trials on a tiny model: the numbers, the adapter that stays, the base that comes back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from sweep.pruners import Overfit
+from trials.backends import transformers_qlora
+from trials.backends.transformers_qlora import TransformersBase, checksum
+from trials.base_model import BaseNotClean, load
+from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
+from trials.data import IGNORED, TokenRows
+from trials.memory import Attempt, MicroBatchMemory
+from trials.train import collate, eval_loss, evaluation_steps, n_steps, run_trial
+
+MakeConfig = Callable[..., TrialConfig]
+
+
+@pytest.fixture(scope="module")
+def bases() -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture
+def base(config: MakeConfig, bases: dict[str, Any]) -> TransformersBase:
+    """The base model, loaded once for all tests of this file: they share it as trials do."""
+    if "base" not in bases:
+        bases["base"] = load(config().model)
+    loaded: TransformersBase = bases["base"]
+    return loaded
+
+
+def run(config: TrialConfig, base: TransformersBase) -> tuple[TrialResult, list[EvalPoint]]:
+    points: list[EvalPoint] = []
+    Path(config.output_dir).mkdir(parents=True)
+    result = run_trial(config, base, MicroBatchMemory(), points.append)
+    return result, points
+
+
+def losses(points: list[EvalPoint]) -> list[tuple[float | None, float]]:
+    return [(point.train_loss, point.eval_loss) for point in points]
+
+
+def loss_by_hand(folder: Path, model: Any) -> float:
+    """Row by row, whole logits, float64: nothing of ours but the file."""
+    total, n_tokens = 0.0, 0
+    for line in (folder / "eval_sample.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        labels = torch.tensor(row["labels"][1:])
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1].double()
+        kept = labels != IGNORED
+        total -= float(logits.log_softmax(-1)[kept, labels[kept]].sum())
+        n_tokens += int(kept.sum())
+    return total / n_tokens
+
+
+@pytest.mark.parametrize(
+    ("steps", "evaluations", "expected"),
+    [
+        (100, 4, {25: 1, 50: 2, 75: 3, 100: 4}),
+        (10, 4, {3: 1, 5: 2, 8: 3, 10: 4}),
+        (3, 4, {1: 1, 2: 2, 3: 4}),  # the index still tells the share of the run
+        (1, 20, {1: 20}),
+    ],
+)
+def test_evaluations_lie_at_equal_shares_of_a_run(
+    steps: int, evaluations: int, expected: dict[int, int]
+) -> None:
+    assert evaluation_steps(steps, evaluations) == expected
+
+
+def test_the_last_batch_of_an_epoch_counts_as_a_step() -> None:
+    assert n_steps(n_rows=17, effective_batch_size=8, epochs=2) == 6
+
+
+def test_a_run_has_at_least_one_step() -> None:
+    assert n_steps(n_rows=8, effective_batch_size=8, epochs=0.1) == 1
+
+
+def test_a_trial_learns_and_says_so(config: MakeConfig, base: TransformersBase) -> None:
+    result, points = run(config(evaluate_base=True), base)
+    assert [point.index for point in points] == [0, 1, 2, 3, 4]
+    assert points[-1].eval_loss < points[0].eval_loss
+    assert result.outcome == "completed"
+    assert result.best == min(points[1:], key=lambda point: point.eval_loss)
+
+
+def test_before_the_first_step_the_eval_loss_is_the_base_models_own(
+    config: MakeConfig, base: TransformersBase, tiny_data: Path
+) -> None:
+    _, points = run(config(evaluate_base=True, epochs=0.1), base)
+    by_hand = loss_by_hand(tiny_data, base._base)
+    assert points[0].eval_loss == pytest.approx(by_hand, rel=2e-3)  # bfloat16 logits
+
+
+def test_the_logged_eval_loss_is_what_plain_peft_gives(
+    config: MakeConfig, base: TransformersBase, tiny_data: Path
+) -> None:
+    trial = config()
+    result, _ = run(trial, base)
+    assert result.best is not None
+    plain = AutoModelForCausalLM.from_pretrained(
+        trial.model.name, dtype=torch.bfloat16, quantization_config=base._base.quantization_method
+        and transformers_qlora._quantization(trial.model, torch.bfloat16),
+    )  # fmt: skip
+    model = PeftModel.from_pretrained(plain, Path(trial.output_dir) / "adapter").eval()
+    assert loss_by_hand(tiny_data, model) == pytest.approx(result.best.eval_loss, rel=1e-2)
+
+
+def test_the_eval_loss_does_not_move_with_the_eval_batch(
+    config: MakeConfig, base: TransformersBase, tiny_data: Path
+) -> None:
+    rows = TokenRows(tiny_data / "sample", 64)
+    by_batch = [eval_loss(base, base._base, rows, size) for size in (1, 7, 64)]
+    assert by_batch == pytest.approx([by_batch[0]] * 3, rel=1e-3)  # bfloat16 products
+
+
+def test_an_overfit_trial_is_stopped_and_its_best_adapter_stays(
+    config: MakeConfig, base: TransformersBase, tiny_data: Path
+) -> None:
+    trial = config(rank=32, learning_rate=1e-2, epochs=40, n_evaluations=20)
+    Path(trial.output_dir).mkdir(parents=True)
+    points: list[EvalPoint] = []
+
+    def report(point: EvalPoint) -> Stop | None:
+        points.append(point)
+        reason = Overfit(min_rise=0.02, patience=3).reason(points)
+        return Stop(outcome="overfit", reason=reason) if reason else None
+
+    result = run_trial(trial, base, MicroBatchMemory(), report)
+    assert result.outcome == "overfit"
+    assert result.best is not None and result.best.index < points[-1].index < 20
+    plain = AutoModelForCausalLM.from_pretrained(trial.model.name, dtype=torch.bfloat16)
+    model = PeftModel.from_pretrained(plain, Path(trial.output_dir) / "adapter").eval()
+    kept = loss_by_hand(tiny_data, model)
+    assert abs(kept - result.best.eval_loss) < abs(kept - points[-1].eval_loss)
+
+
+def test_gradients_are_equal_before_and_after_an_evaluation(
+    config: MakeConfig, base: TransformersBase, tiny_data: Path
+) -> None:
+    rows = TokenRows(tiny_data / "sample", 64)
+    batch = collate([rows[i] for i in range(8)])
+    torch.manual_seed(0)
+    model = base.add_adapter(config(), gradient_checkpointing=False)
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        torch.autograd.backward(base.nll_sum(model, batch))
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    before = gradients()
+    eval_loss(base, model, rows, 8)
+    after = gradients()
+    base.remove_adapter()
+    assert before and all(torch.equal(b, a) for b, a in zip(before, after, strict=True))
+
+
+def test_a_warm_base_gives_the_losses_of_a_cold_one(
+    config: MakeConfig, base: TransformersBase
+) -> None:
+    run(config(1, rank=4, neftune_alpha=5.0, dropout=0.1, epochs=1), base)
+    _, warm = run(config(2), base)
+    _, cold = run(config(3), load(config().model))  # type: ignore[arg-type]
+    assert losses(warm) == losses(cold)
+
+
+def test_a_trial_leaves_the_frozen_weights_as_they_were(
+    config: MakeConfig, base: TransformersBase
+) -> None:
+    before = checksum(base._base)
+    run(config(), base)
+    assert checksum(base._base) == before
+
+
+def test_a_base_with_a_changed_weight_is_not_clean(
+    config: MakeConfig,
+) -> None:
+    spoilt: Any = load(config().model)
+    with torch.no_grad():
+        next(spoilt._base.parameters()).view(-1)[0] += 1
+    with pytest.raises(BaseNotClean, match="frozen weights have changed"):
+        spoilt.remove_adapter()
+
+
+def test_a_trial_that_raises_gives_the_base_back(
+    config: MakeConfig, base: TransformersBase
+) -> None:
+    def report(point: EvalPoint) -> None:
+        raise RuntimeError("the report went wrong")
+
+    trial = config()
+    Path(trial.output_dir).mkdir(parents=True)
+    with pytest.raises(RuntimeError, match="the report went wrong"):
+        run_trial(trial, base, MicroBatchMemory(), report)
+    base.remove_adapter()  # raises when anything is left
+
+
+@pytest.mark.parametrize("micro_batch_size", [4, 2, 1])
+def test_the_micro_batch_changes_nothing_but_speed(
+    config: MakeConfig, base: TransformersBase, micro_batch_size: int
+) -> None:
+    _, whole = run(config(1), base)
+    _, split = run(config(2, micro_batch_size=micro_batch_size), base)
+    for one, other in zip(losses(whole), losses(split), strict=True):
+        assert one == pytest.approx(other, rel=5e-3)  # sums in bfloat16 in another order
+
+
+class LimitedMemory:
+    """A base whose device has no room for more than `limit` rows."""
+
+    def __init__(self, base: TransformersBase, limit: int) -> None:
+        self._limited, self._limit = base, limit
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._limited, name)
+
+    def nll_sum(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        if len(batch["input_ids"]) > self._limit:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return self._limited.nll_sum(model, batch)
+
+
+def test_a_micro_batch_that_does_not_fit_is_halved(
+    config: MakeConfig, base: TransformersBase
+) -> None:
+    memory = MicroBatchMemory()
+    limited: Any = LimitedMemory(base, limit=2)
+    for number in (1, 2):
+        trial = config(number)
+        Path(trial.output_dir).mkdir(parents=True)
+        result = run_trial(trial, limited, memory, lambda _: None)
+        assert (result.outcome, result.micro_batch_size) == ("completed", 2)
+    # The second trial did not try 8 and 4 again.
+    assert next(iter(memory.attempts(config()))) == Attempt(2, gradient_checkpointing=False)
+
+
+def test_a_trial_whose_single_row_does_not_fit_is_out_of_memory(
+    config: MakeConfig, base: TransformersBase
+) -> None:
+    trial = config()
+    Path(trial.output_dir).mkdir(parents=True)
+    limited: Any = LimitedMemory(base, limit=0)
+    result = run_trial(trial, limited, MicroBatchMemory(), lambda _: None)
+    assert result.outcome == "out_of_memory"
+    assert "with 1 row at a time and gradient checkpointing (rank 8, max_length 64" in result.reason
+
+
+def test_gradient_checkpointing_comes_when_one_row_does_not_fit_and_changes_no_loss(
+    config: MakeConfig, base: TransformersBase
+) -> None:
+    _, plain = run(config(1, micro_batch_size=1), base)
+    memory = MicroBatchMemory()
+    trial = config(2, micro_batch_size=1)
+    memory.did_not_fit(trial, Attempt(1, gradient_checkpointing=False))
+    Path(trial.output_dir).mkdir(parents=True)
+    points: list[EvalPoint] = []
+    run_trial(trial, base, memory, points.append)
+    assert losses(points) == losses(plain)
+    assert not base._base.is_gradient_checkpointing
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lr_scheduler": "linear"},
+        {"lr_scheduler": "constant"},
+        {"lr_scheduler": "warmup_stable_decay"},
+        {"use_rslora": True},
+        {"neftune_alpha": 5.0},
+        {"target_modules": "attention"},
+        {"target_modules": "mlp"},
+        {"target_modules": "qv"},
+        {"optimizer": "adamw_8bit"},
+        {"weight_decay": 0.1, "dropout": 0.1},
+        {"effective_batch_size": 16},
+    ],
+    ids=str,
+)
+def test_every_setting_trains(
+    config: MakeConfig, base: TransformersBase, changes: dict[str, object]
+) -> None:
+    _, points = run(config(evaluate_base=True, **changes), base)
+    assert all(math.isfinite(point.eval_loss) for point in points)
+    assert min(point.eval_loss for point in points[1:]) < points[0].eval_loss

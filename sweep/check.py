@@ -16,6 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweep.parameters import is_fixed
 from sweep.resolve import model_config, trial_settings
 from sweep.space import Space
 from sweep.space_file import SpaceError
@@ -132,7 +133,10 @@ def in_words(space: Space, check: Check) -> RenderableType:
         "search", "no limit to its points" if math.isinf(points) else f"{points:,.0f} points"
     )
     for name, domain in space.domains.items():
-        table.add_row("", f"{name}: {domain}")
+        if not is_fixed(domain):
+            table.add_row("", f"{name}: {domain}")
+    fixed = [f"{name} {domain}" for name, domain in space.domains.items() if is_fixed(domain)]
+    table.add_row("fixed", ", ".join(fixed))
     first = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}"
                       for k, v in sampled_trial(space).items())  # fmt: skip
     table.add_row("a trial", first)

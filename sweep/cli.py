@@ -115,7 +115,7 @@ def check(
         found = check.prepare_data(
             checked,
             Path(scratch) / "data",
-            backend=choose_backend(checked, on_gpus=on_gpus),
+            backend=choose_backend(checked),
             on_gpus=on_gpus,
             say=console.print,
         )

@@ -166,6 +166,13 @@ class TimesRank:
 Domain = Choices | Range | TimesRank
 
 
+def is_fixed(domain: Domain) -> bool:
+    """Whether a domain leaves nothing to search."""
+    if isinstance(domain, TimesRank):
+        return is_fixed(domain.factor)
+    return isinstance(domain, Choices) and len(domain.values) == 1
+
+
 def _shown(value: Value) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 

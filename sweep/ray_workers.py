@@ -10,7 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before ray is imported: it reads it once
+# Before Ray starts: it reads them once.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray's default is 15: whatever else runs on the box would come before the trials.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import ray
 from ray.exceptions import RayActorError

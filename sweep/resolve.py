@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep.space import Space
+from sweep.space_file import SpaceError
 from trials.config import Backend, ModelConfig, TrialConfig
 
 CPU_MICRO_BATCH = 8
@@ -28,14 +29,20 @@ Resolve = Callable[[int, Mapping[str, Any], bool], TrialConfig]
 """(number, hyperparameters, whether to measure the base model too) → what a worker runs."""
 
 
-def choose_backend(space: Space, *, on_gpus: bool) -> Backend:
-    """The backend of a space: Unsloth where CUDA is and the extra is installed, unless it says."""
-    given = space.settings.backend
-    if given != "auto":
-        return given
-    has_unsloth = importlib.util.find_spec("unsloth") is not None
-    fits = space.settings.quantization != "int8"
-    return "unsloth" if on_gpus and has_unsloth and fits else "transformers"
+def choose_backend(space: Space) -> Backend:
+    """The backend of a space: transformers, which runs anywhere, unless it asks for Unsloth.
+
+    Raises:
+        SpaceError: Unsloth is asked for and not installed.
+    """
+    if space.settings.backend != "unsloth":
+        return "transformers"
+    if importlib.util.find_spec("unsloth") is None:
+        raise SpaceError(
+            "backend: unsloth needs its extra: pip install -c constraints.txt -e '.[unsloth]', "
+            "or write backend: transformers."
+        )
+    return "unsloth"
 
 
 def model_config(space: Space, backend: Backend) -> ModelConfig:
@@ -48,6 +55,7 @@ def model_config(space: Space, backend: Backend) -> ModelConfig:
         revision=settings.revision,
         quantization=settings.quantization,
         backend=backend,
+        max_length=int(space.largest["max_length"]),
         trust_remote_code=settings.trust_remote_code,
     )
 

@@ -63,7 +63,7 @@ def run(space: Space, options: Options, console: Console) -> int:
     output_dir.mkdir(parents=True, exist_ok=True)
     with locked(output_dir):
         on_gpus = wants_gpus(options)
-        backend = choose_backend(space, on_gpus=on_gpus)
+        backend = choose_backend(space)
         found = check.prepare_data(
             space, output_dir / "data", backend=backend, on_gpus=on_gpus, say=console.print
         )

@@ -18,7 +18,7 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from sweep.parameters import Choices, Domain, Range, TimesRank, Value
+from sweep.parameters import Choices, Domain, Range, TimesRank, Value, is_fixed
 from sweep.space import Space
 
 Params = Mapping[str, Any]
@@ -42,14 +42,8 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
     return {
         optuna_name(name, domain): _distribution(domain)
         for name, domain in space.domains.items()
-        if not _is_fixed(domain)
+        if not is_fixed(domain)
     }
-
-
-def _is_fixed(domain: Domain) -> bool:
-    if isinstance(domain, TimesRank):
-        return _is_fixed(domain.factor)
-    return isinstance(domain, Choices) and len(domain.values) == 1
 
 
 def _distribution(domain: Domain) -> BaseDistribution:
@@ -79,7 +73,7 @@ def hyperparameters(space: Space, params: Params) -> dict[str, Any]:
 
 
 def _value(name: str, domain: Choices | Range, params: Params) -> Any:
-    if _is_fixed(domain) and isinstance(domain, Choices):
+    if is_fixed(domain) and isinstance(domain, Choices):
         return domain.values[0]
     sampled = params[optuna_name(name, domain)]
     if isinstance(domain, Choices) and domain.is_ordered:
@@ -95,7 +89,7 @@ def params_of(space: Space, values: Mapping[str, Value]) -> dict[str, Any]:
         if isinstance(domain, TimesRank):
             value = float(value) / float(values["rank"])
             domain, name = domain.factor, f"{name}_times_rank"
-        if _is_fixed(domain):
+        if is_fixed(domain):
             continue
         if isinstance(domain, Choices) and domain.is_ordered:
             index = min(range(len(domain.values)), key=lambda i: abs(domain.values[i] - value))  # type: ignore[operator]

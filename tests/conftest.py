@@ -42,6 +42,7 @@ def config(tiny_base: Path, tiny_data: Path, tmp_path: Path) -> Callable[..., Tr
                 revision=None,
                 quantization="nf4",
                 backend="transformers",
+                max_length=64,
                 trust_remote_code=False,
             ),
             "data_dir": str(tiny_data),

@@ -401,7 +401,7 @@ def test_rows_that_are_all_too_long_are_told_with_the_shortest(sweep: Sweep) -> 
 
 
 @pytest.fixture
-def request_(folder: Path) -> Request:
+def asked(folder: Path) -> Request:
     """What `sweep` asks of `trials.prepare`."""
     return Request(
         train=str(folder / "data/train.jsonl"),
@@ -430,32 +430,33 @@ def model(name: str) -> ModelConfig:
         revision=None,
         quantization="none",
         backend="transformers",
+        max_length=64,
         trust_remote_code=False,
     )
 
 
 def test_a_model_that_the_hub_cannot_give_is_told(
-    request_: Request, monkeypatch: pytest.MonkeyPatch
+    asked: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ConfigError, match=r"base_model: nobody/nothing cannot be read: .*Give a"):
-        prepare(replace(request_, model=model("nobody/nothing")))
+        prepare(replace(asked, model=model("nobody/nothing")))
 
 
-def test_a_model_folder_with_a_broken_config_is_told(request_: Request, folder: Path) -> None:
+def test_a_model_folder_with_a_broken_config_is_told(asked: Request, folder: Path) -> None:
     (folder / "config.json").write_text("{oh no")
     with pytest.raises(ConfigError, match=r"base_model: .* is not a valid JSON file\. Give a hub"):
-        prepare(replace(request_, model=model(str(folder))))
+        prepare(replace(asked, model=model(str(folder))))
 
 
-def test_nothing_is_left_of_a_preparation_that_failed(request_: Request, folder: Path) -> None:
+def test_nothing_is_left_of_a_preparation_that_failed(asked: Request, folder: Path) -> None:
     with pytest.raises(DataError, match=r"Raise data\.max_length"):
-        prepare(replace(request_, max_lengths=[2]))
+        prepare(replace(asked, max_lengths=[2]))
     assert sorted(path.name for path in folder.iterdir()) == ["data"]
 
 
 @pytest.mark.usefixtures("nothing_heavy")
-def test_plain_texts_are_not_rendered_as_chat(request_: Request) -> None:
+def test_plain_texts_are_not_rendered_as_chat(asked: Request) -> None:
     Path("data/train.jsonl").write_text('{"text": "one"}\n')
     with pytest.raises(DataError, match=r"data\.chat: true needs rows with prompt and completion"):
-        prepare(replace(request_, chat=True))
+        prepare(replace(asked, chat=True))

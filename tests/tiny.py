@@ -106,6 +106,7 @@ def prepared_data(base: Path, folder: Path, *, n_train: int, n_eval: int) -> Pat
                 revision=None,
                 quantization="nf4",
                 backend="transformers",
+                max_length=64,
                 trust_remote_code=False,
             ),
             max_lengths=[64],

@@ -65,6 +65,15 @@ def load(config: ModelConfig) -> FrozenBase:
     return base
 
 
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """Return the 16-bit type of the matrix products: bfloat16 unless the GPU only emulates it."""
+    import torch
+
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
+
+
 def local_or_hub(name: str) -> str:
     """Return what `from_pretrained` takes: the built-in model's folder, else `name` itself."""
     return str(smollm2_dir()) if is_builtin(name) else name

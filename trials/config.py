@@ -33,6 +33,8 @@ class ModelConfig:
     quantization: Quantization
     """`nf4`: 4 bits with double quantisation (QLoRA); `int8`: 8 bits; `none`: 16 bits."""
     backend: Backend
+    max_length: int
+    """Tokens of the longest row that a trial of the study may give it."""
     trust_remote_code: bool
     """Whether the model's own Python code may run. Off unless asked for by name."""
 

@@ -26,7 +26,12 @@ from trials.config import (
 )
 
 MODEL = ModelConfig(
-    name="none", revision=None, quantization="nf4", backend="transformers", trust_remote_code=False
+    name="none",
+    revision=None,
+    quantization="nf4",
+    backend="transformers",
+    max_length=64,
+    trust_remote_code=False,
 )
 
 

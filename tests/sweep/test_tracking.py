@@ -80,6 +80,7 @@ def config(folder: Path, number: int = 0) -> TrialConfig:
         revision=None,
         quantization="nf4",
         backend="transformers",
+        max_length=64,
         trust_remote_code=False,
     )
     return TrialConfig(

@@ -15,11 +15,12 @@ from transformers import AutoModelForCausalLM
 
 from sweep.pruners import Overfit
 from trials.backends import transformers_qlora
-from trials.backends.transformers_qlora import TransformersBase, checksum
+from trials.backends.transformers_qlora import TransformersBase
 from trials.base_model import BaseNotClean, load
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
 from trials.data import IGNORED, TokenRows
 from trials.memory import Attempt, MicroBatchMemory
+from trials.proof import checksum
 from trials.train import collate, eval_loss, evaluation_steps, n_steps, run_trial
 
 MakeConfig = Callable[..., TrialConfig]

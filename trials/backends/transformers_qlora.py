@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -12,9 +11,10 @@ import torch.nn.functional as F  # noqa: N812 - torch's own spelling
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from trials.base_model import TARGET_MODULES, BaseNotClean, local_or_hub
+from trials.base_model import TARGET_MODULES, compute_dtype, local_or_hub
 from trials.config import ModelConfig, TrialConfig
 from trials.data import IGNORED
+from trials.proof import Proof, forget_adapter
 
 
 def load(config: ModelConfig) -> TransformersBase:
@@ -33,13 +33,6 @@ def load(config: ModelConfig) -> TransformersBase:
     model.requires_grad_(False)
     _keep_cpu_kernels_differentiable(model)
     return TransformersBase(model, device, dtype, time.perf_counter() - began)
-
-
-def compute_dtype(device: torch.device) -> torch.dtype:
-    """Return the 16-bit type of the matrix products: bfloat16 unless the GPU only emulates it."""
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.float16
-    return torch.bfloat16
 
 
 def _quantization(config: ModelConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:
@@ -79,8 +72,7 @@ class TransformersBase:
         self._base = model
         self._dtype = dtype
         self._adapted: Any = None
-        self._module_names = {name for name, _ in model.named_modules()}
-        self._checksum = checksum(model)
+        self._proof = Proof(model)
 
     def add_adapter(self, config: TrialConfig, *, gradient_checkpointing: bool) -> Any:
         """Return the base with a new, untrained adapter. Seed the generators first."""
@@ -105,26 +97,8 @@ class TransformersBase:
             self._base = self._adapted.unload()
             self._adapted = None
             self._base.gradient_checkpointing_disable()
-        # What peft and transformers write onto the base outlives `unload`.
-        for left_over in ("peft_config", "_hf_peft_config_loaded"):
-            self._base.__dict__.pop(left_over, None)
-        self._base.__dict__.pop("forward", None)
-        self._base.zero_grad(set_to_none=True)
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self._prove_clean()
-
-    def _prove_clean(self) -> None:
-        names = {name for name, _ in self._base.named_modules()}
-        if names != self._module_names:
-            left = sorted(names ^ self._module_names)[:3]
-            raise BaseNotClean(f"modules differ from the loaded base model's: {left}")
-        trainable = [n for n, p in self._base.named_parameters() if p.requires_grad]
-        if trainable:
-            raise BaseNotClean(f"parameters are still trainable: {trainable[:3]}")
-        if checksum(self._base) != self._checksum:
-            raise BaseNotClean("frozen weights have changed")
+        forget_adapter(self._base)
+        self._proof.check(self._base)
 
     def nll_sum(self, model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the negative log-likelihood summed over the supervised tokens, in nats."""
@@ -143,13 +117,3 @@ class TransformersBase:
         kept = supervised[:, positions]  # (batch, positions)
         logits = output.logits[kept].float()  # (supervised tokens, vocabulary)
         return F.cross_entropy(logits, targets[:, positions][kept], reduction="sum")
-
-
-def checksum(model: torch.nn.Module) -> int:
-    """Return a number that changes when a bit of a parameter or buffer does; device-side."""
-    total = 0
-    for tensor in (*model.parameters(), *model.buffers()):
-        flat = tensor.detach().contiguous().view(-1)
-        if flat.numel():
-            total += int(flat.view(torch.uint8).sum(dtype=torch.int64))
-    return total

@@ -133,16 +133,17 @@ def ui(
     if name not in known:
         there = f"There are: {', '.join(known)}." if known else "There is none yet."
         _fail(f"{output / name}: no such sweep. {there} Look elsewhere with --output.")
-    uri = json.loads((output / name / "mlflow.json").read_text())["uri"]
+    where = json.loads((output / name / "mlflow.json").read_text())
 
     from sweep.tracking import TrackingError, ui_command
 
     free = _free_port(port)
     try:
-        command = ui_command(uri, free)
+        command = ui_command(where["uri"], free)
     except TrackingError as error:
         _fail(str(error))
-    typer.echo(f"MLflow shows {name} at http://127.0.0.1:{free}  (Ctrl-C ends it)")
+    address = f"http://127.0.0.1:{free}/#/experiments/{where['experiment_id']}/runs"
+    typer.echo(f"MLflow shows {name} at {address}  (Ctrl-C ends it)")
     sys.stdout.flush()
     os.execv(command[0], command)
 

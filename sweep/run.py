@@ -115,7 +115,8 @@ def _run_trials(
             output_dir=output_dir,
         )
         tracker.open_sweep(_parent_params(space, found), _parent_tags(), output_dir / "space.yaml")
-        (output_dir / "mlflow.json").write_text(json.dumps({"uri": without_secrets(uri)}))
+        where = {"uri": without_secrets(uri), "experiment_id": tracker.experiment_id}
+        (output_dir / "mlflow.json").write_text(json.dumps(where))
         screen = make_screen(console, Progress(budget, sweep.n_ended()), space.name)
         keep = space.settings.keep_adapters
         adapters = Adapters(sweep, output_dir, keep=keep, drop=tracker.drop_adapter)

@@ -72,7 +72,7 @@ def ui_command(uri: str, port: int) -> list[str]:
     # The host names stop DNS rebinding; any port, because of tunnels: ssh -L 8080:localhost:5000.
     hosts = "127.0.0.1:*,localhost:*"
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    command += ["--no-serve-artifacts", "--workers", "1"]
+    command += ["--no-serve-artifacts", "--workers", "1", "--uvicorn-opts", "--log-level warning"]
     return [*command, "--host", "127.0.0.1", "--port", str(port), "--allowed-hosts", hosts]
 
 
@@ -230,7 +230,9 @@ class MlflowTracker:
         found = self._client.get_experiment_by_name(self._name)
         if found is None:
             location = None if self._artifacts_dir is None else self._artifacts_dir.as_uri()
-            return str(self._client.create_experiment(self._name, artifact_location=location))
+            # Without the tag MLflow's UI takes it for an experiment with prompts and traces.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            return str(self._client.create_experiment(self._name, location, kind))
         if found.lifecycle_stage == "deleted":
             raise TrackingError(
                 f"A sweep's name must not be that of a deleted MLflow experiment, as "

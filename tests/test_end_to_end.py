@@ -175,10 +175,12 @@ def test_ctrl_c_ends_in_order_and_the_same_command_continues(
     tiny_base: Path, tmp_path: Path
 ) -> None:
     space = write_space(tmp_path, tiny_base, epochs=60)
-    output = (tmp_path / "output.txt").open("w")
-    running = subprocess.Popen(command(space), stdout=output, stderr=subprocess.STDOUT)
+    with (tmp_path / "output.txt").open("w") as output:
+        running = subprocess.Popen(command(space), stdout=output, stderr=subprocess.STDOUT)
     log = tmp_path / "out" / "tiny" / "trials" / "001" / "log.txt"
     wait_for(lambda: log.exists() and '"index": 2' in log.read_text())
+    live = Finished(tmp_path / "out" / "tiny", "", 0)
+    wait_for(lambda: "RUNNING" in {run.info.status for run in live.runs[1]})  # seen in the UI
     processes = psutil.Process(running.pid).children(recursive=True)
     os.kill(running.pid, signal.SIGINT)
     assert running.wait(timeout=60) == 130

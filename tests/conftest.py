@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
-from trials.config import ModelConfig, TrialConfig
+from trials.config import TrialConfig
 
 
 @pytest.fixture(scope="session")
@@ -37,14 +37,7 @@ def config(tiny_base: Path, tiny_data: Path, tmp_path: Path) -> Callable[..., Tr
     def make(number: int = 0, **changes: object) -> TrialConfig:
         settings: dict[str, object] = {
             "number": number,
-            "model": ModelConfig(
-                name=str(tiny_base),
-                revision=None,
-                quantization="nf4",
-                backend="transformers",
-                max_length=64,
-                trust_remote_code=False,
-            ),
+            "model": tiny.model_config(tiny_base),
             "data_dir": str(tiny_data),
             "output_dir": str(tmp_path / "trials" / f"{number:03d}"),
             "rank": 8,

@@ -91,6 +91,18 @@ def make_tokenizer() -> Any:
     )
 
 
+def model_config(base: Path) -> ModelConfig:
+    """The tiny model in 4 bits."""
+    return ModelConfig(
+        name=str(base),
+        revision=None,
+        quantization="nf4",
+        backend="transformers",
+        max_length=64,
+        trust_remote_code=False,
+    )
+
+
 def prepared_data(base: Path, folder: Path, *, n_train: int, n_eval: int) -> Path:
     """Write and prepare a data set for the tiny model; returns the prepared folder."""
     prepare(
@@ -101,14 +113,7 @@ def prepared_data(base: Path, folder: Path, *, n_train: int, n_eval: int) -> Pat
             template=None,
             chat=None,
             loss_on="completion",
-            model=ModelConfig(
-                name=str(base),
-                revision=None,
-                quantization="nf4",
-                backend="transformers",
-                max_length=64,
-                trust_remote_code=False,
-            ),
+            model=model_config(base),
             max_lengths=[64],
             n_evaluations=4,
             sample_rows=n_eval,

@@ -16,7 +16,7 @@ import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from trials.base_model import FrozenBase
 from trials.config import EvalPoint, Report, Stop, TrialConfig, TrialResult
@@ -321,7 +321,7 @@ class _AdapterTrainer(Trainer):  # type: ignore[misc]
         super().__init__(
             model=model,
             args=TrainingArguments(
-                output_dir=str(Path(config.output_dir) / "trainer"),
+                output_dir=config.output_dir,  # it writes nothing there
                 max_steps=n_steps,
                 per_device_train_batch_size=micro_batch_size,
                 gradient_accumulation_steps=config.effective_batch_size // micro_batch_size,
@@ -348,6 +348,7 @@ class _AdapterTrainer(Trainer):  # type: ignore[misc]
             ),
             train_dataset=rows,
         )
+        self.remove_callback(PrinterCallback)  # our own lines are the log
         self.latest_grad_norm: Any = math.nan
         self.latest_learning_rate = math.nan
         self._base, self._rows, self._config = base, rows, config

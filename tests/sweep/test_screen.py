@@ -1,0 +1,153 @@
+"""What a user sees while a sweep runs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from sweep.loop import Budget, Place
+from sweep.screen import LiveScreen, PlainScreen, Progress, duration, make_screen
+from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult
+
+MakeConfig = Callable[..., TrialConfig]
+PLACE = Place("box", "GPU 0")
+
+
+class Clock:
+    """Seconds that a test moves on."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def progress(clock: Clock) -> Progress:
+    return Progress(Budget(4, None, clock=clock), n_ended_before=0, clock=clock)
+
+
+def point(index: int, eval_loss: float = 1.5, seconds: float = 10.0) -> EvalPoint:
+    return EvalPoint(
+        index=index,
+        step=index * 5,
+        epoch=index / 4,
+        eval_loss=eval_loss,
+        train_loss=None if index == 0 else 1.25,
+        learning_rate=1e-4,
+        grad_norm=1.0,
+        tokens_per_second=1.0,
+        gpu_memory_gib=None,
+        seconds=seconds,
+    )
+
+
+def ended(eval_loss: float, outcome: Outcome = "completed") -> TrialResult:
+    return TrialResult(outcome=outcome, reason="Ran to its end.", best=point(2, eval_loss))
+
+
+def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
+    out = io.StringIO()
+    return Console(file=out, force_terminal=terminal, width=140, color_system=None), out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(7.2, "7 s"), (185, "3:05"), (7620, "2 h 07 min"), (59.6, "1:00")],
+)
+def test_durations_are_short_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_the_rest_is_unknown_before_a_trial_has_ended(
+    progress: Progress, config: MakeConfig
+) -> None:
+    progress.started(config(0), PLACE)
+    assert progress.seconds_left() is None
+
+
+def test_the_rest_is_told_by_the_mean_trial_and_the_slots_in_use(
+    progress: Progress, clock: Clock, config: MakeConfig
+) -> None:
+    progress.started(config(0), PLACE)
+    clock.now = 100.0
+    progress.finished(0, ended(1.0))
+    progress.started(config(1), PLACE)
+    progress.started(config(2), PLACE)
+    # Two run for 100 s each, one waits for 100 s: 300 s on two slots.
+    assert progress.seconds_left() == 150.0
+
+
+def test_a_trial_that_has_evaluated_is_timed_by_its_own_share(
+    progress: Progress, clock: Clock, config: MakeConfig
+) -> None:
+    progress.started(config(0), PLACE)
+    progress.reported(0, point(1, seconds=10.0))  # a quarter in 10 s
+    clock.now = 12.0
+    assert progress.running[0].seconds_left(clock.now) == 28.0
+
+
+def test_the_best_trials_leave_out_what_was_pruned(progress: Progress, config: MakeConfig) -> None:
+    for number, result in enumerate([ended(1.5), ended(0.5, "diverged"), ended(1.25, "overfit")]):
+        progress.started(config(number), PLACE)
+        progress.finished(number, result)
+    assert [config.number for config, _ in progress.best()] == [2, 0]
+
+
+def test_plain_lines_say_start_base_loss_quarters_and_end(
+    progress: Progress, config: MakeConfig
+) -> None:
+    screen_console, out = console(terminal=False)
+    screen = PlainScreen(screen_console, progress)
+    screen.trial_started(config(0), PLACE)
+    screen.trial_reported(0, point(0, 2.5))
+    screen.trial_reported(0, point(1))
+    screen.trial_ended(0, ended(1.25))
+    lines = out.getvalue().splitlines()
+    assert lines[0].endswith("trial 000 r8 α16 lr1e-3 e2 b8  starts on GPU 0 of box")
+    assert lines[1].endswith("eval loss of the base model itself: 2.5000")
+    assert lines[2].endswith("trial 000   25%  step 5  train 1.2500  eval 1.5000")
+    assert "completed: Ran to its end.  [1/4 trials, about" in lines[3]
+
+
+def test_the_live_table_shows_running_and_best_trials(
+    progress: Progress, clock: Clock, config: MakeConfig
+) -> None:
+    screen_console, out = console(terminal=True)
+    screen = LiveScreen(screen_console, progress, "my-sweep")
+    screen.trial_started(config(0), PLACE)
+    screen.trial_ended(0, ended(1.25, "overfit"))
+    screen.trial_started(config(1), PLACE)
+    screen.trial_reported(1, point(0, 2.5))
+    screen.trial_reported(1, point(2))
+    clock.now = 65.0
+    screen_console.print(screen._draw())
+    shown = out.getvalue()
+    assert "my-sweep  1 of 4 trials ended  elapsed 1:05" in shown
+    assert "base model 2.5000" in shown
+    assert "001 r8 α16 lr1e-3 e2 b8" in shown and "50%" in shown
+    assert "000 r8 α16 lr1e-3 e2 b8  1.2500" in shown and "overfit" in shown
+
+
+def test_a_terminal_gets_the_table_and_a_pipe_gets_lines(progress: Progress) -> None:
+    assert isinstance(make_screen(console(terminal=True)[0], progress, ""), LiveScreen)
+    assert isinstance(make_screen(console(terminal=False)[0], progress, ""), PlainScreen)
+
+
+def test_brackets_in_a_reason_are_not_taken_for_colours(
+    progress: Progress, config: MakeConfig
+) -> None:
+    screen_console, out = console(terminal=True)
+    screen = LiveScreen(screen_console, progress, "")
+    screen.trial_started(config(0), PLACE)
+    screen.trial_ended(0, TrialResult(outcome="failed", reason="KeyError: '[/red]' [bold]"))
+    assert "KeyError: '[/red]' [bold]" in out.getvalue()

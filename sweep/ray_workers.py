@@ -16,7 +16,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 
 from sweep.loop import AskTell, Place
 from trials import worker as messages
@@ -182,7 +182,7 @@ class RayRunner:
     def _take(self, slot: Slot) -> tuple[int, TrialResult] | None:
         try:
             event: messages.Event = ray.get(slot.next_event)
-        except RayActorError as error:
+        except RayError as error:
             return self._died(slot, f"The worker process died: {_death(error)}")
         slot.next_event = slot.worker.next_event.remote()
         match event:
@@ -212,7 +212,10 @@ class RayRunner:
             slot.idle_since = None
         slot.has_started = True
         self.timings.started_at.append(time.time())
-        node, gpus = ray.get(slot.worker.device.remote())
+        try:
+            node, gpus = ray.get(slot.worker.device.remote())
+        except RayError:  # it has died since; that is its next event
+            node, gpus = "unknown", []
         device = f"GPU {','.join(gpus)}" if self._on_gpus else f"CPU worker {slot.index}"
         self._sweep.started(slot.trial[1], Place(node, device))
 
@@ -228,7 +231,7 @@ class RayRunner:
         return number, messages.failed(cause, config)
 
 
-def _death(error: RayActorError) -> str:
+def _death(error: RayError) -> str:
     """Ray's reason, without its advice."""
     for line in str(error).splitlines():
         if "cause" in line.lower() or "exit" in line.lower():

@@ -302,16 +302,26 @@ def _parent_tags() -> dict[str, str]:
 
 def _summary(space: Space, sweep: Sweep, output_dir: Path, wall_seconds: float) -> report.Summary:
     best_dir = output_dir / "best"
-    shown_output = f" --output {output_dir.parent}" if str(output_dir.parent) != "sweeps" else ""
     return report.Summary(
         name=space.name,
         ended=sweep.ended(),
         ranked=sweep.ranked(),
         base_eval_loss=sweep.base_eval_loss,
         best_dir=best_dir if best_dir.exists() else None,
-        see_it_all=f"sweep ui {space.name}{shown_output}",
+        see_it_all=_see_it_all(output_dir),
         wall_seconds=wall_seconds,
         n_waiting=sweep.n_waiting(),
+    )
+
+
+def _see_it_all(output_dir: Path) -> str:
+    """Where the sweep is in MLflow: a server's page, or the command that shows its database."""
+    where = json.loads((output_dir / "mlflow.json").read_text())
+    if not where["uri"].startswith("sqlite:"):
+        return f"{where['uri']}/#/experiments/{where['experiment_id']}/runs"
+    output = output_dir.parent
+    return f"sweep ui {output_dir.name}" + (
+        f" --output {output}" if str(output) != "sweeps" else ""
     )
 
 

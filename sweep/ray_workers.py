@@ -125,7 +125,7 @@ class RayRunner:
         self._say = say
         self._slots = [Slot(index) for index in range(n_slots)]
         for slot in self._slots:
-            self._fill(slot)  # base models load while the study and MLflow are opened
+            self._fill(slot)
 
     def start(self, number: int, config: TrialConfig) -> None:
         """Give the trial to a free slot, one with a loaded base model if there is one."""

@@ -108,6 +108,14 @@ def _run_trials(
     n_gpus = ray_workers.connect(n_cpu_workers=None if on_gpus else n_workers(options))
     try:
         n_slots = _n_slots(options, n_gpus) if on_gpus else n_workers(options)
+        screen = make_screen(console, Progress(budget, sweep.n_ended()), space.name)
+        runner = ray_workers.RayRunner(  # its workers load the base model while MLflow is opened
+            model_config(space, backend),
+            n_slots=n_slots,
+            on_gpus=on_gpus,
+            sweep=sweep,
+            say=screen.say,
+        )
         tracker = MlflowTracker(
             uri=uri,
             name=space.name,
@@ -117,17 +125,9 @@ def _run_trials(
         tracker.open_sweep(_parent_params(space, found), _parent_tags(), output_dir / "space.yaml")
         where = {"uri": without_secrets(uri), "experiment_id": tracker.experiment_id}
         (output_dir / "mlflow.json").write_text(json.dumps(where))
-        screen = make_screen(console, Progress(budget, sweep.n_ended()), space.name)
         keep = space.settings.keep_adapters
         adapters = Adapters(sweep, output_dir, keep=keep, drop=tracker.drop_adapter)
         sweep.trackers = [screen, tracker, adapters]
-        runner = ray_workers.RayRunner(
-            model_config(space, backend),
-            n_slots=n_slots,
-            on_gpus=on_gpus,
-            sweep=sweep,
-            say=screen.say,
-        )
         status, failure = _loop(sweep, runner, budget, screen)
     finally:
         ray_workers.disconnect()

@@ -30,6 +30,7 @@ from trials.config import Backend
 
 if TYPE_CHECKING:
     from sweep.ray_workers import RayRunner
+    from sweep.tracking import MlflowTracker
 
 RECORDED_VERSIONS = ("sweep", "torch", "transformers", "peft", "bitsandbytes", "optuna", "ray")
 
@@ -53,6 +54,23 @@ class Options:
     """An MLflow server's address; None: a database in the sweep's folder."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A checked space, the data prepared for it, and where it runs."""
+
+    space: Space
+    options: Options
+    output_dir: Path
+    on_gpus: bool
+    backend: Backend
+    found: check.Check
+
+    @property
+    def mlflow_uri(self) -> str:
+        """The server that was named, else the database that the sweep has to itself."""
+        return self.options.mlflow or f"sqlite:///{self.output_dir.resolve() / 'mlflow.db'}"
+
+
 def run(space: Space, options: Options, console: Console) -> int:
     """Run the sweep and return the exit code: 0 done, 1 failed, 130 interrupted.
 
@@ -62,77 +80,69 @@ def run(space: Space, options: Options, console: Console) -> int:
     output_dir = options.output / space.name
     output_dir.mkdir(parents=True, exist_ok=True)
     with locked(output_dir):
-        on_gpus = wants_gpus(options)
-        backend = choose_backend(space)
+        on_gpus, backend = wants_gpus(options), choose_backend(space)
         found = check.prepare_data(
             space, output_dir / "data", backend=backend, on_gpus=on_gpus, say=console.print
         )
         console.print(check.in_words(space, found))
-        study = open_study(space, storage_url(output_dir.resolve()))
-        _same_task(study, space, backend, found, on_gpus=on_gpus)
+        job = Job(
+            space=space,
+            options=options,
+            output_dir=output_dir,
+            on_gpus=on_gpus,
+            backend=backend,
+            found=found,
+        )
+        sweep = _open_sweep(job)
         (output_dir / "space.yaml").write_text(space.text)
-        return _run_trials(space, options, console, output_dir, study, found, backend)
+        budget = loop.Budget(space.settings.budget.trials, space.settings.budget.hours)
+        if _nothing_to_do(sweep, budget):
+            console.print(f"{space.name}: all its trials have ended; raise --trials to go on.")
+            console.print(report.in_words(_summary(job, sweep, wall_seconds=0.0)))
+            return 0
+        return _run_trials(job, sweep, budget, console)
 
 
-def _run_trials(
-    space: Space,
-    options: Options,
-    console: Console,
-    output_dir: Path,
-    study: Any,
-    found: check.Check,
-    backend: Backend,
-) -> int:
+def _open_sweep(job: Job) -> Sweep:
+    study = open_study(job.space, storage_url(job.output_dir.resolve()))
+    _same_task(study, job)
+    resolve = resolver(
+        job.space,
+        backend=job.backend,
+        on_gpus=job.on_gpus,
+        output_dir=job.output_dir,
+        data_dir=job.found.data_dir,
+    )
+    return Sweep(job.space, study, resolve)
+
+
+def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -> int:
     from sweep import ray_workers
-    from sweep.tracking import MlflowTracker
 
     began = time.monotonic()
-    on_gpus = wants_gpus(options)
-    budget = loop.Budget(space.settings.budget.trials, space.settings.budget.hours)
-    sweep = Sweep(
-        space,
-        study,
-        resolver(
-            space,
-            backend=backend,
-            on_gpus=on_gpus,
-            output_dir=output_dir,
-            data_dir=found.data_dir,
-        ),
-    )
-    uri = options.mlflow or local_mlflow(output_dir)
-    if _nothing_to_do(sweep, budget):
-        console.print(f"{space.name}: all its trials have ended; raise --trials to go on.")
-        console.print(report.in_words(_summary(space, sweep, output_dir, 0.0)))
-        return 0
-    n_gpus = ray_workers.connect(n_cpu_workers=None if on_gpus else n_workers(options))
+    n_gpus = ray_workers.connect(n_cpu_workers=None if job.on_gpus else n_workers(job.options))
     try:
-        n_slots = _n_slots(options, n_gpus) if on_gpus else n_workers(options)
-        screen = make_screen(console, Progress(budget, sweep.n_ended()), space.name)
+        screen = make_screen(console, Progress(budget, sweep.n_ended()), job.space.name)
         runner = ray_workers.RayRunner(  # its workers load the base model while MLflow is opened
-            model_config(space, backend),
-            n_slots=n_slots,
-            on_gpus=on_gpus,
+            model_config(job.space, job.backend),
+            n_slots=_n_slots(job.options, n_gpus) if job.on_gpus else n_workers(job.options),
+            on_gpus=job.on_gpus,
             sweep=sweep,
             say=screen.say,
         )
-        tracker = MlflowTracker(
-            uri=uri,
-            name=space.name,
-            artifacts_dir=None if options.mlflow else (output_dir / "mlartifacts").resolve(),
-            output_dir=output_dir,
-        )
-        tracker.open_sweep(_parent_params(space, found), _parent_tags(), output_dir / "space.yaml")
-        where = {"uri": without_secrets(uri), "experiment_id": tracker.experiment_id}
-        (output_dir / "mlflow.json").write_text(json.dumps(where))
-        keep = space.settings.keep_adapters
-        adapters = Adapters(sweep, output_dir, keep=keep, drop=tracker.drop_adapter)
+        tracker = _open_tracker(job)
+        keep = job.space.settings.keep_adapters
+        adapters = Adapters(sweep, job.output_dir, keep=keep, drop=tracker.drop_adapter)
         sweep.trackers = [screen, tracker, adapters]
-        status, failure = _loop(sweep, runner, budget, screen)
+        try:
+            status, failure = _loop(sweep, runner, budget, screen)
+        except BaseException:  # a second Ctrl-C, or a fault of ours: no run is left RUNNING
+            tracker.close_sweep("KILLED", None, "The sweep was broken off; run it again.")
+            raise
     finally:
         ray_workers.disconnect()
-    (output_dir / "timings.json").write_text(json.dumps(asdict(runner.timings), indent=1))
-    summary = _summary(space, sweep, output_dir, time.monotonic() - began)
+    (job.output_dir / "timings.json").write_text(json.dumps(asdict(runner.timings), indent=1))
+    summary = _summary(job, sweep, wall_seconds=time.monotonic() - began)
     tracker.close_sweep(status, _winner(summary), report.as_markdown(summary))
     console.print(report.in_words(summary))
     if tracker.unsent:
@@ -141,6 +151,21 @@ def _run_trials(
     if failure:
         console.print(failure, style="bold red", markup=False)
     return EXIT_CODES[status]
+
+
+def _open_tracker(job: Job) -> MlflowTracker:
+    from sweep.tracking import MlflowTracker
+
+    tracker = MlflowTracker(
+        uri=job.mlflow_uri,
+        name=job.space.name,
+        artifacts_dir=None if job.options.mlflow else (job.output_dir / "mlartifacts").resolve(),
+        output_dir=job.output_dir,
+    )
+    tracker.open_sweep(_parent_params(job), _parent_tags(), job.output_dir / "space.yaml")
+    where = {"uri": without_secrets(job.mlflow_uri), "experiment_id": tracker.experiment_id}
+    (job.output_dir / "mlflow.json").write_text(json.dumps(where))
+    return tracker
 
 
 def _loop(
@@ -159,11 +184,6 @@ def _loop(
     if failure is not None:
         return "FAILED", failure
     return ("KILLED" if budget.stop.is_set() else "FINISHED"), None
-
-
-def local_mlflow(output_dir: Path) -> str:
-    """The database that a sweep has to itself."""
-    return f"sqlite:///{output_dir.resolve() / 'mlflow.db'}"
 
 
 def _nothing_to_do(sweep: Sweep, budget: loop.Budget) -> bool:
@@ -247,20 +267,19 @@ def ends_in_order(budget: loop.Budget, say: Callable[[str], None]) -> Iterator[N
             signal.signal(number, handler)
 
 
-def _same_task(
-    study: Any, space: Space, backend: Backend, found: check.Check, *, on_gpus: bool
-) -> None:
+def _same_task(study: Any, job: Job) -> None:
     """Refuse to continue a study of something else: losses or points would not compare."""
+    space, found = job.space, job.found.report
     task = {
-        "base_model": asdict(model_config(space, backend)),
-        "train": found.report["train_fingerprint"],
-        "eval": found.report["eval_fingerprint"],
-        "sample_rows": found.report["sample_rows"],
-        "chat": found.report["chat"],
+        "base_model": asdict(model_config(space, job.backend)),
+        "train": found["train_fingerprint"],
+        "eval": found["eval_fingerprint"],
+        "sample_rows": found["sample_rows"],
+        "chat": found["chat"],
         "loss_on": space.settings.data.loss_on,
         "evaluations": space.settings.evaluate.times,
         "search": {name: str(domain) for name, domain in space.domains.items()},
-        "optimizer": trial_settings(space, on_gpus=on_gpus).optimizer,
+        "optimizer": trial_settings(space, on_gpus=job.on_gpus).optimizer,
         "seed": space.settings.seed,
     }
     known = study.user_attrs.get("task")
@@ -275,8 +294,8 @@ def _same_task(
         )
 
 
-def _parent_params(space: Space, found: check.Check) -> dict[str, object]:
-    settings = space.settings
+def _parent_params(job: Job) -> dict[str, object]:
+    space, settings, found = job.space, job.space.settings, job.found
     params: dict[str, object] = {
         f"search.{name}": str(domain) for name, domain in space.domains.items()
     }
@@ -300,15 +319,15 @@ def _parent_tags() -> dict[str, str]:
     return versions | {"version.python": platform.python_version()}
 
 
-def _summary(space: Space, sweep: Sweep, output_dir: Path, wall_seconds: float) -> report.Summary:
-    best_dir = output_dir / "best"
+def _summary(job: Job, sweep: Sweep, *, wall_seconds: float) -> report.Summary:
+    best_dir = job.output_dir / "best"
     return report.Summary(
-        name=space.name,
+        name=job.space.name,
         ended=sweep.ended(),
         ranked=sweep.ranked(),
         base_eval_loss=sweep.base_eval_loss,
         best_dir=best_dir if best_dir.exists() else None,
-        see_it_all=_see_it_all(output_dir),
+        see_it_all=_see_it_all(job.output_dir),
         wall_seconds=wall_seconds,
         n_waiting=sweep.n_waiting(),
     )
@@ -316,7 +335,8 @@ def _summary(space: Space, sweep: Sweep, output_dir: Path, wall_seconds: float) 
 
 def _see_it_all(output_dir: Path) -> str:
     """Where the sweep is in MLflow: a server's page, or the command that shows its database."""
-    where = json.loads((output_dir / "mlflow.json").read_text())
+    known = output_dir / "mlflow.json"
+    where = json.loads(known.read_text()) if known.exists() else {"uri": "sqlite:"}
     if not where["uri"].startswith("sqlite:"):
         return f"{where['uri']}/#/experiments/{where['experiment_id']}/runs"
     output = output_dir.parent

@@ -118,9 +118,9 @@ def in_words(space: Space, check: Check) -> RenderableType:
     total = memory["weights_gib"] + memory["adapter_gib"] + memory["activations_gib"]
     table.add_row(
         "base model",
-        f"{space.settings.base_model}, {memory['base_parameters'] / 1e6:,.0f} M parameters in "
+        f"{space.settings.base_model}, {_millions(memory['base_parameters'])} parameters in "
         f"{space.settings.quantization}; the largest adapter has "
-        f"{memory['adapter_parameters'] / 1e6:,.1f} M",
+        f"{_millions(memory['adapter_parameters'])}",
     )
     table.add_row(
         "memory",
@@ -149,6 +149,10 @@ def in_words(space: Space, check: Check) -> RenderableType:
 def plain_example(report: dict[str, Any]) -> str:
     """The rendered example for an output without colours: ⟦the supervised part⟧ in brackets."""
     return "".join(f"⟦{text}⟧" if supervised else text for text, supervised in report["example"])
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e6:,.0f} M" if count >= 1e8 else f"{count / 1e6:,.1f} M"
 
 
 def _counts_in_words(counts: dict[str, int], length: str | None) -> str:

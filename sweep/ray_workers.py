@@ -227,7 +227,9 @@ class RayRunner:
             return None
         number, config = trial
         if not slot.has_started:
-            self._sweep.started(config, Place(socket.gethostname(), "none"))
+            self._sweep.started(
+                config, Place(socket.gethostname(), "a worker that did not come up")
+            )
         return number, messages.failed(cause, config)
 
 

@@ -176,11 +176,15 @@ def _loop(
     with ends_in_order(budget, screen.say), screen:
         try:
             loop.run(sweep, runner, budget)
+            if budget.seconds_left == 0.0:
+                screen.say("The hours are over: trials that still run are set aside.")
         except SweepFailed as error:
             failure = str(error)
         finally:
             runner.shutdown()
             sweep.interrupt()
+    if failure is None and not budget.stop.is_set() and sweep.ended() and not sweep.ranked():
+        failure = "No trial reached an eval loss that counts."
     if failure is not None:
         return "FAILED", failure
     return ("KILLED" if budget.stop.is_set() else "FINISHED"), None

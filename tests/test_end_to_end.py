@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -203,6 +204,19 @@ def test_ctrl_c_ends_in_order_and_the_same_command_continues(
     numbers = sorted(int(run.data.tags["trial_number"]) for run in children)
     assert numbers == list(range(6)) == [trial.number for trial in continued.study.trials]
     assert all(run.data.tags["outcome"] != "interrupted" for run in children)
+
+
+def test_a_sweep_in_which_every_trial_fails_has_failed(tiny_base: Path, tmp_path: Path) -> None:
+    space = write_space(tmp_path, tiny_base)
+    broken = shutil.copytree(tiny_base, tmp_path / "broken")
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    failed = sweep_run(space, "--set", "base_model=broken", "--trials", "2")
+    assert failed.exit_code == 1
+    assert "A worker cannot load the base model: SafetensorError" in failed.output
+    assert "No trial reached an eval loss that counts" in failed.output
+    parents, children = failed.runs
+    assert {run.info.status for run in [*parents, *children]} == {"FAILED"}
 
 
 def test_two_processes_in_one_sweep_are_refused(tiny_base: Path, tmp_path: Path) -> None:

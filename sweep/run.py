@@ -134,16 +134,17 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
         keep = job.space.settings.keep_adapters
         adapters = Adapters(sweep, job.output_dir, keep=keep, drop=tracker.drop_adapter)
         sweep.trackers = [screen, tracker, adapters]
-        try:
-            status, failure = _loop(sweep, runner, budget, screen)
-        except BaseException:  # a second Ctrl-C, or a fault of ours: no run is left RUNNING
-            tracker.close_sweep("KILLED", None, "The sweep was broken off; run it again.")
-            raise
+        with ends_in_order(budget, screen.say):
+            try:
+                status, failure = _loop(sweep, runner, budget, screen)
+            except BaseException:  # a third Ctrl-C, or a fault of ours: no run is left RUNNING
+                tracker.close_sweep("KILLED", None, "The sweep was broken off; run it again.")
+                raise
+            summary = _summary(job, sweep, wall_seconds=time.monotonic() - began)
+            tracker.close_sweep(status, _winner(summary), report.as_markdown(summary))
     finally:
         ray_workers.disconnect()
     (job.output_dir / "timings.json").write_text(json.dumps(asdict(runner.timings), indent=1))
-    summary = _summary(job, sweep, wall_seconds=time.monotonic() - began)
-    tracker.close_sweep(status, _winner(summary), report.as_markdown(summary))
     console.print(report.in_words(summary))
     if tracker.unsent:
         words = f"{tracker.unsent} writes did not reach MLflow: {tracker.first_error}"
@@ -173,7 +174,7 @@ def _loop(
 ) -> tuple[Status, str | None]:
     """Run the trials; whatever ends them, no process and no running trial is left."""
     failure: str | None = None
-    with ends_in_order(budget, screen.say), screen:
+    with screen:
         try:
             loop.run(sweep, runner, budget)
             if budget.seconds_left == 0.0:
@@ -255,13 +256,23 @@ def locked(output_dir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ends_in_order(budget: loop.Budget, say: Callable[[str], None]) -> Iterator[None]:
-    """Let the first Ctrl-C (or SIGTERM) end the sweep in order; a second one ends it at once."""
+    """Let Ctrl-C (or SIGTERM) end the sweep in order; only the third one breaks it off.
+
+    The second usually comes from somebody who did not see that the first was heard.
+    """
+    answers = iter(
+        [
+            "Stopping: running trials are set aside, everything is written down …",
+            "Still writing everything down; once more breaks that off.",
+        ]
+    )
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if budget.stop.is_set():
-            raise KeyboardInterrupt
         budget.stop.set()
-        say("Stopping: running trials are set aside, everything is written down …")
+        answer = next(answers, None)
+        if answer is None:
+            raise KeyboardInterrupt
+        say(answer)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -183,7 +182,9 @@ def test_ctrl_c_ends_in_order_and_the_same_command_continues(
     live = Finished(tmp_path / "out" / "tiny", "", 0)
     wait_for(lambda: "RUNNING" in {run.info.status for run in live.runs[1]})  # seen in the UI
     processes = psutil.Process(running.pid).children(recursive=True)
-    os.kill(running.pid, signal.SIGINT)
+    for _ in range(2):  # an impatient user
+        running.send_signal(signal.SIGINT)
+        time.sleep(0.3)
     assert running.wait(timeout=60) == 130
     psutil.wait_procs(processes, timeout=20)
     assert not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from trials.data import LossOn, TokenRow
 
-FORMAT = 1
+FORMAT = 2
 """Of the prepared folder; a folder of another format is made anew."""
 
 
@@ -81,11 +81,12 @@ def prepare(request: Request) -> dict[str, Any]:
     if not request.model.name.startswith("/"):
         print(f"reading the tokenizer of {request.model.name}", flush=True)
     tokenizer = _reachable(request.model, lambda: load_tokenizer(request.model))
-    memory = _reachable(request.model, lambda: _memory(request))
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     unfinished.mkdir(parents=True)
     try:
         report = _write(request, tokenizer, train, eval_, unfinished)
+        longest = max(counts["longest"] for counts in report["train"].values())
+        memory = _reachable(request.model, lambda: _memory(request, longest))
         report |= {"content": content, "memory": memory}
         (unfinished / "report.json").write_text(json.dumps(report, indent=1))
         if folder.exists():
@@ -245,7 +246,7 @@ def _write(
     }
 
 
-def _memory(request: Request) -> dict[str, float]:
+def _memory(request: Request, longest_row: int) -> dict[str, float]:
     from trials.memory import estimate
 
     return estimate(
@@ -254,7 +255,7 @@ def _memory(request: Request) -> dict[str, float]:
         target_modules=request.target_modules,
         optimizer=request.optimizer,
         micro_batch_size=request.micro_batch_size,
-        max_length=max(request.max_lengths),
+        max_length=min(max(request.max_lengths), longest_row),
     )
 
 

@@ -62,6 +62,7 @@ def prepare_data(
         "n_evaluations": settings.evaluate.times,
         "sample_rows": settings.evaluate.rows,
         "smallest_epochs": space.smallest["epochs"],
+        "smallest_batch": int(space.smallest["effective_batch_size"]),
         "largest_rank": int(largest["rank"]),
         "target_modules": _widest_target(space),
         "micro_batch_size": min(fixed.micro_batch_size, int(largest["effective_batch_size"])),
@@ -142,13 +143,10 @@ def in_words(space: Space, check: Check) -> RenderableType:
     table.add_row("a trial", first)
     example = Text("", overflow="fold")
     for text, supervised in report["example"]:
-        example.append(text, style="bold green reverse" if supervised else "dim")
-    return Group(table, Text("\nThe first train row; its supervised part is marked:"), example)
-
-
-def plain_example(report: dict[str, Any]) -> str:
-    """The rendered example for an output without colours: ⟦the supervised part⟧ in brackets."""
-    return "".join(f"⟦{text}⟧" if supervised else text for text, supervised in report["example"])
+        # The brackets tell it where there are no colours: in a pipe, in a log.
+        marked = f"⟦{text}⟧" if supervised else text
+        example.append(marked, style="bold green reverse" if supervised else "dim")
+    return Group(table, Text("\nThe first train row; its supervised part is marked ⟦so⟧:"), example)
 
 
 def _millions(count: float) -> str:

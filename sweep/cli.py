@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -89,7 +89,11 @@ def run(
     except OSError as error:
         _fail(f"--output {output}: must be a folder that can be written to; {error.strerror}.")
     options = Options(output=output, workers=workers, gpus=gpus, mlflow=mlflow)
-    raise typer.Exit(run(checked, options, _console()))
+    try:
+        code = run(checked, options, _console())
+    except KeyboardInterrupt:
+        _interrupted()
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -132,7 +136,7 @@ def ui(
     known = sorted(path.parent.name for path in output.glob("*/mlflow.json"))
     if name not in known:
         there = f"There are: {', '.join(known)}." if known else "There is none yet."
-        _fail(f"{output / name}: no such sweep. {there} Look elsewhere with --output.")
+        _fail(f"{(output / name).resolve()}: no such sweep. {there} Look elsewhere with --output.")
     where = json.loads((output / name / "mlflow.json").read_text())
 
     from sweep.tracking import TrackingError, ui_command
@@ -157,11 +161,15 @@ def main() -> None:
             raise  # a fault of ours: it deserves its traceback
         _fail(str(error))
     except KeyboardInterrupt:
-        typer.echo("Interrupted.", err=True)
-        sys.exit(130)
+        _interrupted()
 
 
-def _fail(words: str) -> None:
+def _interrupted() -> NoReturn:
+    typer.echo("Interrupted; what had ended is kept, and the same command goes on.", err=True)
+    sys.exit(130)
+
+
+def _fail(words: str) -> NoReturn:
     typer.echo(words, err=True)
     sys.exit(2)
 

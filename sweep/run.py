@@ -100,6 +100,12 @@ def run(space: Space, options: Options, console: Console) -> int:
             console.print(f"{space.name}: all its trials have ended; raise --trials to go on.")
             console.print(report.in_words(_summary(job, sweep, wall_seconds=0.0)))
             return 0
+        if sweep.n_ended() or sweep.n_waiting():
+            console.print(
+                f"\nContinuing {space.name}: {sweep.n_ended()} trials have ended, "
+                f"{sweep.n_waiting()} were cut off and go on."
+            )
+        console.print("\nStarting Ray; the workers load the base model …")
         return _run_trials(job, sweep, budget, console)
 
 
@@ -120,21 +126,23 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
     from sweep import ray_workers
 
     began = time.monotonic()
+    screen = make_screen(
+        console, Progress(budget, sweep.ended(), sweep.base_eval_loss), job.space.name
+    )
     n_gpus = ray_workers.connect(n_cpu_workers=None if job.on_gpus else n_workers(job.options))
-    try:
-        screen = make_screen(console, Progress(budget, sweep.n_ended()), job.space.name)
-        runner = ray_workers.RayRunner(  # its workers load the base model while MLflow is opened
-            model_config(job.space, job.backend),
-            n_slots=_n_slots(job.options, n_gpus) if job.on_gpus else n_workers(job.options),
-            on_gpus=job.on_gpus,
-            sweep=sweep,
-            say=screen.say,
-        )
-        tracker = _open_tracker(job)
-        keep = job.space.settings.keep_adapters
-        adapters = Adapters(sweep, job.output_dir, keep=keep, drop=tracker.drop_adapter)
-        sweep.trackers = [screen, tracker, adapters]
-        with ends_in_order(budget, screen.say):
+    with ends_in_order(budget, screen.say):  # after Ray's start, which takes the signals too
+        try:
+            runner = ray_workers.RayRunner(  # workers load the base model while MLflow is opened
+                model_config(job.space, job.backend),
+                n_slots=_n_slots(job.options, n_gpus) if job.on_gpus else n_workers(job.options),
+                on_gpus=job.on_gpus,
+                sweep=sweep,
+                say=screen.say,
+            )
+            tracker = _open_tracker(job)
+            keep = job.space.settings.keep_adapters
+            adapters = Adapters(sweep, job.output_dir, keep=keep, drop=tracker.drop_adapter)
+            sweep.trackers = [screen, tracker, adapters]
             try:
                 status, failure = _loop(sweep, runner, budget, screen)
             except BaseException:  # a third Ctrl-C, or a fault of ours: no run is left RUNNING
@@ -142,10 +150,11 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
                 raise
             summary = _summary(job, sweep, wall_seconds=time.monotonic() - began)
             tracker.close_sweep(status, _winner(summary), report.as_markdown(summary))
-    finally:
-        ray_workers.disconnect()
-    (job.output_dir / "timings.json").write_text(json.dumps(asdict(runner.timings), indent=1))
-    console.print(report.in_words(summary))
+        finally:
+            ray_workers.disconnect()
+        timings = json.dumps(asdict(runner.timings), indent=1)
+        (job.output_dir / "timings.json").write_text(timings)
+        console.print(report.in_words(summary))
     if tracker.unsent:
         words = f"{tracker.unsent} writes did not reach MLflow: {tracker.first_error}"
         console.print(words, style="red", markup=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.loop import Budget, Place
-from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult
+from sweep.study import Ended
+from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult, trial_name
 
 COLOURS: dict[Outcome, str] = {
     "completed": "green",
@@ -26,7 +27,11 @@ COLOURS: dict[Outcome, str] = {
     "interrupted": "magenta",
 }
 N_BEST = 5
-BAR_WIDTH = 20
+COUNTS: tuple[Outcome, ...] = ("completed", "overfit")
+"""Outcomes of trials whose best eval loss counts."""
+BAR_WIDTH, NARROW_BAR_WIDTH = 20, 6
+WIDE = 110
+"""Columns of a terminal from which on the table shows everything it knows."""
 
 
 @dataclass
@@ -47,25 +52,38 @@ class Running:
         return max(0.0, self.point.seconds / share - (now - self.began))
 
 
+@dataclass(frozen=True, order=True, slots=True)
+class Valued:
+    """An ended trial that has a value; they sort by it."""
+
+    eval_loss: float
+    number: int
+    name: str
+    outcome: Outcome
+
+
 class Progress:
     """What both screens know: running trials, ended trials, and how long the rest will take."""
 
     def __init__(
-        self, budget: Budget, n_ended_before: int, clock: Callable[[], float] = time.monotonic
+        self,
+        budget: Budget,
+        earlier: Sequence[Ended] = (),
+        base_eval_loss: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.budget = budget
         self.clock = clock
         self.began = clock()
         self.running: dict[int, Running] = {}
-        self.ended: list[tuple[TrialConfig, TrialResult]] = []
-        self.base_eval_loss: float | None = None
-        self._n_ended_before = n_ended_before
+        self.n_ended = len(earlier)
+        self.base_eval_loss = base_eval_loss
         self._durations: list[float] = []
-
-    @property
-    def n_ended(self) -> int:
-        """Trials of the study that have ended."""
-        return self._n_ended_before + len(self.ended)
+        self._valued = [
+            Valued(t.eval_loss_best, t.number, trial_name(t.number, t.hyperparameters), t.outcome)
+            for t in earlier
+            if t.eval_loss_best is not None and t.outcome in COUNTS
+        ]
 
     def started(self, config: TrialConfig, place: Place) -> None:
         """A trial has its slot."""
@@ -87,18 +105,16 @@ class Progress:
         if trial is None:
             return None
         if result.outcome != "interrupted":
-            self.ended.append((trial.config, result))
+            self.n_ended += 1
+            if result.best is not None and result.outcome in COUNTS:
+                config, loss = trial.config, result.best.eval_loss
+                self._valued.append(Valued(loss, number, config.name, result.outcome))
             self._durations.append(self.clock() - trial.began)
         return trial.config
 
-    def best(self) -> list[tuple[TrialConfig, TrialResult]]:
+    def best(self) -> list[Valued]:
         """Ended trials that have a value, the lowest eval loss first."""
-        valued = [
-            (result.best.eval_loss, config.number, config, result)
-            for config, result in self.ended
-            if result.best is not None and result.outcome in ("completed", "overfit")
-        ]
-        return [(config, result) for _, _, config, result in sorted(valued, key=lambda v: v[:2])]
+        return sorted(self._valued)
 
     def seconds_left(self) -> float | None:
         """Of the sweep, by the mean duration of its trials; None before the first one has ended."""
@@ -242,24 +258,27 @@ class LiveScreen:
     def _running(self, now: float) -> RenderableType:
         if not self._progress.running:
             return Text("workers load the base model …", style="dim")
+        wide = self._console.width >= WIDE
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for heading in ("running", "on", "progress", "step", "train", "eval", "best"):
+        for heading in ("running", "progress", "train", "eval", "left"):
             table.add_column(heading, no_wrap=True)
-        table.add_column("elapsed", justify="right", no_wrap=True)
-        table.add_column("left", justify="right", no_wrap=True)
+        for heading in ("best", "step", "elapsed", "on") if wide else ():
+            table.add_column(heading, no_wrap=True)
         for trial in self._progress.running.values():
             point, left = trial.point, trial.seconds_left(now)
-            table.add_row(
+            bar_width = BAR_WIDTH if wide else NARROW_BAR_WIDTH
+            cells: list[str | Text] = [
                 trial.config.name,
-                trial.place.device,
-                _bar(point.index if point else 0, trial.config.n_evaluations),
-                str(point.step) if point else "",
+                _bar(point.index if point else 0, trial.config.n_evaluations, bar_width),
                 _loss(point.train_loss) if point else "",
                 f"{point.eval_loss:.4f}" if point else "",
-                _loss(trial.eval_loss_best),
-                duration(now - trial.began),
                 duration(left) if left is not None else "",
-            )
+                _loss(trial.eval_loss_best),
+                str(point.step) if point else "",
+                duration(now - trial.began),
+                trial.place.device,
+            ]
+            table.add_row(*cells[: len(table.columns)])
         return table
 
     def _best(self, progress: Progress) -> list[RenderableType]:
@@ -267,16 +286,11 @@ class LiveScreen:
         if not ended:
             return []
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for heading in ("best", "eval loss", "at step", "outcome"):
+        for heading in ("best", "eval loss", "outcome"):
             table.add_column(heading, no_wrap=True)
-        for config, result in ended:
-            assert result.best is not None
-            table.add_row(
-                config.name,
-                f"{result.best.eval_loss:.4f}",
-                str(result.best.step),
-                Text(result.outcome, style=COLOURS[result.outcome]),
-            )
+        for trial in ended:
+            outcome = Text(trial.outcome, style=COLOURS[trial.outcome])
+            table.add_row(trial.name, f"{trial.eval_loss:.4f}", outcome)
         return [table]
 
 
@@ -301,10 +315,10 @@ def _is_quarter(index: int, n_evaluations: int) -> bool:
     return index * 4 // n_evaluations > (index - 1) * 4 // n_evaluations
 
 
-def _bar(done: int, of: int) -> Text:
-    filled = round(BAR_WIDTH * done / of)
+def _bar(done: int, of: int, width: int) -> Text:
+    filled = round(width * done / of)
     bar = Text("━" * filled, style="green")
-    bar.append("━" * (BAR_WIDTH - filled), style="bright_black")
+    bar.append("━" * (width - filled), style="bright_black")
     bar.append(f" {done / of:4.0%}")
     return bar
 

@@ -54,8 +54,11 @@ class Space:
 
     @property
     def smallest(self) -> dict[str, float]:
-        """The fewest epochs and the shortest max_length: the cheapest trial."""
-        return {name: _bound(self.domains[name], min) for name in ("epochs", "max_length")}
+        """The fewest epochs, the shortest max_length, the smallest effective_batch_size."""
+        return {
+            name: _bound(self.domains[name], min)
+            for name in ("epochs", "max_length", "effective_batch_size")
+        }
 
     @property
     def largest(self) -> dict[str, float]:

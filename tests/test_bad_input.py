@@ -415,6 +415,7 @@ def asked(folder: Path) -> Request:
         n_evaluations=20,
         sample_rows=256,
         smallest_epochs=1.0,
+        smallest_batch=8,
         largest_rank=16,
         target_modules="all-linear",
         micro_batch_size=8,

@@ -118,6 +118,7 @@ def prepared_data(base: Path, folder: Path, *, n_train: int, n_eval: int) -> Pat
             n_evaluations=4,
             sample_rows=n_eval,
             smallest_epochs=100,
+            smallest_batch=8,
             largest_rank=8,
             target_modules="all-linear",
             micro_batch_size=8,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -100,12 +100,18 @@ class TrialConfig:
 
     @property
     def name(self) -> str:
-        """The trial as a person reads it in a list: `017 r16 α32 lr3.1e-4 e2 b16`."""
-        rate = f"{self.learning_rate:.1e}".replace("e-0", "e-").replace(".0e", "e")
-        return (
-            f"{self.number:03d} r{self.rank} α{self.alpha:g} lr{rate} "
-            f"e{self.epochs:g} b{self.effective_batch_size}"
-        )
+        """The trial as a person reads it in a list."""
+        names = ("rank", "alpha", "learning_rate", "epochs", "effective_batch_size")
+        return trial_name(self.number, {name: getattr(self, name) for name in names})
+
+
+def trial_name(number: int, hyperparameters: Mapping[str, float]) -> str:
+    """Return a trial's name: `017 r16 α32 lr3.1e-4 e2 b16`."""
+    rate = f"{hyperparameters['learning_rate']:.1e}".replace("e-0", "e-").replace(".0e", "e")
+    return (
+        f"{number:03d} r{hyperparameters['rank']} α{hyperparameters['alpha']:g} lr{rate} "
+        f"e{hyperparameters['epochs']:g} b{hyperparameters['effective_batch_size']}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

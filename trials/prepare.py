@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -48,6 +49,8 @@ class Request:
     sample_rows: int
     """At most so many eval rows are read at each evaluation."""
     smallest_epochs: float
+    smallest_batch: int
+    """The smallest effective batch: the most optimizer steps in an epoch."""
     largest_rank: int
     target_modules: str
     micro_batch_size: int
@@ -134,13 +137,8 @@ def _read(request: Request) -> tuple[list[Example], list[Example]]:
 
 def _content(request: Request, train: Sequence[Example], eval_: Sequence[Example]) -> str:
     """A digest of all that decides the prepared folder."""
-    settings = {
-        key: value
-        for key, value in asdict(request).items()
-        if key in ("chat", "loss_on", "model", "max_lengths", "n_evaluations", "sample_rows")
-        or key in ("smallest_epochs", "seed", "largest_rank", "target_modules", "optimizer")
-        or key == "micro_batch_size"
-    }
+    elsewhere = ("train", "eval", "columns", "template", "output_dir")  # in the rows, or nowhere
+    settings = {key: value for key, value in asdict(request).items() if key not in elsewhere}
     parts = [FORMAT, fingerprint(train), fingerprint(eval_), settings]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -227,9 +225,11 @@ def _write(
     data.write_rows(sample, folder / "sample")
     data.write_sample(data.TokenRows(folder / "sample", longest), folder / "eval_sample.jsonl")
     sample_tokens = sum(len(row.input_ids) for row in sample)
+    steps = math.ceil((shortest_train.rows - shortest_train.dropped) / request.smallest_batch)
+    n_evaluations = min(request.n_evaluations, max(1, round(steps * request.smallest_epochs)))
     evaluation_share = (
         data.EVALUATION_COST
-        * request.n_evaluations
+        * n_evaluations
         * sample_tokens
         / (shortest_train.tokens * request.smallest_epochs)
     )

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from sweep.loop import Budget, Place
 from sweep.screen import LiveScreen, PlainScreen, Progress, duration, make_screen
+from sweep.study import Ended
 from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult
 
 MakeConfig = Callable[..., TrialConfig]
@@ -33,7 +34,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def progress(clock: Clock) -> Progress:
-    return Progress(Budget(4, None, clock=clock), n_ended_before=0, clock=clock)
+    return Progress(Budget(4, None, clock=clock), clock=clock)
 
 
 def point(index: int, eval_loss: float = 1.5, seconds: float = 10.0) -> EvalPoint:
@@ -100,7 +101,7 @@ def test_the_best_trials_leave_out_what_was_pruned(progress: Progress, config: M
     for number, result in enumerate([ended(1.5), ended(0.5, "diverged"), ended(1.25, "overfit")]):
         progress.started(config(number), PLACE)
         progress.finished(number, result)
-    assert [config.number for config, _ in progress.best()] == [2, 0]
+    assert [trial.number for trial in progress.best()] == [2, 0]
 
 
 def test_plain_lines_say_start_base_loss_quarters_and_end(
@@ -136,6 +137,26 @@ def test_the_live_table_shows_running_and_best_trials(
     assert "base model 2.5000" in shown
     assert "001 r8 α16 lr1e-3 e2 b8" in shown and "50%" in shown
     assert "000 r8 α16 lr1e-3 e2 b8  1.2500" in shown and "overfit" in shown
+
+
+def test_a_narrow_terminal_still_shows_names_shares_and_losses(
+    progress: Progress, config: MakeConfig
+) -> None:
+    out = io.StringIO()
+    narrow = Console(file=out, force_terminal=True, width=80, color_system=None)
+    screen = LiveScreen(narrow, progress, "my-sweep")
+    screen.trial_started(config(1), PLACE)
+    screen.trial_reported(1, point(2))
+    narrow.print(screen._draw())
+    assert "001 r8 α16 lr1e-3 e2 b8  ━━━━━━  50%  1.2500  1.5000" in out.getvalue()
+
+
+def test_a_continued_sweep_shows_what_it_has(clock: Clock) -> None:
+    values = {"rank": 8, "alpha": 8.0, "learning_rate": 1e-3, "epochs": 1}
+    earlier = Ended(3, {**values, "effective_batch_size": 4}, "completed", "", 1.25, 1.0)
+    progress = Progress(Budget(4, None), [earlier], 2.5, clock)
+    assert (progress.n_ended, progress.base_eval_loss) == (1, 2.5)
+    assert progress.best()[0].name == "003 r8 α8 lr1e-3 e1 b4"
 
 
 def test_a_terminal_gets_the_table_and_a_pipe_gets_lines(progress: Progress) -> None:

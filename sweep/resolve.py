@@ -10,7 +10,7 @@ from typing import Any
 
 from sweep.space import Space
 from sweep.space_file import SpaceError
-from trials.config import Backend, ModelConfig, TrialConfig
+from trials.config import Backend, ModelConfig, TrialConfig, largest_divisor
 
 CPU_MICRO_BATCH = 8
 GPU_MICRO_BATCH = 16
@@ -85,14 +85,12 @@ def resolver(
 
     def resolve(number: int, values: Mapping[str, Any], evaluate_base: bool) -> TrialConfig:
         effective_batch_size = int(values["effective_batch_size"])
-        at_most = min(fixed.micro_batch_size, effective_batch_size)
-        micro = next(m for m in range(at_most, 0, -1) if effective_batch_size % m == 0)
         return TrialConfig(
             number=number,
             model=model,
             data_dir=str(data_dir.resolve()),
             output_dir=str((output_dir / "trials" / f"{number:03d}").resolve()),
-            micro_batch_size=micro,
+            micro_batch_size=largest_divisor(effective_batch_size, fixed.micro_batch_size),
             eval_batch_size=fixed.micro_batch_size,
             optimizer=fixed.optimizer,
             n_evaluations=space.settings.evaluate.times,

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.loop import Budget, Place
-from sweep.study import Ended
+from sweep.study import COUNTS, Ended
 from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult, trial_name
 
 COLOURS: dict[Outcome, str] = {
@@ -27,8 +27,6 @@ COLOURS: dict[Outcome, str] = {
     "interrupted": "magenta",
 }
 N_BEST = 5
-COUNTS: tuple[Outcome, ...] = ("completed", "overfit")
-"""Outcomes of trials whose best eval loss counts."""
 BAR_WIDTH, NARROW_BAR_WIDTH = 20, 6
 WIDE = 110
 """Columns of a terminal from which on the table shows everything it knows."""

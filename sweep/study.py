@@ -31,6 +31,9 @@ STATES: Mapping[Outcome, TrialState] = {
     "failed": TrialState.FAIL,
 }
 
+COUNTS = frozenset(o for o, state in STATES.items() if state is TrialState.COMPLETE)
+"""Outcomes of trials whose best eval loss counts."""
+
 SAME_CAUSE_LIMIT = 5
 """So many failures in a row with one cause are not bad luck."""
 
@@ -297,14 +300,14 @@ class Sweep:
         valued = [
             trial
             for trial in self.ended()
-            if STATES[trial.outcome] is TrialState.COMPLETE and trial.eval_loss_best is not None
+            if trial.outcome in COUNTS and trial.eval_loss_best is not None
         ]
         return sorted(valued, key=lambda trial: (trial.eval_loss_best, trial.number))
 
 
 def _checked(result: TrialResult) -> TrialResult:
     """A run that ended without one finite eval loss has no value: it failed, and says so."""
-    if STATES.get(result.outcome) is TrialState.COMPLETE and result.best is None:
+    if result.outcome in COUNTS and result.best is None:
         return TrialResult(
             outcome="failed",
             reason=f"No evaluation gave a finite eval loss. {result.reason}",

@@ -105,6 +105,11 @@ class TrialConfig:
         return trial_name(self.number, {name: getattr(self, name) for name in names})
 
 
+def largest_divisor(number: int, at_most: int) -> int:
+    """Return the largest divisor of `number` that is not above `at_most` (at least 1)."""
+    return next(d for d in range(min(number, at_most), 0, -1) if number % d == 0)
+
+
 def trial_name(number: int, hyperparameters: Mapping[str, float]) -> str:
     """Return a trial's name: `017 r16 α32 lr3.1e-4 e2 b16`."""
     rate = f"{hyperparameters['learning_rate']:.1e}".replace("e-0", "e-").replace(".0e", "e")

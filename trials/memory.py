@@ -9,12 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from trials.base_model import TARGET_MODULES, local_or_hub
-from trials.config import ModelConfig, TrialConfig
-
-
-def largest_divisor(number: int, at_most: int) -> int:
-    """Return the largest divisor of `number` that is not above `at_most` (at least 1)."""
-    return next(d for d in range(min(number, at_most), 0, -1) if number % d == 0)
+from trials.config import ModelConfig, TrialConfig, largest_divisor
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,33 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from platformdirs import user_cache_path
 
 from tests import tiny
 from trials.config import TrialConfig
+from trials.smollm2 import FOLDER
+
+
+def _cache_of_our_own() -> tempfile.TemporaryDirectory[str]:
+    """Let every process of the tests cache in a folder that goes with them.
+
+    The built-in model alone is taken from the user's cache, where it is: it takes a download.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="sweep-tests-")
+    model_dir = user_cache_path("sweep") / FOLDER
+    os.environ["XDG_CACHE_HOME"] = folder.name
+    if model_dir.is_dir():
+        (Path(folder.name) / "sweep").mkdir()
+        (Path(folder.name) / "sweep" / FOLDER).symlink_to(model_dir)
+    return folder
+
+
+_CACHE = _cache_of_our_own()
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +65,7 @@ def config(tiny_base: Path, tiny_data: Path, tmp_path: Path) -> Callable[..., Tr
             "learning_rate": 1e-3,
             "epochs": 2,
             "effective_batch_size": 8,
+            "gpus_per_trial": 1,
             "micro_batch_size": 8,
             "eval_batch_size": 8,
             "max_length": 64,
@@ -56,9 +77,11 @@ def config(tiny_base: Path, tiny_data: Path, tmp_path: Path) -> Callable[..., Tr
             "max_grad_norm": 1.0,
             "target_modules": "all-linear",
             "use_rslora": False,
+            "use_dora": False,
             "neftune_alpha": 0.0,
             "n_evaluations": 4,
             "evaluate_base": False,
+            "checkpoint_minutes": 10.0,
             "seed": 0,
         }
         return TrialConfig(**{**settings, **changes})  # type: ignore[arg-type]

@@ -97,6 +97,7 @@ def model_config(base: Path) -> ModelConfig:
         name=str(base),
         revision=None,
         quantization="nf4",
+        compute_dtype="auto",
         backend="transformers",
         max_length=64,
         trust_remote_code=False,

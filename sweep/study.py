@@ -313,6 +313,7 @@ def _checked(result: TrialResult) -> TrialResult:
             reason=f"No evaluation gave a finite eval loss. {result.reason}",
             cause="no finite eval loss",
             micro_batch_size=result.micro_batch_size,
+            gradient_checkpointing=result.gradient_checkpointing,
             training_seconds=result.training_seconds,
             evaluation_seconds=result.evaluation_seconds,
         )

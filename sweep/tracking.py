@@ -308,8 +308,10 @@ class MlflowTracker:
         config = self._started[number][0]
         if result.outcome != "interrupted":  # the trial goes on later, perhaps with another one
             micro_batch_size = result.micro_batch_size or config.micro_batch_size
-            steps = config.effective_batch_size // micro_batch_size
+            steps = config.effective_batch_size // (micro_batch_size * config.gpus_per_trial)
             found = {"micro_batch_size": micro_batch_size, "gradient_accumulation_steps": steps}
+            if result.gradient_checkpointing is not None:
+                found["gradient_checkpointing"] = result.gradient_checkpointing
             self._log_params(self._client.get_run(run_id), found)
         self._set_tags(run_id, {"outcome": result.outcome, "outcome_reason": result.reason})
         seconds = [

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from trials.config import ConfigError, ModelConfig, TrialConfig
+from trials.config import ComputeDtype, ConfigError, ModelConfig, TrialConfig
 from trials.smollm2 import is_builtin, smollm2_dir
 
 if TYPE_CHECKING:
@@ -31,10 +31,25 @@ class FrozenBase(Protocol):
     """A base model in a worker: loaded once, it carries one adapter at a time."""
 
     device: torch.device
+    dtype: torch.dtype
+    """Of the matrix products."""
     load_seconds: float
+    activation_bytes_per_token: float
+    """See `trials.memory`; without an adapter."""
 
-    def add_adapter(self, config: TrialConfig, *, gradient_checkpointing: bool) -> Any:
-        """Return the base with a new, untrained adapter (a peft model). Seed first."""
+    def add_adapter(self, config: TrialConfig) -> Any:
+        """Return the base with a new, untrained adapter (a peft model). Seed first.
+
+        Raises:
+            ConfigError: The backend cannot train such an adapter.
+        """
+
+    def recompute_activations(self) -> None:
+        """From now on compute activations again in the backward pass, instead of keeping them.
+
+        Until the adapter is removed; may be called in the middle of a training. Slower by about a
+        third, in much less memory, with the same result.
+        """
 
     def remove_adapter(self) -> None:
         """Give the base back as it was loaded.
@@ -44,11 +59,15 @@ class FrozenBase(Protocol):
         """
 
     def nll_sum(self, model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return the negative log-likelihood summed over the supervised tokens, in nats, float32.
+        """Return the negative log-likelihood summed over the supervised tokens, in nats.
 
         Args:
-            batch: `input_ids`, `attention_mask`, `labels`, each (batch, sequence) on the device;
-                a label is -100 where there is no loss.
+            batch: `input_ids`, `attention_mask`, `labels`, each (batch, sequence), on the host
+                (pinned, where the device is a GPU) and padded on the right; a label is -100 where
+                there is no loss. The first token of a row is never a target.
+
+        Returns:
+            A float32 scalar on the device. The call does not wait for the device.
         """
 
 
@@ -65,10 +84,13 @@ def load(config: ModelConfig) -> FrozenBase:
     return base
 
 
-def compute_dtype(device: torch.device) -> torch.dtype:
-    """Return the 16-bit type of the matrix products: bfloat16 unless the GPU only emulates it."""
+def compute_dtype(name: ComputeDtype, device: torch.device) -> torch.dtype:
+    """Return the type of the matrix products; auto is bfloat16 unless the GPU only emulates it."""
     import torch
 
+    if name != "auto":
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16
     return torch.bfloat16

@@ -9,6 +9,7 @@ from typing import Literal
 
 Backend = Literal["transformers", "unsloth"]
 Quantization = Literal["nf4", "int8", "none"]
+ComputeDtype = Literal["auto", "bfloat16", "float16", "float32"]
 Outcome = Literal[
     "completed", "overfit", "diverged", "outclassed", "out_of_memory", "failed", "interrupted"
 ]
@@ -32,6 +33,8 @@ class ModelConfig:
     """A branch, tag or commit of the hub; None for the hub's own default branch."""
     quantization: Quantization
     """`nf4`: 4 bits with double quantisation (QLoRA); `int8`: 8 bits; `none`: 16 bits."""
+    compute_dtype: ComputeDtype
+    """Of the matrix products; auto: bfloat16, or float16 where a GPU only emulates it."""
     backend: Backend
     max_length: int
     """Tokens of the longest row that a trial of the study may give it."""
@@ -60,8 +63,11 @@ class TrialConfig:
     """Passes over the training rows; may be a fraction."""
     effective_batch_size: int
     """Sequences per optimizer step. A hyperparameter: it changes the result."""
+    gpus_per_trial: int
+    """Processes that share each effective batch, one on each GPU."""
     micro_batch_size: int
-    """Sequences per forward pass. A memory setting: it must not change the result."""
+    """Sequences per forward pass of one GPU. A memory setting: it must not change the result. The
+    first that is tried."""
     eval_batch_size: int
     """Sequences per forward pass of an evaluation: equal in all trials of a study, since sums in 16
     bits differ a little with the shape of a batch."""
@@ -77,26 +83,31 @@ class TrialConfig:
     target_modules: str
     """A preset of `trials.backends`: all-linear, attention, mlp or qv."""
     use_rslora: bool
+    use_dora: bool
+    """Whether the weights' magnitudes are trained apart from their directions (DoRA)."""
     neftune_alpha: float
     """Scale of the noise on embeddings while training (Jain et al., 2023); 0 is off."""
     n_evaluations: int
     """K: evaluations in a full run, evenly spread over the trial's own optimizer steps."""
     evaluate_base: bool
     """Whether to measure the base model's own eval loss before the first step (point 0)."""
+    checkpoint_minutes: float
+    """Training between two checkpoints of the trial; shorter trials write none."""
     seed: int
 
     def __post_init__(self) -> None:
-        if self.effective_batch_size % self.micro_batch_size:
+        if self.effective_batch_size % (self.micro_batch_size * self.gpus_per_trial):
+            gpus = f" x gpus_per_trial ({self.gpus_per_trial})" if self.gpus_per_trial > 1 else ""
             raise ConfigError(
                 f"effective_batch_size ({self.effective_batch_size}) must be a multiple of "
-                f"micro_batch_size ({self.micro_batch_size}). "
+                f"micro_batch_size ({self.micro_batch_size}){gpus}. "
                 f"Choose a micro_batch_size that divides every effective_batch_size searched."
             )
 
     @property
     def gradient_accumulation_steps(self) -> int:
-        """Micro-batches per optimizer step."""
-        return self.effective_batch_size // self.micro_batch_size
+        """Micro-batches of each GPU per optimizer step."""
+        return self.effective_batch_size // (self.micro_batch_size * self.gpus_per_trial)
 
     @property
     def name(self) -> str:
@@ -170,6 +181,8 @@ class TrialResult:
     """The evaluation with the lowest eval loss; its adapter is the one on disk."""
     micro_batch_size: int | None = None
     """The micro-batch that fitted; None when the trial ended before one was known."""
+    gradient_checkpointing: bool | None = None
+    """Whether it fitted only with activations computed again; None as above."""
     training_seconds: float = 0.0
     evaluation_seconds: float = 0.0
 

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from trials.base_model import TARGET_MODULES, local_or_hub
 from trials.config import ModelConfig, TrialConfig, largest_divisor
+
+if TYPE_CHECKING:
+    from trials.base_model import FrozenBase
+    from trials.data_parallel import Group
+
+Key = tuple[int, int, str, bool]
+
+
+class DoesNotFit(Exception):
+    """Not even one row at a time, with gradient checkpointing, fits into memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,34 +41,113 @@ class Attempt:
 
 @dataclass
 class MicroBatchMemory:
-    """What a worker has learnt about the micro-batches that its device can hold."""
+    """What a worker has learnt about the batches that its device can hold, for one base model."""
 
-    _failed: dict[tuple[int, int, str], Attempt] = field(default_factory=dict)
+    _failed: dict[Key, Attempt] = field(default_factory=dict)
+    _eval_limits: dict[Key, int] = field(default_factory=dict)
 
-    def attempts(self, config: TrialConfig) -> Iterator[Attempt]:
-        """Yield attempts, the fastest first; each micro-batch divides the effective batch.
+    def attempts(self, config: TrialConfig, estimated: int) -> Iterator[Attempt]:
+        """Yield attempts, the fastest first; each micro-batch divides a GPU's share of the batch.
 
         What has run out of memory before is left out, but for the very last resort.
+
+        Args:
+            estimated: Rows that are believed to fit; the first attempt holds no more.
         """
-        sizes = [largest_divisor(config.effective_batch_size, config.micro_batch_size)]
+        share = config.effective_batch_size // config.gpus_per_trial
+        sizes = [largest_divisor(share, config.micro_batch_size)]
         while sizes[-1] > 1:
-            sizes.append(largest_divisor(config.effective_batch_size, sizes[-1] // 2))
+            sizes.append(largest_divisor(share, sizes[-1] // 2))
         *attempts, last = [
             Attempt(m, checkpointing) for checkpointing in (False, True) for m in sizes
         ]
         for attempt in attempts:
-            failed = self._failed.get(self._key(config))
-            if failed is None or not attempt.needs_as_much_as(failed):
+            believed = attempt.gradient_checkpointing or attempt.micro_batch_size <= max(
+                estimated, 1
+            )
+            failed = self._failed.get(_key(config))
+            if believed and (failed is None or not attempt.needs_as_much_as(failed)):
                 yield attempt
         yield last
 
     def did_not_fit(self, config: TrialConfig, attempt: Attempt) -> None:
         """Remember that this attempt ran out of memory, so that no later trial makes it."""
-        self._failed[self._key(config)] = attempt
+        self._failed[_key(config)] = attempt
 
-    @staticmethod
-    def _key(config: TrialConfig) -> tuple[int, int, str]:
-        return config.max_length, config.rank, config.target_modules
+    def eval_batch_size(self, config: TrialConfig) -> int:
+        """Rows of an evaluation's forward pass: the study's own, unless it did not fit before."""
+        return min(config.eval_batch_size, self._eval_limits.get(_key(config), 2**31))
+
+    def evaluation_did_not_fit(self, config: TrialConfig, size: int) -> None:
+        """Remember that evaluation batches of `size` rows do not fit: later ones hold half."""
+        self._eval_limits[_key(config)] = max(1, size // 2)
+
+
+def _key(config: TrialConfig) -> Key:
+    return config.max_length, config.rank, config.target_modules, config.use_dora
+
+
+class Fit:
+    """How a running trial uses its device's memory: it takes less whenever that has run out."""
+
+    def __init__(self, memory: MicroBatchMemory, config: TrialConfig, estimated: int) -> None:
+        self._memory, self._config = memory, config
+        self._attempts = memory.attempts(config, estimated)
+        self.attempt = next(self._attempts)
+        self.eval_batch_size = memory.eval_batch_size(config)
+
+    def go_on_with(self, attempt: Attempt, eval_batch_size: int) -> None:
+        """Use what a checkpoint says of the trial's earlier part."""
+        self.attempt, self.eval_batch_size = attempt, eval_batch_size
+        self._attempts = (
+            a
+            for a in self._memory.attempts(self._config, attempt.micro_batch_size)
+            if not a.needs_as_much_as(attempt)
+        )
+
+    def shrink(self) -> bool:
+        """Take the next attempt after the present one ran out of memory; False: there is none."""
+        print(f"out of memory: {self.attempt}", flush=True)
+        self._memory.did_not_fit(self._config, self.attempt)
+        following = next(self._attempts, None)
+        self.attempt = following or self.attempt
+        return following is not None
+
+    def shrink_evaluation(self) -> bool:
+        """Halve the evaluation's batch after it ran out of memory; False: it holds one row."""
+        print(f"out of memory: evaluation of {self.eval_batch_size} rows at a time", flush=True)
+        if self.eval_batch_size == 1:
+            return False
+        self._memory.evaluation_did_not_fit(self._config, self.eval_batch_size)
+        self.eval_batch_size = self._memory.eval_batch_size(self._config)
+        return True
+
+
+FREE_SHARE = 0.9
+"""Of the free memory that an estimate may plan with; the rest is for what it does not know."""
+
+
+def rows_that_fit(
+    base: FrozenBase, config: TrialConfig, *, longest_row: int, n_trained: int, group: Group
+) -> int:
+    """Estimate how many rows a forward and backward pass can hold, on the fullest device.
+
+    Args:
+        longest_row: Tokens.
+        n_trained: Parameters of the adapter, whose gradients and optimizer state come yet.
+    """
+    state = n_trained * (4 + ADAMW_BYTES[config.optimizer])
+    free = FREE_SHARE * free_bytes(base.device) - state
+    return int(group.smallest(free) // (longest_row * base.activation_bytes_per_token))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return what this process can still take of the device's memory."""
+    if device.type != "cuda":
+        return int(psutil.virtual_memory().available)
+    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(free) + unused
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -82,6 +173,20 @@ WEIGHT_BYTES = {"nf4": 0.5 + 0.127 / 8, "int8": 1.0, "none": 2.0}
 """Bytes of a frozen linear weight; NF4 with double quantisation adds 0.127 bits (QLoRA, 3)."""
 
 
+def activation_bytes_per_token(model: torch.nn.Module) -> float:
+    """Estimate the bytes that one token of a micro-batch keeps on the device in training.
+
+    Of every linear its input and its output in 16 bits, and as much again for norms, rotary
+    embeddings, attention and the adapter's own path; the logits in 16 bits, in float32, and their
+    gradient. A rough upper guess: no gradient checkpointing, a target at every position.
+    """
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    widths = sum(m.in_features + m.out_features for m in linears)
+    vocabulary = model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
+    return float(2 * 2 * widths / 1.5 + vocabulary * (2 + 4 + 4))
+
+
 def estimate(
     model: ModelConfig,
     *,
@@ -96,8 +201,7 @@ def estimate(
     Returns:
         `base_parameters` and `adapter_parameters` (counts); `weights_gib`; `adapter_gib` (float32
         weights, gradients, optimizer); `activations_gib` for one micro-batch of the longest rows
-        without gradient checkpointing: what each decoder layer keeps for its backward pass, and
-        the logits in float32. A rough upper guess, since rows are seldom all that long.
+        without gradient checkpointing. A rough upper guess, since rows are seldom all that long.
     """
     config = AutoConfig.from_pretrained(
         local_or_hub(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
@@ -119,11 +223,7 @@ def estimate(
     n_linear = sum(module.weight.numel() for module in linears.values())
     n_base = sum(parameter.numel() for parameter in shapes.parameters())
     n_adapter = rank * sum(module.in_features + module.out_features for module in targets)
-    tokens = micro_batch_size * max_length
-    # Of every linear: its input and its output in 16 bits, and as much again for norms, rotary
-    # embeddings, attention and the adapter's own path.
-    per_token = 2 * 2 * sum(m.in_features + m.out_features for m in linears.values()) / 1.5
-    logits = tokens * config.get_text_config().vocab_size * (2 + 4 + 4)
+    activations = micro_batch_size * max_length * activation_bytes_per_token(shapes)
     gib = 2.0**30
     return {
         "base_parameters": float(n_base),
@@ -131,5 +231,5 @@ def estimate(
         "weights_gib": (n_linear * WEIGHT_BYTES[model.quantization] + (n_base - n_linear) * 2)
         / gib,
         "adapter_gib": n_adapter * (4 + 4 + ADAMW_BYTES[optimizer]) / gib,
-        "activations_gib": (tokens * per_token + logits) / gib,
+        "activations_gib": activations / gib,
     }

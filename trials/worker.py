@@ -65,13 +65,18 @@ class TrialThread:
     """One thread that loads the base model and runs trials; its owner exchanges messages with it.
 
     All of torch stays in that one thread; the process stays free to answer.
+
+    Args:
+        n_processes: That train each trial together, this one included; the others are started here.
     """
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig, n_processes: int = 1) -> None:
         self.events: queue.Queue[Event] = queue.Queue()
         self._trials: queue.Queue[tuple[int, TrialConfig]] = queue.Queue()
         self._verdicts: queue.Queue[Stop | None] = queue.Queue()
-        threading.Thread(target=self._work, args=(model,), daemon=True, name="trials").start()
+        threading.Thread(
+            target=self._work, args=(model, n_processes), daemon=True, name="trials"
+        ).start()
 
     def start(self, number: int, config: TrialConfig) -> None:
         """Run a trial as soon as the base model is there."""
@@ -81,15 +86,19 @@ class TrialThread:
         """Give the verdict that the running trial waits for."""
         self._verdicts.put(verdict)
 
-    def _work(self, model: ModelConfig) -> None:
+    def _work(self, model: ModelConfig, n_processes: int) -> None:
         began = time.perf_counter()
         try:
             from trials.base_model import load
+            from trials.data_parallel import ALONE, Peers
 
+            peers = Peers(model, n_processes) if n_processes > 1 else None
             # Unsloth patches transformers and peft as it is imported: the backend comes first.
             base = load(model)
             from trials.memory import MicroBatchMemory
             from trials.train import run_trial
+
+            group = peers.join() if peers else ALONE
         except Exception as error:
             self.events.put(Broken(cause_of(error), traceback.format_exc()))
             return
@@ -97,6 +106,7 @@ class TrialThread:
         memory = MicroBatchMemory()
 
         def report(point: EvalPoint) -> Stop | None:
+            print(json.dumps(asdict(point)), flush=True)
             self.events.put(Reported(number, point))
             return self._verdicts.get()
 
@@ -105,7 +115,11 @@ class TrialThread:
             self.events.put(Started(number))
             with logged(Path(config.output_dir)):
                 write_config(config)
-                result, is_clean = guarded(lambda: run_trial(config, base, memory, report), config)  # noqa: B023
+                group.broadcast(config)
+                result, is_clean = guarded(
+                    lambda: run_trial(config, base, memory, report, group),  # noqa: B023
+                    config,
+                )
             self.events.put(Ended(number, result, is_clean))
 
 

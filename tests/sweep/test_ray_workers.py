@@ -58,6 +58,23 @@ def test_four_trials_run_at_once_on_four_devices_and_never_two_on_one(
     assert len(runner.timings.gaps) == 5
 
 
+def test_trials_on_two_devices_each_share_none_of_them(four_gpus: None, config: MakeConfig) -> None:
+    configs = [config(n, epochs=4, gpus_per_trial=2, micro_batch_size=4) for n in range(3)]
+    sweep = Recording(configs)
+    runner = RayRunner(config().model, n_slots=2, on_gpus=True, gpus_per_trial=2, sweep=sweep)
+    run(sweep, runner, Budget(None, None))
+    runner.shutdown()
+    assert {result.outcome for result in sweep.results.values()} == {"completed"}
+    assert max(map(len, sweep.running_together())) == 2
+    assert {place.device for place in sweep.places.values()} == {"GPU 0,1", "GPU 2,3"}
+    left = [p for p in psutil.process_iter(["cmdline"]) if is_peer_of_ours(p)]
+    assert psutil.wait_procs(left, timeout=10)[1] == []
+
+
+def is_peer_of_ours(process: psutil.Process) -> bool:
+    return "trials.data_parallel" in (process.info["cmdline"] or [])
+
+
 def test_a_killed_worker_costs_its_trial_alone(local_ray: None, config: MakeConfig) -> None:
     killed: list[int] = []
 

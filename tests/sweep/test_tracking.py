@@ -79,6 +79,7 @@ def config(folder: Path, number: int = 0) -> TrialConfig:
         name="tiny",
         revision=None,
         quantization="nf4",
+        compute_dtype="auto",
         backend="transformers",
         max_length=64,
         trust_remote_code=False,
@@ -94,6 +95,7 @@ def config(folder: Path, number: int = 0) -> TrialConfig:
         epochs=2.0,
         effective_batch_size=16,
         eval_batch_size=8,
+        gpus_per_trial=1,
         micro_batch_size=8,
         max_length=512,
         dropout=0.0,
@@ -104,9 +106,11 @@ def config(folder: Path, number: int = 0) -> TrialConfig:
         max_grad_norm=1.0,
         target_modules="all-linear",
         use_rslora=False,
+        use_dora=False,
         neftune_alpha=0.0,
         n_evaluations=2,
         evaluate_base=True,
+        checkpoint_minutes=10.0,
         seed=1,
     )
 

@@ -17,12 +17,19 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.parameters import is_fixed
-from sweep.resolve import model_config, trial_settings
+from sweep.resolve import (
+    backend_in_words,
+    backend_notes,
+    choose_backend,
+    model_config,
+    trial_settings,
+)
 from sweep.space import Space
 from sweep.space_file import SpaceError
+from sweep.words import counted
 
 if TYPE_CHECKING:
-    from trials.config import Backend
+    from sweep.settings import Budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +39,21 @@ class Check:
     data_dir: Path
     report: dict[str, Any]
     """Of `trials.prepare`."""
+    on_gpus: bool
+    """Whether trials are to run on GPUs."""
 
 
 def prepare_data(
     space: Space,
     data_dir: Path,
     *,
-    backend: Backend,
     on_gpus: bool,
     say: Callable[[str], None],
 ) -> Check:
     """Read and tokenise the data, size up the model, in a process of its own.
 
     Raises:
-        SpaceError: With every problem of the data, or the model's.
+        SpaceError: With every problem of the data, or the model's; or Unsloth is not installed.
     """
     settings, data = space.settings, space.settings.data
     fixed = trial_settings(space, on_gpus=on_gpus)
@@ -57,7 +65,7 @@ def prepare_data(
         "template": data.template,
         "chat": data.chat,
         "loss_on": data.loss_on,
-        "model": asdict(model_config(space, backend)),
+        "model": asdict(model_config(space, choose_backend(space, on_gpus=on_gpus))),
         "max_lengths": sorted({int(space.smallest["max_length"]), int(largest["max_length"])}),
         "n_evaluations": settings.evaluate.times,
         "sample_rows": settings.evaluate.rows,
@@ -65,7 +73,10 @@ def prepare_data(
         "smallest_batch": int(space.smallest["effective_batch_size"]),
         "largest_rank": int(largest["rank"]),
         "target_modules": _widest_target(space),
-        "micro_batch_size": min(fixed.micro_batch_size, int(largest["effective_batch_size"])),
+        "micro_batch_size": min(
+            fixed.micro_batch_size,
+            int(largest["effective_batch_size"]) // settings.gpus_per_trial,
+        ),
         "optimizer": fixed.optimizer,
         "seed": settings.seed,
         "output_dir": str(data_dir.resolve()),
@@ -89,7 +100,7 @@ def prepare_data(
         answer = json.loads(answer_path.read_text())
     if "problems" in answer:
         raise SpaceError(answer["problems"])
-    return Check(data_dir, answer["report"])
+    return Check(data_dir, answer["report"], on_gpus)
 
 
 def _widest_target(space: Space) -> str:
@@ -129,6 +140,7 @@ def in_words(space: Space, check: Check) -> RenderableType:
         f"{memory['weights_gib']:.1f}, adapter {memory['adapter_gib']:.1f}, "
         f"activations {memory['activations_gib']:.1f}",
     )
+    table.add_row("backend", backend_in_words(space, on_gpus=check.on_gpus))
     points = space.n_points
     table.add_row(
         "search", "no limit to its points" if math.isinf(points) else f"{points:,.0f} points"
@@ -138,15 +150,30 @@ def in_words(space: Space, check: Check) -> RenderableType:
             table.add_row("", f"{name}: {domain}")
     fixed = [f"{name} {domain}" for name, domain in space.domains.items() if is_fixed(domain)]
     table.add_row("fixed", ", ".join(fixed))
+    table.add_row("budget", _budget_in_words(space.settings.budget))
     first = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}"
-                      for k, v in sampled_trial(space).items())  # fmt: skip
-    table.add_row("a trial", first)
+                      for k, v in first_trial(space).items())  # fmt: skip
+    table.add_row("first trial", first)
+    backend = choose_backend(space, on_gpus=check.on_gpus)
+    notes = [*report.get("notes", []), *backend_notes(space, backend)]
+    yellow = [Text(note, style="yellow") for note in notes]
     example = Text("", overflow="fold")
     for text, supervised in report["example"]:
         # The brackets tell it where there are no colours: in a pipe, in a log.
         marked = f"⟦{text}⟧" if supervised else text
         example.append(marked, style="bold green reverse" if supervised else "dim")
-    return Group(table, Text("\nThe first train row; its supervised part is marked ⟦so⟧:"), example)
+    heading = Text("\nThe first train row; its supervised part is marked ⟦so⟧:")
+    return Group(table, *yellow, heading, example)
+
+
+def _budget_in_words(budget: Budget) -> str:
+    """`24 trials, 8 hours at most`."""
+    words = []
+    if budget.trials is not None:
+        words.append(counted(budget.trials, "trial"))
+    if budget.hours is not None:
+        words.append(counted(budget.hours, "hour"))
+    return f"{', '.join(words)} at most"
 
 
 def _millions(count: float) -> str:
@@ -165,12 +192,14 @@ def _counts_in_words(counts: dict[str, int], length: str | None) -> str:
     return words + (f" at max_length {length}" if length else "")
 
 
-def sampled_trial(space: Space) -> dict[str, Any]:
-    """One trial as the sampler would draw it, in full."""
+def first_trial(space: Space) -> dict[str, Any]:
+    """The first trial of a new study in full: the first of `start_with`, filled in as asked."""
     import optuna
 
-    from sweep.search import distributions, hyperparameters, make_sampler
+    from sweep.search import distributions, hyperparameters, make_sampler, params_of
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=make_sampler(space, number=0))
+    for start in space.start_with[:1]:
+        study.enqueue_trial(params_of(space, start))
     return hyperparameters(space, study.ask(distributions(space)).params)

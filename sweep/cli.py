@@ -19,7 +19,29 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"sweep {version('sweep')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
 
 SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="The search space.")]
 Workers = Annotated[
@@ -55,7 +77,7 @@ def run(
     ] = None,
     hours: Annotated[
         float | None,
-        typer.Option(min=0.0, help="End after so many hours of this run.", show_default=False),
+        typer.Option(help="End after so many hours of this run, above 0.", show_default=False),
     ] = None,
     workers: Workers = None,
     gpus: Gpus = None,
@@ -84,10 +106,7 @@ def run(
     from sweep.space import load_space
 
     checked = load_space(space, overrides)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        _fail(f"--output {output}: must be a folder that can be written to; {error.strerror}.")
+    _make_output(output)
     options = Options(output=output, workers=workers, gpus=gpus, mlflow=mlflow)
     try:
         code = run(checked, options, _console())
@@ -108,22 +127,90 @@ def check(
     import tempfile
 
     from sweep import check
-    from sweep.resolve import choose_backend
-    from sweep.run import Options, wants_gpus
+    from sweep.devices import wants_gpus
     from sweep.space import load_space
 
     checked = load_space(space, _overrides(sets, name, seed))
     console = _console()
-    on_gpus = wants_gpus(Options(output=Path(), workers=workers, gpus=None, mlflow=None))
+    on_gpus = wants_gpus(workers=workers)
     with tempfile.TemporaryDirectory() as scratch:
         found = check.prepare_data(
             checked,
             Path(scratch) / "data",
-            backend=choose_backend(checked),
             on_gpus=on_gpus,
             say=console.print,
         )
     console.print(check.in_words(checked, found))
+
+
+@app.command()
+def trial(
+    space: SpaceFile,
+    params: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help="Its hyperparameters, as JSON or YAML: '{\"rank\": 16}'. Others have the space's "
+            "fixed value, or the usual one or the nearest to it.",
+            show_default=False,
+        ),
+    ] = None,
+    number: Annotated[
+        int | None,
+        typer.Option(min=0, help="Repeat this trial of the sweep.", show_default=False),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Run on processors, with the threads of one of so many workers.",
+            show_default=False,
+        ),
+    ] = None,
+    evaluate_base: Annotated[
+        bool, typer.Option(help="Measure the base model's own eval loss first.")
+    ] = True,
+    to_the_end: Annotated[
+        bool, typer.Option("--to-the-end", help="Go on when it has diverged or overfits.")
+    ] = False,
+    pdb: Annotated[
+        bool, typer.Option("--pdb", help="Open a debugger where the trial fails.")
+    ] = False,
+    name: Name = None,
+    output: Output = Path("sweeps"),
+    seed: Seed = None,
+    sets: Sets = None,
+) -> None:
+    """Run one trial in this process, to debug it: without Ray, MLflow or a study.
+
+    Exit codes: 0 it has an eval loss that counts, 1 it has none, 2 bad input, 130 interrupted.
+    """
+    if params is not None and number is not None:
+        _fail("--params and --number: a trial has the hyperparameters of one of the two; give one.")
+
+    from sweep.space import load_space
+
+    checked = load_space(space, _overrides(sets, name, seed))
+
+    _make_output(output)
+
+    from sweep.trial import Options, run
+
+    options = Options(
+        output=output,
+        workers=workers,
+        params="{}" if params is None else params,
+        number=number,
+        evaluate_base=evaluate_base,
+        to_the_end=to_the_end,
+        pdb=pdb,
+    )
+    try:
+        code = run(checked, options, _console())
+    except KeyboardInterrupt:
+        typer.echo("Interrupted.", err=True)
+        code = 130
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -186,6 +273,13 @@ def _overrides(sets: list[str] | None, name: str | None, seed: int | None) -> di
     if seed is not None:
         overrides["seed"] = str(seed)
     return overrides
+
+
+def _make_output(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _fail(f"--output {output}: must be a folder that can be written to; {error.strerror}.")
 
 
 def _free_port(wanted: int) -> int:

@@ -106,6 +106,7 @@ HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
         str, "all-linear", "where adapters sit", names=("all-linear", "attention", "mlp", "qv")
     ),
     "use_rslora": Hyperparameter(bool, False, "scale by alpha / sqrt(rank)"),
+    "use_dora": Hyperparameter(bool, False, "train magnitudes apart from directions"),
     "neftune_alpha": Hyperparameter(float, 0.0, "noise on embeddings; 0 is off", at_least=0),
     "max_length": Hyperparameter(int, 1024, "tokens of a training row", above=1),
 }

@@ -12,8 +12,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sweep.screen import COLOURS, duration
+from sweep.screen import COLOURS
 from sweep.study import Ended
+from sweep.words import counted, duration
 
 SHOWN = {
     "rank": "rank",
@@ -52,7 +53,7 @@ def in_words(summary: Summary) -> RenderableType:
     """The summary as it stands on the terminal."""
     parts: list[RenderableType] = [Text()]
     counts = Counter(trial.outcome for trial in summary.ended)
-    headline = Text(f"{summary.name}: {len(summary.ended)} trials", style="bold")
+    headline = Text(f"{summary.name}: {counted(len(summary.ended), 'trial')}", style="bold")
     headline.append(f" in {duration(summary.wall_seconds)}", style="not bold")
     for outcome, n in counts.most_common():
         headline.append(f"  {n} {outcome}", style=f"not bold {COLOURS[outcome]}")
@@ -62,7 +63,7 @@ def in_words(summary: Summary) -> RenderableType:
     if summary.n_waiting:
         parts.append(
             Text(
-                f"{summary.n_waiting} trials were cut off; the same command continues with them.",
+                f"{counted(summary.n_waiting, 'trial')} cut off; the same command goes on there.",
                 style="magenta",
             )
         )
@@ -126,7 +127,7 @@ def as_markdown(summary: Summary) -> str:
     """The summary for the parent run's description in MLflow."""
     counts = Counter(trial.outcome for trial in summary.ended)
     lines = [
-        f"**{len(summary.ended)} trials**: "
+        f"**{counted(len(summary.ended), 'trial')}**: "
         + ", ".join(f"{n} {outcome}" for outcome, n in counts.most_common())
     ]
     if summary.winner is not None and summary.winner.eval_loss_best is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,20 +30,79 @@ Resolve = Callable[[int, Mapping[str, Any], bool], TrialConfig]
 """(number, hyperparameters, whether to measure the base model too) → what a worker runs."""
 
 
-def choose_backend(space: Space) -> Backend:
-    """The backend of a space: transformers, which runs anywhere, unless it asks for Unsloth.
+def choose_backend(space: Space, *, on_gpus: bool) -> Backend:
+    """The backend of a space; auto is Unsloth where nothing speaks against it.
 
     Raises:
         SpaceError: Unsloth is asked for and not installed.
     """
-    if space.settings.backend != "unsloth":
-        return "transformers"
-    if importlib.util.find_spec("unsloth") is None:
+    asked = space.settings.backend
+    if asked == "unsloth" and not _has_unsloth():
         raise SpaceError(
             "backend: unsloth needs its extra: pip install -c constraints.txt -e '.[unsloth]', "
             "or write backend: transformers."
         )
-    return "unsloth"
+    if asked != "auto":
+        return asked
+    return "transformers" if _against_unsloth(space, on_gpus=on_gpus) else "unsloth"
+
+
+def backend_in_words(space: Space, *, on_gpus: bool) -> str:
+    """The backend that is chosen, and why."""
+    backend = choose_backend(space, on_gpus=on_gpus)
+    if space.settings.backend != "auto":
+        return f"{backend}, as written"
+    if backend == "unsloth":
+        return "unsloth (installed; write backend: transformers for the other)"
+    return f"transformers ({_against_unsloth(space, on_gpus=on_gpus)})"
+
+
+def backend_notes(space: Space, backend: Backend) -> list[str]:
+    """What somebody who waits for trials should know of the backend."""
+    if backend == "unsloth" and space.may_be("use_dora", True):
+        # Read in the source of 2026.10.7 (kernels/fast_lora.py): it leaves DoRA to peft's own code.
+        return ["Trials with use_dora: true train without Unsloth's fast LoRA kernels."]
+    return []
+
+
+def _has_unsloth() -> bool:
+    return importlib.util.find_spec("unsloth") is not None
+
+
+def _against_unsloth(space: Space, *, on_gpus: bool) -> str | None:
+    """Say why auto does not choose Unsloth, or None."""
+    settings = space.settings
+    if not on_gpus:
+        return "trials run on processors"
+    if settings.gpus_per_trial > 1:
+        return "Unsloth trains on one GPU"
+    if space.may_be("use_dora", True):
+        return "Unsloth has no kernels for use_dora"
+    if settings.compute_dtype == "float32":
+        return "Unsloth's kernels compute in 16 bits"
+    if settings.quantization == "int8":
+        return "int8 is outside of Unsloth's fast path"
+    if not _has_unsloth():
+        return "Unsloth is not installed"
+    return None
+
+
+def training_environment(*, n_slots: int, gpus_per_trial: int = 1) -> dict[str, str]:
+    """What a process that trains must have in its environment before it imports torch.
+
+    Its threads are its share of the cores: more of them than cores slow a step down by an order of
+    magnitude, and sums come out a little different with another number of them.
+
+    Args:
+        n_slots: Trials at once.
+        gpus_per_trial: Processes of each.
+    """
+    threads = str(max(1, (os.cpu_count() or 1) // (n_slots * gpus_per_trial)))
+    return {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "false",
+    }
 
 
 def model_config(space: Space, backend: Backend) -> ModelConfig:
@@ -54,6 +114,7 @@ def model_config(space: Space, backend: Backend) -> ModelConfig:
         name=name,
         revision=settings.revision,
         quantization=settings.quantization,
+        compute_dtype=settings.compute_dtype,
         backend=backend,
         max_length=int(space.largest["max_length"]),
         trust_remote_code=settings.trust_remote_code,
@@ -85,16 +146,21 @@ def resolver(
 
     def resolve(number: int, values: Mapping[str, Any], evaluate_base: bool) -> TrialConfig:
         effective_batch_size = int(values["effective_batch_size"])
+        gpus_per_trial = space.settings.gpus_per_trial
         return TrialConfig(
             number=number,
             model=model,
             data_dir=str(data_dir.resolve()),
             output_dir=str((output_dir / "trials" / f"{number:03d}").resolve()),
-            micro_batch_size=largest_divisor(effective_batch_size, fixed.micro_batch_size),
+            gpus_per_trial=gpus_per_trial,
+            micro_batch_size=largest_divisor(
+                effective_batch_size // gpus_per_trial, fixed.micro_batch_size
+            ),
             eval_batch_size=fixed.micro_batch_size,
             optimizer=fixed.optimizer,
             n_evaluations=space.settings.evaluate.times,
             evaluate_base=evaluate_base,
+            checkpoint_minutes=space.settings.checkpoint_minutes,
             seed=space.settings.seed,
             **values,
         )

@@ -10,7 +10,7 @@ import platform
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,10 +22,13 @@ from rich.console import Console
 from sweep import check, loop, report
 from sweep.adapters import Adapters
 from sweep.background import without_secrets
+from sweep.devices import n_gpu_slots, n_visible_gpus, n_workers, wants_gpus
+from sweep.parameters import shown
 from sweep.resolve import choose_backend, model_config, resolver, trial_settings
 from sweep.screen import Progress, Screen, make_screen
 from sweep.space import Space
 from sweep.study import StudyError, Sweep, SweepFailed, open_study, storage_url
+from sweep.words import counted
 from trials.config import Backend
 
 if TYPE_CHECKING:
@@ -65,11 +68,6 @@ class Job:
     backend: Backend
     found: check.Check
 
-    @property
-    def mlflow_uri(self) -> str:
-        """The server that was named, else the database that the sweep has to itself."""
-        return self.options.mlflow or f"sqlite:///{self.output_dir.resolve() / 'mlflow.db'}"
-
 
 def run(space: Space, options: Options, console: Console) -> int:
     """Run the sweep and return the exit code: 0 done, 1 failed, 130 interrupted.
@@ -80,10 +78,10 @@ def run(space: Space, options: Options, console: Console) -> int:
     output_dir = options.output / space.name
     output_dir.mkdir(parents=True, exist_ok=True)
     with locked(output_dir):
-        on_gpus, backend = wants_gpus(options), choose_backend(space)
-        found = check.prepare_data(
-            space, output_dir / "data", backend=backend, on_gpus=on_gpus, say=console.print
-        )
+        on_gpus = wants_gpus(workers=options.workers, gpus=options.gpus)
+        backend = choose_backend(space, on_gpus=on_gpus)
+        _check_options(space, options, on_gpus=on_gpus)
+        found = check.prepare_data(space, output_dir / "data", on_gpus=on_gpus, say=console.print)
         console.print(check.in_words(space, found))
         job = Job(
             space=space,
@@ -101,12 +99,22 @@ def run(space: Space, options: Options, console: Console) -> int:
             console.print(report.in_words(_summary(job, sweep, wall_seconds=0.0)))
             return 0
         if sweep.n_ended() or sweep.n_waiting():
+            ended = counted(sweep.n_ended(), "trial")
             console.print(
-                f"\nContinuing {space.name}: {sweep.n_ended()} trials have ended, "
-                f"{sweep.n_waiting()} were cut off and go on."
+                f"\nContinuing {space.name}: ended so far: {ended}; "
+                f"cut off, to go on: {sweep.n_waiting()}."
             )
         console.print("\nStarting Ray; the workers load the base model …")
         return _run_trials(job, sweep, budget, console)
+
+
+def _check_options(space: Space, options: Options, *, on_gpus: bool) -> None:
+    """Refuse what cannot be before the data is read, which may take minutes."""
+    n_gpus = n_visible_gpus()
+    if on_gpus and n_gpus is not None and "RAY_ADDRESS" not in os.environ:
+        n_gpu_slots(space, asked=options.gpus, there=n_gpus)
+    if options.mlflow is not None:
+        _new_tracker(space, options, options.output / space.name)
 
 
 def _open_sweep(job: Job) -> Sweep:
@@ -129,13 +137,17 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
     screen = make_screen(
         console, Progress(budget, sweep.ended(), sweep.base_eval_loss), job.space.name
     )
-    n_gpus = ray_workers.connect(n_cpu_workers=None if job.on_gpus else n_workers(job.options))
+    n_cpu_workers = n_workers(job.space, job.options.workers)
+    n_gpus = ray_workers.connect(n_cpu_workers=None if job.on_gpus else n_cpu_workers)
     with ends_in_order(budget, screen.say):  # after Ray's start, which takes the signals too
         try:
             runner = ray_workers.RayRunner(  # workers load the base model while MLflow is opened
                 model_config(job.space, job.backend),
-                n_slots=_n_slots(job.options, n_gpus) if job.on_gpus else n_workers(job.options),
+                n_slots=n_gpu_slots(job.space, asked=job.options.gpus, there=n_gpus)
+                if job.on_gpus
+                else n_cpu_workers,
                 on_gpus=job.on_gpus,
+                gpus_per_trial=job.space.settings.gpus_per_trial,
                 sweep=sweep,
                 say=screen.say,
             )
@@ -163,17 +175,27 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
     return EXIT_CODES[status]
 
 
-def _open_tracker(job: Job) -> MlflowTracker:
+def _new_tracker(space: Space, options: Options, output_dir: Path) -> MlflowTracker:
+    """Connect with the server that was named, else open the database of this sweep alone."""
     from sweep.tracking import MlflowTracker
 
-    tracker = MlflowTracker(
-        uri=job.mlflow_uri,
-        name=job.space.name,
-        artifacts_dir=None if job.options.mlflow else (job.output_dir / "mlartifacts").resolve(),
-        output_dir=job.output_dir,
+    return MlflowTracker(
+        uri=_mlflow_uri(options, output_dir),
+        name=space.name,
+        artifacts_dir=None if options.mlflow else (output_dir / "mlartifacts").resolve(),
+        output_dir=output_dir,
     )
+
+
+def _mlflow_uri(options: Options, output_dir: Path) -> str:
+    return options.mlflow or f"sqlite:///{output_dir.resolve() / 'mlflow.db'}"
+
+
+def _open_tracker(job: Job) -> MlflowTracker:
+    tracker = _new_tracker(job.space, job.options, job.output_dir)
     tracker.open_sweep(_parent_params(job), _parent_tags(), job.output_dir / "space.yaml")
-    where = {"uri": without_secrets(job.mlflow_uri), "experiment_id": tracker.experiment_id}
+    uri = without_secrets(_mlflow_uri(job.options, job.output_dir))
+    where = {"uri": uri, "experiment_id": tracker.experiment_id}
     (job.output_dir / "mlflow.json").write_text(json.dumps(where))
     return tracker
 
@@ -203,43 +225,6 @@ def _loop(
 def _nothing_to_do(sweep: Sweep, budget: loop.Budget) -> bool:
     enough = budget.trials is not None and sweep.n_ended() >= budget.trials
     return enough or sweep.is_exhausted()
-
-
-def wants_gpus(options: Options) -> bool:
-    """Whether trials run on GPUs: unless workers are asked for, or no GPU is to be seen.
-
-    Asks neither torch nor Ray: both take seconds to start, and bad input must not wait for them.
-    """
-    if options.workers is not None:
-        return False
-    if options.gpus is not None or "RAY_ADDRESS" in os.environ or _ray_has_gpus():
-        return True
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return False
-    return Path("/proc/driver/nvidia/gpus").is_dir() or Path("/dev/dxg").exists()
-
-
-def _ray_has_gpus() -> bool:
-    import sys
-
-    ray = sys.modules.get("ray")
-    return bool(ray and ray.is_initialized() and ray.cluster_resources().get("GPU", 0))
-
-
-def n_workers(options: Options) -> int:
-    """CPU workers: as asked, else one per core up to four, each with its share of threads."""
-    return options.workers or min(4, os.cpu_count() or 1)
-
-
-def _n_slots(options: Options, n_gpus: int) -> int:
-    if n_gpus == 0:
-        raise StudyError(
-            "Ray finds no GPU here. Look at nvidia-smi and CUDA_VISIBLE_DEVICES, "
-            "or run on processors with --workers 2."
-        )
-    if options.gpus is not None and options.gpus > n_gpus:
-        raise StudyError(f"--gpus: {options.gpus} are asked for, but there are {n_gpus}.")
-    return options.gpus or n_gpus
 
 
 @contextlib.contextmanager
@@ -298,6 +283,7 @@ def _same_task(study: Any, job: Job) -> None:
         "base_model": asdict(model_config(space, job.backend)),
         "train": found["train_fingerprint"],
         "eval": found["eval_fingerprint"],
+        "tokenizer": found["tokenizer"],
         "sample_rows": found["sample_rows"],
         "chat": found["chat"],
         "loss_on": space.settings.data.loss_on,
@@ -310,12 +296,34 @@ def _same_task(study: Any, job: Job) -> None:
     if known is None:
         study.set_user_attr("task", task)
         return
-    changed = [key for key in task if task[key] != known.get(key)]
-    if changed:
-        raise StudyError(
-            f"{space.name}: this sweep has trials on another task (changed: {', '.join(changed)}), "
-            f"and they do not compare. Give this one a new name: --name {space.name}-2"
-        )
+    changed = _changes(known, task)
+    if not changed:
+        return
+    backends = known["base_model"].get("backend"), job.backend
+    mend = f"Give this one a new name: --name {space.name}-2"
+    if backends[0] != backends[1] and space.settings.backend == "auto":
+        mend += f"; or go on with backend: {backends[0]}, where that can run"
+    raise StudyError(
+        f"{space.name}: this sweep has trials on another task (changed: {'; '.join(changed)}), "
+        f"and they do not compare. {mend}"
+    )
+
+
+def _changes(known: Mapping[str, Any], now: Mapping[str, Any], parent: str = "") -> list[str]:
+    """What differs, one text for each key: `base_model.backend: transformers → unsloth`."""
+    changes = []
+    for key in now:
+        before, after = known.get(key), now[key]
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            changes += _changes(before, after, f"{parent}{key}.")
+        elif before != after:
+            changes.append(f"{parent}{key}: {_brief(before)} → {_brief(after)}")
+    return changes
+
+
+def _brief(value: object) -> str:
+    text = shown(value) if not isinstance(value, str) else value
+    return text if len(text) <= 40 else f"{text[:20]}…{text[-19:]}"
 
 
 def _parent_params(job: Job) -> dict[str, object]:
@@ -325,7 +333,9 @@ def _parent_params(job: Job) -> dict[str, object]:
     }
     params |= {
         "base_model": settings.base_model,
+        "backend": job.backend,
         "quantization": settings.quantization,
+        "compute_dtype": settings.compute_dtype,
         "sampler": settings.sampler,
         "seed": settings.seed,
         "evaluate.times": settings.evaluate.times,

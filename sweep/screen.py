@@ -15,6 +15,7 @@ from rich.text import Text
 
 from sweep.loop import Budget, Place
 from sweep.study import COUNTS, Ended
+from sweep.words import duration
 from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult, trial_name
 
 COLOURS: dict[Outcome, str] = {
@@ -297,16 +298,6 @@ def make_screen(console: Console, progress: Progress, title: str) -> Screen:
     if console.is_terminal:
         return LiveScreen(console, progress, title)
     return PlainScreen(console, progress)
-
-
-def duration(seconds: float) -> str:
-    """`7 s`, `3:05`, `2 h 07 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02d}"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _is_quarter(index: int, n_evaluations: int) -> bool:

@@ -24,6 +24,11 @@ OFTEN_MEANT = {
     "dataset": "data",
     "load_in_4bit": "quantization",
     "load_in_8bit": "quantization",
+    "dtype": "compute_dtype",
+    "torch_dtype": "compute_dtype",
+    "bnb_4bit_compute_dtype": "compute_dtype",
+    "n_gpus": "gpus_per_trial",
+    "num_gpus": "gpus_per_trial",
     "max_seq_length": "max_length",
     "per_device_train_batch_size": "micro_batch_size",
     "n_trials": "trials",
@@ -110,8 +115,11 @@ class Settings(_Strict):
     trust_remote_code: bool = False
     backend: Literal["auto", "transformers", "unsloth"] = "auto"
     quantization: Literal["nf4", "int8", "none"] = "nf4"
+    compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
     micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    gpus_per_trial: Annotated[int, Field(ge=1)] = 1
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     data: Data
     budget: Budget = Budget()
     evaluate: Evaluate = Evaluate()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from sweep.parameters import (
     parse_domain,
     shown,
 )
+from sweep.points import known_good
 from sweep.settings import Budget, Settings, as_name, problems_of, unknown_key
 from sweep.space_file import SpaceError, SpaceFile, did_you_mean, read
 
@@ -51,6 +52,10 @@ class Space:
     def n_points(self) -> float:
         """Points of the space; infinite when a range is continuous."""
         return math.prod(_size(domain) for domain in self.domains.values())
+
+    def may_be(self, name: str, value: Value) -> bool:
+        """Whether a trial may have this value, such as true of `use_dora`."""
+        return value in self.domains[name]  # type: ignore[operator]
 
     @property
     def smallest(self) -> dict[str, float]:
@@ -130,10 +135,19 @@ def _field_problems(raw: dict[str, Any], path: Path) -> list[Problem]:
         problems.append(Problem(("data", "template"), "names columns itself; remove data.columns."))
     if data.get("max_length") is not None and "max_length" in search:
         problems.append(Problem(("search", "max_length"), "stands in data too; remove one."))
-    if raw.get("backend") == "unsloth" and raw.get("quantization") == "int8":
-        words = "unsloth trains in nf4 or none; choose one, or backend: transformers."
-        problems.append(Problem(("quantization",), words))
+    if raw.get("backend") == "unsloth":
+        problems += [Problem((key,), words) for key, words in _beyond_unsloth(raw)]
     return problems
+
+
+def _beyond_unsloth(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if raw.get("compute_dtype") == "float32":
+        words = "unsloth's kernels compute in 16 bits; write auto, or backend: transformers."
+        yield "compute_dtype", words
+    n_gpus = raw.get("gpus_per_trial")
+    if isinstance(n_gpus, int) and n_gpus > 1:
+        words = f"unsloth trains on one GPU, not on {n_gpus}; write 1, or backend: transformers."
+        yield "gpus_per_trial", words
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -223,6 +237,7 @@ def _search_problems(raw: dict[str, Any]) -> list[Problem]:
             continue
         problems += [Problem(("search", *p.path), p.words) for p in parse_domain(name, given)[1]]
     domains = _domains(raw)
+    problems += _batch_problems(raw, domains)
     if raw.get("sampler") == "grid":
         problems += _grid_problems(domains)
     if isinstance(start_with, list):
@@ -249,6 +264,49 @@ def _domains(raw: Mapping[str, Any]) -> dict[str, Domain]:
             assert hyperparameter.default is not None
             domains[name] = Choices((hyperparameter.default,))
     return domains
+
+
+def _batch_problems(raw: Mapping[str, Any], domains: Mapping[str, Domain]) -> Iterator[Problem]:
+    """Say where an effective batch cannot be shared by the GPUs of a trial."""
+    key, n = "effective_batch_size", raw.get("gpus_per_trial", 1)
+    domain = domains.get(key)
+    if not isinstance(n, int) or n < 1 or domain is None:
+        return  # told elsewhere
+    rule = f"must be a multiple of gpus_per_trial ({n})"
+    given = _mapping(raw.get("search")).get(key)
+    if given is None:
+        usual = HYPERPARAMETERS[key].default
+        if wrong := not_shared(usual, n):
+            words = f"search.{key} is not given, and its default {wrong}"
+            yield Problem(("gpus_per_trial",), words)
+        return
+    if isinstance(domain, Range):
+        if n > 1 and (domain.low % n or (domain.step or 1) % n):
+            low, high = math.ceil(domain.low / n) * n, math.floor(domain.high / n) * n
+            mend = (
+                f"write {{min: {low}, max: {high}, step: {n}}}, or a list"
+                if low < high
+                else ("give a list")
+            )
+            words = f"{rule}, not every {domain}; {mend}."
+            yield Problem(("search", key), words)
+        return
+    for index, value in enumerate(given if isinstance(given, list) else [given]):
+        if wrong := not_shared(value, n):
+            path = ("search", key, index) if isinstance(given, list) else ("search", key)
+            yield Problem(path, wrong)
+
+
+def not_shared(effective_batch_size: Any, gpus_per_trial: int) -> str | None:
+    """Say that an effective batch cannot be shared by the GPUs of a trial, or None."""
+    below, rest = divmod(effective_batch_size, gpus_per_trial)
+    if not rest:
+        return None
+    near = [n * gpus_per_trial for n in (below, below + 1) if n]
+    return (
+        f"must be a multiple of gpus_per_trial ({gpus_per_trial}), not {effective_batch_size}; "
+        f"write {' or '.join(map(str, near))}."
+    )
 
 
 def _start_problems(start_with: list[Any], domains: Mapping[str, Domain]) -> list[Problem]:
@@ -297,15 +355,11 @@ def _only_value(domain: Domain) -> Value | None:
     return None
 
 
-KNOWN_GOOD: Mapping[str, Value] = {"rank": 16, "alpha": 16.0, "learning_rate": 2e-4, "epochs": 1}
-"""Where most practitioners begin (QLoRA, Dettmers et al., 2023; the Unsloth guides)."""
-
-
 def _build(raw: dict[str, Any], file: SpaceFile) -> Space:
     fields = {key: value for key, value in raw.items() if key not in ("search", "start_with")}
     settings = Settings.model_validate(_with_name(fields, file.path))
     domains = _domains(raw)
-    start_with = raw.get("start_with", [_nearest_known_good(domains)])
+    start_with = raw.get("start_with", [known_good(domains)])
     rank = _only_value(domains["rank"])
     if rank is not None:  # alpha may be a multiple of it
         start_with = [{"rank": rank, **start} for start in start_with]
@@ -321,25 +375,3 @@ def _grid_problems(domains: Mapping[str, Domain]) -> list[Problem]:
         for name, domain in domains.items()
         if math.isinf(_size(domain))
     ]
-
-
-def _nearest_known_good(domains: Mapping[str, Domain]) -> dict[str, Value]:
-    """The usual first trial, each value moved to the nearest that the space holds."""
-    start: dict[str, Value] = {}
-    for name, value in KNOWN_GOOD.items():
-        domain = domains[name]
-        if isinstance(domain, TimesRank):
-            factor = _nearest(domain.factor, 1.0)
-            start[name] = float(factor) * float(start["rank"])
-        else:
-            start[name] = _nearest(domain, float(value))
-    return start
-
-
-def _nearest(domain: Choices | Range, value: float) -> Value:
-    if isinstance(domain, Choices):
-        return min(domain.values, key=lambda v: abs(float(v) - value))
-    clipped = min(max(value, domain.low), domain.high)
-    if domain.step is not None:
-        clipped = domain.low + round((clipped - domain.low) / domain.step) * domain.step
-    return round(clipped) if domain.is_integer else clipped

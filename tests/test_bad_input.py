@@ -155,6 +155,31 @@ BROKEN_SPACES = [
     ("", "pruning: false", "line 9 pruning: must be keys and values, not false; write `pruning: {"),
     ("", "pruning: {overfit: true}", "line 9 pruning.overfit: must be false, or keys and values,"),
     ("", "pruning: {overfit: {patiense: 1}}", "pruning.overfit.patiense: no such setting; did yo"),
+    (
+        "",
+        "compute_dtype: fp16",
+        "line 9 compute_dtype: must be one of auto, bfloat16, float16, floa",
+    ),
+    ("", "torch_dtype: auto", "line 9 torch_dtype: no such setting; did you mean `compute_dtype`?"),
+    ("", "gpus_per_trial: 0", "line 9 gpus_per_trial: must be at least 1, not 0."),
+    ("", "gpus_per_trial: two", "line 9 gpus_per_trial: must be a whole number, not 'two'."),
+    (
+        "",
+        "gpus_per_trial: 3",
+        "line 9 gpus_per_trial: search.effective_batch_size is not given, an",
+    ),
+    ("", "checkpoint_minutes: 0", "line 9 checkpoint_minutes: must be above 0, not 0."),
+    ("", "  use_dora: maybe", "line 9 search.use_dora: must be true or false, not 'maybe'."),
+    (
+        "",
+        "backend: unsloth\ncompute_dtype: float32",
+        "line 10 compute_dtype: unsloth's kernels compute in 16 bits; write auto, or backend: tran",
+    ),
+    (
+        "",
+        "backend: unsloth\ngpus_per_trial: 2",
+        "line 10 gpus_per_trial: unsloth trains on one GPU, not on 2; write 1, or backend: transfo",
+    ),
     ("", "micro_batch_size: 0", "line 9 micro_batch_size: must be auto, or a whole number of row"),
     ("data/eval.jsonl", "1.5", "line 5 data.eval: must be a file of rows, or the share of train"),
     ("data/eval.jsonl", "10%", "data.eval: must be a file or a number such as 0.1 (no % and no q"),
@@ -256,6 +281,15 @@ def test_every_problem_of_a_space_is_said_at_once(sweep: Sweep) -> None:
         ("check mine.yaml --set search.rank=[8,", "--set search.rank=[8,: the value is not YAML."),
         ("check mine.yaml --set name=2024-13-45", "--name 2024-13-45: the value is not YAML. Quot"),
         ("check mine.yaml --set name.x=3", "--set name.x=3 name: must be text, not keys and value"),
+        ("run mine.yaml --hours -1", "--hours -1.0 budget.hours: must be above 0, not -1.0."),
+        (
+            'trial mine.yaml --params {"rnk":8}',
+            "--params: 1 problem rnk: no such setting; did you me",
+        ),
+        ("trial mine.yaml --params 8", "--params 8: must be hyperparameters and values, such as"),
+        ("trial mine.yaml --number 3", "--number 3: sweeps/mine has no such trial. There is none"),
+        ("trial mine.yaml --number -1", "Invalid value for '--number': "),
+        ("trial mine.yaml --number 3 --params {}", "--params and --number: a trial has the hyper"),
         ("ui nothing", "sweeps/nothing: no such sweep. There is none yet. Look elsewhere with --o"),
     ],
 )
@@ -278,7 +312,7 @@ def test_the_command_itself_exits_with_2_and_says_it_on_stderr() -> None:
     )
 
 
-@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize("command", ["run", "check", "trial"])
 def test_a_broken_space_is_told_before_anything_heavy_is_imported(command: str) -> None:
     Path("mine.yaml").write_text(SPACE.replace("rank", "rnak"))
     code = f"""if True:
@@ -430,6 +464,7 @@ def model(name: str) -> ModelConfig:
         name=name,
         revision=None,
         quantization="none",
+        compute_dtype="auto",
         backend="transformers",
         max_length=64,
         trust_remote_code=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -38,6 +39,7 @@ start_with:
   - {{rank: 32, alpha: 32, learning_rate: 1e-2, epochs: {epochs}, effective_batch_size: 8}}
 budget: {{trials: 6}}
 keep_adapters: 2
+checkpoint_minutes: 0.001
 """
 
 
@@ -160,7 +162,7 @@ def test_other_data_under_the_same_name_is_refused(finished: Finished) -> None:
     other = tiny.write_rows(space.parent / "other.jsonl", 40, seed=9)
     refused = sweep_run(space, "--set", f"data.train={other.name}", "--trials", "9")
     assert refused.exit_code == 2
-    assert "another task (changed: train" in refused.output
+    assert re.search(r"another task \(changed: train: \w+…\w+ → \w+…\w+\)", refused.output)
     assert "--name tiny-2" in refused.output
 
 
@@ -202,6 +204,9 @@ def test_ctrl_c_ends_in_order_and_the_same_command_continues(
     assert continued.exit_code == 0, continued.output
     parents, children = continued.runs
     assert [run.info.status for run in parents] == ["FINISHED"]
+    assert "going on after step" in log.read_text()
+    curve = continued.study.trials[1].user_attrs["curve"]
+    assert [point["index"] for point in curve] == list(range(1, len(curve) + 1))
     numbers = sorted(int(run.data.tags["trial_number"]) for run in children)
     assert numbers == list(range(6)) == [trial.number for trial in continued.study.trials]
     assert all(run.data.tags["outcome"] != "interrupted" for run in children)
@@ -218,6 +223,52 @@ def test_a_sweep_in_which_every_trial_fails_has_failed(tiny_base: Path, tmp_path
     assert "No trial reached an eval loss that counts" in failed.output
     parents, children = failed.runs
     assert {run.info.status for run in [*parents, *children]} == {"FAILED"}
+
+
+def sweep_trial(space: Path, *options: str, stdin: str = "") -> Finished:
+    words = ["trial", str(space), "--output", str(space.parent / "out"), "--workers", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "sweep", *words, *options],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    folder = space.parent / "out" / "tiny" / "alone" / "0"
+    return Finished(folder, done.stdout + done.stderr, done.returncode)
+
+
+def losses(curve: list[dict[str, float]]) -> list[tuple[float, float, float]]:
+    return [(p["eval_loss"], p["train_loss"], p["grad_norm"]) for p in curve if p["index"] > 0]
+
+
+def test_a_trial_alone_has_the_losses_of_the_sweeps_trial(tiny_base: Path, tmp_path: Path) -> None:
+    space = write_space(tmp_path, tiny_base, epochs=4)
+    swept = sweep_run(space, "--trials", "2", "--workers", "1", "--set", "pruning.outclassed=false")
+    assert swept.exit_code == 0, swept.output
+    written = sorted(path.name for path in swept.folder.iterdir())
+    alone = sweep_trial(space, "--number", "1")
+    assert alone.exit_code == 0, alone.output
+    curve = json.loads((alone.folder / "curve.json").read_text())
+    assert losses(curve) == losses(swept.study.trials[1].user_attrs["curve"])
+    assert (alone.folder / "adapter" / "adapter_model.safetensors").exists()
+    assert f"eval {curve[-1]['eval_loss']:.4f}" in alone.output
+    assert sorted({path.name for path in swept.folder.iterdir()} - {"alone"}) == written
+
+
+def test_a_trial_alone_that_fails_shows_its_traceback_or_opens_the_debugger(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    space = write_space(tmp_path, tiny_base)
+    broken = shutil.copytree(tiny_base, tmp_path / "broken")
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    failed = sweep_trial(space, "--set", "base_model=broken")
+    assert failed.exit_code == 1
+    assert "Traceback" in failed.output and "(Pdb)" not in failed.output
+    debugged = sweep_trial(space, "--set", "base_model=broken", "--pdb", stdin="p 20 + 3\nq\n")
+    assert debugged.exit_code == 1
+    assert "SafetensorError" in debugged.output and "(Pdb) 23" in debugged.output
 
 
 def test_two_processes_in_one_sweep_are_refused(tiny_base: Path, tmp_path: Path) -> None:

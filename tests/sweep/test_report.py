@@ -66,7 +66,7 @@ def test_the_summary_names_winner_base_loss_adapter_and_what_was_stopped() -> No
 
 
 def test_trials_that_were_cut_off_are_not_forgotten() -> None:
-    assert "2 trials were cut off; the same command continues" in shown(summary(n_waiting=2))
+    assert "2 trials cut off; the same command goes on there" in shown(summary(n_waiting=2))
 
 
 def test_without_a_valued_trial_there_is_no_winner() -> None:

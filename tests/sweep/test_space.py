@@ -84,6 +84,9 @@ def test_what_is_not_written_has_the_usual_value(load: Load) -> None:
     assert settings.budget == Budget(trials=24)
     assert settings.evaluate == Evaluate(times=20, rows=256)
     assert (settings.quantization, settings.sampler, settings.seed) == ("nf4", "tpe", 0)
+    assert (settings.compute_dtype, settings.gpus_per_trial) == ("auto", 1)
+    assert settings.checkpoint_minutes == 10
+    assert space.domains["use_dora"] == Choices((False,))
     assert settings.pruning.overfit == Overfit()
     assert settings.pruning.outclassed == Outclassed()
     assert space.domains["alpha"] == TimesRank(Choices((1.0,)))
@@ -93,6 +96,46 @@ def test_what_is_not_written_has_the_usual_value(load: Load) -> None:
 
 def test_a_budget_of_hours_alone_has_no_number_of_trials(load: Load) -> None:
     assert load(SMALL + "budget: {hours: 2}\n").settings.budget == Budget(trials=None, hours=2)
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        ("[8, 9]", "line 3   search.effective_batch_size[1]: must be a multiple of gpus_per_trial"),
+        (
+            "6",
+            "line 3   search.effective_batch_size: must be a multiple of gpus_per_trial (4), not",
+        ),
+        ("6", "not 6; write 4 or 8."),
+        ("2", "not 2; write 4."),
+        ("{min: 4, max: 32}", "not every 4 … 32; write {min: 4, max: 32, step: 4}, or a list."),
+        ("{min: 5, max: 33, log: true}", "33, log; write {min: 8, max: 32, step: 4}, or a list."),
+        (
+            "{min: 6, max: 14, step: 4}",
+            "not every 6 … 14, step 4; write {min: 8, max: 12, step: 4}",
+        ),
+        ("{min: 5, max: 7}", "not every 5 … 7; give a list."),
+    ],
+)
+def test_the_gpus_of_a_trial_share_each_effective_batch(load: Load, batch: str, words: str) -> None:
+    text = SMALL.replace("rank: [8, 16]", f"effective_batch_size: {batch}") + "gpus_per_trial: 4\n"
+    with pytest.raises(SpaceError) as error:
+        load(text)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("batch", ["[4, 8]", "12", "{min: 4, max: 16, step: 4}"])
+def test_batches_that_can_be_shared_are_taken(load: Load, batch: str) -> None:
+    text = SMALL.replace("rank: [8, 16]", f"effective_batch_size: {batch}") + "gpus_per_trial: 4\n"
+    assert load(text).settings.gpus_per_trial == 4
+
+
+def test_a_default_batch_that_cannot_be_shared_is_told(load: Load) -> None:
+    words = (
+        r"gpus_per_trial: search\.effective_batch_size is not given, and its default must be a m"
+    )
+    with pytest.raises(SpaceError, match=f"line 4   {words}"):
+        load(SMALL + "gpus_per_trial: 3\n")
 
 
 @pytest.mark.parametrize("written", ["5e-5", "5.0e-5", "0.00005", "5E-5", "+5e-5"])

@@ -1,0 +1,18 @@
+"""Numbers as a person reads them."""
+
+from __future__ import annotations
+
+
+def counted(number: float, noun: str) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """`7 s`, `3:05`, `2 h 07 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d}"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

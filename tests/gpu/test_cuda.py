@@ -1,19 +1,25 @@
-"""What only a GPU can tell: the 4-bit kernels, the memory that comes back, the micro-batch."""
+"""What only a GPU can tell: the kernels, the memory that comes back, the micro-batch."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import multiprocessing
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from trials.base_model import FrozenBase, load
-from trials.config import Backend, EvalPoint, TrialConfig
-from trials.memory import MicroBatchMemory
-from trials.train import run_trial
+from trials.base_model import BACKEND_MODULES, load
+from trials.batches import collate
+from trials.config import Backend, EvalPoint, ModelConfig, Quantization, TrialConfig
+from trials.data import TokenRows
+from trials.evaluate import eval_loss
+from trials.packing import packed, padded
+from trials.proof import MEMORY_SLACK, content_hash
 
 MakeConfig = Callable[..., TrialConfig]
 
@@ -21,35 +27,112 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-BACKENDS = [
-    "transformers",
-    pytest.param(
-        "unsloth",
-        marks=pytest.mark.skipif(
-            importlib.util.find_spec("unsloth") is None, reason="needs the unsloth extra"
-        ),
-    ),
-]
+needs_unsloth = pytest.mark.skipif(
+    importlib.util.find_spec("unsloth") is None, reason="needs the unsloth extra"
+)
+BACKENDS = ["transformers", pytest.param("unsloth", marks=needs_unsloth)]
 
 
-def losses(config: TrialConfig, base: FrozenBase) -> list[float]:
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a fresh process saw: it loads a base model and runs trials on it."""
+
+    base_loss: float
+    """Without an adapter."""
+    losses: list[list[float]]
+    """Of each trial's evaluations."""
+    held_bytes: list[int]
+    """Device memory at load, then after each trial."""
+
+
+def in_a_worker(function: Callable[[Any], Any], argument: Any) -> Any:
+    """Call a function in a process of its own: Unsloth patches transformers for good."""
+    with multiprocessing.get_context("spawn").Pool(1) as worker:
+        return worker.apply(function, (argument,))
+
+
+def seen_by_a_worker(configs: list[TrialConfig]) -> Seen:
+    """Load the base model of `configs` and run them, one after the other."""
+    seen: Seen = in_a_worker(_work, configs)
+    return seen
+
+
+def _work(configs: list[TrialConfig]) -> Seen:
+    base: Any = load(configs[0].model)
+    held = [torch.cuda.memory_allocated()]
+    rows = TokenRows(Path(configs[0].data_dir) / "sample", 64)
+    base_loss = eval_loss(base, base._base, rows, configs[0].eval_batch_size)
+    curves = []
+    for config in configs:
+        curves.append(losses(config, base))
+        held.append(torch.cuda.memory_allocated())
+    return Seen(base_loss, curves, held)
+
+
+def losses(config: TrialConfig, base: Any) -> list[float]:
+    # Not at the top: in a worker Unsloth comes first, and these import transformers and peft.
+    from trials.memory import MicroBatchMemory
+    from trials.train import run_trial
+
     points: list[EvalPoint] = []
     Path(config.output_dir).mkdir(parents=True)
     run_trial(config, base, MicroBatchMemory(), points.append)
     return [point.eval_loss for point in points]
 
 
+@pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_trials_train_and_memory_returns_to_its_baseline(
+def test_before_the_first_step_the_loss_is_the_base_models(
+    config: MakeConfig, backend: Backend, quantization: Quantization
+) -> None:
+    model = replace(config().model, backend=backend, quantization=quantization)
+    seen = seen_by_a_worker([config(model=model, evaluate_base=True)])
+    assert seen.losses[0][0] == pytest.approx(seen.base_loss, rel=1e-3)
+    assert seen.losses[0][-1] < seen.losses[0][0]
+
+
+@needs_unsloth
+def test_the_backends_give_one_curve(config: MakeConfig) -> None:
+    curves = []
+    backends: list[Backend] = ["transformers", "unsloth"]
+    for number, backend in enumerate(backends):
+        # In 16 bits: the backends do not quantise the same modules.
+        model = replace(config().model, backend=backend, quantization="none")
+        trial = config(number, model=model, evaluate_base=True)
+        curves.append(seen_by_a_worker([trial]).losses[0])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-2)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_memory_returns_to_its_baseline_after_each_of_ten_trials(
     config: MakeConfig, backend: Backend
 ) -> None:
     model = replace(config().model, backend=backend)
-    base = load(model)
-    baseline = torch.cuda.memory_allocated()
-    for number in range(10):
-        first, *_, last = losses(config(number, model=model, evaluate_base=True), base)
-        assert last < first
-        assert torch.cuda.memory_allocated() == baseline
+    seen = seen_by_a_worker([config(number, model=model) for number in range(10)])
+    at_load, after_the_first, *later = seen.held_bytes
+    assert after_the_first - at_load <= MEMORY_SLACK  # cuBLAS takes its workspaces when needed
+    assert later == [after_the_first] * 9
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_warm_worker_gives_the_losses_of_a_cold_one(config: MakeConfig, backend: Backend) -> None:
+    model = replace(config().model, backend=backend)
+    other = config(0, model=model, rank=4, target_modules="attention", seed=1)
+    warm = seen_by_a_worker([other, config(1, model=model)]).losses[1]
+    cold = seen_by_a_worker([config(2, model=model)]).losses[0]
+    assert warm == pytest.approx(cold, rel=1e-4)  # sums of gradients come in any order
+
+
+def test_activations_computed_again_give_the_loss_of_kept_ones(config: MakeConfig) -> None:
+    base = load(config().model)
+    rows = TokenRows(Path(config().data_dir) / "sample", 64)
+    batch = collate([rows[i] for i in range(8)], pin=True)
+    torch.manual_seed(0)
+    adapted = base.add_adapter(config()).train()
+    kept = float(base.nll_sum(adapted, batch))
+    base.recompute_activations()
+    assert float(base.nll_sum(adapted, batch)) == kept
+    base.remove_adapter()
 
 
 def test_micro_batches_of_8_and_4_give_one_curve(config: MakeConfig) -> None:
@@ -64,3 +147,66 @@ def test_8_bit_adamw_learns_like_adamw(config: MakeConfig) -> None:
     plain = losses(config(0), base)
     small = losses(config(1, optimizer="adamw_8bit"), base)
     assert small == pytest.approx(plain, rel=2e-2)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])
+def test_packed_rows_have_the_loss_of_padded_ones(
+    config: MakeConfig, quantization: Quantization
+) -> None:
+    base: Any = load(replace(config().model, quantization=quantization))
+    rows = TokenRows(Path(config().data_dir) / "sample", 64)
+    batch = collate([{name: t[:n] for name, t in rows[n].items()} for n in (15, 7, 12, 5)])
+    assert base._rows_stay_apart
+    with torch.no_grad():
+        side_by_side = float(base._nll_sum(base._base, padded(batch)))
+        end_to_end = float(base._nll_sum(base._base, base._packed(batch)))
+    assert end_to_end == pytest.approx(side_by_side, rel=1e-2)
+
+
+def test_the_loss_does_not_wait_for_the_device(config: MakeConfig) -> None:
+    base: Any = load(config().model)
+    if not base._has_flash_attention:
+        pytest.skip("the mask of transformers' sdpa asks the device whether rows are packed")
+    rows = TokenRows(Path(config().data_dir) / "sample", 64)
+    layout = packed(collate([rows[i] for i in range(8)], pin=True), name_bounds=True)
+    adapted = base.add_adapter(config())
+    base._nll_sum(adapted, layout)  # what is made once is made
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        base._nll_sum(adapted, layout)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        base.remove_adapter()
+
+
+def test_equal_content_has_one_hash_on_the_gpu_and_on_the_processor(config: MakeConfig) -> None:
+    base: Any = load(replace(config().model, quantization="none"))
+    on_gpu = content_hash(base._base)
+    assert content_hash(base._base.cpu()) == on_gpu
+
+
+def _hash_after_loading(model: ModelConfig) -> str:
+    importlib.import_module(BACKEND_MODULES[model.backend])  # Unsloth comes first
+    from trials import quantised
+
+    quantised.SMALLEST_BYTES = 0
+    base: Any = load(model)
+    return content_hash(base._base)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_read_from_the_cache_is_what_was_quantised(
+    config: MakeConfig,
+    backend: Backend,
+    quantization: Quantization,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = replace(config().model, backend=backend, quantization=quantization)
+    first, second = (in_a_worker(_hash_after_loading, model) for _ in range(2))
+    assert len(list((tmp_path / "sweep" / "quantised").glob("*/content.json"))) == 1
+    assert "made anew" not in capfd.readouterr().out
+    assert first == second

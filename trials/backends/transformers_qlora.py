@@ -2,37 +2,78 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import logging
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own spelling
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.utils import is_flash_attn_2_available
 
 from trials.base_model import TARGET_MODULES, compute_dtype, local_or_hub
 from trials.config import ModelConfig, TrialConfig
-from trials.data import IGNORED
+from trials.memory import activation_bytes_per_token
+from trials.packing import (
+    Batch,
+    ForwardCost,
+    Layout,
+    packed,
+    padded,
+    rows_to_tell_apart,
+)
 from trials.proof import Proof, forget_adapter
+from trials.quantised import load_quantised
 
 
 def load(config: ModelConfig) -> TransformersBase:
     """Load and quantise the base model onto this process's only device."""
     began = time.perf_counter()
+    # At every 8-bit layer of every forward pass bitsandbytes says that it works in float16.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    dtype = compute_dtype(device)
-    model = AutoModelForCausalLM.from_pretrained(
-        local_or_hub(config.name),
-        revision=config.revision,
-        trust_remote_code=config.trust_remote_code,
-        dtype=dtype,
-        device_map={"": device},
-        quantization_config=_quantization(config, dtype),
+    dtype = compute_dtype(config.compute_dtype, device)
+    model = load_quantised(
+        config,
+        device,
+        dtype,
+        quantise=lambda: _from_pretrained(
+            local_or_hub(config.name),
+            device,
+            dtype,
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
+            quantization_config=_quantization(config, dtype),
+        ),
+        read=lambda folder: _from_pretrained(str(folder), device, dtype),
+        write=lambda model, folder: model.save_pretrained(folder),
     )
     model.requires_grad_(False)
     _keep_cpu_kernels_differentiable(model)
-    return TransformersBase(model, device, dtype, time.perf_counter() - began)
+    _use_flash_attention(model, device, dtype)
+    base = TransformersBase(model, device, dtype)
+    base.load_seconds = time.perf_counter() - began
+    return base
+
+
+def _from_pretrained(name: str, device: torch.device, dtype: torch.dtype, **settings: Any) -> Any:
+    return AutoModelForCausalLM.from_pretrained(
+        name, dtype=dtype, device_map={"": device}, **settings
+    )
+
+
+def _use_flash_attention(model: Any, device: torch.device, dtype: torch.dtype) -> None:
+    """Switch to flash attention where it is installed and the GPU and the model can use it."""
+    is_16_bit = dtype in (torch.bfloat16, torch.float16)
+    if device.type != "cuda" or not is_16_bit or not is_flash_attn_2_available():
+        return
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return
+    with contextlib.suppress(ValueError):  # the model's own attention has no such form
+        model.set_attn_implementation("flash_attention_2")
 
 
 def _quantization(config: ModelConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:
@@ -64,17 +105,20 @@ def _keep_cpu_kernels_differentiable(model: torch.nn.Module) -> None:
 class TransformersBase:
     """A frozen base model of transformers, with one peft adapter at a time."""
 
-    def __init__(
-        self, model: Any, device: torch.device, dtype: torch.dtype, load_seconds: float
-    ) -> None:
+    load_seconds = 0.0
+
+    def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
-        self.load_seconds = load_seconds
+        self.dtype = dtype
+        self.activation_bytes_per_token = activation_bytes_per_token(model)
         self._base = model
-        self._dtype = dtype
         self._adapted: Any = None
+        self._has_flash_attention = model.config._attn_implementation == "flash_attention_2"
+        self._cost = ForwardCost.of(model)
+        self._rows_stay_apart = self._tells_rows_apart()
         self._proof = Proof(model)
 
-    def add_adapter(self, config: TrialConfig, *, gradient_checkpointing: bool) -> Any:
+    def add_adapter(self, config: TrialConfig) -> Any:
         """Return the base with a new, untrained adapter. Seed the generators first."""
         modules = TARGET_MODULES[config.target_modules]
         lora = LoraConfig(
@@ -82,14 +126,20 @@ class TransformersBase:
             lora_alpha=config.alpha,
             lora_dropout=config.dropout,
             use_rslora=config.use_rslora,
+            use_dora=config.use_dora,
             target_modules=modules,
             bias="none",
             task_type="CAUSAL_LM",
         )
         self._adapted = get_peft_model(self._base, lora)
-        if gradient_checkpointing:
-            self._base.gradient_checkpointing_enable({"use_reentrant": False})
         return self._adapted
+
+    def recompute_activations(self) -> None:
+        """Keep only the inputs of decoder layers, until the adapter is removed."""
+        self._base.gradient_checkpointing_enable({"use_reentrant": False})
+        # It has also put a hook on the embeddings so that their output requires a gradient. Only
+        # reentrant checkpointing needs that, and nothing would remove the hook.
+        self._base.disable_input_require_grads()
 
     def remove_adapter(self) -> None:
         """Give the base back as it was loaded; raise `BaseNotClean` where that cannot be shown."""
@@ -100,20 +150,53 @@ class TransformersBase:
         forget_adapter(self._base)
         self._proof.check(self._base)
 
-    def nll_sum(self, model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def nll_sum(self, model: Any, batch: Batch) -> torch.Tensor:
         """Return the negative log-likelihood summed over the supervised tokens, in nats."""
-        targets = batch["labels"][:, 1:]
-        supervised = targets != IGNORED
-        # Logits are made only where some row of the batch has a target: over a vocabulary of 50,000
-        # and more they are the largest tensor of a step, and prompts need none of them.
-        positions = supervised.any(dim=0).nonzero().squeeze(1)
-        with torch.autocast(self.device.type, self._dtype):
+        return self._nll_sum(model, self._packed(batch) if self._packs(batch) else padded(batch))
+
+    def _packed(self, batch: Batch) -> Layout:
+        return packed(batch, name_bounds=self._has_flash_attention)
+
+    def _packs(self, batch: Batch) -> bool:
+        if not self._rows_stay_apart:
+            return False
+        # Flash attention goes through no key of another row.
+        return self._has_flash_attention or self._cost.packing_is_cheaper(batch["attention_mask"])
+
+    def _nll_sum(self, model: Any, layout: Layout) -> torch.Tensor:
+        is_16_bit = self.dtype is not torch.float32
+        with torch.autocast(self.device.type, self.dtype, enabled=is_16_bit):
             output = model(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                logits_to_keep=positions,
+                **{name: self._on_device(value) for name, value in layout.inputs.items()},
+                logits_to_keep=self._on_device(layout.predicting),
                 use_cache=False,
             )
-        kept = supervised[:, positions]  # (batch, positions)
-        logits = output.logits[kept].float()  # (supervised tokens, vocabulary)
-        return F.cross_entropy(logits, targets[:, positions][kept], reduction="sum")
+        logits = output.logits.flatten(0, 1)
+        if len(layout.kept) < len(logits):
+            logits = logits.index_select(0, self._on_device(layout.kept))
+        targets = self._on_device(layout.targets)
+        return F.cross_entropy(logits.float(), targets, reduction="sum")
+
+    def _on_device(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        # Only from pinned memory is a copy queued; from elsewhere the host waits for it.
+        on_host = value.pin_memory() if self.device.type == "cuda" else value
+        return on_host.to(self.device, non_blocking=True)
+
+    @torch.no_grad()
+    def _tells_rows_apart(self) -> bool:
+        """Whether rows end to end have the losses that they have alone, shown on two of them.
+
+        The difference must be rounding, and far below what mixing up the rows would change.
+        """
+        if "position_ids" not in inspect.signature(self._base.forward).parameters:
+            return False
+        vocabulary = self._base.get_input_embeddings().num_embeddings
+        two_rows, one_row = rows_to_tell_apart(vocabulary)
+        apart, end_to_end, mixed_up = (
+            float(self._nll_sum(self._base, layout))
+            for layout in (padded(two_rows), self._packed(two_rows), padded(one_row))
+        )
+        rounding = 1e-5 if self.dtype is torch.float32 else 1e-2
+        return abs(end_to_end - apart) < min(rounding * apart, abs(mixed_up - apart) / 10)

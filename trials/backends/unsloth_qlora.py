@@ -8,14 +8,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from platformdirs import user_cache_path
 
-# Read when unsloth is imported. By default it is a folder in the working directory, which two
-# workers would share.
+# Read when unsloth is imported; by default a folder in the working directory, which two workers
+# would share. A GPU has one worker at a time, and the next finds what the one before compiled.
 os.environ.setdefault(
-    "UNSLOTH_COMPILE_LOCATION", str(user_cache_path("sweep") / f"unsloth-compiled-{os.getpid()}")
+    "UNSLOTH_COMPILE_LOCATION",
+    str(
+        user_cache_path("sweep")
+        / f"unsloth-compiled-{os.environ.get('CUDA_VISIBLE_DEVICES') or '0'}"
+    ),
 )
 
 from unsloth import FastLanguageModel  # isort: skip
@@ -23,51 +28,89 @@ import torch
 
 from trials.base_model import TARGET_MODULES, compute_dtype, local_or_hub
 from trials.config import ModelConfig, TrialConfig
+from trials.memory import activation_bytes_per_token
 from trials.proof import Proof, forget_adapter
+from trials.quantised import load_quantised
 
 
 def load(config: ModelConfig) -> UnslothBase:
     """Load and quantise the base model onto this process's only device."""
     began = time.perf_counter()
     device = torch.device("cuda", 0)
-    model, _ = FastLanguageModel.from_pretrained(
-        local_or_hub(config.name),
-        max_seq_length=config.max_length,
-        revision=config.revision,
-        load_in_4bit=config.quantization == "nf4",
-        load_in_16bit=config.quantization == "none",
-        trust_remote_code=config.trust_remote_code,
-        # Otherwise Unsloth takes a checkpoint of its own in place of the one that is named.
-        use_exact_model_name=True,
+    dtype = compute_dtype(config.compute_dtype, device)
+    tokenizer: Any = None
+
+    def from_pretrained(name: str, revision: str | None) -> Any:
+        nonlocal tokenizer
+        model, tokenizer = FastLanguageModel.from_pretrained(
+            name,
+            max_seq_length=config.max_length,
+            dtype=dtype,
+            revision=revision,
+            load_in_4bit=config.quantization == "nf4",
+            load_in_8bit=config.quantization == "int8",
+            load_in_16bit=config.quantization == "none",
+            trust_remote_code=config.trust_remote_code,
+            # Otherwise Unsloth takes a checkpoint of its own in place of the one that is named.
+            use_exact_model_name=True,
+            # By default it moves the embedding to the host where memory is tight.
+            offload_embedding=False,
+            # A trial turns it on when it must.
+            use_gradient_checkpointing=False,
+        )
+        return model
+
+    def write(model: Any, folder: Path) -> None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)  # without one Unsloth does not load a folder
+
+    model = load_quantised(
+        config,
+        device,
+        dtype,
+        quantise=lambda: from_pretrained(local_or_hub(config.name), config.revision),
+        read=lambda folder: from_pretrained(str(folder), None),
+        write=write,
     )
     model.requires_grad_(False)
-    return UnslothBase(model, device, time.perf_counter() - began)
+    base = UnslothBase(model, device, dtype)
+    base.load_seconds = time.perf_counter() - began
+    return base
 
 
 class UnslothBase:
     """A frozen base model of Unsloth, with one peft adapter at a time."""
 
-    def __init__(self, model: Any, device: torch.device, load_seconds: float) -> None:
+    load_seconds = 0.0
+
+    def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
-        self.load_seconds = load_seconds
+        self.dtype = dtype
+        self.activation_bytes_per_token = activation_bytes_per_token(model)
         self._base = model
         self._adapted: Any = None
+        self._functions = _own_functions(model)
         self._proof = Proof(model)
 
-    def add_adapter(self, config: TrialConfig, *, gradient_checkpointing: bool) -> Any:
+    def add_adapter(self, config: TrialConfig) -> Any:
         """Return the base with a new, untrained adapter."""
         self._adapted = FastLanguageModel.get_peft_model(
             self._base,
             r=config.rank,
             lora_alpha=config.alpha,
-            lora_dropout=config.dropout,  # above 0 Unsloth leaves its fast kernels, and says so
+            lora_dropout=config.dropout,
             use_rslora=config.use_rslora,
+            use_dora=config.use_dora,  # handed on to peft, without the fast kernels
             target_modules=TARGET_MODULES[config.target_modules],
             bias="none",
-            use_gradient_checkpointing="unsloth" if gradient_checkpointing else False,
+            use_gradient_checkpointing=False,
             random_state=config.seed,
         )
         return self._adapted
+
+    def recompute_activations(self) -> None:
+        """Keep only the inputs of decoder layers, until the adapter is removed."""
+        FastLanguageModel.for_training(self._adapted, use_gradient_checkpointing=True)
 
     def remove_adapter(self) -> None:
         """Give the base back as it was loaded; raise `BaseNotClean` where that cannot be shown.
@@ -78,6 +121,9 @@ class UnslothBase:
             self._base = self._adapted.unload()
             self._adapted = None
             self._base.requires_grad_(False)
+            self._base.gradient_checkpointing_disable()
+            self._base.disable_input_require_grads()
+            _restore(self._base, self._functions)
         forget_adapter(self._base)
         self._proof.check(self._base)
 
@@ -86,13 +132,31 @@ class UnslothBase:
 
         Unsloth's fused loss makes no logits; divided by one item, it is the sum.
         """
-        with torch.autocast(self.device.type, compute_dtype(self.device)):
-            output = model(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                labels=batch["labels"],
-                num_items_in_batch=1,
-                use_cache=False,
-            )
+        is_16_bit = self.dtype is not torch.float32
+        # Only from pinned memory is a copy queued; from elsewhere the host waits for it.
+        inputs = {
+            name: batch[name].pin_memory().to(self.device, non_blocking=True)
+            for name in ("input_ids", "attention_mask", "labels")
+        }
+        with torch.autocast(self.device.type, self.dtype, enabled=is_16_bit):
+            output = model(**inputs, num_items_in_batch=1, use_cache=False)
         nll: torch.Tensor = output.loss.float()
         return nll
+
+
+_REPLACED = ("forward", "apply_qkv", "apply_o")
+"""What `get_peft_model` replaces on modules of the base by its kernels, and `unload` leaves."""
+
+
+def _own_functions(model: torch.nn.Module) -> dict[str, dict[str, Any]]:
+    return {
+        path: {name: vars(module)[name] for name in _REPLACED if name in vars(module)}
+        for path, module in model.named_modules()
+    }
+
+
+def _restore(model: torch.nn.Module, functions: Mapping[str, Mapping[str, Any]]) -> None:
+    for path, module in model.named_modules():
+        for name in _REPLACED:
+            vars(module).pop(name, None)
+        vars(module).update(functions.get(path, {}))

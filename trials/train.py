@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import shutil
@@ -10,7 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from peft import get_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import save_file
 
 from trials.base_model import FrozenBase
 from trials.checkpoint import Checkpoints, State, on_host
@@ -249,11 +252,17 @@ class _Trial:
         """Write the adapter of the best evaluation, whole or not at all."""
         if self._best is None or self._group.rank > 0:
             return
-        set_peft_model_state_dict(learner.model, self._best_weights)
         folder = Path(self._config.output_dir) / "adapter"
         unfinished = folder.with_name(f"adapter.{os.getpid()}.tmp")
-        # Not "auto": peft would ask the hub for the base model's vocabulary size.
-        learner.model.save_pretrained(unfinished, save_embedding_layers=False)
+        unfinished.mkdir()
+        # As peft's save_pretrained writes it, but straight from the copy on the host and without
+        # an empty model card: the next trial waits for this.
+        save_file(
+            self._best_weights, unfinished / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"}
+        )
+        about = copy.copy(learner.model.peft_config["default"])
+        about.inference_mode = True
+        about.save_pretrained(unfinished)
         if folder.exists():
             shutil.rmtree(folder)
         unfinished.rename(folder)

@@ -25,7 +25,7 @@ from trials.packing import (
     padded,
     rows_to_tell_apart,
 )
-from trials.proof import Proof, forget_adapter
+from trials.proof import Proof, take_off_adapter
 from trials.quantised import load_quantised
 
 
@@ -144,10 +144,9 @@ class TransformersBase:
     def remove_adapter(self) -> None:
         """Give the base back as it was loaded; raise `BaseNotClean` where that cannot be shown."""
         if self._adapted is not None:
-            self._base = self._adapted.unload()
             self._adapted = None
             self._base.gradient_checkpointing_disable()
-        forget_adapter(self._base)
+            take_off_adapter(self._base)
         self._proof.check(self._base)
 
     def nll_sum(self, model: Any, batch: Batch) -> torch.Tensor:

@@ -29,7 +29,7 @@ import torch
 from trials.base_model import TARGET_MODULES, compute_dtype, local_or_hub
 from trials.config import ModelConfig, TrialConfig
 from trials.memory import activation_bytes_per_token
-from trials.proof import Proof, forget_adapter
+from trials.proof import Proof, take_off_adapter
 from trials.quantised import load_quantised
 
 
@@ -118,13 +118,12 @@ class UnslothBase:
         Without it, Unsloth hands the old adapter to the next trial as it is, not reset.
         """
         if self._adapted is not None:
-            self._base = self._adapted.unload()
             self._adapted = None
-            self._base.requires_grad_(False)
             self._base.gradient_checkpointing_disable()
             self._base.disable_input_require_grads()
+            take_off_adapter(self._base)
+            self._base.requires_grad_(False)
             _restore(self._base, self._functions)
-        forget_adapter(self._base)
         self._proof.check(self._base)
 
     def nll_sum(self, model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -145,7 +144,7 @@ class UnslothBase:
 
 
 _REPLACED = ("forward", "apply_qkv", "apply_o")
-"""What `get_peft_model` replaces on modules of the base by its kernels, and `unload` leaves."""
+"""What `get_peft_model` replaces on modules of the base by its kernels, for good."""
 
 
 def _own_functions(model: torch.nn.Module) -> dict[str, dict[str, Any]]:

@@ -154,7 +154,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that the device, or the host in its place, has no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
+_NO_MEMORY = (
+    "can't allocate memory",  # torch on processors
+    "CUDA out of memory",
+    "CUDA error: out of memory",  # what allocates past torch: bitsandbytes' paged optimizers
+    "CUBLAS_STATUS_ALLOC_FAILED",  # a workspace that cuBLAS takes when it is first needed
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 def memory_in_words(device: torch.device) -> str:

@@ -23,7 +23,7 @@ from trials.batches import collate
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
 from trials.data import IGNORED, TokenRows
 from trials.evaluate import eval_loss
-from trials.memory import Attempt, MicroBatchMemory
+from trials.memory import Attempt, MicroBatchMemory, is_out_of_memory
 from trials.train import evaluation_steps, run_trial
 
 MakeConfig = Callable[..., TrialConfig]
@@ -318,6 +318,22 @@ def test_memory_that_runs_out_in_the_optimizer_begins_the_trial_anew(
     result, points = run(config(2), exact)
     assert result.micro_batch_size == 4
     assert flat(points) == pytest.approx(flat(undisturbed), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate "
+                      "memory: you tried to allocate 9 bytes."), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (ValueError("CUDA out of memory"), False),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_out_of_memory_is_told_from_other_errors(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected
 
 
 def test_the_first_attempt_holds_no_more_rows_than_an_estimate_says(config: MakeConfig) -> None:

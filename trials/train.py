@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from peft import get_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 
-from trials.base_model import FrozenBase
+from trials.base_model import BaseNotClean, FrozenBase
 from trials.checkpoint import Checkpoints, State, on_host
 from trials.config import EvalPoint, Report, Stop, TrialConfig, TrialResult
 from trials.data import TokenRows
@@ -46,20 +48,18 @@ def run_trial(
     """
     while True:
         trial = _Trial(config, base, memory, report, group)
-        try:
-            result = trial.run()
-        except DoesNotFit:
-            break
-        except Exception as error:
-            # Micro-batches are made smaller where they stand; this is the optimizer's memory, say.
-            if group.size > 1 or not is_out_of_memory(error) or not trial.shrink():
-                raise
-        else:
-            trial.checkpoints.delete()
-            return result
-        finally:
-            trial.close()
-            base.remove_adapter()
+        with _gives_back(trial, base):
+            try:
+                result = trial.run()
+            except DoesNotFit:
+                break
+            except Exception as error:
+                # Micro-batches are made smaller where they stand; this is the optimizer's memory.
+                if group.size > 1 or not is_out_of_memory(error) or not trial.shrink():
+                    raise
+                continue
+        trial.checkpoints.delete()
+        return result
     return TrialResult(
         outcome="out_of_memory",
         reason=(
@@ -70,6 +70,21 @@ def run_trial(
         micro_batch_size=1,
         gradient_checkpointing=True,
     )
+
+
+@contextlib.contextmanager
+def _gives_back(trial: _Trial, base: FrozenBase) -> Iterator[None]:
+    """Take the trial's adapter off the base; prove that nothing is left, unless it has failed."""
+    try:
+        yield
+    except BaseException:
+        trial.close()
+        # The traceback still holds the trial's tensors, and its cause is what must be told.
+        with contextlib.suppress(BaseNotClean):
+            base.remove_adapter()
+        raise
+    trial.close()
+    base.remove_adapter()
 
 
 def evaluation_steps(n_steps: int, n_evaluations: int) -> dict[int, int]:

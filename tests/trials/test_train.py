@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from sweep.pruners import Overfit
 from trials.backends import transformers_qlora
 from trials.backends.transformers_qlora import TransformersBase
-from trials.base_model import load
+from trials.base_model import BaseNotClean, load
 from trials.batches import collate
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
 from trials.data import IGNORED, TokenRows
@@ -215,6 +215,26 @@ def test_a_trial_that_raises_gives_the_base_back(
     with pytest.raises(RuntimeError, match="the report went wrong"):
         run_trial(trial, base, MicroBatchMemory(), report)
     base.remove_adapter()  # raises when anything is left
+
+
+def test_a_failure_is_told_and_not_what_it_leaves_behind(
+    config: MakeConfig, base: TransformersBase
+) -> None:
+    class Spoilt(LimitedMemory):
+        def remove_adapter(self) -> None:
+            self._limited.remove_adapter()
+            raise BaseNotClean("300 MiB more of device memory held than at load")
+
+    def report(point: EvalPoint) -> None:
+        raise RuntimeError("the report went wrong")
+
+    spoilt: Any = Spoilt(base, limit=8)
+    trial = config()
+    Path(trial.output_dir).mkdir(parents=True)
+    with pytest.raises(RuntimeError, match="the report went wrong"):
+        run_trial(trial, spoilt, MicroBatchMemory(), report)
+    with pytest.raises(BaseNotClean, match="300 MiB"):
+        run(config(1), spoilt)
 
 
 @pytest.mark.parametrize("micro_batch_size", [4, 2, 1])

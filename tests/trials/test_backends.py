@@ -169,7 +169,9 @@ def test_a_model_that_mixes_up_packed_rows_gets_them_padded(
     ],
 )
 def test_rows_are_packed_where_that_costs_less(lengths: list[int], cheaper: bool) -> None:
-    smollm2 = ForwardCost(linear_weights=106_168_320, attention_width=30 * 576)
+    smollm2 = ForwardCost(
+        linear_weights=106_168_320, attention_width=30 * 576, attention_slowness=1.0
+    )
     batch = collate([{"input_ids": [0] * n, "labels": [0] * n} for n in lengths])
     assert smollm2.packing_is_cheaper(batch["attention_mask"]) is cheaper
 
@@ -177,7 +179,9 @@ def test_rows_are_packed_where_that_costs_less(lengths: list[int], cheaper: bool
 def test_the_cost_of_a_pass_is_read_off_the_model(exact: TransformersBase) -> None:
     # Two layers: q and o 64 × 64, k and v 64 × 32, gate, up and down 64 × 192.
     assert ForwardCost.of(exact._base) == ForwardCost(
-        linear_weights=2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 192), attention_width=2 * 64
+        linear_weights=2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 192),
+        attention_width=2 * 64,
+        attention_slowness=3.0,
     )
 
 

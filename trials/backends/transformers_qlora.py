@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own spelling
 from peft import LoraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import is_flash_attn_2_available
 
@@ -132,6 +133,11 @@ class TransformersBase:
             task_type="CAUSAL_LM",
         )
         self._adapted = get_peft_model(self._base, lora)
+        for layer in self._adapted.modules():
+            if isinstance(layer, BaseTunerLayer):
+                # Autocast chooses the type; on processors peft does not see that it is on, and
+                # would turn every input into float32 and back.
+                layer.cast_input_dtype_enabled = False
         return self._adapted
 
     def recompute_activations(self) -> None:

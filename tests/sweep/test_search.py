@@ -101,6 +101,7 @@ def test_every_hyperparameter_has_a_value(space: MakeSpace) -> None:
         "max_grad_norm": 1.0,
         "target_modules": "all-linear",
         "use_rslora": False,
+        "use_dora": False,
         "neftune_alpha": 0.0,
         "max_length": 1024,
     }

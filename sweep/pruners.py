@@ -11,7 +11,8 @@ from optuna.pruners import BasePruner
 from optuna.trial import TrialState
 
 from sweep.settings import Outclassed as OutclassedSettings
-from trials.config import EvalPoint
+from sweep.settings import Pruning
+from trials.config import EvalPoint, Stop
 
 
 class Diverged:
@@ -100,6 +101,28 @@ class Overfit:
             f"{self._min_rise:.1%} above it {self._patience} times in a row, while train loss fell "
             f"from {best.train_loss:.4f} to {train_loss:.4f}."
         )
+
+
+class ByItself:
+    """The verdict on a trial that needs no other trial: diverged, or overfit.
+
+    Args:
+        n_evaluations: Of a whole run; after the last nothing is left to save.
+    """
+
+    def __init__(self, pruning: Pruning, *, n_evaluations: int) -> None:
+        self._n_evaluations = n_evaluations
+        self._diverged = Diverged(factor=pruning.diverged.factor)
+        self._overfit = Overfit(**pruning.overfit.model_dump()) if pruning.overfit else None
+
+    def verdict(self, curve: Sequence[EvalPoint], base_eval_loss: float | None) -> Stop | None:
+        """Judge a trial by its evaluations after step 0, latest last; None to go on."""
+        if reason := self._diverged.reason(curve, base_eval_loss):
+            return Stop(outcome="diverged", reason=reason)
+        is_over = curve[-1].index == self._n_evaluations
+        if self._overfit and not is_over and (reason := self._overfit.reason(curve)):
+            return Stop(outcome="overfit", reason=reason)
+        return None
 
 
 class Outclassed:

@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.loop import Place
-from sweep.pruners import Diverged, Outclassed, Overfit, make_outclassed
+from sweep.pruners import ByItself, Outclassed, make_outclassed
 from sweep.resolve import Resolve
 from sweep.search import distributions, hyperparameters, make_sampler, params_of, points_taken
 from sweep.space import Space
@@ -117,8 +117,7 @@ class Sweep:
         self._resolve = resolve
         self.trackers: Sequence[Tracker] = ()
         self._distributions = distributions(space)
-        self._diverged = Diverged(factor=pruning.diverged.factor)
-        self._overfit = Overfit(**pruning.overfit.model_dump()) if pruning.overfit else None
+        self._by_itself = ByItself(pruning, n_evaluations=space.settings.evaluate.times)
         self._outclassed: Outclassed | None = (
             make_outclassed(pruning.outclassed) if pruning.outclassed else None
         )
@@ -209,12 +208,10 @@ class Sweep:
     def _verdict(
         self, trial: optuna.Trial, curve: Sequence[EvalPoint], is_new: bool
     ) -> Stop | None:
-        if reason := self._diverged.reason(curve, self.base_eval_loss):
-            return Stop(outcome="diverged", reason=reason)
+        if stop := self._by_itself.verdict(curve, self.base_eval_loss):
+            return stop
         if curve[-1].index == self._space.settings.evaluate.times:
             return None  # the run is over: nothing is left to save
-        if self._overfit and (reason := self._overfit.reason(curve)):
-            return Stop(outcome="overfit", reason=reason)
         if self._outclassed and is_new:
             reason = self._outclassed.reason(self._study, trial, curve[-1])
             if reason:

@@ -21,7 +21,7 @@ from sweep.check import Check, prepare_data
 from sweep.devices import n_gpu_slots, n_visible_gpus, n_workers, wants_gpus
 from sweep.parameters import HYPERPARAMETERS, Value, shown
 from sweep.points import filled_in
-from sweep.pruners import Diverged, Overfit
+from sweep.pruners import ByItself
 from sweep.resolve import choose_backend, resolver, training_environment
 from sweep.screen import COLOURS
 from sweep.space import Space
@@ -179,23 +179,14 @@ class Verdicts:
     """The verdicts of a sweep that need no other trial."""
 
     def __init__(self, space: Space) -> None:
-        pruning = space.settings.pruning
-        self._n_evaluations = space.settings.evaluate.times
-        self._diverged = Diverged(factor=pruning.diverged.factor)
-        self._overfit = Overfit(**pruning.overfit.model_dump()) if pruning.overfit else None
+        settings = space.settings
+        self._by_itself = ByItself(settings.pruning, n_evaluations=settings.evaluate.times)
 
     def on(self, points: Sequence[EvalPoint]) -> Stop | None:
         """The verdict on a trial's evaluations, point 0 included, latest last: None to go on."""
         base_eval_loss = next((point.eval_loss for point in points if point.index == 0), None)
         curve = [point for point in points if point.index > 0]
-        if not curve:
-            return None
-        if reason := self._diverged.reason(curve, base_eval_loss):
-            return Stop(outcome="diverged", reason=reason)
-        is_over = curve[-1].index == self._n_evaluations
-        if self._overfit and not is_over and (reason := self._overfit.reason(curve)):
-            return Stop(outcome="overfit", reason=reason)
-        return None
+        return self._by_itself.verdict(curve, base_eval_loss) if curve else None
 
 
 class Watch:

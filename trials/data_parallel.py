@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.distributed
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from trials.config import ModelConfig
-
-if TYPE_CHECKING:
-    import torch
 
 T = TypeVar("T")
 
@@ -95,8 +96,6 @@ class Processes:
         store: Any,
         why: Callable[[], str] = lambda: "the first process ended",
     ) -> None:
-        import torch
-
         self.rank, self.size = rank, size
         self._why = why
         self._device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
@@ -110,15 +109,11 @@ class Processes:
 
     def sum(self, tensor: torch.Tensor) -> None:
         """Put the sum over all processes in place of a tensor of floats."""
-        import torch
-
         with self._peers_alive():
             torch.distributed.all_reduce(tensor)
 
     def smallest(self, number: float) -> float:
         """Return the smallest of the numbers that the processes give."""
-        import torch
-
         found = torch.tensor(number, dtype=torch.float64)
         with self._peers_alive():
             torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MIN)
@@ -126,8 +121,6 @@ class Processes:
 
     def broadcast(self, value: T) -> T:
         """Return what the first process gives."""
-        import torch
-
         values = [value]
         with self._peers_alive():
             torch.distributed.broadcast_object_list(values, src=0, device=torch.device("cpu"))
@@ -152,8 +145,6 @@ class Peers:
     def __init__(self, model: ModelConfig, n_processes: int) -> None:
         # Before torch.distributed is asked for anything: what is started here listens here only.
         _stay_on_this_machine()
-        from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
         self._size = n_processes
         self._store = TCPStore("127.0.0.1", 0, n_processes, is_master=True, wait_for_workers=False)
         self._log_dir = tempfile.TemporaryDirectory(prefix="sweep-peers-")
@@ -219,8 +210,6 @@ def _peer() -> None:
     from trials.base_model import load
 
     base = load(ModelConfig(**spec["model"]))  # Unsloth comes before everything else
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
     from trials.memory import MicroBatchMemory
     from trials.train import run_trial
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import time
 from typing import Any
@@ -21,6 +20,7 @@ from trials.memory import (
     DoesNotFit,
     Fit,
     MicroBatchMemory,
+    give_back_memory,
     is_out_of_memory,
     rows_that_fit,
 )
@@ -86,7 +86,7 @@ class Learner:
             if not self.fit.shrink():
                 raise DoesNotFit
             self._optimizer.zero_grad()
-            give_back_memory(self._base.device)
+            give_back_memory()
             if self.fit.attempt.gradient_checkpointing:
                 self._base.recompute_activations()
         self._scaler.unscale_(self._optimizer)
@@ -237,10 +237,3 @@ class Window:
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
-
-
-def give_back_memory(device: torch.device) -> None:
-    """Free what ran out of memory has left. Call it outside `except`, which holds the frames."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -139,6 +140,13 @@ def rows_that_fit(
     state = n_trained * (4 + ADAMW_BYTES[config.optimizer])
     free = FREE_SHARE * free_bytes(base.device) - state
     return int(group.smallest(free) // (longest_row * base.activation_bytes_per_token))
+
+
+def give_back_memory() -> None:
+    """Free what nothing refers to any more. Call it outside `except`, which holds the frames."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def free_bytes(device: torch.device) -> int:

@@ -12,6 +12,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from trials.base_model import BaseNotClean
+from trials.memory import give_back_memory
 
 MEMORY_SLACK = 64 * 2**20
 """Bytes: cuBLAS takes its workspaces only when they are needed. Leaks add up, so they are found."""
@@ -77,9 +78,7 @@ def take_off_adapter(model: torch.nn.Module) -> None:
                 setattr(parent, name, layer.get_base_layer())
     for left_over in ("peft_config", "_hf_peft_config_loaded"):
         model.__dict__.pop(left_over, None)
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    give_back_memory()
 
 
 @torch.no_grad()

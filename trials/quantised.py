@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import gc
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ from transformers import AutoConfig
 
 from trials.base_model import local_or_hub
 from trials.config import ModelConfig
-from trials.memory import is_out_of_memory
+from trials.memory import give_back_memory, is_out_of_memory
 from trials.proof import content_hash
 
 FORMAT = 1
@@ -110,7 +109,7 @@ class _Entry:
             why = "its content is not what was written"
             del model
         say(f"the quantised base model in {self.folder} cannot be used and is made anew: {why}")
-        _free_memory()
+        give_back_memory()
         return None
 
     def remove(self) -> None:
@@ -140,12 +139,6 @@ class _Entry:
                 f"{self.folder.parent} has {free / 2**30:.1f} GiB free, "
                 f"and 1.5 times its {n_bytes / 2**30:.1f} GiB are wanted"
             )
-
-
-def _free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _key(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> str | None:

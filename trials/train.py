@@ -23,8 +23,14 @@ from trials.config import EvalPoint, Report, Stop, TrialConfig, TrialResult
 from trials.data import TokenRows
 from trials.data_parallel import ALONE, Group
 from trials.evaluate import eval_loss
-from trials.learner import Learner, give_back_memory
-from trials.memory import DoesNotFit, MicroBatchMemory, is_out_of_memory, memory_in_words
+from trials.learner import Learner
+from trials.memory import (
+    DoesNotFit,
+    MicroBatchMemory,
+    give_back_memory,
+    is_out_of_memory,
+    memory_in_words,
+)
 
 
 def run_trial(
@@ -202,7 +208,7 @@ class _Trial:
             if loss is None:
                 if not learner.fit.shrink_evaluation():
                     raise DoesNotFit
-                give_back_memory(self._base.device)
+                give_back_memory()
         self._evaluation_seconds += time.perf_counter() - began
         return loss
 

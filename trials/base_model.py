@@ -38,7 +38,9 @@ class FrozenBase(Protocol):
     """See `trials.memory`; without an adapter."""
 
     def add_adapter(self, config: TrialConfig) -> Any:
-        """Return the base with a new, untrained adapter (a peft model). Seed first.
+        """Return the base with a new, untrained adapter (a peft model).
+
+        It follows from the trial's seed; the generators are left as that leaves them.
 
         Raises:
             ConfigError: The backend cannot train such an adapter.

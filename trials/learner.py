@@ -49,7 +49,6 @@ class Learner:
             rows.lengths, size=config.effective_batch_size, seed=config.seed
         )
         self.n_steps = self.batches.n_steps(config.epochs)
-        torch.manual_seed(config.seed)  # before the adapter: its A matrices are drawn at random
         self.model = base.add_adapter(config)
         self._trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self._optimizer = make_optimizer(config, self._trained)

@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 
 from trials.base_model import BaseNotClean
-from trials.memory import give_back_memory
 
 MEMORY_SLACK = 64 * 2**20
 """Bytes: cuBLAS takes its workspaces only when they are needed. Leaks add up, so they are found."""
@@ -65,20 +63,6 @@ class Proof:
                 raise BaseNotClean(f"{n_hooks - n_before} hooks are left on {place}")
             if has_own_forward and not had_own_forward:
                 raise BaseNotClean(f"the forward method of {place} is still replaced")
-
-
-def take_off_adapter(model: torch.nn.Module) -> None:
-    """Put a base model's own layers back in place, and delete what peft has written onto it.
-
-    As peft's `unload` does, which takes ten times as long and leaves some of it.
-    """
-    for parent in list(model.modules()):
-        for name, layer in parent.named_children():
-            if isinstance(layer, BaseTunerLayer):
-                setattr(parent, name, layer.get_base_layer())
-    for left_over in ("peft_config", "_hf_peft_config_loaded"):
-        model.__dict__.pop(left_over, None)
-    give_back_memory()
 
 
 @torch.no_grad()

@@ -15,9 +15,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import is_flash_attn_2_available
 
+from trials.adapter_layers import SpareLayers, draw_weights
 from trials.base_model import TARGET_MODULES, compute_dtype, local_or_hub
 from trials.config import ModelConfig, TrialConfig
-from trials.memory import activation_bytes_per_token
+from trials.memory import activation_bytes_per_token, give_back_memory
 from trials.packing import (
     Batch,
     ForwardCost,
@@ -26,7 +27,7 @@ from trials.packing import (
     padded,
     rows_to_tell_apart,
 )
-from trials.proof import Proof, take_off_adapter
+from trials.proof import Proof
 from trials.quantised import load_quantised
 
 
@@ -114,31 +115,39 @@ class TransformersBase:
         self.activation_bytes_per_token = activation_bytes_per_token(model)
         self._base = model
         self._adapted: Any = None
+        self._kind: tuple[str, bool] | None = None
+        self._spare: dict[tuple[str, bool] | None, SpareLayers] = {}
         self._has_flash_attention = model.config._attn_implementation == "flash_attention_2"
         self._cost = ForwardCost.of(model)
         self._rows_stay_apart = self._tells_rows_apart()
         self._proof = Proof(model)
 
     def add_adapter(self, config: TrialConfig) -> Any:
-        """Return the base with a new, untrained adapter. Seed the generators first."""
-        modules = TARGET_MODULES[config.target_modules]
+        """Return the base with a new, untrained adapter."""
+        self._kind = SpareLayers.kind(config)
+        spare = self._spare.pop(self._kind, None)
+        self._adapted = spare.put_on(config) if spare else self._built(config)
+        draw_weights(self._adapted, config.seed)
+        return self._adapted
+
+    def _built(self, config: TrialConfig) -> Any:
         lora = LoraConfig(
             r=config.rank,
             lora_alpha=config.alpha,
             lora_dropout=config.dropout,
             use_rslora=config.use_rslora,
             use_dora=config.use_dora,
-            target_modules=modules,
+            target_modules=TARGET_MODULES[config.target_modules],
             bias="none",
             task_type="CAUSAL_LM",
         )
-        self._adapted = get_peft_model(self._base, lora)
-        for layer in self._adapted.modules():
+        adapted = get_peft_model(self._base, lora)
+        for layer in adapted.modules():
             if isinstance(layer, BaseTunerLayer):
                 # Autocast chooses the type; on processors peft does not see that it is on, and
                 # would turn every input into float32 and back.
                 layer.cast_input_dtype_enabled = False
-        return self._adapted
+        return adapted
 
     def recompute_activations(self) -> None:
         """Keep only the inputs of decoder layers, until the adapter is removed."""
@@ -150,9 +159,12 @@ class TransformersBase:
     def remove_adapter(self) -> None:
         """Give the base back as it was loaded; raise `BaseNotClean` where that cannot be shown."""
         if self._adapted is not None:
-            self._adapted = None
             self._base.gradient_checkpointing_disable()
-            take_off_adapter(self._base)
+            spare = SpareLayers(self._base, self._adapted)
+            self._adapted = None
+            if self._kind is not None:
+                self._spare[self._kind] = spare
+            give_back_memory()
         self._proof.check(self._base)
 
     def nll_sum(self, model: Any, batch: Batch) -> torch.Tensor:

@@ -26,10 +26,11 @@ os.environ.setdefault(
 from unsloth import FastLanguageModel  # isort: skip
 import torch
 
+from trials.adapter_layers import take_off_adapter
 from trials.base_model import TARGET_MODULES, compute_dtype, local_or_hub
 from trials.config import ModelConfig, TrialConfig
-from trials.memory import activation_bytes_per_token
-from trials.proof import Proof, take_off_adapter
+from trials.memory import activation_bytes_per_token, give_back_memory
+from trials.proof import Proof
 from trials.quantised import load_quantised
 
 
@@ -122,6 +123,7 @@ class UnslothBase:
             self._base.gradient_checkpointing_disable()
             self._base.disable_input_require_grads()
             take_off_adapter(self._base)
+            give_back_memory()
             self._base.requires_grad_(False)
             _restore(self._base, self._functions)
         self._proof.check(self._base)

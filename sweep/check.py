@@ -89,7 +89,13 @@ def prepare_data(
         command = [sys.executable, "-m", "trials.prepare", str(request_path), str(answer_path)]
         with (
             log_path.open("w") as log,
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+            subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,  # its end is ours: it must not outlive this process
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            ) as process,
         ):
             assert process.stdout is not None
             for line in process.stdout:

@@ -54,6 +54,7 @@ Gpus = Annotated[
 Name = Annotated[
     str | None, typer.Option(help="The sweep's name, in place of the file's.", show_default=False)
 ]
+SweepName = Annotated[str, typer.Argument(metavar="NAME", help="The sweep's name.")]
 Output = Annotated[Path, typer.Option(help="Folder of all sweeps.")]
 Seed = Annotated[
     int | None, typer.Option(help="Of the sampler and of every trial.", show_default=False)
@@ -102,9 +103,13 @@ def run(
     if workers is not None and gpus is not None:
         _fail("--workers and --gpus: trials run on processors or on GPUs; give one of the two.")
 
+    import signal
+
     from sweep.run import Options, run
     from sweep.space import load_space
 
+    # Before the first trial; from then on `run` listens itself.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     checked = load_space(space, overrides)
     _make_output(output)
     options = Options(output=output, workers=workers, gpus=gpus, mlflow=mlflow)
@@ -214,17 +219,49 @@ def trial(
 
 
 @app.command()
+def status(
+    name: SweepName,
+    output: Output = Path("sweeps"),
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say how a sweep is: its trials, whether it runs, was stopped or died. Changes nothing."""
+    folder = _known_folder(output, name, "study.db")
+
+    from sweep import status
+
+    found = status.read_status(folder)
+    if as_json:
+        typer.echo(json.dumps(status.as_json(found), indent=1, ensure_ascii=False))
+    else:
+        _console().print(status.in_words(found))
+
+
+@app.command()
+def stop(
+    name: SweepName,
+    output: Output = Path("sweeps"),
+    wait: Annotated[bool, typer.Option(help="Wait until it has ended.")] = True,
+) -> None:
+    """End a running sweep in order, as Ctrl-C does; the same `sweep run` continues it.
+
+    Works from another machine too, where the folder is shared. Exit codes: 0 it has ended, 1 it
+    does not run.
+    """
+    folder = _known_folder(output, name, "lock")
+
+    from sweep.stop import stop
+
+    raise typer.Exit(stop(folder, wait=wait, say=typer.echo))
+
+
+@app.command()
 def ui(
-    name: Annotated[str, typer.Argument(help="The sweep's name.")],
+    name: SweepName,
     output: Output = Path("sweeps"),
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
 ) -> None:
     """Show a sweep in MLflow's UI, on this machine only."""
-    known = sorted(path.parent.name for path in output.glob("*/mlflow.json"))
-    if name not in known:
-        there = f"There are: {', '.join(known)}." if known else "There is none yet."
-        _fail(f"{(output / name).resolve()}: no such sweep. {there} Look elsewhere with --output.")
-    where = json.loads((output / name / "mlflow.json").read_text())
+    where = json.loads((_known_folder(output, name, "mlflow.json") / "mlflow.json").read_text())
 
     from sweep.tracking import TrackingError, ui_command
 
@@ -273,6 +310,15 @@ def _overrides(sets: list[str] | None, name: str | None, seed: int | None) -> di
     if seed is not None:
         overrides["seed"] = str(seed)
     return overrides
+
+
+def _known_folder(output: Path, name: str, with_file: str) -> Path:
+    """The folder of a sweep that has got as far as writing a certain file."""
+    known = sorted(path.parent.name for path in output.glob(f"*/{with_file}"))
+    if name not in known:
+        there = f"There are: {', '.join(known)}." if known else "There is none yet."
+        _fail(f"{(output / name).resolve()}: no such sweep. {there} Look elsewhere with --output.")
+    return output / name
 
 
 def _make_output(output: Path) -> None:

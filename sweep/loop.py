@@ -21,6 +21,10 @@ class Place:
     """`GPU 0`, or `CPU worker 1` where trials run on processors."""
 
 
+PAUSE_SECONDS = 0.5
+"""How soon a paused sweep notices that it can go on."""
+
+
 class AskTell(Protocol):
     """A study, from the side of the loop and its runner."""
 
@@ -33,14 +37,20 @@ class AskTell(Protocol):
     def report(self, number: int, point: EvalPoint) -> Stop | None:
         """Take an evaluation and return the verdict: None to go on."""
 
-    def tell(self, number: int, result: TrialResult) -> None:
-        """Take the end of a trial."""
+    def tell(self, number: int, result: TrialResult) -> bool:
+        """Take the end of a trial; whether it is the end, or the trial will run again."""
 
     def n_ended(self) -> int:
         """Trials that have ended, those of earlier runs included."""
 
     def is_exhausted(self) -> bool:
         """Whether nothing is left to ask for."""
+
+    def gpu_seconds(self) -> float:
+        """Time in which trials had GPUs, over all runs of the sweep."""
+
+    def is_flat(self, n_trials: int) -> bool:
+        """Whether the last `n_trials` that ended have not lowered the best eval loss."""
 
 
 class Runner(Protocol):
@@ -50,6 +60,7 @@ class Runner(Protocol):
     """
 
     slots: int
+    """May become fewer: a GPU can be lost."""
 
     def start(self, number: int, config: TrialConfig) -> None:
         """Begin trial `number`. Called only while a slot is free."""
@@ -69,9 +80,17 @@ class Budget:
     """Trials of the whole study that end, whatever their outcome; None: no limit."""
     hours: float | None
     """Of this run of the command; None: no limit."""
+    gpu_hours: float | None = None
+    """Of all trials, times the GPUs of each, over all runs of the sweep; None: no limit."""
+    stop_when_flat: int | None = None
+    """Trials in a row without a lower eval loss after which the sweep ends; None: no limit."""
     clock: Callable[[], float] = time.monotonic
     stop: threading.Event = field(default_factory=threading.Event)
     """Set from outside (Ctrl-C) to end the sweep in order."""
+    is_asked: Callable[[], bool] = lambda: False
+    """Whether somebody has left word to end the sweep in order."""
+    hurry: threading.Event = field(default_factory=threading.Event)
+    """Set from outside when nobody wants to wait for checkpoints."""
 
     def __post_init__(self) -> None:
         self._began = self.clock()
@@ -79,7 +98,37 @@ class Budget:
     @property
     def is_over(self) -> bool:
         """Whether running trials have to be cut off now."""
+        if not self.stop.is_set() and self.is_asked():
+            self.stop.set()
         return self.stop.is_set() or self.seconds_left == 0.0
+
+    def is_spent(self, sweep: AskTell) -> bool:
+        """Whether running trials have to be cut off, for `gpu_hours` too."""
+        return self.is_over or self.is_out_of_gpu_hours(sweep)
+
+    def is_out_of_gpu_hours(self, sweep: AskTell) -> bool:
+        """Whether `gpu_hours` are used up."""
+        return self.gpu_hours is not None and sweep.gpu_seconds() >= self.gpu_hours * 3600
+
+    def why_enough(self, sweep: AskTell, n_trials: int) -> str | None:
+        """Say why no further trial begins; None: one may.
+
+        Args:
+            n_trials: That have ended or run.
+        """
+        if self.stop.is_set():
+            return "stopped"
+        if self.seconds_left == 0.0:
+            return "the hours are over"
+        if self.is_out_of_gpu_hours(sweep):
+            return "the gpu_hours are used up"
+        if self.trials is not None and n_trials >= self.trials:
+            return "all trials have run"
+        if sweep.is_exhausted():
+            return "every point of the space has been tried"
+        if self.stop_when_flat is not None and sweep.is_flat(self.stop_when_flat):
+            return f"no better eval loss in {self.stop_when_flat} trials (stop_when_flat)"
+        return None
 
     @property
     def seconds_left(self) -> float | None:
@@ -89,31 +138,66 @@ class Budget:
         return max(0.0, self._began + self.hours * 3600 - self.clock())
 
 
-def run(sweep: AskTell, runner: Runner, budget: Budget) -> None:
-    """Run trials until the budget is spent or the space is exhausted.
+class Room(Protocol):
+    """Of the disk."""
+
+    def is_there(self) -> bool:
+        """Whether a trial may begin now."""
+
+    def ran_out(self) -> None:
+        """A trial has found none."""
+
+    def sufficed(self) -> None:
+        """A trial has ended with what it needed."""
+
+
+class RoomForAll:
+    """A disk that is never full."""
+
+    def is_there(self) -> bool:
+        """It is."""
+        return True
+
+    def ran_out(self) -> None:
+        """It does not."""
+
+    def sufficed(self) -> None:
+        """It does."""
+
+
+def run(sweep: AskTell, runner: Runner, budget: Budget, room: Room = RoomForAll()) -> str:  # noqa: B008
+    """Run trials until the budget is spent or the space is exhausted; say which.
 
     Trials that still run when the time is over are left to the caller, as `Sweep.interrupt` does.
+    Without room on the disk none begins: the sweep pauses until there is some.
     """
     n_running = 0
     n_ended = sweep.n_ended()
+    is_paused = False
 
-    def wants_more() -> bool:
-        if budget.is_over or sweep.is_exhausted():
-            return False
-        return budget.trials is None or n_ended + n_running < budget.trials
+    def something_to_do() -> bool:
+        return budget.is_spent(sweep) or (is_paused and room.is_there())
 
     while True:
-        while n_running < runner.slots and wants_more():
+        enough = budget.why_enough(sweep, n_ended + n_running)
+        while enough is None and n_running < runner.slots and room.is_there():
             runner.start(*sweep.ask())
             n_running += 1
+            enough = budget.why_enough(sweep, n_ended + n_running)
+        if budget.is_spent(sweep) or (enough is not None and not n_running):
+            assert enough is not None
+            return enough
+        is_paused = enough is None and n_running < runner.slots
         if not n_running:
-            return
-        ended = runner.wait(until=lambda: budget.is_over)
+            time.sleep(PAUSE_SECONDS)
+            continue
+        ended = runner.wait(until=something_to_do)
         if ended is None:
-            return
-        sweep.tell(*ended)
+            continue
+        number, result = ended
+        n_ended += sweep.tell(number, result)
         n_running -= 1
-        n_ended += 1
+        room.ran_out() if result.fault == "disk_full" else room.sufficed()
 
 
 class InlineRunner:

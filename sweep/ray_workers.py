@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 # Before Ray starts: it reads them once.
@@ -15,16 +17,36 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Ray's default is 15: whatever else runs on the box would come before the trials.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
+import psutil
 import ray
 from ray.exceptions import RayError
 
 from sweep.loop import AskTell, Place
 from sweep.resolve import training_environment
+from sweep.words import counted
 from trials import worker as messages
-from trials.config import ModelConfig, Stop, TrialConfig, TrialResult
+from trials.config import Fault, ModelConfig, Stop, TrialConfig, TrialResult
+from trials.faults import has_stalled
 
 POLL_SECONDS = 0.2
 """How soon the end of the time, or Ctrl-C, is noticed while all trials train."""
+PATIENCE_SECONDS = 60.0
+"""For running trials to be set aside: each finishes a step and writes a checkpoint."""
+GRACE_SECONDS = 5.0
+"""For a process that Ray has asked to end."""
+LOADS_TO_GIVE_UP = 2
+"""So many times in a row may a slot fail to load what another one has loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a worker's process is."""
+
+    node: str
+    """The host's name."""
+    gpus: list[str]
+    """The ids that Ray gave to it."""
+    pid: int
 
 
 class Worker:
@@ -33,9 +55,13 @@ class Worker:
     def __init__(self, model: ModelConfig, n_processes: int) -> None:
         self._trials = messages.TrialThread(model, n_processes)
 
-    def device(self) -> tuple[str, list[str]]:
-        """The host's name and the ids of the GPUs that Ray gave to this process."""
-        return socket.gethostname(), [str(i) for i in ray.get_gpu_ids()]
+    def home(self) -> Home:
+        """Where this process is."""
+        return Home(socket.gethostname(), [str(i) for i in ray.get_gpu_ids()], os.getpid())
+
+    def stop(self) -> None:
+        """Ask the running trial to be set aside."""
+        self._trials.stop()
 
     def start(self, number: int, config: TrialConfig) -> None:
         """Begin a trial, as soon as the base model is there."""
@@ -58,6 +84,13 @@ class Slot:
     worker: Any = None
     """The actor; None until a trial needs it, and again after it has died."""
     next_event: Any = None
+    home: Any = None
+    """The answer to where the worker is, on its way; asked again and again as a sign of life."""
+    known_home: Home | None = None
+    asked_at: float = 0.0
+    has_loaded: bool = False
+    n_failed_loads: int = 0
+    """In a row."""
     trial: tuple[int, TrialConfig] | None = None
     has_started: bool = False
     idle_since: float | None = None
@@ -127,6 +160,7 @@ class RayRunner:
         self._gpus_per_trial = gpus_per_trial
         self._sweep = sweep
         self._say = say
+        self._has_loaded_once = False
         self._slots = [Slot(index) for index in range(n_slots)]
         for slot in self._slots:
             self._fill(slot)
@@ -143,7 +177,17 @@ class RayRunner:
     def wait(self, until: Callable[[], bool]) -> tuple[int, TrialResult] | None:
         """Pass on what workers say until a trial ends or `until` becomes true."""
         while not until():
+            for slot in self._slots:
+                if slot.worker is not None and not self._answers(slot):
+                    home = slot.known_home
+                    ended = self._died(slot, self._silence(slot))
+                    _end_for_certain([] if home is None else [home])
+                    if ended is not None:
+                        return ended
             slots = {slot.next_event: slot for slot in self._slots if slot.worker is not None}
+            if not slots:
+                time.sleep(POLL_SECONDS)
+                continue
             ready, _ = ray.wait(list(slots), num_returns=1, timeout=POLL_SECONDS)
             for reference in ready:
                 ended = self._take(slots[reference])
@@ -151,21 +195,70 @@ class RayRunner:
                     return ended
         return None
 
+    def set_aside(self, until: Callable[[], bool]) -> Iterator[tuple[int, TrialResult]]:
+        """Have running trials write a checkpoint and end; yields those that have ended.
+
+        Args:
+            until: Whoever waits has no more patience.
+        """
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        running = [slot for slot in self._slots if slot.trial is not None and slot.has_started]
+        for slot in running:
+            slot.worker.stop.remote()
+        while any(slot.trial is not None for slot in running):
+            ended = self.wait(until=lambda: until() or time.monotonic() > deadline)
+            if ended is None:
+                return
+            yield ended
+
     def shutdown(self) -> None:
         """End every worker process, trials in them included."""
+        homes = [slot.known_home for slot in self._slots if slot.known_home is not None]
         for slot in self._slots:
             self._empty(slot)
+        _end_for_certain(homes)
 
     def _fill(self, slot: Slot) -> None:
         slot.worker = self._new_worker()
         slot.next_event = slot.worker.next_event.remote()
+        self._ask(slot)
+
+    @staticmethod
+    def _ask(slot: Slot) -> None:
+        slot.home, slot.asked_at = slot.worker.home.remote(), time.monotonic()
 
     @staticmethod
     def _empty(slot: Slot) -> None:
         """End the process of a slot; it goes with all that it holds."""
         if slot.worker is not None:
             ray.kill(slot.worker)
-        slot.worker = slot.next_event = slot.idle_since = None
+        slot.worker = slot.next_event = slot.idle_since = slot.home = slot.known_home = None
+        slot.has_loaded = False
+
+    def _answers(self, slot: Slot) -> bool:
+        """Whether the process of a slot has given a sign of life within `stall_minutes`.
+
+        A process that trains but takes no step ends itself (`trials.faults`); this is for one that
+        cannot even do that.
+        """
+        now = time.monotonic()
+        if slot.home is not None and ray.wait([slot.home], timeout=0)[0]:
+            with contextlib.suppress(RayError):  # it has died: its next event says so
+                slot.known_home = ray.get(slot.home)
+            slot.home = None
+        # Before it has loaded, Ray may still look for a place for it, and imports hold its lock.
+        if slot.trial is None or not slot.has_started:
+            slot.asked_at = now
+            return True
+        stall_seconds = slot.trial[1].stall_minutes * 60
+        if slot.home is None and now - slot.asked_at > stall_seconds / 10:
+            self._ask(slot)
+        return slot.home is None or now - slot.asked_at < stall_seconds
+
+    @staticmethod
+    def _silence(slot: Slot) -> str:
+        assert slot.trial is not None
+        return f"The worker process gave no answer for {slot.trial[1].stall_minutes:g} minutes."
 
     def _new_worker(self) -> Any:
         environment = training_environment(n_slots=self.slots, gpus_per_trial=self._gpus_per_trial)
@@ -184,15 +277,18 @@ class RayRunner:
         try:
             event: messages.Event = ray.get(slot.next_event)
         except RayError as error:
-            return self._died(slot, f"The worker process died: {_death(error)}")
+            return self._died(slot, self._cause_of_death(slot, error))
         slot.next_event = slot.worker.next_event.remote()
         match event:
             case messages.Loaded():
                 self.timings.imports.append(event.import_seconds)
                 self.timings.loads.append(event.load_seconds)
+                slot.has_loaded, slot.n_failed_loads = True, 0
+                self._has_loaded_once = True
                 return None
             case messages.Broken():
-                return self._died(slot, f"A worker cannot load the base model: {event.cause}")
+                cause = f"A worker cannot load the base model: {event.cause}"
+                return self._died(slot, cause, is_load=True)
             case messages.Started():
                 self._started(slot)
                 return None
@@ -213,16 +309,23 @@ class RayRunner:
             slot.idle_since = None
         slot.has_started = True
         self.timings.started_at.append(time.time())
-        try:
-            node, gpus = ray.get(slot.worker.device.remote())
-        except RayError:  # it has died since; that is its next event
-            node, gpus = "unknown", []
-        device = f"GPU {','.join(gpus)}" if self._on_gpus else f"CPU worker {slot.index}"
-        self._sweep.started(slot.trial[1], Place(node, device))
+        slot.asked_at = time.monotonic()
+        home = slot.known_home or Home("unknown", [], 0)  # it has died since: its next event
+        device = f"GPU {','.join(home.gpus)}" if self._on_gpus else f"CPU worker {slot.index}"
+        self._sweep.started(slot.trial[1], Place(home.node, device))
 
-    def _died(self, slot: Slot, cause: str) -> tuple[int, TrialResult] | None:
+    def _died(
+        self, slot: Slot, cause: str, *, is_load: bool = False
+    ) -> tuple[int, TrialResult] | None:
+        """Take the end of a worker, and of its trial, if it had one.
+
+        A process that is gone is no fault of the trial. One that cannot load the base model is,
+        unless others have loaded it: then it is the GPU or the machine.
+        """
         trial, slot.trial = slot.trial, None
+        had_loaded = slot.has_loaded
         self._empty(slot)
+        is_last = not had_loaded and self._is_last_failed_load(slot, cause)
         if trial is None:
             self._say(cause)
             return None
@@ -231,7 +334,52 @@ class RayRunner:
             self._sweep.started(
                 config, Place(socket.gethostname(), "a worker that did not come up")
             )
-        return number, messages.failed(cause, config)
+        fault: Fault | None = "machine_lost" if had_loaded else "not_begun"
+        if is_last or (is_load and not self._has_loaded_once):
+            fault = None
+        return number, messages.failed(cause, config, fault)
+
+    def _is_last_failed_load(self, slot: Slot, cause: str) -> bool:
+        """Give up a slot that cannot load what others can; whether it is the last one."""
+        slot.n_failed_loads += 1
+        if slot.n_failed_loads < LOADS_TO_GIVE_UP:
+            return False
+        if self.slots == 1 or not self._has_loaded_once:
+            return True
+        self._slots.remove(slot)
+        self.slots -= 1
+        left = counted(self.slots, "worker")
+        self._say(f"{cause} A place for trials is given up; the sweep goes on with {left}.")
+        return False
+
+    @staticmethod
+    def _cause_of_death(slot: Slot, error: RayError) -> str:
+        if slot.trial is not None:
+            number, config = slot.trial
+            if slot.has_started and has_stalled(
+                messages.log_tail(Path(config.output_dir), n_lines=400)
+            ):
+                return (
+                    f"Trial {number} took no step for {config.stall_minutes:g} minutes "
+                    f"(stall_minutes), so its process was ended; its log says where it stood."
+                )
+        return f"The worker process died: {_death(error)}"
+
+
+def _end_for_certain(homes: Sequence[Home]) -> None:
+    """See that processes on this machine have ended.
+
+    Ray asks them to, which one that hangs or is stopped does not hear.
+    """
+    processes = []
+    for home in homes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if home.node == socket.gethostname():
+                processes.append(psutil.Process(home.pid))
+    _, alive = psutil.wait_procs(processes, timeout=GRACE_SECONDS)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _death(error: RayError) -> str:

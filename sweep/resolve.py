@@ -161,6 +161,7 @@ def resolver(
             n_evaluations=space.settings.evaluate.times,
             evaluate_base=evaluate_base,
             checkpoint_minutes=space.settings.checkpoint_minutes,
+            stall_minutes=space.settings.stall_minutes,
             seed=space.settings.seed,
             **values,
         )

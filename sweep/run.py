@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import platform
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -23,13 +21,18 @@ from sweep import check, loop, report
 from sweep.adapters import Adapters
 from sweep.background import without_secrets
 from sweep.devices import n_gpu_slots, n_visible_gpus, n_workers, wants_gpus
+from sweep.disk import Room
+from sweep.folder import is_asked_to_stop, locked, open_folder
 from sweep.parameters import shown
 from sweep.resolve import choose_backend, model_config, resolver, trial_settings
 from sweep.screen import Progress, Screen, make_screen
 from sweep.space import Space
-from sweep.study import StudyError, Sweep, SweepFailed, open_study, storage_url
+from sweep.storage import Patience, PatientStorage, storage_url
+from sweep.study import StudyError, Sweep, SweepFailed, open_study
 from sweep.words import counted
 from trials.config import Backend
+from trials.result_file import read_result
+from trials.whole_file import write_whole
 
 if TYPE_CHECKING:
     from sweep.ray_workers import RayRunner
@@ -40,6 +43,8 @@ RECORDED_VERSIONS = ("sweep", "torch", "transformers", "peft", "bitsandbytes", "
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 """Of a sweep, in MLflow's words."""
+STATES: dict[Status, str] = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "stopped"}
+"""The same, for `sweep status`."""
 EXIT_CODES: dict[Status, int] = {"FINISHED": 0, "FAILED": 1, "KILLED": 130}
 
 
@@ -67,6 +72,8 @@ class Job:
     on_gpus: bool
     backend: Backend
     found: check.Check
+    patience: Patience
+    """Of the study's database."""
 
 
 def run(space: Space, options: Options, console: Console) -> int:
@@ -76,7 +83,7 @@ def run(space: Space, options: Options, console: Console) -> int:
         SpaceError, StudyError, TrackingError: In words for the user, before any trial starts.
     """
     output_dir = options.output / space.name
-    output_dir.mkdir(parents=True, exist_ok=True)
+    open_folder(output_dir)
     with locked(output_dir):
         on_gpus = wants_gpus(workers=options.workers, gpus=options.gpus)
         backend = choose_backend(space, on_gpus=on_gpus)
@@ -90,12 +97,17 @@ def run(space: Space, options: Options, console: Console) -> int:
             on_gpus=on_gpus,
             backend=backend,
             found=found,
+            patience=Patience(),
         )
         sweep = _open_sweep(job)
-        (output_dir / "space.yaml").write_text(space.text)
-        budget = loop.Budget(space.settings.budget.trials, space.settings.budget.hours)
-        if _nothing_to_do(sweep, budget):
-            console.print(f"{space.name}: all its trials have ended; raise --trials to go on.")
+        write_whole(output_dir / "space.yaml", space.text)
+        budget = loop.Budget(
+            **space.settings.budget.model_dump(), is_asked=lambda: is_asked_to_stop(output_dir)
+        )
+        enough = budget.why_enough(sweep, sweep.n_ended())
+        if enough is not None:
+            _mend_what_was_cut_off(job, sweep)
+            console.print(f"{space.name}: {enough}; {_more(enough)} to go on.")
             console.print(report.in_words(_summary(job, sweep, wall_seconds=0.0)))
             return 0
         if sweep.n_ended() or sweep.n_waiting():
@@ -118,7 +130,12 @@ def _check_options(space: Space, options: Options, *, on_gpus: bool) -> None:
 
 
 def _open_sweep(job: Job) -> Sweep:
-    study = open_study(job.space, storage_url(job.output_dir.resolve()))
+    trials_dir = job.output_dir / "trials"
+    study = open_study(
+        job.space,
+        PatientStorage(storage_url(job.output_dir.resolve()), job.patience),
+        written=lambda number: read_result(trials_dir / f"{number:03d}"),
+    )
     _same_task(study, job)
     resolve = resolver(
         job.space,
@@ -151,21 +168,27 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
                 sweep=sweep,
                 say=screen.say,
             )
+            job.patience.say, job.patience.is_over = screen.say, budget.stop.is_set
+            room = Room(job.output_dir, _trial_bytes(job), screen.say)
             tracker = _open_tracker(job)
             keep = job.space.settings.keep_adapters
             adapters = Adapters(sweep, job.output_dir, keep=keep, drop=tracker.drop_adapter)
+            sweep.trackers = [tracker, adapters]
+            sweep.catch_up()
             sweep.trackers = [screen, tracker, adapters]
+            sweep.note("running", "")
             try:
-                status, failure = _loop(sweep, runner, budget, screen)
+                status, failure = _loop(sweep, runner, budget, screen, room)
             except BaseException:  # a third Ctrl-C, or a fault of ours: no run is left RUNNING
                 tracker.close_sweep("KILLED", None, "The sweep was broken off; run it again.")
                 raise
+            sweep.note(STATES[status], failure or "")
             summary = _summary(job, sweep, wall_seconds=time.monotonic() - began)
             tracker.close_sweep(status, _winner(summary), report.as_markdown(summary))
         finally:
             ray_workers.disconnect()
         timings = json.dumps(asdict(runner.timings), indent=1)
-        (job.output_dir / "timings.json").write_text(timings)
+        write_whole(job.output_dir / "timings.json", timings)
         console.print(report.in_words(summary))
     if tracker.unsent:
         words = f"{tracker.unsent} writes did not reach MLflow: {tracker.first_error}"
@@ -201,15 +224,16 @@ def _open_tracker(job: Job) -> MlflowTracker:
 
 
 def _loop(
-    sweep: Sweep, runner: RayRunner, budget: loop.Budget, screen: Screen
+    sweep: Sweep, runner: RayRunner, budget: loop.Budget, screen: Screen, room: Room
 ) -> tuple[Status, str | None]:
     """Run the trials; whatever ends them, no process and no running trial is left."""
     failure: str | None = None
     with screen:
         try:
-            loop.run(sweep, runner, budget)
-            if budget.seconds_left == 0.0:
-                screen.say("The hours are over: trials that still run are set aside.")
+            why = loop.run(sweep, runner, budget, room)
+            screen.say(f"{why[0].upper()}{why[1:]}." if not sweep.running else _cut_off(why))
+            for ended in runner.set_aside(until=budget.hurry.is_set):
+                sweep.tell(*ended)
         except SweepFailed as error:
             failure = str(error)
         finally:
@@ -222,30 +246,38 @@ def _loop(
     return ("KILLED" if budget.stop.is_set() else "FINISHED"), None
 
 
-def _nothing_to_do(sweep: Sweep, budget: loop.Budget) -> bool:
-    enough = budget.trials is not None and sweep.n_ended() >= budget.trials
-    return enough or sweep.is_exhausted()
+def _cut_off(why: str) -> str:
+    return f"{why[0].upper()}{why[1:]}: trials that still run are set aside."
 
 
-@contextlib.contextmanager
-def locked(output_dir: Path) -> Iterator[None]:
-    """Hold the sweep's folder: two processes in one study would run each other's trials.
+def _more(enough: str) -> str:
+    """What to raise."""
+    return {
+        "all trials have run": "raise --trials",
+        "the gpu_hours are used up": "raise budget.gpu_hours",
+        "every point of the space has been tried": "widen the search",
+    }.get(enough, "take out budget.stop_when_flat")
 
-    The lock is the kernel's, so a process that dies leaves none behind.
-    """
-    with (output_dir / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise StudyError(
-                f"{output_dir}: this sweep is running already, as {file.read().strip()}. "
-                f"Wait for it, stop it with Ctrl-C, or give this one another --name."
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield
+
+def _trial_bytes(job: Job) -> int:
+    """What the largest trial leaves on the disk: adapter, MLflow's copy, a checkpoint."""
+    adapter = 4 * int(job.found.report["memory"]["adapter_parameters"])  # float32
+    return 2 * adapter + 4 * adapter  # a checkpoint: weights, two moments, the best weights
+
+
+def _mend_what_was_cut_off(job: Job, sweep: Sweep) -> None:
+    """Tell MLflow what a process that was killed at the very end had not told it."""
+    if not sweep.has_untold():
+        return
+    tracker = _open_tracker(job)
+    adapters = Adapters(
+        sweep, job.output_dir, keep=job.space.settings.keep_adapters, drop=tracker.drop_adapter
+    )
+    sweep.trackers = [tracker, adapters]
+    sweep.catch_up()
+    summary = _summary(job, sweep, wall_seconds=0.0)
+    tracker.close_sweep("FINISHED", _winner(summary), report.as_markdown(summary))
+    sweep.note("finished", "")
 
 
 @contextlib.contextmanager
@@ -256,12 +288,14 @@ def ends_in_order(budget: loop.Budget, say: Callable[[str], None]) -> Iterator[N
     """
     answers = iter(
         [
-            "Stopping: running trials are set aside, everything is written down …",
-            "Still writing everything down; once more breaks that off.",
+            "Stopping: running trials write a checkpoint, everything is written down …",
+            "Without checkpoints; still writing down the rest. Once more breaks that off.",
         ]
     )
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if budget.stop.is_set():
+            budget.hurry.set()
         budget.stop.set()
         answer = next(answers, None)
         if answer is None:

@@ -65,6 +65,8 @@ class Budget(_Strict):
 
     trials: Annotated[int, Field(ge=1)] | None = None
     hours: Annotated[float, Field(gt=0)] | None = None
+    gpu_hours: Annotated[float, Field(gt=0)] | None = None
+    stop_when_flat: Annotated[int, Field(ge=1)] | None = None
 
 
 class Evaluate(_Strict):
@@ -120,6 +122,7 @@ class Settings(_Strict):
     micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     gpus_per_trial: Annotated[int, Field(ge=1)] = 1
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    stall_minutes: Annotated[float, Field(gt=0)] = 30.0
     data: Data
     budget: Budget = Budget()
     evaluate: Evaluate = Evaluate()

@@ -363,7 +363,7 @@ def _build(raw: dict[str, Any], file: SpaceFile) -> Space:
     rank = _only_value(domains["rank"])
     if rank is not None:  # alpha may be a multiple of it
         start_with = [{"rank": rank, **start} for start in start_with]
-    if settings.budget.trials is None and settings.budget.hours is None:
+    if all(limit is None for limit in settings.budget.model_dump().values()):
         settings = settings.model_copy(update={"budget": Budget(trials=DEFAULT_TRIALS)})
     return Space(settings, domains, tuple(start_with), file.path.parent.resolve(), file.text)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from sweep.flat import EndedCurve, is_flat
 from sweep.loop import Place
 from sweep.pruners import ByItself, Outclassed, make_outclassed
 from sweep.resolve import Resolve
@@ -36,6 +37,12 @@ COUNTS = frozenset(o for o, state in STATES.items() if state is TrialState.COMPL
 
 SAME_CAUSE_LIMIT = 5
 """So many failures in a row with one cause are not bad luck."""
+
+RUNS_AGAIN = 2
+"""So many times at most, when its process or machine is lost: more often it may be the trial."""
+
+Written = tuple[TrialResult, list[EvalPoint]]
+"""What a trial has written when it ended."""
 
 
 class StudyError(ValueError):
@@ -71,11 +78,19 @@ class Ended:
     seconds: float
 
 
-def open_study(space: Space, storage: str) -> optuna.Study:
+def open_study(
+    space: Space,
+    storage: str | optuna.storages.BaseStorage,
+    written: Callable[[int], Written | None] = lambda number: None,
+) -> optuna.Study:
     """Create the study of a space, or open the one that is there.
 
     Trials that a dead process left running are put back in the queue: they run again under the
-    same number, with the same parameters and seed.
+    same number, with the same parameters and seed. Those that had ended, and nobody was there to
+    hear of it, are told.
+
+    Args:
+        written: What trial `number` has written when it ended, if it has.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
@@ -87,7 +102,13 @@ def open_study(space: Space, storage: str) -> optuna.Study:
         load_if_exists=True,
     )
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        put_back(study, trial)
+        found = written(trial.number) if "hyperparameters" in trial.user_attrs else None
+        if found is None:
+            put_back(study, trial)
+        else:
+            result, points = found
+            curve = [point for point in points if point.index > 0]
+            tell_ended(optuna.Trial(study, trial._trial_id), curve, _checked(result))
     return study
 
 
@@ -126,6 +147,8 @@ class Sweep:
         self._heard_of: set[int] = set()
         """Running trials that trackers have heard of: those that have begun."""
         self._causes: list[str] = []
+        self._gpu_seconds = float(study.user_attrs.get("gpu_seconds", 0.0))
+        self._counted_until: dict[int, float] = {}
         self._measures_base: int | None = None
         """The running trial that measures the base model before its first step."""
         if not study.get_trials(deepcopy=False):
@@ -178,6 +201,7 @@ class Sweep:
     def started(self, config: TrialConfig, place: Place) -> None:
         """Pass on that a trial has its slot."""
         self._heard_of.add(config.number)
+        self._counted_until[config.number] = time.monotonic()
         for tracker in self.trackers:
             tracker.trial_started(config, place)
 
@@ -187,6 +211,7 @@ class Sweep:
         A point that the study has already (of a trial that began again) is not judged twice.
         """
         trial, curve = self._running[number], self._curves[number]
+        self._count_gpu_seconds(number)
         if curve and point.index <= curve[-1].index:
             return None
         if point.index == 0:
@@ -218,39 +243,114 @@ class Sweep:
                 return Stop(outcome="outclassed", reason=reason)
         return None
 
-    def tell(self, number: int, result: TrialResult) -> None:
+    def tell(self, number: int, result: TrialResult) -> bool:
         """Take the end of a trial into the study, and pass it on.
+
+        A trial that was cut off, or ended by a fault that is not its own, is put back in the queue.
+
+        Returns:
+            Whether it has ended for good.
 
         Raises:
             SweepFailed: So many trials in a row failed with one cause that more would too.
         """
+        self._count_gpu_seconds(number)
+        self._counted_until.pop(number, None)
         trial = self._running.pop(number)
         curve = self._curves.pop(number)
         if self._measures_base == number:
             self._measures_base = None  # another one must, if it ended before it had
-        if result.outcome == "interrupted":
-            put_back(self._study, self._study.get_trials(deepcopy=False)[number])
+        result = self._after_a_fault(trial, _checked(result))
+        has_ended = result.outcome != "interrupted"
+        if has_ended:
+            tell_ended(trial, curve, result)
         else:
-            self._tell_ended(trial, curve, _checked(result))
+            put_back(self._study, self._study.get_trials(deepcopy=False)[number])
         if number in self._heard_of:  # an interrupted trial may not have begun
             self._heard_of.discard(number)
             for tracker in self.trackers:
-                tracker.trial_ended(number, _checked(result))
-        self._give_up_on_repeated_failure(_checked(result))
+                tracker.trial_ended(number, result)
+        if has_ended:
+            self._passed_on(number)
+        self._give_up_on_repeated_failure(result)
+        return has_ended
 
-    def _tell_ended(
-        self, trial: optuna.Trial, curve: Sequence[EvalPoint], result: TrialResult
-    ) -> None:
-        trial.set_user_attr("outcome", result.outcome)
-        trial.set_user_attr("outcome_reason", result.reason)
-        trial.set_user_attr("curve", json.loads(json.dumps([asdict(point) for point in curve])))
-        trial.set_user_attr("seconds", result.training_seconds + result.evaluation_seconds)
-        if result.best is not None:
-            trial.set_user_attr("eval_loss_best", result.best.eval_loss)
-        trial.set_constraint("memory", 1.0 if result.outcome == "out_of_memory" else -1.0)
-        state = STATES[result.outcome]
-        value = result.best.eval_loss if result.best and state is TrialState.COMPLETE else None
-        self._study.tell(trial, value, state=state)
+    def _after_a_fault(self, trial: optuna.Trial, result: TrialResult) -> TrialResult:
+        """What a failure is once it is known whose it was."""
+        if result.fault is None:
+            return result
+        cause = result.reason.splitlines()[0].rstrip(".")
+        words = f"{cause}. It runs again."
+        if result.fault == "machine_lost":
+            n_lost = int(trial.user_attrs.get("n_lost", 0)) + 1
+            trial.set_user_attr("n_lost", n_lost)
+            if n_lost > RUNS_AGAIN:
+                reason = f"Lost {n_lost} times, so it is given up. The last time: {result.reason}"
+                return replace(result, reason=reason, fault=None)
+            words = f"{cause}. It runs again ({n_lost} of {RUNS_AGAIN} times at most)."
+        return replace(result, outcome="interrupted", reason=words)
+
+    def catch_up(self) -> None:
+        """Let trackers hear of trials that ended when nobody lived to tell them.
+
+        They hear some twice, and must not mind.
+        """
+        heard = set(self._study.user_attrs.get("passed_on", []))
+        for trial in self._study.get_trials(deepcopy=False):
+            if not trial.state.is_finished() or trial.number in heard:
+                continue
+            config = self._resolve(trial.number, trial.user_attrs["hyperparameters"], False)
+            points = [EvalPoint(**point) for point in trial.user_attrs["curve"]]
+            result = TrialResult(**trial.user_attrs["result"])
+            if result.best is not None:
+                result = replace(result, best=EvalPoint(**trial.user_attrs["result"]["best"]))
+            for tracker in self.trackers:
+                tracker.trial_started(config, Place("unknown", "unknown"))
+                for point in points:
+                    tracker.trial_reported(trial.number, point)
+                tracker.trial_ended(trial.number, result)
+            self._passed_on(trial.number)
+
+    def _passed_on(self, number: int) -> None:
+        heard = {*self._study.user_attrs.get("passed_on", []), number}
+        self._study.set_user_attr("passed_on", sorted(heard))
+
+    def has_untold(self) -> bool:
+        """Whether trackers were not told of the end of a trial, or of the sweep's."""
+        n_told = len(self._study.user_attrs.get("passed_on", []))
+        return n_told < self.n_ended() or self.noted[0] == "running"
+
+    def note(self, state: str, reason: str) -> None:
+        """Write down how the sweep is; `sweep status` reads it."""
+        self._study.set_user_attr("state", [state, reason, time.time()])
+
+    @property
+    def noted(self) -> tuple[str, str, float]:
+        """What was noted last: the state, the reason, when (seconds of the epoch)."""
+        state, reason, when = self._study.user_attrs.get("state", ["not begun", "", 0.0])
+        return state, reason, when
+
+    def gpu_seconds(self) -> float:
+        """Time in which slots held trials, over all runs of the sweep, times the GPUs of a trial.
+
+        On processors a worker counts as one. What a killed process had not yet written is missing:
+        at most the time since the last evaluation.
+        """
+        now = time.monotonic()
+        held = sum(now - since for since in self._counted_until.values())
+        return self._gpu_seconds + held * self._space.settings.gpus_per_trial
+
+    def _count_gpu_seconds(self, number: int) -> None:
+        if number in self._counted_until:
+            now = time.monotonic()
+            held = now - self._counted_until[number]
+            self._counted_until[number] = now
+            self._gpu_seconds += held * self._space.settings.gpus_per_trial
+            self._study.set_user_attr("gpu_seconds", self._gpu_seconds)
+
+    def is_flat(self, n_trials: int) -> bool:
+        """Whether the last `n_trials` that ended have not lowered the best eval loss."""
+        return is_flat(ended_curves(self._study), n_trials)
 
     def _give_up_on_repeated_failure(self, result: TrialResult) -> None:
         if result.outcome == "interrupted":
@@ -302,6 +402,36 @@ class Sweep:
         return sorted(valued, key=lambda trial: (trial.eval_loss_best, trial.number))
 
 
+def tell_ended(trial: optuna.Trial, curve: Sequence[EvalPoint], result: TrialResult) -> None:
+    """Tell the study of a trial's end; all that is known of it stays there."""
+    written = json.loads(json.dumps(asdict(result)))
+    trial.set_user_attr("result", written)
+    trial.set_user_attr("outcome", result.outcome)
+    trial.set_user_attr("outcome_reason", result.reason)
+    trial.set_user_attr("curve", json.loads(json.dumps([asdict(point) for point in curve])))
+    trial.set_user_attr("seconds", result.training_seconds + result.evaluation_seconds)
+    trial.set_user_attr("ended_at", time.time())
+    if result.best is not None:
+        trial.set_user_attr("eval_loss_best", result.best.eval_loss)
+    trial.set_constraint("memory", 1.0 if result.outcome == "out_of_memory" else -1.0)
+    state = STATES[result.outcome]
+    value = result.best.eval_loss if result.best and state is TrialState.COMPLETE else None
+    trial.study.tell(trial, value, state=state)
+
+
+def ended_curves(study: optuna.Study) -> list[EndedCurve]:
+    """The eval losses of all trials that have ended, in the order in which they did."""
+    finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+    finished.sort(key=lambda t: t.user_attrs.get("ended_at", 0.0))
+    return [
+        EndedCurve(
+            best=t.user_attrs.get("eval_loss_best") if t.user_attrs["outcome"] in COUNTS else None,
+            eval_losses=[point["eval_loss"] for point in t.user_attrs["curve"]],
+        )
+        for t in finished
+    ]
+
+
 def _checked(result: TrialResult) -> TrialResult:
     """A run that ended without one finite eval loss has no value: it failed, and says so."""
     if result.outcome in COUNTS and result.best is None:
@@ -315,8 +445,3 @@ def _checked(result: TrialResult) -> TrialResult:
             evaluation_seconds=result.evaluation_seconds,
         )
     return result
-
-
-def storage_url(output_dir: Path) -> str:
-    """The study's own sqlite file in the sweep's folder."""
-    return f"sqlite:///{output_dir / 'study.db'}"

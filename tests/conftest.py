@@ -82,6 +82,7 @@ def config(tiny_base: Path, tiny_data: Path, tmp_path: Path) -> Callable[..., Tr
             "n_evaluations": 4,
             "evaluate_base": False,
             "checkpoint_minutes": 10.0,
+            "stall_minutes": 10.0,
             "seed": 0,
         }
         return TrialConfig(**{**settings, **changes})  # type: ignore[arg-type]

@@ -35,15 +35,22 @@ class Recording:
         self.points.setdefault(number, []).append(point)
         return self._on_report(number, point)
 
-    def tell(self, number: int, result: TrialResult) -> None:
+    def tell(self, number: int, result: TrialResult) -> bool:
         self.events.append(("ended", number))
         self.results[number] = result
+        return True
 
     def n_ended(self) -> int:
         return 0
 
     def is_exhausted(self) -> bool:
         return not self._waiting
+
+    def gpu_seconds(self) -> float:
+        return 0.0
+
+    def is_flat(self, n_trials: int) -> bool:
+        return False
 
     def running_together(self) -> list[set[int]]:
         """The sets of trials that ran at the same time, one after each start."""

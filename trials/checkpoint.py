@@ -30,6 +30,7 @@ NOT_OF_THE_RESULT = (
     "micro_batch_size",
     "evaluate_base",
     "checkpoint_minutes",
+    "stall_minutes",
 )
 """Settings that may differ between a trial's two parts."""
 
@@ -75,6 +76,7 @@ class Checkpoints:
 
     def write(self, state: State) -> None:
         """Write a state whole or not at all, in the background."""
+        self.close()
         self._latest = time.monotonic()
         about = {"identity": self._identity, "numbers": json.dumps(state.numbers)}
         self._writing = threading.Thread(

@@ -15,6 +15,11 @@ Outcome = Literal[
 ]
 
 
+Fault = Literal["machine_lost", "not_begun", "disk_full"]
+"""What ends a trial that is not its own doing: its process, GPU or machine is gone; its worker did
+not come up, though others did; there is no room on the disk."""
+
+
 class ConfigError(ValueError):
     """A setting that cannot be, in words for the person who wrote it."""
 
@@ -93,6 +98,8 @@ class TrialConfig:
     """Whether to measure the base model's own eval loss before the first step (point 0)."""
     checkpoint_minutes: float
     """Training between two checkpoints of the trial; shorter trials write none."""
+    stall_minutes: float
+    """Without a step for so long, the trial's process is taken for hung and ended."""
     seed: int
 
     def __post_init__(self) -> None:
@@ -177,6 +184,8 @@ class TrialResult:
     """A sentence with its numbers; for a failure, its cause and the end of the log."""
     cause: str | None = None
     """For a failure: one line that is equal for failures of the same kind."""
+    fault: Fault | None = None
+    """For a failure that is not of the trial's own doing: it may run again."""
     best: EvalPoint | None = None
     """The evaluation with the lowest eval loss; its adapter is the one on disk."""
     micro_batch_size: int | None = None

@@ -26,6 +26,7 @@ import torch.distributed
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from trials.config import ModelConfig
+from trials.parent import end_with_parent
 
 T = TypeVar("T")
 
@@ -205,7 +206,7 @@ def _stay_on_this_machine() -> None:
 def _peer() -> None:
     """Load the base model, then take part in the worker's trials until the worker ends."""
     spec = json.loads(sys.stdin.readline())
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    end_with_parent()
     _stay_on_this_machine()
     from trials.base_model import load
 
@@ -223,11 +224,6 @@ def _peer() -> None:
 def _configs(group: Group) -> Iterator[Any]:
     while True:
         yield group.broadcast(None)
-
-
-def _exit_with_parent() -> None:
-    sys.stdin.read()
-    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trials.config import ConfigError, DataError, ModelConfig
+from trials.parent import end_with_parent
 from trials.rows import Example, fingerprint, read_examples, shared_rows, split
 
 if TYPE_CHECKING:
@@ -325,4 +326,5 @@ def main(request_path: str, answer_path: str) -> int:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     sys.exit(main(*sys.argv[1:]))

@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -31,6 +31,14 @@ from trials.memory import (
     is_out_of_memory,
     memory_in_words,
 )
+from trials.result_file import write_result
+from trials.whole_file import sync_folder
+
+SET_ASIDE = Stop(outcome="interrupted", reason="Set aside; it goes on from its checkpoint.")
+
+
+def _nobody_asks() -> bool:
+    return False
 
 
 def run_trial(
@@ -39,6 +47,7 @@ def run_trial(
     memory: MicroBatchMemory,
     report: Report,
     group: Group = ALONE,
+    is_asked_to_stop: Callable[[], bool] = _nobody_asks,
 ) -> TrialResult:
     """Train the adapter of `config`, write the best one to `config.output_dir`/adapter.
 
@@ -48,12 +57,14 @@ def run_trial(
     Args:
         report: Called after each evaluation; its verdict ends the trial.
         group: The processes that train it together; only the first one reports and writes.
+        is_asked_to_stop: Called after each step. If so, the trial is set aside: it writes a
+            checkpoint and ends as `interrupted`, on several GPUs at its next evaluation.
 
     Raises:
         BaseNotClean: The base could not be given back as it was: replace the process.
     """
     while True:
-        trial = _Trial(config, base, memory, report, group)
+        trial = _Trial(config, base, memory, report, group, is_asked_to_stop)
         with _gives_back(trial, base):
             try:
                 result = trial.run()
@@ -64,9 +75,12 @@ def run_trial(
                 if group.size > 1 or not is_out_of_memory(error) or not trial.shrink():
                     raise
                 continue
-        trial.checkpoints.delete()
+        if result.outcome != "interrupted":
+            if group.rank == 0:
+                write_result(config, result, trial.points)
+            trial.checkpoints.delete()
         return result
-    return TrialResult(
+    result = TrialResult(
         outcome="out_of_memory",
         reason=(
             f"Out of memory with 1 row at a time and gradient checkpointing (rank {config.rank}, "
@@ -76,6 +90,9 @@ def run_trial(
         micro_batch_size=1,
         gradient_checkpointing=True,
     )
+    if group.rank == 0:
+        write_result(config, result, trial.points)
+    return result
 
 
 @contextlib.contextmanager
@@ -112,15 +129,17 @@ class _Trial:
         memory: MicroBatchMemory,
         report: Report,
         group: Group,
+        is_asked_to_stop: Callable[[], bool],
     ) -> None:
         self._config, self._base, self._memory = config, base, memory
         self._report, self._group = report, group
+        self._is_asked_to_stop = is_asked_to_stop
         self.checkpoints = Checkpoints(config)
         # Eval rows are cut at the largest max_length of the space, whatever this trial's own is:
         # the eval losses of a study are over the same tokens.
         self._sample = TokenRows(Path(config.data_dir) / "sample", max_length=2**31)
         self._learner: Learner | None = None
-        self._points: list[EvalPoint] = []
+        self.points: list[EvalPoint] = []
         self._verdict: Stop | None = None
         self._best: EvalPoint | None = None
         self._best_weights: dict[str, torch.Tensor] = {}
@@ -135,7 +154,8 @@ class _Trial:
         learner = Learner(self._config, self._base, self._memory, rows, self._group)
         self._learner = learner
         self._train(learner, first_step=self._go_on(learner))
-        self._save_best(learner)
+        if self._verdict != SET_ASIDE:
+            self._save_best(learner)
         return TrialResult(
             outcome=self._verdict.outcome if self._verdict else "completed",
             reason=self._verdict.reason if self._verdict else self._completed_in_words(),
@@ -160,7 +180,7 @@ class _Trial:
 
     def _train(self, learner: Learner, first_step: int) -> None:
         evaluations = evaluation_steps(learner.n_steps, self._config.n_evaluations)
-        if self._config.evaluate_base and not self._points:
+        if self._config.evaluate_base and not self.points:
             # B is zero, so an untrained adapter leaves the base model as it is.
             self._hand_over(self._point(learner, 0, 0, self._evaluate(learner)))
         learner.model.train()
@@ -172,8 +192,17 @@ class _Trial:
             index = evaluations.get(step + 1)
             if index is not None:
                 self._after_window(learner, index, step + 1)
-            if self._group.rank == 0 and self._verdict is None and self.checkpoints.is_due:
-                self.checkpoints.write(self._state(learner))
+            if self._group.rank == 0:
+                self._between_steps(learner, is_last=step + 1 == learner.n_steps)
+
+    def _between_steps(self, learner: Learner, *, is_last: bool) -> None:
+        """Write a checkpoint when it is time for one, or when the trial is to be set aside."""
+        is_asked = self._is_asked_to_stop()
+        if is_asked and self._group.size == 1 and self._verdict is None and not is_last:
+            self._verdict = SET_ASIDE
+        is_due = self._verdict is None and self.checkpoints.is_due
+        if is_due or self._verdict == SET_ASIDE:
+            self.checkpoints.write(self._state(learner))
 
     def _after_window(self, learner: Learner, index: int, step: int) -> None:
         """Evaluate, report, keep the best weights."""
@@ -190,8 +219,10 @@ class _Trial:
 
     def _hand_over(self, point: EvalPoint) -> None:
         """Report an evaluation; the verdict is that of the first process."""
-        self._points.append(point)
+        self.points.append(point)
         verdict = self._report(point) if self._group.rank == 0 else None
+        if verdict is None and self._group.size > 1 and self._group.rank == 0:
+            verdict = SET_ASIDE if self._is_asked_to_stop() else None
         self._verdict = self._group.broadcast(verdict)
 
     def _evaluate(self, learner: Learner) -> float:
@@ -242,7 +273,7 @@ class _Trial:
             tensors={**state.tensors, **best},
             numbers={
                 **state.numbers,
-                "points": [asdict(point) for point in self._points],
+                "points": [asdict(point) for point in self.points],
                 "best": self._best.index if self._best else None,
                 "training_seconds": self._training_seconds,
                 "evaluation_seconds": self._evaluation_seconds,
@@ -266,7 +297,7 @@ class _Trial:
         for values in numbers["points"]:
             if self._verdict is None:
                 self._hand_over(EvalPoint(**values))
-        self._best = next((p for p in self._points if p.index == numbers["best"]), None)
+        self._best = next((p for p in self.points if p.index == numbers["best"]), None)
         return int(numbers["step"])
 
     def _save_best(self, learner: Learner) -> None:
@@ -284,6 +315,7 @@ class _Trial:
         about = copy.copy(learner.model.peft_config["default"])
         about.inference_mode = True
         about.save_pretrained(unfinished)
+        sync_folder(unfinished)
         if folder.exists():
             shutil.rmtree(folder)
         unfinished.rename(folder)

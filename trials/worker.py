@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import re
+import shutil
 import threading
 import time
 import traceback
@@ -14,7 +15,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from trials.config import EvalPoint, ModelConfig, Stop, TrialConfig, TrialResult
+from trials.config import EvalPoint, Fault, ModelConfig, Stop, TrialConfig, TrialResult
+from trials.faults import BEGINS, Watchdog, fault_of
+from trials.result_file import forget_result
+from trials.whole_file import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ class TrialThread:
         self.events: queue.Queue[Event] = queue.Queue()
         self._trials: queue.Queue[tuple[int, TrialConfig]] = queue.Queue()
         self._verdicts: queue.Queue[Stop | None] = queue.Queue()
+        self._is_asked_to_stop = threading.Event()
         threading.Thread(
             target=self._work, args=(model, n_processes), daemon=True, name="trials"
         ).start()
@@ -85,6 +90,10 @@ class TrialThread:
     def answer(self, verdict: Stop | None) -> None:
         """Give the verdict that the running trial waits for."""
         self._verdicts.put(verdict)
+
+    def stop(self) -> None:
+        """Ask the running trial, and those after it, to be set aside at the next step."""
+        self._is_asked_to_stop.set()
 
     def _work(self, model: ModelConfig, n_processes: int) -> None:
         began = time.perf_counter()
@@ -105,45 +114,61 @@ class TrialThread:
         self.events.put(Loaded(time.perf_counter() - began - base.load_seconds, base.load_seconds))
         memory = MicroBatchMemory()
 
-        def report(point: EvalPoint) -> Stop | None:
-            print(json.dumps(asdict(point)), flush=True)
-            self.events.put(Reported(number, point))
-            return self._verdicts.get()
+        def trial(config: TrialConfig) -> TrialResult:
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            print(f"{BEGINS} {config.name}, {now}, process {os.getpid()}", flush=True)
+            write_config(config)
+            group.broadcast(config)
+            with Watchdog(config.stall_minutes) as watchdog:
+
+                def report(point: EvalPoint) -> Stop | None:
+                    print(json.dumps(asdict(point)), flush=True)
+                    watchdog.stand_by()  # the answer is not the trial's to give
+                    self.events.put(Reported(config.number, point))
+                    verdict = self._verdicts.get()
+                    watchdog.sign_of_life()
+                    return verdict
+
+                def is_asked_to_stop() -> bool:
+                    watchdog.sign_of_life()
+                    return self._is_asked_to_stop.is_set()
+
+                return run_trial(config, base, memory, report, group, is_asked_to_stop)
 
         while True:
             number, config = self._trials.get()
             self.events.put(Started(number))
-            with logged(Path(config.output_dir)):
-                write_config(config)
-                group.broadcast(config)
-                result, is_clean = guarded(
-                    lambda: run_trial(config, base, memory, report, group),  # noqa: B023
-                    config,
-                )
-            self.events.put(Ended(number, result, is_clean))
+            self.events.put(Ended(number, *guarded(trial, config)))
 
 
-def guarded(trial: Callable[[], TrialResult], config: TrialConfig) -> tuple[TrialResult, bool]:
-    """Run a trial; an exception becomes its FAILED result. The only `except Exception` of a trial.
+def guarded(
+    trial: Callable[[TrialConfig], TrialResult], config: TrialConfig
+) -> tuple[TrialResult, bool]:
+    """Run a trial in its log; an exception becomes its FAILED result: the only place for that.
 
     Returns:
         The result, and whether the process may run another trial.
     """
     try:
-        result = trial()
+        with logged(Path(config.output_dir)):
+            try:
+                return trial(config), True
+            except Exception:
+                with contextlib.suppress(OSError):  # the disk may be full
+                    traceback.print_exc()
+                raise
     except Exception as error:
-        traceback.print_exc()
-        return failed(cause_of(error), config), False
-    return result, True
+        return failed(cause_of(error), config, fault_of(error)), False
 
 
-def failed(cause: str, config: TrialConfig) -> TrialResult:
+def failed(cause: str, config: TrialConfig, fault: Fault | None = None) -> TrialResult:
     """The result of a trial that did not end by itself: its cause, and the end of its log."""
     tail = log_tail(Path(config.output_dir))
     return TrialResult(
         outcome="failed",
         reason=f"{cause}\nThe end of {config.output_dir}/log.txt:\n{tail}" if tail else cause,
         cause=cause_without_numbers(cause),
+        fault=fault,
     )
 
 
@@ -158,7 +183,7 @@ def cause_without_numbers(cause: str) -> str:
     return re.sub(r"0x[0-9a-f]+|\d+", "#", cause)
 
 
-def log_tail(output_dir: Path, n_lines: int = 20) -> str:
+def log_tail(output_dir: Path, n_lines: int = 40) -> str:
     """The last lines of a trial's log; empty when there is none."""
     path = output_dir / "log.txt"
     if not path.exists():
@@ -167,11 +192,15 @@ def log_tail(output_dir: Path, n_lines: int = 20) -> str:
 
 
 def write_config(config: TrialConfig) -> None:
-    """Write config.json whole or not at all."""
-    path = Path(config.output_dir) / "config.json"
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(asdict(config), indent=1, ensure_ascii=False))
-    unfinished.rename(path)
+    """Begin a trial's folder: config.json, and nothing of a process that has died in it."""
+    folder = Path(config.output_dir)
+    forget_result(folder)
+    for left_over in folder.glob("*.tmp"):
+        if left_over.is_dir():
+            shutil.rmtree(left_over, ignore_errors=True)
+        else:
+            left_over.unlink(missing_ok=True)
+    write_whole(folder / "config.json", json.dumps(asdict(config), indent=1, ensure_ascii=False))
 
 
 @contextlib.contextmanager

@@ -197,6 +197,7 @@ def trial_config(folder: Path, number: int = 0, epochs: float = 1) -> TrialConfi
         n_evaluations=1,
         evaluate_base=False,
         checkpoint_minutes=1e9,
+        stall_minutes=10.0,
         seed=SEED,
     )
 

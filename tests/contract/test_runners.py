@@ -30,9 +30,7 @@ def make_runner(request: pytest.FixtureRequest, config: MakeConfig) -> Iterator[
             from pathlib import Path
 
             with logged(Path(config.output_dir)):
-                return guarded(lambda: run_trial(config, base, MicroBatchMemory(), report), config)[
-                    0
-                ]
+                return guarded(lambda c: run_trial(c, base, MicroBatchMemory(), report), config)[0]
 
         yield lambda sweep: InlineRunner(trial, sweep)
         return

@@ -29,14 +29,21 @@ class Asking:
 
     def report(self, number: int, point: Any) -> None: ...
 
-    def tell(self, number: int, result: TrialResult) -> None:
+    def tell(self, number: int, result: TrialResult) -> bool:
         self.told.append(number)
+        return result.outcome != "interrupted"
 
     def n_ended(self) -> int:
         return self._n_ended
 
     def is_exhausted(self) -> bool:
         return self.asked >= self._n_points
+
+    def gpu_seconds(self) -> float:
+        return 600.0 * self.asked
+
+    def is_flat(self, n_trials: int) -> bool:
+        return len(self.told) >= n_trials
 
 
 class Slots:

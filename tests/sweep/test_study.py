@@ -14,7 +14,8 @@ from optuna.trial import TrialState
 
 from sweep.loop import Budget, InlineRunner, Place, run
 from sweep.space import Space, load_space
-from sweep.study import Sweep, SweepFailed, open_study, storage_url
+from sweep.storage import storage_url
+from sweep.study import Sweep, SweepFailed, open_study
 from trials.config import (
     EvalPoint,
     ModelConfig,
@@ -65,6 +66,7 @@ def resolve(number: int, values: Mapping[str, Any], evaluate_base: bool) -> Tria
         eval_batch_size=1,
         evaluate_base=evaluate_base,
         checkpoint_minutes=10.0,
+        stall_minutes=10.0,
         seed=0,
         **values,
     )

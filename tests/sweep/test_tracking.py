@@ -111,6 +111,7 @@ def config(folder: Path, number: int = 0) -> TrialConfig:
         n_evaluations=2,
         evaluate_base=True,
         checkpoint_minutes=10.0,
+        stall_minutes=10.0,
         seed=1,
     )
 

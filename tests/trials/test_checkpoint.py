@@ -147,7 +147,10 @@ def test_nothing_is_left_to_continue_when_a_trial_has_ended(
 ) -> None:
     trial = config(**EVERY_STEP)
     run(trial, base)
-    assert sorted(path.name for path in Path(trial.output_dir).iterdir()) == ["adapter"]
+    assert sorted(path.name for path in Path(trial.output_dir).iterdir()) == [
+        "adapter",
+        "result.json",
+    ]
 
 
 def test_a_short_trial_writes_no_checkpoint(

@@ -1,0 +1,174 @@
+"""A sweep's folder: which version wrote it, who runs in it now, who asks that one to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from sweep.study import StudyError
+from trials.whole_file import write_whole
+
+SCHEMA = 1
+"""Of the folder: goes up when an older program could no longer read what this one writes."""
+PATIENCE_SECONDS = 1.0
+"""For the lock: `sweep status` holds it for an instant."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Errors of file systems without locks."""
+
+
+def open_folder(folder: Path) -> None:
+    """Begin a sweep's folder, or see that this program can go on in the one that is there.
+
+    Raises:
+        StudyError: It cannot.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    about = folder / "sweep.json"
+    has_study = (folder / "study.db").exists()
+    mend = f"Give this sweep a new name: --name {folder.name}-2"
+    if about.exists():
+        written = _read(about)
+        schema = written.get("schema")
+        if schema != SCHEMA:
+            program = written.get("version", "unknown")
+            raise StudyError(
+                f"{folder}: written by sweep {program} with schema {schema}; this is "
+                f"{version('sweep')} with schema {SCHEMA}. Go on with that version. {mend}"
+            )
+        if not has_study and any((folder / "trials").glob("*")):
+            raise StudyError(
+                f"{folder}: has trials, but its study.db is gone. Put it back, "
+                f"or begin anew. {mend}"
+            )
+    elif has_study:
+        raise StudyError(
+            f"{folder}: has a study, but no sweep.json: a version before this one wrote it, and "
+            f"cannot be continued. {mend}"
+        )
+    else:
+        write_whole(about, json.dumps({"schema": SCHEMA, "version": version("sweep")}))
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{path}: cannot be read: {error}") from None
+    return found if isinstance(found, dict) else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The process that runs a sweep."""
+
+    pid: int
+    host: str
+    since: float
+    """Seconds of the epoch."""
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is on this machine."""
+        return self.host == socket.gethostname()
+
+    def is_gone(self) -> bool:
+        """Whether it is known to have ended; on another machine nobody can tell."""
+        if not self.is_here:
+            return False
+        import psutil
+
+        try:
+            return bool(psutil.Process(self.pid).create_time() > self.since)
+        except psutil.NoSuchProcess:
+            return True
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a sweep's folder: two processes in one study would run each other's trials.
+
+    The lock is the kernel's, so a process that dies leaves none behind. Where a file system has no
+    locks, what the holder has written counts, unless it is known to have ended.
+
+    Raises:
+        StudyError: Another process holds it.
+    """
+    with (folder / "lock").open("a+") as file:
+        try:
+            is_free = _try_lock(file.fileno(), fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            before = _holder(folder)
+            is_free = before is None or before.is_gone()
+        if not is_free:
+            raise StudyError(
+                f"{folder}: this sweep is running already, as {_holder(folder) or 'unknown'}. "
+                f"Wait for it, end it with sweep stop {folder.name}, or give this one another "
+                f"--name. (Should that machine be gone for good, delete {folder / 'lock'}.)"
+            )
+        (folder / "stop").unlink(missing_ok=True)
+        file.truncate(0)
+        file.write(json.dumps(asdict(Holder(os.getpid(), socket.gethostname(), time.time()))))
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def holder(folder: Path) -> Holder | None:
+    """Return the process that runs the sweep of a folder now; None: none does."""
+    path = folder / "lock"
+    if not path.exists():
+        return None
+    found = _holder(folder)
+    with path.open("a+") as file:
+        try:
+            if _try_lock(file.fileno(), fcntl.LOCK_SH, patience_seconds=0.0):
+                return None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return None if found is None or found.is_gone() else found
+    return found
+
+
+def _try_lock(descriptor: int, kind: int, patience_seconds: float = PATIENCE_SECONDS) -> bool:
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
+
+
+def _holder(folder: Path) -> Holder | None:
+    try:
+        return Holder(**json.loads((folder / "lock").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def ask_to_stop(folder: Path) -> None:
+    """Leave word for the process that runs the sweep, on whatever machine it is."""
+    (folder / "stop").touch()
+
+
+def is_asked_to_stop(folder: Path) -> bool:
+    """Whether somebody has left word."""
+    return (folder / "stop").exists()

@@ -1,0 +1,205 @@
+"""`sweep status`: how a sweep is, whether it runs, was stopped, or died. Reads, never writes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sweep.folder import Holder, holder
+from sweep.report import SHOWN, against_base
+from sweep.screen import COLOURS
+from sweep.storage import storage_url
+from sweep.study import COUNTS, StudyError
+from sweep.words import counted, duration
+from trials.config import trial_name
+
+IN_WORDS = {
+    "running": "runs",
+    "finished": "has finished",
+    "failed": "has failed",
+    "stopped": "was stopped; the same command goes on",
+    "broken off": "was broken off: its process died; the same command goes on",
+    "not begun": "has not begun a trial",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """A trial as its study knows it."""
+
+    number: int
+    name: str
+    outcome: str
+    """Of an ended trial; `running`, or `waiting` to be continued."""
+    reason: str
+    hyperparameters: dict[str, Any]
+    done: float
+    """Share of its run."""
+    eval_loss: float | None
+    """The lowest so far."""
+    n_lost: int
+    """Times that its process or machine was lost."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """All that the folder of a sweep says."""
+
+    name: str
+    folder: str
+    state: str
+    reason: str
+    since: float | None
+    """Seconds of the epoch: when its process began, or when it ended."""
+    process: dict[str, Any] | None
+    """pid and host of the process that runs it."""
+    trials: list[Trial]
+    outcomes: dict[str, int]
+    base_eval_loss: float | None
+    best: int | None
+    """Number of the trial with the lowest eval loss."""
+    gpu_hours: float
+    unsent: int
+    """Writes that MLflow does not have yet."""
+
+
+def read_status(folder: Path) -> Status:
+    """Read how the sweep of a folder is.
+
+    Raises:
+        StudyError: There is none, or it cannot be read.
+    """
+    if not (folder / "study.db").exists():
+        raise StudyError(f"{folder}: has no study.db, so no sweep has begun there.")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    running_in = holder(folder)
+    try:
+        study = optuna.load_study(study_name=None, storage=storage_url(folder.resolve()))
+        found = study.get_trials(deepcopy=False)
+        attributes = study.user_attrs
+    except Exception as error:
+        raise StudyError(f"{folder / 'study.db'}: cannot be read: {error}") from None
+    trials = [
+        _trial(trial, attributes, lives=running_in is not None)
+        for trial in found
+        if "hyperparameters" in trial.user_attrs
+    ]
+    state, reason, since = _state(attributes, running_in)
+    valued = [t for t in trials if t.outcome in COUNTS and t.eval_loss is not None]
+    best = min(valued, key=lambda t: (t.eval_loss, t.number), default=None)
+    return Status(
+        name=study.study_name,
+        folder=str(folder),
+        state=state,
+        reason=reason,
+        since=since,
+        process=None if running_in is None else {"pid": running_in.pid, "host": running_in.host},
+        trials=trials,
+        outcomes=dict(Counter(trial.outcome for trial in trials)),
+        base_eval_loss=attributes.get("base_eval_loss"),
+        best=best.number if best else None,
+        gpu_hours=float(attributes.get("gpu_seconds", 0.0)) / 3600,
+        unsent=_unsent(folder),
+    )
+
+
+def _state(attributes: dict[str, Any], running_in: Holder | None) -> tuple[str, str, float | None]:
+    state, reason, when = attributes.get("state", ["not begun", "", None])
+    if running_in is not None:
+        return "running", "", running_in.since
+    if state == "running":  # it wrote no end
+        return "broken off", reason, when
+    return state, reason, when
+
+
+def _trial(trial: FrozenTrial, attributes: dict[str, Any], *, lives: bool) -> Trial:
+    values = trial.user_attrs["hyperparameters"]
+    losses = [loss for loss in trial.intermediate_values.values() if math.isfinite(loss)]
+    lowest = trial.user_attrs.get("eval_loss_best", min(losses, default=None))
+    outcome = trial.user_attrs.get("outcome", "failed")
+    if not trial.state.is_finished():
+        is_running = lives and trial.state is TrialState.RUNNING
+        outcome = "running" if is_running else "waiting"
+    n_evaluations = (attributes.get("task") or {}).get("evaluations") or 1
+    return Trial(
+        number=trial.number,
+        name=trial_name(trial.number, values),
+        outcome=outcome,
+        reason=trial.user_attrs.get("outcome_reason", "") if trial.state.is_finished() else "",
+        hyperparameters=values,
+        done=max(trial.intermediate_values, default=0) / n_evaluations,
+        eval_loss=lowest,
+        n_lost=int(trial.user_attrs.get("n_lost", 0)),
+    )
+
+
+def _unsent(folder: Path) -> int:
+    return 0
+
+
+def as_json(status: Status) -> dict[str, Any]:
+    """The status for programs."""
+    return asdict(status)
+
+
+def in_words(status: Status) -> RenderableType:
+    """The status as a person reads it."""
+    line = Text(status.name, style="bold")
+    line.append(f" {IN_WORDS.get(status.state, status.state)}", style="not bold")
+    if status.process is not None:
+        line.append(f", as process {status.process['pid']} on {status.process['host']}")
+    if status.since is not None:
+        line.append(f", {_ago(status)}", style="not bold dim")
+    parts: list[RenderableType] = [line]
+    if status.reason:
+        parts.append(Text(status.reason, style="red"))
+    counts = Text(f"{counted(len(status.trials), 'trial')}: ")
+    counts.append(", ".join(f"{n} {outcome}" for outcome, n in status.outcomes.items()))
+    counts.append(f"; {status.gpu_hours:.2f} GPU hours", style="dim")
+    parts.append(counts)
+    going = [t for t in status.trials if t.outcome in ("running", "waiting")]
+    ranked = sorted(
+        (t for t in status.trials if t.outcome in COUNTS and t.eval_loss is not None),
+        key=lambda t: (t.eval_loss, t.number),
+    )
+    if going:
+        parts.append(_table("now", going))
+    if ranked:
+        parts.append(_table("best", ranked[:5]))
+        parts.append(Text(against_base(float(ranked[0].eval_loss or 0.0), status.base_eval_loss)))
+    if status.unsent:
+        words = f"{counted(status.unsent, 'write')} not in MLflow yet: sweep sync {status.name}"
+        parts.append(Text(words, style="yellow"))
+    return Group(*parts)
+
+
+def _ago(status: Status) -> str:
+    assert status.since is not None
+    seconds = max(0.0, time.time() - status.since)
+    return f"for {duration(seconds)}" if status.state == "running" else f"{duration(seconds)} ago"
+
+
+def _table(heading: str, trials: list[Trial]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in (heading, "done", "eval loss", *SHOWN.values(), "lost"):
+        table.add_column(name, no_wrap=True)
+    for trial in trials:
+        loss = "" if trial.eval_loss is None else f"{trial.eval_loss:.4f}"
+        table.add_row(
+            Text(f"{trial.number:03d} {trial.outcome}", style=COLOURS.get(trial.outcome, "")),  # type: ignore[call-overload]
+            f"{trial.done:.0%}",
+            loss,
+            *(f"{trial.hyperparameters[name]:.3g}" for name in SHOWN),
+            f"{trial.n_lost} ×" if trial.n_lost else "",
+        )
+    return table

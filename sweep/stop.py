@@ -1,0 +1,36 @@
+"""`sweep stop`: end the sweep of a folder in order, from another terminal or another machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sweep.folder import ask_to_stop, holder
+
+POLL_SECONDS = 0.2
+
+
+def stop(folder: Path, *, wait: bool, say: Callable[[str], None]) -> int:
+    """Ask the process that runs the sweep to end in order.
+
+    Returns:
+        0: it has ended, or was asked to; 1: no process runs it.
+    """
+    running_in = holder(folder)
+    if running_in is None:
+        say(f"{folder.name} does not run.")
+        return 1
+    if running_in.is_here:
+        # Heard at once, before the first trial too.
+        os.kill(running_in.pid, signal.SIGTERM)
+    else:
+        ask_to_stop(folder)
+    say(f"Asked {running_in} to end {folder.name} in order.")
+    while wait and holder(folder) == running_in:
+        time.sleep(POLL_SECONDS)
+    if wait:
+        say(f"{folder.name} has ended; the same sweep run goes on.")
+    return 0

@@ -1,0 +1,85 @@
+"""What ends a trial that is not of its own doing, so that it may run again."""
+
+from __future__ import annotations
+
+import errno
+import faulthandler
+import math
+import time
+from types import TracebackType
+from typing import Self
+
+from trials.config import Fault
+
+NO_ROOM = "No space left on device"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_GPU_LOST = (
+    "GPU is lost",
+    "has fallen off the bus",
+    "uncorrectable ECC error",
+    "busy or unavailable",
+    "no CUDA-capable device",
+    "unspecified launch failure",
+)
+"""Of CUDA and its driver, for a device that no longer answers."""
+BEGINS = "=== trial"
+"""How each attempt of a trial begins in its log."""
+_STALLED = "Timeout ("
+"""How faulthandler begins."""
+
+
+def fault_of(error: BaseException) -> Fault | None:
+    """Tell a full disk and a lost GPU from a trial's own failure, which would come again."""
+    seen: BaseException | None = error
+    while seen is not None:
+        words = str(seen)
+        # safetensors has the words, but not the number.
+        if getattr(seen, "errno", None) in _FULL or NO_ROOM in words:
+            return "disk_full"
+        if any(lost in words for lost in _GPU_LOST):
+            return "machine_lost"
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+class Watchdog:
+    """Ends the process when a trial takes no step for too long; its log then says where it stood.
+
+    A thread of faulthandler does it, which waits for no lock of Python's.
+
+    Args:
+        minutes: Between two signs of life.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        self._seconds = minutes * 60
+        self._latest = -math.inf
+
+    def __enter__(self) -> Self:
+        self.sign_of_life()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        faulthandler.cancel_dump_traceback_later()
+
+    def stand_by(self) -> None:
+        """Do not count until the next sign of life."""
+        self._latest = -math.inf
+        faulthandler.cancel_dump_traceback_later()
+
+    def sign_of_life(self) -> None:
+        """Begin to count anew; at most once a second, since each time is a new thread."""
+        now = time.monotonic()
+        if now - self._latest >= min(1.0, self._seconds / 4):
+            self._latest = now
+            faulthandler.dump_traceback_later(self._seconds, exit=True, file=2)
+
+
+def has_stalled(log: str) -> bool:
+    """Whether a trial's latest attempt ended with a watchdog's words."""
+    return _STALLED in log.rpartition(BEGINS)[2]

@@ -1,0 +1,38 @@
+"""How a trial ended, in its own folder: known even if nobody lived to hear of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from trials.config import EvalPoint, TrialConfig, TrialResult
+from trials.whole_file import write_whole
+
+
+def write_result(config: TrialConfig, result: TrialResult, points: Sequence[EvalPoint]) -> None:
+    """Write result.json: the outcome and all evaluations."""
+    written = {"result": asdict(result), "points": [asdict(point) for point in points]}
+    write_whole(_path(Path(config.output_dir)), json.dumps(written, indent=1, ensure_ascii=False))
+
+
+def read_result(output_dir: Path) -> tuple[TrialResult, list[EvalPoint]] | None:
+    """Return what a trial wrote when it ended; None: it has not ended, or cannot be read."""
+    try:
+        written = json.loads(_path(output_dir).read_text(encoding="utf-8"))
+        result = written["result"]
+        if result["best"] is not None:
+            result["best"] = EvalPoint(**result["best"])
+        return TrialResult(**result), [EvalPoint(**point) for point in written["points"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def forget_result(output_dir: Path) -> None:
+    """The trial begins again."""
+    _path(output_dir).unlink(missing_ok=True)
+
+
+def _path(output_dir: Path) -> Path:
+    return output_dir / "result.json"

@@ -184,8 +184,7 @@ def run(sweep: AskTell, runner: Runner, budget: Budget, room: Room = RoomForAll(
             runner.start(*sweep.ask())
             n_running += 1
             enough = budget.why_enough(sweep, n_ended + n_running)
-        if budget.is_spent(sweep) or (enough is not None and not n_running):
-            assert enough is not None
+        if enough is not None and (not n_running or budget.is_spent(sweep)):
             return enough
         is_paused = enough is None and n_running < runner.slots
         if not n_running:

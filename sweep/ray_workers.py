@@ -127,6 +127,9 @@ def connect(*, n_cpu_workers: int | None) -> int:
             # Nothing large passes through Ray: configurations and evaluations only.
             "object_store_memory": 100 * 2**20,
         }  # fmt: skip
+        # Beside the logs, Ray prints its own long words into the table when a worker dies; ours say
+        # which trial it was. There is no switch for them.
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
     return int(ray.cluster_resources().get("GPU", 0))
 

@@ -104,3 +104,66 @@ def test_a_stop_from_outside_starts_nothing_more() -> None:
 @pytest.mark.parametrize(("hours", "left"), [(None, None), (1.0, 3600.0)])
 def test_the_budget_knows_the_seconds_left(hours: float | None, left: float | None) -> None:
     assert Budget(1, hours, clock=lambda: 0.0).seconds_left == left
+
+
+def test_gpu_hours_of_all_runs_cut_running_trials_off() -> None:
+    sweep, runner = Asking(), Slots(2)  # ten minutes for each trial that was asked for
+    assert run(sweep, runner, Budget(None, None, gpu_hours=0.5)) == "the gpu_hours are used up"
+    assert (sweep.asked, sweep.told, runner.running) == (3, [0], [1, 2])
+
+
+def test_a_flat_sweep_lets_running_trials_end() -> None:
+    sweep, runner = Asking(), Slots(2)
+    why = run(sweep, runner, Budget(100, None, stop_when_flat=3))
+    assert why == "no better eval loss in 3 trials (stop_when_flat)"
+    assert sweep.told == [0, 1, 2, 3]
+
+
+def test_word_that_was_left_in_the_folder_is_a_stop() -> None:
+    sweep, runner = Asking(), Slots(2)
+    asked = iter([False] * 4)
+    budget = Budget(100, None, is_asked=lambda: next(asked, True))
+    assert run(sweep, runner, budget) == "stopped"
+    assert budget.stop.is_set()
+
+
+class Full:
+    """A disk without room for the first `n` questions."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.n_full, self.n_sufficed = n, 0, 0
+
+    def is_there(self) -> bool:
+        self.n -= 1
+        return self.n < 0
+
+    def ran_out(self) -> None:
+        self.n_full += 1
+
+    def sufficed(self) -> None:
+        self.n_sufficed += 1
+
+
+def test_a_full_disk_pauses_and_the_sweep_goes_on_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sweep.loop.PAUSE_SECONDS", 0.0)
+    sweep, runner, room = Asking(), Slots(2), Full(7)
+    run(sweep, runner, Budget(4, None), room)
+    assert sweep.told == [0, 1, 2, 3]
+    assert (room.n_full, room.n_sufficed) == (0, 4)
+
+
+def test_a_trial_that_found_no_room_is_not_an_end() -> None:
+    class OnceFull(Slots):
+        def wait(self, until: Callable[[], bool]) -> tuple[int, TrialResult] | None:
+            number = self.running.pop(0)
+            if number == 0:
+                no_room = TrialResult(outcome="interrupted", reason="", fault="disk_full")
+                return number, no_room
+            return number, DONE
+
+    sweep, room = Asking(), Full(0)
+    run(sweep, OnceFull(1), Budget(2, None), room)
+    assert sweep.told == [0, 1, 2]  # three were asked for: the first did not count
+    assert (room.n_full, room.n_sufficed) == (1, 2)

@@ -82,9 +82,7 @@ def test_a_killed_worker_costs_its_trial_alone(local_ray: None, config: MakeConf
         if number == 1 and point.index == 2 and not killed:
             killed.append(point.index)
             victim = next(
-                process
-                for process in worker_processes()
-                if any("trials/001/log.txt" in file.path for file in process.open_files())
+                process for process in worker_processes() if has_open(process, "trials/001/log.txt")
             )
             os.kill(victim.pid, signal.SIGKILL)
 
@@ -95,8 +93,42 @@ def test_a_killed_worker_costs_its_trial_alone(local_ray: None, config: MakeConf
     assert killed
     outcomes = {number: result.outcome for number, result in sweep.results.items()}
     assert outcomes == {0: "completed", 1: "failed", 2: "completed", 3: "completed"}
+    assert sweep.results[1].fault == "machine_lost"  # a study runs it again
     assert "worker process died" in sweep.results[1].reason
     assert '"index": 2' in sweep.results[1].reason  # the end of its log
+
+
+def test_a_worker_that_does_not_answer_is_ended(local_ray: None, config: MakeConfig) -> None:
+    stopped: list[int] = []
+
+    def stop_it(number: int, point: EvalPoint) -> None:
+        if not stopped:
+            stopped.extend(p.pid for p in worker_processes() if has_open(p, "trials/000/log.txt"))
+            os.kill(stopped[0], signal.SIGSTOP)
+
+    sweep = Recording([config(0, stall_minutes=0.1), config(1)], stop_it)
+    runner = RayRunner(config().model, n_slots=1, on_gpus=False, sweep=sweep)
+    run(sweep, runner, Budget(None, None))
+    assert not psutil.pid_exists(stopped[0])
+    runner.shutdown()
+    assert sweep.results[0].fault == "machine_lost"
+    assert "gave no answer for 0.1 minutes" in sweep.results[0].reason
+    assert sweep.results[1].outcome == "completed"
+
+
+def has_open(process: psutil.Process, name: str) -> bool:
+    return any(name in file.path for file in process.open_files())
+
+
+def test_trials_that_are_set_aside_leave_a_checkpoint(local_ray: None, config: MakeConfig) -> None:
+    budget = Budget(None, None)
+    sweep = Recording([config(0, epochs=200)], lambda *_: budget.stop.set())
+    runner = RayRunner(config().model, n_slots=1, on_gpus=False, sweep=sweep)
+    assert run(sweep, runner, budget) == "stopped"
+    [(number, result)] = list(runner.set_aside(until=lambda: False))
+    runner.shutdown()
+    assert (number, result.outcome, result.fault) == (0, "interrupted", None)
+    assert (Path(config(0).output_dir) / "checkpoint.safetensors").exists()
 
 
 def test_a_base_model_that_cannot_be_loaded_is_each_trials_cause(

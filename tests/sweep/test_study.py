@@ -290,3 +290,100 @@ def test_a_finite_space_ends_when_every_point_was_tried(tmp_path: Path) -> None:
     tried = {(t.hyperparameters["rank"], t.hyperparameters["epochs"]) for t in sweep.ended()}
     assert len(sweep.ended()) == 4
     assert len(tried) == 4
+
+
+LOST = TrialResult(
+    outcome="failed", reason="The worker died.\nlog", cause="x", fault="machine_lost"
+)
+
+
+def asked(space: Space, tmp_path: Path) -> tuple[Sweep, optuna.Study, Listener]:
+    study = open_study(space, storage_url(tmp_path))
+    sweep, listener = Sweep(space, study, resolve), Listener()
+    sweep.trackers = [listener]
+    return sweep, study, listener
+
+
+def start_again(sweep: Sweep) -> tuple[int, TrialConfig]:
+    number, config = sweep.ask()
+    sweep.started(config, Place("host", "GPU 0"))
+    return number, config
+
+
+def test_a_trial_whose_process_was_lost_runs_again_twice_at_most(
+    space: Space, tmp_path: Path
+) -> None:
+    sweep, study, listener = asked(space, tmp_path)
+    first = start_again(sweep)
+    assert [sweep.tell(0, LOST), start_again(sweep) == first] == [False, True]
+    assert [sweep.tell(0, LOST), start_again(sweep) == first] == [False, True]
+    assert sweep.tell(0, LOST)
+    assert listener.outcomes == ["interrupted", "interrupted", "failed"]
+    assert study.trials[0].user_attrs["outcome_reason"].startswith("Lost 3 times")
+    assert (len(study.trials), study.trials[0].state) == (1, TrialState.FAIL)
+
+
+@pytest.mark.parametrize("fault", ["disk_full", "not_begun"])
+def test_what_is_never_a_trials_own_doing_is_not_counted(
+    space: Space, tmp_path: Path, fault: Any
+) -> None:
+    sweep, study, _ = asked(space, tmp_path)
+    for _ in range(5):
+        start_again(sweep)
+        assert not sweep.tell(0, dataclasses.replace(LOST, fault=fault))
+    assert "n_lost" not in study.trials[0].user_attrs
+
+
+def test_a_bug_is_not_tried_again(space: Space, tmp_path: Path) -> None:
+    sweep, study, _ = asked(space, tmp_path)
+    start_again(sweep)
+    assert sweep.tell(0, dataclasses.replace(LOST, fault=None))
+    assert study.trials[0].state is TrialState.FAIL
+
+
+def test_an_end_that_nobody_lived_to_hear_of_is_told_and_passed_on(
+    space: Space, tmp_path: Path
+) -> None:
+    dead = Sweep(space, open_study(space, storage_url(tmp_path)), resolve)
+    dead.ask()
+    dead.report(0, point(1, 2.0))
+    written = TrialResult(outcome="completed", reason="Done.", best=point(2, 1.5))
+    points = [point(0, 3.0, None), point(1, 2.0), point(2, 1.5)]
+
+    study = open_study(space, storage_url(tmp_path), lambda number: (written, points))
+    sweep, listener = Sweep(space, study, resolve), Listener()
+    assert (study.trials[0].state, study.trials[0].value) == (TrialState.COMPLETE, 1.5)
+    assert sweep.has_untold()
+    sweep.trackers = [listener]
+    for _ in range(2):  # the second time there is nothing more to say
+        sweep.catch_up()
+    reported = [("reported", 1), ("reported", 2)]
+    assert listener.heard == [("started", 0), *reported, ("ended", 0)]
+    assert listener.outcomes == ["completed"]
+
+
+def test_trackers_are_not_told_twice_of_what_they_have_heard(space: Space, tmp_path: Path) -> None:
+    sweep, _, listener = asked(space, tmp_path)
+    run(sweep, InlineRunner(replaying([2.0, 1.0, 1.0, 1.0]), sweep), Budget(2, None))
+    listener.heard.clear()
+    sweep.catch_up()
+    assert listener.heard == []
+
+
+def test_gpu_seconds_are_those_of_all_runs(
+    space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("sweep.study.time.monotonic", lambda: now[0])
+    sweep, _, _ = asked(space, tmp_path)
+    for _ in range(2):
+        start_again(sweep)
+    now[0] += 10
+    assert sweep.gpu_seconds() == 20
+    sweep.report(0, point(1, 2.0))
+    now[0] += 5
+    sweep.interrupt()
+    now[0] += 1000
+    assert sweep.gpu_seconds() == 30
+    again, _, _ = asked(space, tmp_path)
+    assert again.gpu_seconds() == 30

@@ -201,3 +201,37 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_training(
     result, _ = run(config(**EVERY_STEP), base)
     assert result.outcome == "completed"
     assert "no checkpoint could be written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("n_steps", [1, 5, 6, 11])
+def test_a_trial_that_is_set_aside_goes_on_to_the_same_numbers(
+    config: MakeConfig, base: FrozenBase, n_steps: int
+) -> None:
+    seldom = {"checkpoint_minutes": 10.0, "epochs": 2, "n_evaluations": 4, "dropout": 0.1}
+    _, expected = run(config(1, **seldom), base)
+    trial, steps = config(2, **seldom), iter(range(1, 100))
+    Path(trial.output_dir).mkdir(parents=True)
+    aside = run_trial(
+        trial,
+        base,
+        MicroBatchMemory(),
+        lambda _: None,
+        is_asked_to_stop=lambda: next(steps) >= n_steps,
+    )
+    assert aside.outcome == "interrupted"
+    written = {path.name for path in Path(trial.output_dir).iterdir()}
+    assert written == {"checkpoint.safetensors"}  # no result, no adapter
+    _, points = run(trial, base)
+    assert without_times(points) == without_times(expected)
+
+
+def test_a_trial_at_its_last_step_ends_when_it_is_asked_to_stop(
+    config: MakeConfig, base: FrozenBase
+) -> None:
+    steps = iter(range(1, 100))
+    trial = config(epochs=2)  # 12 steps
+    Path(trial.output_dir).mkdir(parents=True)
+    result = run_trial(
+        trial, base, MicroBatchMemory(), lambda _: None, is_asked_to_stop=lambda: next(steps) >= 12
+    )
+    assert result.outcome == "completed"

@@ -27,7 +27,15 @@ from sweep.parameters import shown
 from sweep.resolve import choose_backend, model_config, resolver, trial_settings
 from sweep.screen import Progress, Screen, make_screen
 from sweep.space import Space
-from sweep.study import StudyError, Sweep, SweepFailed, open_study, storage_url
+from sweep.study import (
+    StudyError,
+    Sweep,
+    SweepFailed,
+    open_study,
+    sample_rows_so_far,
+    storage_url,
+)
+from sweep.view import search_changes
 from sweep.words import counted
 from trials.config import Backend
 
@@ -81,7 +89,13 @@ def run(space: Space, options: Options, console: Console) -> int:
         on_gpus = wants_gpus(workers=options.workers, gpus=options.gpus)
         backend = choose_backend(space, on_gpus=on_gpus)
         _check_options(space, options, on_gpus=on_gpus)
-        found = check.prepare_data(space, output_dir / "data", on_gpus=on_gpus, say=console.print)
+        found = check.prepare_data(
+            space,
+            output_dir / "data",
+            on_gpus=on_gpus,
+            say=console.print,
+            n_sample_rows=sample_rows_so_far(space, output_dir),
+        )
         console.print(check.in_words(space, found))
         job = Job(
             space=space,
@@ -91,7 +105,7 @@ def run(space: Space, options: Options, console: Console) -> int:
             backend=backend,
             found=found,
         )
-        sweep = _open_sweep(job)
+        sweep = _open_sweep(job, say=console.print)
         (output_dir / "space.yaml").write_text(space.text)
         budget = loop.Budget(space.settings.budget.trials, space.settings.budget.hours)
         if _nothing_to_do(sweep, budget):
@@ -117,9 +131,11 @@ def _check_options(space: Space, options: Options, *, on_gpus: bool) -> None:
         _new_tracker(space, options, options.output / space.name)
 
 
-def _open_sweep(job: Job) -> Sweep:
+def _open_sweep(job: Job, say: Callable[[str], None]) -> Sweep:
     study = open_study(job.space, storage_url(job.output_dir.resolve()))
     _same_task(study, job)
+    if words := search_changes(study, job.space):
+        say(f"\n{words}")
     resolve = resolver(
         job.space,
         backend=job.backend,
@@ -277,7 +293,7 @@ def ends_in_order(budget: loop.Budget, say: Callable[[str], None]) -> Iterator[N
 
 
 def _same_task(study: Any, job: Job) -> None:
-    """Refuse to continue a study of something else: losses or points would not compare."""
+    """Refuse to continue a study of something else: losses would not compare."""
     space, found = job.space, job.found.report
     task = {
         "base_model": asdict(model_config(space, job.backend)),
@@ -288,13 +304,13 @@ def _same_task(study: Any, job: Job) -> None:
         "chat": found["chat"],
         "loss_on": space.settings.data.loss_on,
         "evaluations": space.settings.evaluate.times,
-        "search": {name: str(domain) for name, domain in space.domains.items()},
         "optimizer": trial_settings(space, on_gpus=job.on_gpus).optimizer,
         "seed": space.settings.seed,
     }
     known = study.user_attrs.get("task")
     if known is None:
         study.set_user_attr("task", task)
+        study.set_user_attr("evaluate_rows", space.settings.evaluate.rows)
         return
     changed = _changes(known, task)
     if not changed:

@@ -49,8 +49,12 @@ def prepare_data(
     *,
     on_gpus: bool,
     say: Callable[[str], None],
+    n_sample_rows: int | None = None,
 ) -> Check:
     """Read and tokenise the data, size up the model, in a process of its own.
+
+    Args:
+        n_sample_rows: Eval rows of each evaluation, in a study that goes on.
 
     Raises:
         SpaceError: With every problem of the data, or the model's; or Unsloth is not installed.
@@ -69,6 +73,7 @@ def prepare_data(
         "max_lengths": sorted({int(space.smallest["max_length"]), int(largest["max_length"])}),
         "n_evaluations": settings.evaluate.times,
         "sample_rows": settings.evaluate.rows,
+        "n_sample_rows": n_sample_rows,
         "smallest_epochs": space.smallest["epochs"],
         "smallest_batch": int(space.smallest["effective_batch_size"]),
         "largest_rank": int(largest["rank"]),
@@ -199,13 +204,13 @@ def _counts_in_words(counts: dict[str, int], length: str | None) -> str:
 
 
 def first_trial(space: Space) -> dict[str, Any]:
-    """The first trial of a new study in full: the first of `start_with`, filled in as asked."""
+    """The first trial of a new study in full: what `start_with` leaves open is drawn."""
     import optuna
 
-    from sweep.search import distributions, hyperparameters, make_sampler, params_of
+    from sweep.view import POINT, enqueue_starts, next_trial
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=make_sampler(space, number=0))
-    for start in space.start_with[:1]:
-        study.enqueue_trial(params_of(space, start))
-    return hyperparameters(space, study.ask(distributions(space)).params)
+    study = optuna.create_study()
+    enqueue_starts(study, space)
+    point: dict[str, Any] = next_trial(study, space).user_attrs[POINT]
+    return point

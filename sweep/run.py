@@ -28,7 +28,8 @@ from sweep.resolve import choose_backend, model_config, resolver, trial_settings
 from sweep.screen import Progress, Screen, make_screen
 from sweep.space import Space
 from sweep.storage import Patience, PatientStorage, storage_url
-from sweep.study import StudyError, Sweep, SweepFailed, open_study
+from sweep.study import StudyError, Sweep, SweepFailed, open_study, sample_rows_so_far
+from sweep.view import search_changes
 from sweep.words import counted
 from trials.config import Backend
 from trials.result_file import read_result
@@ -88,7 +89,13 @@ def run(space: Space, options: Options, console: Console) -> int:
         on_gpus = wants_gpus(workers=options.workers, gpus=options.gpus)
         backend = choose_backend(space, on_gpus=on_gpus)
         _check_options(space, options, on_gpus=on_gpus)
-        found = check.prepare_data(space, output_dir / "data", on_gpus=on_gpus, say=console.print)
+        found = check.prepare_data(
+            space,
+            output_dir / "data",
+            on_gpus=on_gpus,
+            say=console.print,
+            n_sample_rows=sample_rows_so_far(space, output_dir),
+        )
         console.print(check.in_words(space, found))
         job = Job(
             space=space,
@@ -99,7 +106,7 @@ def run(space: Space, options: Options, console: Console) -> int:
             found=found,
             patience=Patience(),
         )
-        sweep = _open_sweep(job)
+        sweep = _open_sweep(job, say=console.print)
         write_whole(output_dir / "space.yaml", space.text)
         budget = loop.Budget(
             **space.settings.budget.model_dump(), is_asked=lambda: is_asked_to_stop(output_dir)
@@ -129,7 +136,7 @@ def _check_options(space: Space, options: Options, *, on_gpus: bool) -> None:
         _new_tracker(space, options, options.output / space.name)
 
 
-def _open_sweep(job: Job) -> Sweep:
+def _open_sweep(job: Job, say: Callable[[str], None]) -> Sweep:
     trials_dir = job.output_dir / "trials"
     study = open_study(
         job.space,
@@ -137,6 +144,8 @@ def _open_sweep(job: Job) -> Sweep:
         written=lambda number: read_result(trials_dir / f"{number:03d}"),
     )
     _same_task(study, job)
+    if words := search_changes(study, job.space):
+        say(f"\n{words}")
     resolve = resolver(
         job.space,
         backend=job.backend,
@@ -311,7 +320,7 @@ def ends_in_order(budget: loop.Budget, say: Callable[[str], None]) -> Iterator[N
 
 
 def _same_task(study: Any, job: Job) -> None:
-    """Refuse to continue a study of something else: losses or points would not compare."""
+    """Refuse to continue a study of something else: losses would not compare."""
     space, found = job.space, job.found.report
     task = {
         "base_model": asdict(model_config(space, job.backend)),
@@ -322,13 +331,13 @@ def _same_task(study: Any, job: Job) -> None:
         "chat": found["chat"],
         "loss_on": space.settings.data.loss_on,
         "evaluations": space.settings.evaluate.times,
-        "search": {name: str(domain) for name, domain in space.domains.items()},
         "optimizer": trial_settings(space, on_gpus=job.on_gpus).optimizer,
         "seed": space.settings.seed,
     }
     known = study.user_attrs.get("task")
     if known is None:
         study.set_user_attr("task", task)
+        study.set_user_attr("evaluate_rows", space.settings.evaluate.rows)
         return
     changed = _changes(known, task)
     if not changed:

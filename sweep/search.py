@@ -25,7 +25,7 @@ Params = Mapping[str, Any]
 
 
 def optuna_name(name: str, domain: Domain) -> str:
-    """The name of a hyperparameter in the study: it says what the study's number counts.
+    """The name of a hyperparameter among those sampled: it says what the sampled number counts.
 
     A list of numbers is sampled by its index, so that the sampler knows the order and every
     step is one step: `rank_index` 2 of [8, 16, 32, 64] is rank 32.
@@ -38,7 +38,7 @@ def optuna_name(name: str, domain: Domain) -> str:
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """What the study samples; fixed settings are not part of it."""
+    """What is sampled; fixed settings are not part of it."""
     return {
         optuna_name(name, domain): _distribution(domain)
         for name, domain in space.domains.items()
@@ -60,11 +60,19 @@ def _distribution(domain: Domain) -> BaseDistribution:
     return FloatDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
 
 
-def hyperparameters(space: Space, params: Params) -> dict[str, Any]:
-    """Turn what the study sampled into the value of every hyperparameter, fixed ones included."""
+def hyperparameters(
+    space: Space, params: Params, given: Mapping[str, Value] | None = None
+) -> dict[str, Any]:
+    """Turn what was sampled into the value of every hyperparameter, fixed ones included.
+
+    Args:
+        given: Values that stand as they are, whatever the space holds.
+    """
     values: dict[str, Any] = {}
     for name, domain in space.domains.items():
-        if isinstance(domain, TimesRank):
+        if given and name in given:
+            values[name] = given[name]
+        elif isinstance(domain, TimesRank):
             factor = _value(f"{name}_times_rank", domain.factor, params)
             values[name] = factor * values["rank"]
         else:
@@ -82,21 +90,63 @@ def _value(name: str, domain: Choices | Range, params: Params) -> Any:
 
 
 def params_of(space: Space, values: Mapping[str, Value]) -> dict[str, Any]:
-    """Turn hyperparameters (some of them) into the study's params; fixed ones are left out."""
-    params: dict[str, Any] = {}
-    for name, value in values.items():
-        domain = space.domains[name]
-        if isinstance(domain, TimesRank):
-            value = float(value) / float(values["rank"])
-            domain, name = domain.factor, f"{name}_times_rank"
-        if is_fixed(domain):
-            continue
-        if isinstance(domain, Choices) and domain.is_ordered:
-            index = min(range(len(domain.values)), key=lambda i: abs(domain.values[i] - value))  # type: ignore[operator]
-            params[optuna_name(name, domain)] = index
-        else:
-            params[name] = value
-    return params
+    """Turn hyperparameters (some of them) into what is sampled.
+
+    Fixed ones are left out, and so are values that the space does not hold.
+    """
+    params = {
+        optuna_name(name, domain): _coordinate(domain, name, values)
+        for name, domain in space.domains.items()
+        if name in values and not is_fixed(domain)
+    }
+    return {name: param for name, param in params.items() if param is not None}
+
+
+def outside(space: Space, values: Mapping[str, Value]) -> list[str]:
+    """Names of the hyperparameters (of those given) whose values the space does not hold."""
+    return [
+        name
+        for name, domain in space.domains.items()
+        if name in values and _coordinate(domain, name, values) is None
+    ]
+
+
+def is_within(space: Space, point: Mapping[str, Value]) -> bool:
+    """Whether a point, a value for every hyperparameter, is one of the space."""
+    return not outside(space, point) and point.keys() >= space.domains.keys()
+
+
+def _coordinate(domain: Domain, name: str, values: Mapping[str, Value]) -> Any:
+    """Return a value as the sampler counts it, or None: the domain does not hold it.
+
+    Numbers may differ by what a product with the rank and its quotient lose.
+    """
+    value = values[name]
+    if isinstance(domain, TimesRank):
+        if "rank" not in values:
+            return None
+        domain, value = domain.factor, float(value) / float(values["rank"])
+    if isinstance(domain, Range):
+        return _in_range(domain, float(value))
+    if not domain.is_ordered:
+        return value if value in domain else None
+    near = (i for i, held in enumerate(domain.values) if _is_same(float(held), float(value)))
+    return next(near, None)
+
+
+def _in_range(domain: Range, value: float) -> float | None:
+    clipped = min(max(value, domain.low), domain.high)
+    if not _is_same(clipped, value):
+        return None
+    step = domain.step or (1 if domain.is_integer else None)
+    n_steps = (clipped - domain.low) / step if step else 0.0
+    if not math.isclose(n_steps, round(n_steps), abs_tol=1e-8):
+        return None
+    return round(clipped) if domain.is_integer else float(clipped)
+
+
+def _is_same(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-9)
 
 
 def make_sampler(space: Space, number: int) -> BaseSampler:
@@ -126,7 +176,7 @@ class WithoutRepeats(BaseSampler):
 
     Args:
         inner: Asked first; its draw stands unless the study has it.
-        space: All distributions of the study, each with a countable number of values.
+        space: All that is sampled, each with a countable number of values.
     """
 
     N_DRAWS = 20

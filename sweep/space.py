@@ -38,6 +38,8 @@ class Space:
     domains: dict[str, Domain]
     """Of every hyperparameter, the fixed ones included, in the order of the table."""
     start_with: tuple[dict[str, Value], ...]
+    starts_as_usual: bool
+    """`start_with` is the usual first point, as the file gives none."""
     folder: Path
     """The folder of the file; relative paths begin here."""
     text: str = field(repr=False)
@@ -365,7 +367,14 @@ def _build(raw: dict[str, Any], file: SpaceFile) -> Space:
         start_with = [{"rank": rank, **start} for start in start_with]
     if all(limit is None for limit in settings.budget.model_dump().values()):
         settings = settings.model_copy(update={"budget": Budget(trials=DEFAULT_TRIALS)})
-    return Space(settings, domains, tuple(start_with), file.path.parent.resolve(), file.text)
+    return Space(
+        settings=settings,
+        domains=domains,
+        start_with=tuple(start_with),
+        starts_as_usual="start_with" not in raw,
+        folder=file.path.parent.resolve(),
+        text=file.text,
+    )
 
 
 def _grid_problems(domains: Mapping[str, Domain]) -> list[Problem]:

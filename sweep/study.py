@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
@@ -16,8 +17,9 @@ from sweep.flat import EndedCurve, is_flat
 from sweep.loop import Place
 from sweep.pruners import ByItself, Outclassed, make_outclassed
 from sweep.resolve import Resolve
-from sweep.search import distributions, hyperparameters, make_sampler, params_of, points_taken
 from sweep.space import Space
+from sweep.storage import storage_url
+from sweep.view import POINT, enqueue_starts, n_points_tried, next_trial
 from trials.config import EvalPoint, Outcome, Stop, TrialConfig, TrialResult
 
 STATES: Mapping[Outcome, TrialState] = {
@@ -112,6 +114,25 @@ def open_study(
     return study
 
 
+def sample_rows_so_far(space: Space, output_dir: Path) -> int | None:
+    """Eval rows of each evaluation in the study that goes on; None: it is for `prepare` to say.
+
+    They follow from the shortest trial that is searched. When the search changes they stay, or
+    later losses would not compare with earlier ones.
+    """
+    if not (output_dir / "study.db").exists():
+        return None
+    try:
+        study = optuna.load_study(study_name=space.name, storage=storage_url(output_dir.resolve()))
+    except KeyError:  # a study that was never opened
+        return None
+    known = study.user_attrs
+    if known.get("evaluate_rows") != space.settings.evaluate.rows:
+        return None
+    n_rows: int = known["task"]["sample_rows"]
+    return n_rows
+
+
 def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
     """Put a trial that was cut off back in the queue, under its number and with its parameters.
 
@@ -137,7 +158,6 @@ class Sweep:
         self._study = study
         self._resolve = resolve
         self.trackers: Sequence[Tracker] = ()
-        self._distributions = distributions(space)
         self._by_itself = ByItself(pruning, n_evaluations=space.settings.evaluate.times)
         self._outclassed: Outclassed | None = (
             make_outclassed(pruning.outclassed) if pruning.outclassed else None
@@ -151,9 +171,7 @@ class Sweep:
         self._counted_until: dict[int, float] = {}
         self._measures_base: int | None = None
         """The running trial that measures the base model before its first step."""
-        if not study.get_trials(deepcopy=False):
-            for start in space.start_with:
-                study.enqueue_trial(params_of(space, start), skip_if_exists=True)
+        enqueue_starts(study, space)
 
     @property
     def base_eval_loss(self) -> float | None:
@@ -173,27 +191,23 @@ class Sweep:
     def n_waiting(self) -> int:
         """Trials that were cut off and wait to be continued."""
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        return sum("hyperparameters" in trial.user_attrs for trial in waiting)
+        return sum(POINT in trial.user_attrs for trial in waiting)
 
     def is_exhausted(self) -> bool:
-        """Whether every point of the space has been tried or is being tried."""
+        """Whether every point of the space, as it is now, has been tried or is being tried."""
         if math.isinf(self._space.n_points):
             return False
         if self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             return False
-        return len(points_taken(self._study, self._distributions)) >= self._space.n_points
+        return n_points_tried(self._study, self._space) >= self._space.n_points
 
     def ask(self) -> tuple[int, TrialConfig]:
         """Return the next trial: one put back, one of `start_with`, or the sampler's choice."""
-        number = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = make_sampler(self._space, number)
-        trial = self._study.ask(self._distributions)
-        values = hyperparameters(self._space, trial.params)
+        trial = next_trial(self._study, self._space)
         measures_base = self.base_eval_loss is None and self._measures_base is None
-        config = self._resolve(trial.number, values, measures_base)
+        config = self._resolve(trial.number, trial.user_attrs[POINT], measures_base)
         if measures_base:
             self._measures_base = trial.number
-        trial.set_user_attr("hyperparameters", values)
         self._running[trial.number] = trial
         self._curves[trial.number] = []
         return trial.number, config
@@ -382,7 +396,7 @@ class Sweep:
         return [
             Ended(
                 number=trial.number,
-                hyperparameters=trial.user_attrs["hyperparameters"],
+                hyperparameters=trial.user_attrs[POINT],
                 outcome=trial.user_attrs["outcome"],
                 reason=trial.user_attrs["outcome_reason"],
                 eval_loss_best=trial.user_attrs.get("eval_loss_best"),

@@ -25,7 +25,7 @@ from sweep.pruners import ByItself
 from sweep.resolve import choose_backend, resolver, training_environment
 from sweep.screen import COLOURS
 from sweep.space import Space
-from sweep.study import COUNTS
+from sweep.study import COUNTS, sample_rows_so_far
 from sweep.trial_params import (
     Recorded,
     named_params,
@@ -73,7 +73,13 @@ def run(space: Space, options: Options, console: Console) -> int:
     )
     on_gpus = wants_gpus(workers=options.workers)
     os.environ.update(environment(space, options.workers, on_gpus=on_gpus))
-    found = prepare_data(space, sweep_dir / "alone" / "data", on_gpus=on_gpus, say=console.print)
+    found = prepare_data(
+        space,
+        sweep_dir / "alone" / "data",
+        on_gpus=on_gpus,
+        say=console.print,
+        n_sample_rows=sample_rows_so_far(space, sweep_dir),
+    )
     config = alone(space, given, options, found, new_folder(sweep_dir / "alone"))
     console.print(in_words(config))
     for note in notes(space, given, config, recorded):

@@ -11,7 +11,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from sweep.parameters import HYPERPARAMETERS, TimesRank, Value, shown
+from sweep import search
+from sweep.parameters import HYPERPARAMETERS, Value, shown
 from sweep.settings import unknown_key
 from sweep.space import Space, not_shared
 from sweep.space_file import SpaceError
@@ -91,16 +92,10 @@ def recorded_config(sweep_dir: Path, number: int) -> Recorded:
 
 def outside(space: Space, given: Mapping[str, Value], config: TrialConfig) -> str | None:
     """Say which of the given values the space does not search, or None."""
-    names = [name for name in given if not _is_searched(space, name, config)]
+    point = {name: getattr(config, name) for name in HYPERPARAMETERS}
+    names = [name for name in search.outside(space, point) if name in given]
     values = [f"{name} {shown(given[name])} ({space.domains[name]})" for name in names]
     return f"Outside of the search: {'; '.join(values)}." if values else None
-
-
-def _is_searched(space: Space, name: str, config: TrialConfig) -> bool:
-    domain, value = space.domains[name], getattr(config, name)
-    if isinstance(domain, TimesRank):
-        return value / config.rank in domain.factor
-    return value in domain
 
 
 OWN = ("number", "data_dir", "output_dir", "evaluate_base", "gpus_per_trial", "checkpoint_minutes")

@@ -166,6 +166,17 @@ def test_other_data_under_the_same_name_is_refused(finished: Finished) -> None:
     assert "--name tiny-2" in refused.output
 
 
+def test_the_search_may_change_between_two_runs(tiny_base: Path, tmp_path: Path) -> None:
+    space = write_space(tmp_path, tiny_base, epochs=4)
+    assert sweep_run(space, "--trials", "3").exit_code == 0
+    changed = ["--set", "search.rank=[8,32,64]", "--set", "search.learning_rate.min=5e-4"]
+    more = sweep_run(space, *changed, "--set", "search.epochs=[2,3,4]", "--trials", "5")
+    assert more.exit_code == 0, more.output
+    assert "The search has changed: rank: 4, 8, 32 → 8, 32, 64; " in " ".join(more.output.split())
+    assert [trial.number for trial in more.study.trials] == list(range(5))
+    assert all(trial.params["learning_rate"] >= 5e-4 for trial in more.study.trials[3:])
+
+
 def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():

@@ -63,6 +63,8 @@ class Request:
     seed: int
     output_dir: str
     """The prepared folder; made whole or not at all."""
+    n_sample_rows: int | None = None
+    """Eval rows of each evaluation, where earlier trials have set them."""
 
 
 Splits = dict[str, list[Example]]
@@ -86,7 +88,8 @@ def prepare(request: Request) -> dict[str, Any]:
     done = folder / "report.json"
     if done.exists():
         report: dict[str, Any] = json.loads(done.read_text())
-        if report["content"] == _content(request, fingerprints):
+        is_sample = request.n_sample_rows in (None, report["sample_rows"])
+        if is_sample and report["content"] == _content(request, fingerprints):
             return report
 
     from trials.base_model import load_tokenizer
@@ -149,7 +152,8 @@ def _read(request: Request) -> Splits:
 
 def _content(request: Request, fingerprints: dict[str, str]) -> str:
     """A digest of all that decides the prepared folder."""
-    elsewhere = ("train", "eval", "columns", "template", "output_dir")  # in the rows, or nowhere
+    # In the rows, in the report, or nowhere.
+    elsewhere = ("train", "eval", "columns", "template", "output_dir", "n_sample_rows")
     settings = {key: value for key, value in asdict(request).items() if key not in elsewhere}
     model = _reachable(request.model, lambda: _model_digest(request.model))
     parts = [FORMAT, fingerprints, model, settings]
@@ -216,14 +220,7 @@ def _write(
     _check_kept("data.train", counts[shortest], shortest, tokens["train"])
     _check_kept("data.eval", eval_counts, longest, tokens["eval"])
     kept = [row for row, n in enumerate(tokens["eval"].supervised_tokens(longest)) if n]
-    n_sample = data.sample_size(
-        n_eval_rows=len(kept),
-        eval_tokens=eval_counts.tokens,
-        train_tokens=counts[shortest].tokens,
-        smallest_epochs=request.smallest_epochs,
-        n_evaluations=request.n_evaluations,
-        at_most=request.sample_rows,
-    )
+    n_sample = _n_sample(request, len(kept), eval_counts, counts[shortest])
     chosen = sorted(random.Random(request.seed).sample(kept, n_sample))
     sample = tokens["eval"].taken(chosen, longest)
     sample.save(folder / "sample")
@@ -278,6 +275,21 @@ def _tokens(
         return token_cache.place(folder / name, key, tokenized)
 
     return {name: placed(name, rows) for name, rows in splits.items()}
+
+
+def _n_sample(request: Request, n_kept: int, eval_: SplitCounts, train: SplitCounts) -> int:
+    if request.n_sample_rows is not None:
+        return min(request.n_sample_rows, n_kept)
+    from trials import data
+
+    return data.sample_size(
+        n_eval_rows=n_kept,
+        eval_tokens=eval_.tokens,
+        train_tokens=train.tokens,
+        smallest_epochs=request.smallest_epochs,
+        n_evaluations=request.n_evaluations,
+        at_most=request.sample_rows,
+    )
 
 
 def _check_kept(key: str, counts: SplitCounts, max_length: int, split: TokenSplit) -> None:

@@ -206,6 +206,13 @@ def test_eval_rows_are_cut_at_the_longest_max_length_for_every_trial(asked: Requ
     ]
 
 
+def test_a_sample_that_earlier_trials_had_stays(asked: Request) -> None:
+    by_itself = prepare(asked)["sample_rows"]
+    before = replace(asked, smallest_epochs=0.5, n_sample_rows=by_itself - 1)
+    assert prepare(before)["sample_rows"] == by_itself - 1
+    assert prepare(replace(before, n_sample_rows=by_itself))["sample_rows"] == by_itself
+
+
 def test_equal_content_is_prepared_once(
     asked: Request, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,210 @@
+"""What the study holds, as the search sees it now: the next trial, the points tried.
+
+The search may change while a study goes on, so a stored trial says what means the same whatever
+is searched: its hyperparameters, in their own names and numbers. A sampler needs more: the
+steps of a list, the logarithm of a range, one space for all trials. It gets a study in memory,
+made anew for each draw, whose trials are the stored ones in the coordinates of the search as it
+is now. A trial that lies outside is there as a failed one, which samplers pass over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from sweep.parameters import HYPERPARAMETERS, Choices, Domain, TimesRank, Value, is_fixed
+from sweep.search import (
+    Params,
+    distributions,
+    hyperparameters,
+    is_within,
+    make_sampler,
+    outside,
+    params_of,
+    points_taken,
+)
+from sweep.space import Space
+from sweep.words import counted
+
+POINT = "hyperparameters"
+"""The user attribute that holds a trial's point: every hyperparameter, the fixed ones included."""
+
+
+def enqueue_starts(study: optuna.Study, space: Space) -> None:
+    """Put the points of `start_with` in the queue that the study does not have yet.
+
+    The usual first point is ours and not the user's wish: it begins a study and joins none.
+    """
+    trials = study.get_trials(deepcopy=False)
+    if trials and space.starts_as_usual:
+        return
+    points = [{**trial.user_attrs.get(POINT, {}), **_given(trial)} for trial in trials]
+    for index, start in enumerate(space.start_with):
+        is_there = any(start.items() <= point.items() for point in points)
+        if not is_there and start not in space.start_with[:index]:
+            study.enqueue_trial(dict(start))
+
+
+def next_trial(study: optuna.Study, space: Space) -> optuna.Trial:
+    """Return the next trial: one put back, one of `start_with`, or the sampler's choice.
+
+    One put back keeps its point, inside of the search as it is now or not.
+    """
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    if waiting and POINT in waiting[0].user_attrs:
+        return study.ask()
+    point = _draw(study, space, _given(waiting[0]) if waiting else {})
+    study.sampler = Drawn(point)
+    trial = study.ask(_stored_distributions(space, point))
+    trial.set_user_attr(POINT, point)
+    return trial
+
+
+def _draw(study: optuna.Study, space: Space, given: Mapping[str, Value]) -> dict[str, Any]:
+    view = as_searched(study, space)
+    view.sampler = make_sampler(space, number=len(view.get_trials(deepcopy=False)))
+    params = view.ask(distributions(space)).params
+    return hyperparameters(space, params, {name: given[name] for name in outside(space, given)})
+
+
+def as_searched(study: optuna.Study, space: Space) -> optuna.Study:
+    """The study that samplers see, with the same numbers."""
+    view = optuna.create_study(pruner=optuna.pruners.NopPruner())
+    searched = distributions(space)
+    for trial in study.get_trials(deepcopy=False):
+        view.add_trial(_as_searched(trial, space, searched))
+    return view
+
+
+def _as_searched(
+    trial: FrozenTrial, space: Space, searched: dict[str, BaseDistribution]
+) -> FrozenTrial:
+    point = trial.user_attrs.get(POINT)
+    if point is None:  # of `start_with`, and not begun
+        fixed = {"fixed_params": params_of(space, _given(trial))}
+        return create_trial(state=TrialState.WAITING, system_attrs=fixed)
+    if not is_within(space, point):
+        return create_trial(state=TrialState.FAIL)
+    return create_trial(
+        state=trial.state,
+        values=trial.values,
+        params=params_of(space, point),
+        distributions=searched,
+        system_attrs=trial.system_attrs,
+        intermediate_values=trial.intermediate_values,
+    )
+
+
+def _given(trial: FrozenTrial) -> dict[str, Value]:
+    """What is known of a trial that has no point yet; a process may have died as it gave it one."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+
+
+class Drawn(BaseSampler):
+    """Gives the stored study the point that was drawn from its view."""
+
+    def __init__(self, point: Params) -> None:
+        self._point = point
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Nothing is left to infer."""
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Nothing is left to sample."""
+        return {}
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """The value that was drawn."""
+        return self._point[param_name]
+
+
+def _stored_distributions(space: Space, point: Params) -> dict[str, BaseDistribution]:
+    """Distributions that a study takes whatever it had before under the same names.
+
+    Optuna refuses another kind, another `log`, other choices; another range it takes.
+    """
+    return {
+        name: _stored(space, name, point[name])
+        for name, domain in space.domains.items()
+        if not is_fixed(domain)
+    }
+
+
+def _stored(space: Space, name: str, value: Any) -> BaseDistribution:
+    hyperparameter = HYPERPARAMETERS[name]
+    if hyperparameter.kind is bool:
+        return CategoricalDistribution((False, True))
+    if hyperparameter.kind is str:
+        return CategoricalDistribution(hyperparameter.names)
+    low, high = _ends(space, space.domains[name])
+    low, high = min(low, value), max(high, value)
+    if hyperparameter.kind is int:
+        return IntDistribution(int(low), int(high))
+    return FloatDistribution(low, high)
+
+
+def _ends(space: Space, domain: Domain) -> tuple[float, float]:
+    """The smallest and the largest number of a domain."""
+    if isinstance(domain, TimesRank):
+        ends = zip(_ends(space, domain.factor), _ends(space, space.domains["rank"]), strict=True)
+        low, high = (factor * rank for factor, rank in ends)
+        return low, high
+    if isinstance(domain, Choices):
+        return float(domain.values[0]), float(domain.values[-1])
+    return domain.low, domain.high
+
+
+def n_points_tried(study: optuna.Study, space: Space) -> int:
+    """Points of the search as it is now that have been tried or are being tried."""
+    return len(points_taken(as_searched(study, space), distributions(space)))
+
+
+def search_changes(study: optuna.Study, space: Space) -> str | None:
+    """Say what is searched otherwise than in the last run, and note it; None: nothing."""
+    known: Mapping[str, str] | None = study.user_attrs.get("search")
+    now = {name: str(domain) for name, domain in space.domains.items()}
+    if known == now:
+        return None
+    study.set_user_attr("search", now)
+    if known is None:
+        return None
+    changes = [
+        f"{name}: {known[name]} → {domain}"
+        for name, domain in now.items()
+        if known.get(name, domain) != domain
+    ]
+    trials = study.get_trials(deepcopy=False)
+    points = [trial.user_attrs[POINT] for trial in trials if POINT in trial.user_attrs]
+    what = f"The search has changed: {'; '.join(changes)}."
+    return f"{what} {_outside_in_words(space, points)}" if points else what
+
+
+def _outside_in_words(space: Space, points: Sequence[Mapping[str, Value]]) -> str:
+    n_outside = sum(not is_within(space, point) for point in points)
+    if not n_outside:
+        return f"It holds the {counted(len(points), 'trial')} so far."
+    lie, count = ("lies", "it still counts") if n_outside == 1 else ("lie", "they still count")
+    seen = "it" if n_outside == 1 else "them"
+    of = f"{n_outside} of {counted(len(points), 'trial')}"
+    return f"{of} {lie} outside of it now: {count}, the sampler no longer sees {seen}."

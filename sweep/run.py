@@ -21,8 +21,8 @@ from rich.console import Console
 
 from sweep import check, loop, report
 from sweep.adapters import Adapters
-from sweep.background import without_secrets
 from sweep.devices import n_gpu_slots, n_visible_gpus, n_workers, wants_gpus
+from sweep.journal import is_closed
 from sweep.parameters import shown
 from sweep.resolve import choose_backend, model_config, resolver, trial_settings
 from sweep.screen import Progress, Screen, make_screen
@@ -96,6 +96,8 @@ def run(space: Space, options: Options, console: Console) -> int:
         budget = loop.Budget(space.settings.budget.trials, space.settings.budget.hours)
         if _nothing_to_do(sweep, budget):
             console.print(f"{space.name}: all its trials have ended; raise --trials to go on.")
+            if not is_closed(output_dir):
+                _end_in_order(job, sweep, console)
             console.print(report.in_words(_summary(job, sweep, wall_seconds=0.0)))
             return 0
         if sweep.n_ended() or sweep.n_waiting():
@@ -151,9 +153,12 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
                 sweep=sweep,
                 say=screen.say,
             )
-            tracker = _open_tracker(job)
+            tracker = _open_tracker(job, sweep)
+            if tracker.is_away:
+                screen.say(f"MLflow is away, its writes are kept for later: {tracker.first_error}")
             keep = job.space.settings.keep_adapters
             adapters = Adapters(sweep, job.output_dir, keep=keep, drop=tracker.drop_adapter)
+            adapters.put_right()
             sweep.trackers = [screen, tracker, adapters]
             try:
                 status, failure = _loop(sweep, runner, budget, screen)
@@ -167,8 +172,7 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
         timings = json.dumps(asdict(runner.timings), indent=1)
         (job.output_dir / "timings.json").write_text(timings)
         console.print(report.in_words(summary))
-    if tracker.unsent:
-        words = f"{tracker.unsent} writes did not reach MLflow: {tracker.first_error}"
+    if words := tracker.in_words:
         console.print(words, style="red", markup=False)
     if failure:
         console.print(failure, style="bold red", markup=False)
@@ -191,13 +195,22 @@ def _mlflow_uri(options: Options, output_dir: Path) -> str:
     return options.mlflow or f"sqlite:///{output_dir.resolve() / 'mlflow.db'}"
 
 
-def _open_tracker(job: Job) -> MlflowTracker:
+def _open_tracker(job: Job, sweep: Sweep) -> MlflowTracker:
     tracker = _new_tracker(job.space, job.options, job.output_dir)
-    tracker.open_sweep(_parent_params(job), _parent_tags(), job.output_dir / "space.yaml")
-    uri = without_secrets(_mlflow_uri(job.options, job.output_dir))
-    where = {"uri": uri, "experiment_id": tracker.experiment_id}
-    (job.output_dir / "mlflow.json").write_text(json.dumps(where))
+    space_path = job.output_dir / "space.yaml"
+    tracker.open_sweep(_parent_params(job), _parent_tags(), space_path, sweep.ended())
     return tracker
+
+
+def _end_in_order(job: Job, sweep: Sweep, console: Console) -> None:
+    """Bring best/ and MLflow to the end of the study, which a killed process had reached alone."""
+    tracker = _open_tracker(job, sweep)
+    keep = job.space.settings.keep_adapters
+    Adapters(sweep, job.output_dir, keep=keep, drop=tracker.drop_adapter).put_right()
+    summary = _summary(job, sweep, wall_seconds=0.0)
+    tracker.close_sweep("FINISHED", _winner(summary), report.as_markdown(summary))
+    if words := tracker.in_words:
+        console.print(words, style="red", markup=False)
 
 
 def _loop(

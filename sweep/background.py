@@ -121,7 +121,7 @@ def in_a_line(error: Exception) -> str:
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
     # urllib3's own words, out of the three messages around them
     if cause := re.search(r"Caused by \w+\(['\"](?:\w+\(.*?\): )?(.+?)['\"]\)", text):
-        text = cause[1]
+        text = re.sub(r"', \w+\((?:\d+, )?'", " ", cause[1])
     text = without_secrets(text)[:300]
     return text if text.endswith(".") else f"{text}."
 

@@ -66,7 +66,9 @@ class Journal:
 
     def append(self, kind: str, arguments: Mapping[str, Any]) -> None:
         """Add an event that happens now. Does not wait for the disk; `sync` does."""
-        arguments = json.loads(json.dumps(arguments, default=str))  # as another process reads it
+        # As another process reads it; half a character, of a strange file name, would stop MLflow.
+        text = json.dumps(arguments, ensure_ascii=False, default=str).encode(errors="replace")
+        arguments = json.loads(text)
         with self._changed:
             self._sequence += 1
             event = Event(sequence=self._sequence, kind=kind, arguments=arguments, time=now())

@@ -175,16 +175,16 @@ class Runs:
     def _find_run(self, tags: Mapping[str, str]) -> Any:
         """Return the run with these tags; None when there is none.
 
-        A create_run whose answer came too late was made again: the second run goes.
+        A create_run whose answer came too late was made again: the run that stayed empty goes.
         """
         found = self._search(" and ".join(f"tags.`{key}` = '{v}'" for key, v in tags.items()))
+        found.sort(key=lambda run: len(run.data.metrics) + len(run.data.params), reverse=True)
         for double in found[1:]:
             self._client.delete_run(double.info.run_id)
         return found[0] if found else None
 
     def _search(self, wanted: str) -> list[Any]:
-        order = ["attributes.start_time ASC"]
-        return list(self._client.search_runs([self.experiment_id], wanted, order_by=order))
+        return list(self._client.search_runs([self.experiment_id], wanted))
 
     def _forget(self) -> None:
         self._experiment_id = self._parent = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -44,8 +45,13 @@ def checked(uri: str) -> str:
 
 def tracked_at(output_dir: Path) -> str | None:
     """Return the address, without secrets, that has the sweep's runs; None before it has any."""
-    path = output_dir / "mlflow.json"
-    return str(json.loads(path.read_text())["uri"]) if path.exists() else None
+    try:
+        uri = str(json.loads((output_dir / "mlflow.json").read_text())["uri"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    own = output_dir.resolve() / "mlflow.db"
+    was_moved = uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()
+    return f"sqlite:///{own}" if was_moved and own.exists() else uri
 
 
 def artifacts_dir(uri: str, output_dir: Path) -> Path | None:
@@ -63,10 +69,9 @@ def write_whole(path: Path, text: str) -> None:
 
 def sync_command(output_dir: Path) -> str:
     """Return the command that sends what a sweep has in its journal."""
-    output = output_dir.parent
-    return f"sweep sync {output_dir.name}" + (
-        f" --output {output}" if str(output) != "sweeps" else ""
-    )
+    output = str(output_dir.parent)
+    elsewhere = f" --output {shlex.quote(output)}" if output != "sweeps" else ""
+    return f"sweep sync {output_dir.name}{elsewhere}"
 
 
 def mend(uri: str, cause: str) -> str:

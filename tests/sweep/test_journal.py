@@ -134,6 +134,14 @@ def test_events_sent_from_memory_are_not_written_later(path: Path) -> None:
     assert unsent(path) == [2, 3]
 
 
+def test_half_a_character_stops_nobody(path: Path) -> None:
+    journal = Journal(path)
+    journal.append("end", {"number": 1, "reason": "log of \udcff"})
+    assert unsent(path) == [1]
+    event = journal.first()
+    assert event is not None and event.arguments["reason"] == "log of ?"
+
+
 def test_a_file_that_was_deleted_begins_anew(path: Path) -> None:
     journal = Journal(path)
     put(journal, 1)

@@ -29,6 +29,7 @@ from sweep.loop import Place
 from sweep.mlflow_runs import Runs, is_refused
 from sweep.study import Ended, Tracker
 from sweep.tracking import MlflowTracker, TrackingError, send_rest, ui_command
+from sweep.where import tracked_at
 from trials.config import EvalPoint, ModelConfig, Outcome, TrialConfig, TrialResult
 
 # SQLAlchemy 2.1 warns of a loader that MLflow 3.17 uses in its own tables, once, when imported.
@@ -52,9 +53,14 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path, empty_database: Path) -> Path:
     """A sweep's folder with a database without runs."""
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    (tmp_path / "space.yaml").write_text("name: quick\n")
-    return tmp_path
+    return new_folder(tmp_path / "quick", empty_database)
+
+
+def new_folder(folder: Path, empty_database: Path) -> Path:
+    folder.mkdir()
+    shutil.copy(empty_database, folder / "mlflow.db")
+    (folder / "space.yaml").write_text("name: quick\n")
+    return folder
 
 
 def opened(
@@ -476,7 +482,7 @@ def test_a_sweep_goes_on_without_its_server_and_all_of_it_arrives(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
-    uri = f"http://me:secret@127.0.0.1:{port}"
+    uri = f"http://me:hunter2@127.0.0.1:{port}"
     adapter = folder / "trials" / "000" / "adapter"
     write_files(folder, 0)
     with serving(server(folder, port), folder, port):
@@ -491,7 +497,7 @@ def test_a_sweep_goes_on_without_its_server_and_all_of_it_arrives(
         tracker.close_sweep("KILLED", None, "Interrupted.")
     assert tracker.unsent == 5
     assert re.search(
-        r"5 writes did not reach MLflow: .*refused.* sweep sync", tracker.in_words or ""
+        r"5 writes did not reach MLflow: Conn.*They are kept.* sweep sync", tracker.in_words or ""
     )
     with pytest.raises(TrackingError, match=r"5 writes of quick have not reached .*sweep sync"):
         opened(folder)
@@ -511,7 +517,7 @@ def test_a_sweep_goes_on_without_its_server_and_all_of_it_arrives(
         files = MlflowClient(tracking_uri=address).list_artifacts(child.info.run_id)
         assert [file.path for file in files] == ["log.txt"]
     ours = [path for path in folder.iterdir() if path.is_file() and path.suffix != ".log"]
-    assert not [path for path in ours if b"secret" in path.read_bytes()]
+    assert not [path for path in ours if b"hunter2" in path.read_bytes()]
 
 
 def test_a_server_that_does_not_answer_delays_a_known_sweep_for_seconds_only(
@@ -530,16 +536,15 @@ def test_a_server_that_does_not_answer_delays_a_known_sweep_for_seconds_only(
     assert tracker.unsent == 2
 
 
-def story(folder: Path, name: str | None = None) -> dict[str, Any]:
+def story(folder: Path) -> dict[str, Any]:
     """All that MLflow has of the one sweep in a folder, without ids and times."""
     told: dict[str, Any] = {}
-    name = name or folder.name
-    (experiment,) = client(folder).search_experiments(filter_string=f"name = '{name}'")
+    (experiment,) = client(folder).search_experiments(filter_string=f"name = '{folder.name}'")
     for run in client(folder).search_runs([experiment.experiment_id]):
         number = run.data.tags.get("trial_number", "parent")
         assert number not in told
         told[number] = {
-            "name": run.info.run_name.removeprefix(name),
+            "name": run.info.run_name.removeprefix(folder.name),
             "status": run.info.status,
             "params": run.data.params,
             "tags": {k: v for k, v in run.data.tags.items() if k in COMPARED},
@@ -554,9 +559,7 @@ COMPARED = {"outcome", "outcome_reason", "gpu", "node", "dataset", "winner_trial
 
 def killed(folder: Path, n_kills: int, database: Path) -> Path:
     """The folder of a sweep whose process was killed so many times."""
-    folder.mkdir()
-    shutil.copy(database, folder / "mlflow.db")
-    (folder / "space.yaml").write_text("name: quick\n")
+    new_folder(folder, database)
     command = [sys.executable, "-m", "tests.sweep.killed_tracker", str(folder), str(n_kills)]
     subprocess.run(command, check=True, timeout=120)
     return folder
@@ -569,7 +572,7 @@ def test_a_sweep_that_is_killed_at_any_moment_looks_as_if_it_never_was(
     assert len(undisturbed) == 5
     assert undisturbed["0"]["metrics"]["eval_loss"] == [(0, 2.5), (5, 1.5), (10, 1.25), (15, 1.75)]
     assert undisturbed["2"]["artifacts"] == {"log.txt"}
-    assert story(killed(tmp_path / "killed", 8, empty_database)) == undisturbed
+    assert story(killed(tmp_path / "killed", 6, empty_database)) == undisturbed
 
 
 def test_the_rest_of_a_killed_sweep_leaves_nothing_running(folder: Path) -> None:
@@ -614,12 +617,33 @@ def test_events_that_are_sent_twice_change_nothing(
     write_files(folder, 0)
     run_trial(tracker, config(folder), [1.5, 1.25], replace(COMPLETED, training_seconds=2.0))
     close(tracker)
-    before = story(folder, "quick")
+    before = story(folder)
     assert len(events) == 9
     runs = Runs(f"sqlite:///{folder}/mlflow.db", "quick", folder, None)  # of another process
     for event in [*events, *[event for event in events for _ in range(2)]]:
         runs.send(event)
-    assert story(folder, "quick") == before
+    assert story(folder) == before
+
+
+def test_of_a_run_that_was_created_twice_the_one_in_use_stays(folder: Path) -> None:
+    tracker = opened(folder)
+    run_trial(tracker, config(folder), [1.5])
+    wait_for(lambda: True, tracker)
+    (child,) = children(folder, tracker)
+    for start in (1, child.info.start_time):  # created by requests that were given up as too slow
+        tags = {"mlflow.parentRunId": tracker.parent_run_id, "trial_number": "0"}
+        client(folder).create_run(tracker.experiment_id, start, tags)
+    close(tracker)
+    again = opened(folder)
+    run_trial(again, config(folder), [1.5])
+    close(again)
+    assert [run.info.run_id for run in children(folder, again)] == [child.info.run_id]
+
+
+def test_a_sweep_whose_folder_was_moved_has_its_database_with_it(folder: Path) -> None:
+    close(opened(folder))
+    there = folder.rename(folder.parent / "elsewhere")
+    assert tracked_at(there) == f"sqlite:///{there}/mlflow.db"
 
 
 def test_a_second_end_of_a_trial_changes_nothing(folder: Path) -> None:
@@ -634,13 +658,16 @@ def test_a_second_end_of_a_trial_changes_nothing(folder: Path) -> None:
 
 def test_a_write_that_mlflow_refuses_is_skipped_and_said(folder: Path) -> None:
     tracker = opened(folder)
-    too_long = replace(config(folder), target_modules="x" * 10_000)
-    run_trial(tracker, too_long, [1.5])
+    tracker.trial_started(config(folder), PLACE)
+    wait_for(lambda: True, tracker)
+    client(folder).delete_run(children(folder, tracker)[0].info.run_id)  # in the UI, say
+    tracker.trial_reported(0, point(1, 1.5))
+    run_trial(tracker, config(folder, 1), [1.25])
     tracker.close_sweep("FINISHED", None, "Done.")
     assert tracker.unsent == 0
     assert re.match(r"MLflow refused 1 write for good; the first: ", tracker.in_words or "")
     (child,) = children(folder, tracker)
-    assert history(folder, child, "eval_loss") == [(10, 1.5)]
+    assert history(folder, child, "eval_loss") == [(10, 1.25)]
     assert child.info.status == "FINISHED"
 
 

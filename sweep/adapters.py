@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from sweep.loop import Place
@@ -33,33 +34,37 @@ class Adapters:
     """A `Tracker` that keeps the adapters of the `keep` best trials and deletes the others.
 
     Args:
-        drop: Called with a trial's number when its adapter is no longer among the best, and with
-            what deletes its folder: to be called when nobody reads it any more.
+        drop: Deletes the adapter of a trial that is no longer among the best: its number, and the
+            adapter's folder.
     """
 
     def __init__(
-        self,
-        sweep: Sweep,
-        output_dir: Path,
-        *,
-        keep: int,
-        drop: Callable[[int, Callable[[], None]], None],
+        self, sweep: Sweep, output_dir: Path, *, keep: int, drop: Callable[[int, Path], None]
     ) -> None:
         self._sweep = sweep
         self._output_dir = output_dir
         self._keep = keep
         self._drop = drop
-        self._configs: dict[int, TrialConfig] = {}
-        self._best: int | None = None
 
     @property
     def best_dir(self) -> Path:
         """The winner's folder: adapter, config.json and how to load it."""
         return self._output_dir / "best"
 
+    def put_right(self) -> None:
+        """Make the disk agree with the study, before the first trial of a sweep that goes on.
+
+        The process before may have been killed between the two. What cannot be mended is left.
+        """
+        with suppress(OSError):
+            self._drop_all_but_the_best({trial.number for trial in self._sweep.ended()})
+            ranked = self._sweep.ranked()
+            if ranked and ranked[0].number != self._number_in_best():
+                self._write_best(ranked[0])
+            self._remove_leftovers()
+
     def trial_started(self, config: TrialConfig, place: Place) -> None:
         """Nothing is on disk yet."""
-        self._configs[config.number] = config
 
     def trial_reported(self, number: int, point: EvalPoint) -> None:
         """Nothing is on disk yet."""
@@ -67,26 +72,38 @@ class Adapters:
     def trial_ended(self, number: int, result: TrialResult) -> None:
         """Let the trial's adapter take its place among the best."""
         ranked = self._sweep.ranked()
-        kept = [trial.number for trial in ranked[: self._keep]]
-        for other in [trial.number for trial in ranked[self._keep :]] + [number]:
-            folder = self._adapter_dir(other)
-            if other not in kept and folder.exists():
-                self._drop(other, lambda folder=folder: shutil.rmtree(folder, ignore_errors=True))  # type: ignore[misc]
-        if kept and kept[0] == number:
+        self._drop_all_but_the_best({trial.number for trial in ranked} | {number})
+        if ranked and self._keep and ranked[0].number == number:
             self._write_best(ranked[0])
 
+    def _drop_all_but_the_best(self, numbers: Iterable[int]) -> None:
+        kept = {trial.number for trial in self._sweep.ranked()[: self._keep]}
+        for number in sorted(set(numbers) - kept):
+            if (folder := self._adapter_dir(number)).exists():
+                self._drop(number, folder)
+
+    def _trial_dir(self, number: int) -> Path:
+        return self._output_dir / "trials" / f"{number:03d}"
+
     def _adapter_dir(self, number: int) -> Path:
-        return self._output_dir / "trials" / f"{number:03d}" / "adapter"
+        return self._trial_dir(number) / "adapter"
+
+    def _number_in_best(self) -> int | None:
+        """The number of the trial that best/ holds; None where it is not whole."""
+        with suppress(OSError, ValueError, KeyError):
+            if (self.best_dir / "README.md").exists():
+                return int(json.loads((self.best_dir / "config.json").read_text())["number"])
+        return None
 
     def _write_best(self, winner: Ended) -> None:
         """Write best/ whole or not at all; files are linked where the disk allows."""
-        config = self._configs[winner.number]
+        self._remove_leftovers()
         unfinished = self.best_dir.with_name(f"best.{os.getpid()}.tmp")
-        shutil.rmtree(unfinished, ignore_errors=True)
         shutil.copytree(
             self._adapter_dir(winner.number), unfinished / "adapter", copy_function=_link_or_copy
         )
-        shutil.copy(Path(config.output_dir) / "config.json", unfinished / "config.json")
+        shutil.copy(self._trial_dir(winner.number) / "config.json", unfinished / "config.json")
+        config = json.loads((unfinished / "config.json").read_text())
         words = HOW_TO_LOAD.format(
             name=self._output_dir.name,
             number=winner.number,
@@ -94,11 +111,21 @@ class Adapters:
             outcome=winner.outcome,
             base=_loadable_base(unfinished / "adapter"),
             adapter=(self.best_dir / "adapter").resolve(),
-            quantization=config.model.quantization,
+            quantization=config["model"]["quantization"],
         )
         (unfinished / "README.md").write_text(words)
-        shutil.rmtree(self.best_dir, ignore_errors=True)
+        # Aside, not deleted first: a folder cannot replace another in one call, and a process
+        # that is killed here leaves best/ missing for as long as one rename takes, not half there.
+        replaced = self.best_dir.with_name(f"best.replaced.{os.getpid()}.tmp")
+        if self.best_dir.exists():
+            self.best_dir.rename(replaced)
         unfinished.rename(self.best_dir)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a killed process left: the sweep's lock says that no other one writes."""
+        for leftover in self._output_dir.glob("best.*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _loadable_base(adapter_dir: Path) -> str:

@@ -2,97 +2,118 @@
 
 from __future__ import annotations
 
-import math
-import queue
 import re
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
-_RETRY_WAITS_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # a minute: a server is restarted in less
+from sweep.journal import Event, Journal
+
+_LONGEST_WAIT_SECONDS = 60.0
+"""Between two attempts; the first waits are 1, 2, 4, … s."""
 _CLOSING_WAIT_SECONDS = 4.0
-"""The longest wait for a retry once the sweep has ended and somebody waits for the prompt."""
+"""The longest wait once the sweep has ended and somebody waits for the prompt."""
 _CLOSING_PATIENCE_SECONDS = 60.0
-"""Without one successful write, the rest is given up."""
+"""Without one successful write, the rest is left in the journal."""
+_SYNC_SECONDS = 1.0
 _IDLE_SECONDS = 10.0
 
 
 class Writer:
-    """Make calls in order on one background thread, so that no GPU waits for a server.
+    """Send a journal's events in order on one background thread, so that no GPU waits for a server.
 
-    A call that raises is made again for a minute, then counted and left.
+    An event that cannot be sent is sent again, for ever; one that is wrong for good is counted and
+    skipped.
 
     Args:
+        send: Sends one event, perhaps for the second time.
         is_final: Whether an error will be the same every time.
-        idle: Called every 10 seconds between two writes; its failures do not matter.
+        idle: Called every 10 seconds between two events; its failures do not matter.
+        error: Why the server could not be reached before; None if it could.
     """
 
     def __init__(
-        self, *, is_final: Callable[[Exception], bool], idle: Callable[[], object]
+        self,
+        journal: Journal,
+        send: Callable[[Event], object],
+        *,
+        is_final: Callable[[Exception], bool],
+        idle: Callable[[], object],
+        error: str | None = None,
     ) -> None:
-        self.first_error: str | None = None
-        self._n_put = self._n_sent = 0
+        self.n_refused = 0
+        self.first_refusal: str | None = None
+        self.error = error
+        """Why the latest attempt failed; None after one that succeeded."""
+        self._journal = journal
+        self._send = send
         self._is_final = is_final
         self._idle = idle
-        self._writes: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._n_done = 0
         self._closing = threading.Event()
         self._given_up = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
 
-    @property
-    def unsent(self) -> int:
-        """Calls that have not succeeded."""
-        return self._n_put - self._n_sent
-
-    def put(self, write: Callable[[], object]) -> None:
-        """Make a call after those put before it."""
-        self._n_put += 1
-        self._writes.put(write)
-
-    def close(self) -> None:
-        """Wait for what is left; give it up after a minute without success."""
+    def close(self, on_progress: Callable[[], object] = lambda: None) -> None:
+        """Wait for what is left; leave it in the journal after a minute without success."""
         self._closing.set()
-        self._writes.put(None)
-        n_sent, since = self._n_sent, time.monotonic()
+        n_done, since = self._n_done, time.monotonic()
         while self._thread.is_alive() and time.monotonic() - since < _CLOSING_PATIENCE_SECONDS:
-            self._thread.join(0.1)
-            if self._n_sent > n_sent:
-                n_sent, since = self._n_sent, time.monotonic()
+            self._thread.join(0.05)
+            if self._n_done > n_done:
+                n_done, since = self._n_done, time.monotonic()
+                on_progress()
         self._given_up.set()
+        self._journal.sync()
 
     def _work(self) -> None:
         next_idle = time.monotonic() + _IDLE_SECONDS
         while not self._given_up.is_set():
-            if time.monotonic() >= next_idle and not self._closing.is_set():
+            event = self._journal.first(timeout=0.0 if self._closing.is_set() else 0.1)
+            if event is not None:
+                self._send_until_sent(event)
+            elif self._closing.is_set():
+                return
+            elif time.monotonic() >= next_idle:
                 with suppress(Exception):
                     self._idle()
                 next_idle = time.monotonic() + _IDLE_SECONDS
-            try:
-                write = self._writes.get(timeout=max(0.0, next_idle - time.monotonic()))
-            except queue.Empty:
-                continue
-            if write is None:
-                return
-            self._send(write)
 
-    def _send(self, write: Callable[[], object]) -> None:
-        for wait in (*_RETRY_WAITS_SECONDS, math.inf):
+    def _send_until_sent(self, event: Event) -> None:
+        wait = 1.0
+        while not self._given_up.is_set():
             try:
-                write()
+                self._send(event)
             # Exception: artifact stores raise their own (boto3, azure, google), and a thread that
-            # dies of one would lose every write after it.
+            # dies of one would lose every event after it.
             except Exception as error:
-                closing = self._closing.is_set()
-                longest = _CLOSING_WAIT_SECONDS if closing else _RETRY_WAITS_SECONDS[-1]
-                if wait > longest or self._is_final(error) or self._given_up.is_set():
-                    self.first_error = self.first_error or in_a_line(error)
-                    return
-                (self._given_up if closing else self._closing).wait(wait)
+                if self._is_final(error):
+                    self.n_refused += 1
+                    self.first_refusal = self.first_refusal or in_a_line(error)
+                    break
+                self.error = in_a_line(error)
+                self._sleep(wait)
+                wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
             else:
-                self._n_sent += 1
+                break
+        else:
+            return
+        self.error = None
+        self._journal.sent(event)
+        self._n_done += 1
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait, not for long once the sweep closes; keep the journal safe meanwhile."""
+        began = time.monotonic()
+        while not self._given_up.is_set():
+            self._journal.sync()
+            longest = _CLOSING_WAIT_SECONDS if self._closing.is_set() else seconds
+            left = began + min(seconds, longest) - time.monotonic()
+            if left <= 0:
                 return
+            self._given_up.wait(min(left, _SYNC_SECONDS))
 
 
 def in_a_line(error: Exception) -> str:
@@ -100,7 +121,7 @@ def in_a_line(error: Exception) -> str:
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
     # urllib3's own words, out of the three messages around them
     if cause := re.search(r"Caused by \w+\(['\"](?:\w+\(.*?\): )?(.+?)['\"]\)", text):
-        text = cause[1]
+        text = re.sub(r"', \w+\((?:\d+, )?'", " ", cause[1])
     text = without_secrets(text)[:300]
     return text if text.endswith(".") else f"{text}."
 

@@ -255,6 +255,33 @@ def stop(
 
 
 @app.command()
+def sync(
+    name: SweepName,
+    output: Output = Path("sweeps"),
+    mlflow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="The server, where its address has changed or needs a password.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Send to MLflow what it does not have yet of a sweep that has ended: it was away.
+
+    Exit codes: 0 everything is sent, 1 some is left.
+    """
+    folder = _known_folder(output, name, "lock")
+
+    from sweep.folder import locked
+    from sweep.tracking import send_rest
+
+    with locked(folder):
+        n_left = send_rest(folder, mlflow, typer.echo)
+    raise typer.Exit(1 if n_left else 0)
+
+
+@app.command()
 def ui(
     name: SweepName,
     output: Output = Path("sweeps"),

@@ -19,10 +19,10 @@ from rich.console import Console
 
 from sweep import check, loop, report
 from sweep.adapters import Adapters
-from sweep.background import without_secrets
 from sweep.devices import n_gpu_slots, n_visible_gpus, n_workers, wants_gpus
 from sweep.disk import Room
 from sweep.folder import is_asked_to_stop, locked, open_folder
+from sweep.journal import is_closed
 from sweep.parameters import shown
 from sweep.resolve import choose_backend, model_config, resolver, trial_settings
 from sweep.screen import Progress, Screen, make_screen
@@ -113,8 +113,9 @@ def run(space: Space, options: Options, console: Console) -> int:
         )
         enough = budget.why_enough(sweep, sweep.n_ended())
         if enough is not None:
-            _mend_what_was_cut_off(job, sweep)
             console.print(f"{space.name}: {enough}; {_more(enough)} to go on.")
+            if sweep.has_untold() or not is_closed(output_dir):
+                _end_in_order(job, sweep, console)
             console.print(report.in_words(_summary(job, sweep, wall_seconds=0.0)))
             return 0
         if sweep.n_ended() or sweep.n_waiting():
@@ -179,11 +180,9 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
             )
             job.patience.say, job.patience.is_over = screen.say, budget.stop.is_set
             room = Room(job.output_dir, _trial_bytes(job), screen.say)
-            tracker = _open_tracker(job)
-            keep = job.space.settings.keep_adapters
-            adapters = Adapters(sweep, job.output_dir, keep=keep, drop=tracker.drop_adapter)
-            sweep.trackers = [tracker, adapters]
-            sweep.catch_up()
+            tracker, adapters = _open_trackers(job, sweep)
+            if tracker.is_away:
+                screen.say(f"MLflow is away, its writes are kept for later: {tracker.first_error}")
             sweep.trackers = [screen, tracker, adapters]
             sweep.note("running", "")
             try:
@@ -199,8 +198,7 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
         timings = json.dumps(asdict(runner.timings), indent=1)
         write_whole(job.output_dir / "timings.json", timings)
         console.print(report.in_words(summary))
-    if tracker.unsent:
-        words = f"{tracker.unsent} writes did not reach MLflow: {tracker.first_error}"
+    if words := tracker.in_words:
         console.print(words, style="red", markup=False)
     if failure:
         console.print(failure, style="bold red", markup=False)
@@ -223,13 +221,26 @@ def _mlflow_uri(options: Options, output_dir: Path) -> str:
     return options.mlflow or f"sqlite:///{output_dir.resolve() / 'mlflow.db'}"
 
 
-def _open_tracker(job: Job) -> MlflowTracker:
+def _open_trackers(job: Job, sweep: Sweep) -> tuple[MlflowTracker, Adapters]:
+    """Open MLflow and the adapters; they hear of what a process that was killed did not tell."""
     tracker = _new_tracker(job.space, job.options, job.output_dir)
     tracker.open_sweep(_parent_params(job), _parent_tags(), job.output_dir / "space.yaml")
-    uri = without_secrets(_mlflow_uri(job.options, job.output_dir))
-    where = {"uri": uri, "experiment_id": tracker.experiment_id}
-    (job.output_dir / "mlflow.json").write_text(json.dumps(where))
-    return tracker
+    keep = job.space.settings.keep_adapters
+    adapters = Adapters(sweep, job.output_dir, keep=keep, drop=tracker.drop_adapter)
+    sweep.trackers = [tracker, adapters]
+    sweep.catch_up()
+    adapters.put_right()
+    return tracker, adapters
+
+
+def _end_in_order(job: Job, sweep: Sweep, console: Console) -> None:
+    """Bring best/ and MLflow to the end of the study, which a killed process had reached alone."""
+    tracker, _ = _open_trackers(job, sweep)
+    summary = _summary(job, sweep, wall_seconds=0.0)
+    tracker.close_sweep("FINISHED", _winner(summary), report.as_markdown(summary))
+    sweep.note("finished", "")
+    if words := tracker.in_words:
+        console.print(words, style="red", markup=False)
 
 
 def _loop(
@@ -272,21 +283,6 @@ def _trial_bytes(job: Job) -> int:
     """What the largest trial leaves on the disk: adapter, MLflow's copy, a checkpoint."""
     adapter = 4 * int(job.found.report["memory"]["adapter_parameters"])  # float32
     return 2 * adapter + 4 * adapter  # a checkpoint: weights, two moments, the best weights
-
-
-def _mend_what_was_cut_off(job: Job, sweep: Sweep) -> None:
-    """Tell MLflow what a process that was killed at the very end had not told it."""
-    if not sweep.has_untold():
-        return
-    tracker = _open_tracker(job)
-    adapters = Adapters(
-        sweep, job.output_dir, keep=job.space.settings.keep_adapters, drop=tracker.drop_adapter
-    )
-    sweep.trackers = [tracker, adapters]
-    sweep.catch_up()
-    summary = _summary(job, sweep, wall_seconds=0.0)
-    tracker.close_sweep("FINISHED", _winner(summary), report.as_markdown(summary))
-    sweep.note("finished", "")
 
 
 @contextlib.contextmanager

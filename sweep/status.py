@@ -16,6 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.folder import Holder, holder
+from sweep.journal import FILE_NAME as JOURNAL
+from sweep.journal import Journal
 from sweep.report import SHOWN, against_base
 from sweep.screen import COLOURS
 from sweep.storage import storage_url
@@ -109,7 +111,7 @@ def read_status(folder: Path) -> Status:
         base_eval_loss=attributes.get("base_eval_loss"),
         best=best.number if best else None,
         gpu_hours=float(attributes.get("gpu_seconds", 0.0)) / 3600,
-        unsent=_unsent(folder),
+        unsent=len(Journal(folder / JOURNAL)),
     )
 
 
@@ -141,10 +143,6 @@ def _trial(trial: FrozenTrial, attributes: dict[str, Any], *, lives: bool) -> Tr
         eval_loss=lowest,
         n_lost=int(trial.user_attrs.get("n_lost", 0)),
     )
-
-
-def _unsent(folder: Path) -> int:
-    return 0
 
 
 def as_json(status: Status) -> dict[str, Any]:

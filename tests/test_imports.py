@@ -54,7 +54,7 @@ def test_ray_has_one_home() -> None:
 
 
 def test_mlflow_has_one_home() -> None:
-    assert set(importers("mlflow")) == {"sweep/tracking.py"}
+    assert set(importers("mlflow")) == {"sweep/mlflow_runs.py"}
 
 
 def modules_after(code: str) -> set[str]:

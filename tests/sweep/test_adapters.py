@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,9 @@ class Ranked:
             for number, loss in sorted(self.losses.items(), key=lambda item: item[1])
         ]
 
+    def ended(self) -> list[Ended]:
+        return self.ranked()
+
 
 @pytest.fixture
 def study() -> Ranked:
@@ -42,9 +47,9 @@ def dropped() -> list[int]:
 
 @pytest.fixture
 def adapters(study: Any, dropped: list[int], tmp_path: Path) -> Adapters:
-    def drop(number: int, then: Callable[[], None]) -> None:
+    def drop(number: int, folder: Path) -> None:
         dropped.append(number)
-        then()
+        shutil.rmtree(folder)
 
     return Adapters(study, tmp_path, keep=2, drop=drop)
 
@@ -62,7 +67,7 @@ def end(
         json.dumps({"base_model_name_or_path": "some/base"})
     )
     (folder / "adapter" / "adapter_model.safetensors").write_text(f"weights {config.number}")
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text(json.dumps(asdict(config)))
     if loss is not None:
         study.losses[config.number] = loss
     adapters.trial_started(config, Place("box", "GPU 0"))
@@ -100,3 +105,51 @@ def test_the_winners_folder_follows_the_winner(
     how = (adapters.best_dir / "README.md").read_text()
     assert 'from_pretrained("some/base", dtype="bfloat16")' in how
     assert "eval loss 1.2000" in how
+
+
+def winner(adapters: Adapters) -> int:
+    return int(json.loads((adapters.best_dir / "config.json").read_text())["number"])
+
+
+def test_a_sweep_that_goes_on_puts_right_what_a_killed_one_left(
+    adapters: Adapters, study: Ranked, config: MakeConfig, tmp_path: Path, dropped: list[int]
+) -> None:
+    for number, loss in enumerate([1.5, 1.4, 1.3]):
+        end(adapters, study, config(number), loss)
+    # Killed while the study knew the end of trial 3 and nobody else did; best/ was being replaced.
+    study.losses[3] = 1.2
+    shutil.copytree(tmp_path / "trials" / "002", tmp_path / "trials" / "003")
+    (tmp_path / "trials" / "003" / "config.json").write_text(json.dumps(asdict(config(3))))
+    adapters.best_dir.rename(tmp_path / "best.replaced.4711.tmp")
+    (tmp_path / "best.4711.tmp" / "adapter").mkdir(parents=True)
+    adapters.put_right()
+    assert winner(adapters) == 3
+    assert kept(tmp_path) == [2, 3]
+    assert dropped == [0, 1]
+    assert list(tmp_path.glob("*.tmp")) == []
+
+
+def test_what_is_right_stays(
+    adapters: Adapters, study: Ranked, config: MakeConfig, tmp_path: Path
+) -> None:
+    end(adapters, study, config(0), 1.5)
+    before = adapters.best_dir.stat().st_ino
+    adapters.put_right()
+    assert adapters.best_dir.stat().st_ino == before
+
+
+def test_an_adapter_of_a_trial_that_goes_on_stays(
+    adapters: Adapters, study: Ranked, config: MakeConfig, tmp_path: Path
+) -> None:
+    end(adapters, study, config(0), 1.5)
+    (tmp_path / "trials" / "001" / "adapter").mkdir(parents=True)
+    adapters.put_right()
+    assert kept(tmp_path) == [0, 1]
+
+
+def test_a_winner_whose_folder_is_missing_stops_nobody(
+    adapters: Adapters, study: Ranked, tmp_path: Path
+) -> None:
+    study.losses[0] = 1.5
+    adapters.put_right()
+    assert not adapters.best_dir.exists()

@@ -1,31 +1,35 @@
 from __future__ import annotations
 
+import json
 import math
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import ErrorCode
 
 from sweep import background
-from sweep.background import Writer
+from sweep.journal import Event, Journal
 from sweep.loop import Place
-from sweep.study import Tracker
-from sweep.tracking import MlflowTracker, TrackingError, ui_command
+from sweep.mlflow_runs import Runs, is_refused
+from sweep.study import Ended, Tracker
+from sweep.tracking import MlflowTracker, TrackingError, send_rest, ui_command
+from sweep.where import tracked_at
 from trials.config import EvalPoint, ModelConfig, Outcome, TrialConfig, TrialResult
 
 # SQLAlchemy 2.1 warns of a loader that MLflow 3.17 uses in its own tables, once, when imported.
@@ -49,23 +53,26 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path, empty_database: Path) -> Path:
     """A sweep's folder with a database without runs."""
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    (tmp_path / "space.yaml").write_text("name: quick\n")
-    return tmp_path
+    return new_folder(tmp_path / "quick", empty_database)
 
 
-def NOTHING() -> None:  # noqa: N802 - a constant that can be called
-    pass
+def new_folder(folder: Path, empty_database: Path) -> Path:
+    folder.mkdir()
+    shutil.copy(empty_database, folder / "mlflow.db")
+    (folder / "space.yaml").write_text("name: quick\n")
+    return folder
 
 
-def opened(folder: Path, uri: str | None = None, **params: object) -> MlflowTracker:
+def opened(
+    folder: Path, uri: str | None = None, ended: Sequence[Ended] = (), **params: object
+) -> MlflowTracker:
     tracker = MlflowTracker(
         uri=uri or f"sqlite:///{folder}/mlflow.db",
         name="quick",
         artifacts_dir=None if uri else folder / "mlartifacts",
         output_dir=folder,
     )
-    tracker.open_sweep(params, {"dataset": "f00d"}, folder / "space.yaml")
+    tracker.open_sweep(params, {"dataset": "f00d"}, folder / "space.yaml", ended)
     return tracker
 
 
@@ -352,10 +359,11 @@ def test_a_dropped_adapter_is_gone(folder: Path) -> None:
     tracker = opened(folder)
     write_files(folder, 0)
     run_trial(tracker, config(folder), [1.5])
-    tracker.drop_adapter(0, NOTHING)
-    tracker.drop_adapter(0, NOTHING)
-    tracker.drop_adapter(7, NOTHING)  # never ran
+    wait_for(lambda: True, tracker)
+    for number in (0, 0, 7):  # 7 never ran
+        tracker.drop_adapter(number, folder / "trials" / f"{number:03d}" / "adapter")
     close(tracker)
+    assert not (folder / "trials" / "000" / "adapter").exists()
     assert artifacts(folder, children(folder, tracker)[0]) == {"log.txt"}
 
 
@@ -379,75 +387,6 @@ def test_nothing_is_printed(folder: Path, capfd: pytest.CaptureFixture[str]) -> 
     run_trial(tracker, config(folder), [1.5])
     close(tracker)
     assert capfd.readouterr() == ("", "")
-
-
-def new_writer() -> Writer:
-    return Writer(is_final=lambda error: isinstance(error, ZeroDivisionError), idle=lambda: None)
-
-
-def test_a_slow_write_makes_nobody_wait() -> None:
-    answer = threading.Event()
-    sent: list[str] = []
-    writer = new_writer()
-    writer.put(answer.wait)
-    writer.put(partial(sent.append, "next"))
-    assert sent == []
-    answer.set()
-    writer.close()
-    assert sent == ["next"]
-
-
-def failing(n_times: int, sent: list[str]) -> Any:
-    left = iter(range(n_times))
-
-    def write() -> None:
-        if next(left, None) is not None:
-            raise OSError("http://me:secret@host/path?token=secret is away\nmore")
-        sent.append("late")
-
-    return write
-
-
-def test_a_write_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "_RETRY_WAITS_SECONDS", (0.001, 0.001))
-    sent: list[str] = []
-    writer = new_writer()
-    writer.put(failing(2, sent))
-    writer.close()
-    assert (sent, writer.unsent) == (["late"], 0)
-
-
-def test_a_lost_write_is_counted_and_the_next_one_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "_RETRY_WAITS_SECONDS", (0.001, 0.001))
-    sent: list[str] = []
-    writer = new_writer()
-    writer.put(failing(3, sent))
-    writer.put(partial(sent.append, "next"))
-    writer.close()
-    assert (sent, writer.unsent) == (["next"], 1)
-    assert writer.first_error == "http://host/path is away."
-
-
-def test_a_write_that_is_refused_is_not_tried_again() -> None:
-    writer = new_writer()
-    writer.put(lambda: 1 / 0)
-    started = time.monotonic()
-    writer.close()
-    assert time.monotonic() - started < 1
-    assert (writer.unsent, writer.first_error) == (1, "division by zero.")
-
-
-def test_a_dead_server_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "_CLOSING_PATIENCE_SECONDS", 0.2)
-    answer = threading.Event()
-    writer = new_writer()
-    writer.put(answer.wait)
-    writer.put(answer.wait)
-    started = time.monotonic()
-    writer.close()
-    assert time.monotonic() - started < 2
-    assert writer.unsent == 2
-    answer.set()
 
 
 def test_a_server_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
@@ -535,23 +474,237 @@ def test_the_ui_shows_a_sweep_to_this_machine_only(folder: Path) -> None:
     assert not (folder / "mlruns").exists()
 
 
-def test_a_server_that_is_restarted_loses_nothing(folder: Path) -> None:
-    port = free_port()
+def server(folder: Path, port: int) -> list[str]:
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    return [*command, "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+
+
+def test_a_sweep_goes_on_without_its_server_and_all_of_it_arrives(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    uri = f"http://me:hunter2@127.0.0.1:{port}"
+    adapter = folder / "trials" / "000" / "adapter"
     write_files(folder, 0)
-    with serving(command, folder, port) as address:
-        tracker = opened(folder, uri=address)
+    with serving(server(folder, port), folder, port):
+        tracker = opened(folder, uri=uri)
         tracker.trial_started(config(folder), PLACE)
         tracker.trial_reported(0, point(1, 1.5))
         wait_for(lambda: True, tracker)
-    tracker.trial_reported(0, point(2, 1.25))
-    tracker.trial_ended(0, COMPLETED)
-    with serving(command, folder, port):
-        tracker.drop_adapter(0, NOTHING)
-        close(tracker)
-        (child,) = children(folder, tracker)
-        assert history(folder, child, "eval_loss") == [(10, 1.5), (20, 1.25)]
-        assert (child.info.status, parent(folder, tracker).info.status) == ("FINISHED",) * 2
+    with monkeypatch.context() as impatient:
+        impatient.setattr(background, "_CLOSING_PATIENCE_SECONDS", 0.3)
+        tracker.trial_reported(0, point(2, 1.25))
+        tracker.trial_ended(0, TrialResult(outcome="interrupted", reason="Ctrl-C."))
+        tracker.close_sweep("KILLED", None, "Interrupted.")
+    assert tracker.unsent == 5
+    assert re.search(
+        r"5 writes did not reach MLflow: Conn.*They are kept.* sweep sync", tracker.in_words or ""
+    )
+    with pytest.raises(TrackingError, match=r"5 writes of quick have not reached .*sweep sync"):
+        opened(folder)
+
+    second = opened(folder, uri=uri)
+    assert second.is_away
+    assert "Connection refused" in (second.first_error or "")
+    run_trial(second, config(folder), [1.5, 1.25, 1.125])
+    second.drop_adapter(0, adapter)
+    assert not adapter.exists()
+    with serving(server(folder, port), folder, port) as address:
+        close(second)
+        (child,) = children(folder, second)
+        assert history(folder, child, "eval_loss") == [(10, 1.5), (20, 1.25), (30, 1.125)]
+        assert (child.info.status, child.data.tags["outcome"]) == ("FINISHED", "completed")
+        assert parent(folder, second).info.status == "FINISHED"
         files = MlflowClient(tracking_uri=address).list_artifacts(child.info.run_id)
         assert [file.path for file in files] == ["log.txt"]
+    ours = [path for path in folder.iterdir() if path.is_file() and path.suffix != ".log"]
+    assert not [path for path in ours if b"hunter2" in path.read_bytes()]
+
+
+def test_a_server_that_does_not_answer_delays_a_known_sweep_for_seconds_only(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setattr(background, "_CLOSING_PATIENCE_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        (folder / "mlflow.json").write_text(json.dumps({"uri": uri, "experiment_id": "1"}))
+        started = time.monotonic()
+        tracker = opened(folder, uri=uri)
+        assert time.monotonic() - started < 4
+        assert tracker.is_away
+        tracker.close_sweep("KILLED", None, "Interrupted.")
+    assert tracker.unsent == 2
+
+
+def story(folder: Path) -> dict[str, Any]:
+    """All that MLflow has of the one sweep in a folder, without ids and times."""
+    told: dict[str, Any] = {}
+    (experiment,) = client(folder).search_experiments(filter_string=f"name = '{folder.name}'")
+    for run in client(folder).search_runs([experiment.experiment_id]):
+        number = run.data.tags.get("trial_number", "parent")
+        assert number not in told
+        told[number] = {
+            "name": run.info.run_name.removeprefix(folder.name),
+            "status": run.info.status,
+            "params": run.data.params,
+            "tags": {k: v for k, v in run.data.tags.items() if k in COMPARED},
+            "metrics": {name: history(folder, run, name) for name in run.data.metrics},
+            "artifacts": artifacts(folder, run) | artifacts(folder, run, "adapter"),
+        }
+    return told
+
+
+COMPARED = {"outcome", "outcome_reason", "gpu", "node", "dataset", "winner_trial", "not_finite"}
+
+
+def killed(folder: Path, n_kills: int, database: Path) -> Path:
+    """The folder of a sweep whose process was killed so many times."""
+    new_folder(folder, database)
+    command = [sys.executable, "-m", "tests.sweep.killed_tracker", str(folder), str(n_kills)]
+    subprocess.run(command, check=True, timeout=120)
+    return folder
+
+
+def test_a_sweep_that_is_killed_at_any_moment_looks_as_if_it_never_was(
+    tmp_path: Path, empty_database: Path
+) -> None:
+    undisturbed = story(killed(tmp_path / "calm", 0, empty_database))
+    assert len(undisturbed) == 5
+    assert undisturbed["0"]["metrics"]["eval_loss"] == [(0, 2.5), (5, 1.5), (10, 1.25), (15, 1.75)]
+    assert undisturbed["2"]["artifacts"] == {"log.txt"}
+    assert story(killed(tmp_path / "killed", 6, empty_database)) == undisturbed
+
+
+def test_the_rest_of_a_killed_sweep_leaves_nothing_running(folder: Path) -> None:
+    tracker = opened(folder)
+    tracker.trial_started(config(folder), PLACE)
+    wait_for(lambda: True, tracker)
+    said: list[str] = []
+    assert send_rest(folder, None, said.append) == 0
+    (child,) = children(folder, tracker)
+    assert (child.info.status, child.data.tags["outcome"]) == ("KILLED", "interrupted")
+    assert parent(folder, tracker).info.status == "KILLED"
+    assert said[-1] == "1 of 1 sent"
+    assert send_rest(folder, None, said.append) == 0
+    assert "has reached" in said[-1]
+
+
+def test_what_the_study_alone_knew_is_told_when_the_sweep_goes_on(folder: Path) -> None:
+    tracker = opened(folder)
+    write_files(folder, 0)
+    tracker.trial_started(config(folder), PLACE)
+    wait_for(lambda: True, tracker)
+    known = [Ended(0, {}, "completed", "All evaluations were made.", 1.5, 3.0)]
+    again = opened(folder, ended=known)
+    (child,) = children(folder, again)
+    assert (child.info.status, child.data.tags["outcome"]) == ("FINISHED", "completed")
+    assert artifacts(folder, child) == {"adapter", "log.txt"}
+    close(again)
+
+
+def test_events_that_are_sent_twice_change_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Event] = []
+    take_off = Journal.sent
+
+    def sent(journal: Journal, event: Event) -> None:
+        events.append(event)
+        take_off(journal, event)
+
+    monkeypatch.setattr(Journal, "sent", sent)
+    tracker = opened(folder)
+    write_files(folder, 0)
+    run_trial(tracker, config(folder), [1.5, 1.25], replace(COMPLETED, training_seconds=2.0))
+    close(tracker)
+    before = story(folder)
+    assert len(events) == 9
+    runs = Runs(f"sqlite:///{folder}/mlflow.db", "quick", folder, None)  # of another process
+    for event in [*events, *[event for event in events for _ in range(2)]]:
+        runs.send(event)
+    assert story(folder) == before
+
+
+def test_of_a_run_that_was_created_twice_the_one_in_use_stays(folder: Path) -> None:
+    tracker = opened(folder)
+    run_trial(tracker, config(folder), [1.5])
+    wait_for(lambda: True, tracker)
+    (child,) = children(folder, tracker)
+    for start in (1, child.info.start_time):  # created by requests that were given up as too slow
+        tags = {"mlflow.parentRunId": tracker.parent_run_id, "trial_number": "0"}
+        client(folder).create_run(tracker.experiment_id, start, tags)
+    close(tracker)
+    again = opened(folder)
+    run_trial(again, config(folder), [1.5])
+    close(again)
+    assert [run.info.run_id for run in children(folder, again)] == [child.info.run_id]
+
+
+def test_a_sweep_whose_folder_was_moved_has_its_database_with_it(folder: Path) -> None:
+    close(opened(folder))
+    there = folder.rename(folder.parent / "elsewhere")
+    assert tracked_at(there) == f"sqlite:///{there}/mlflow.db"
+
+
+def test_a_second_end_of_a_trial_changes_nothing(folder: Path) -> None:
+    tracker = opened(folder)
+    run_trial(tracker, config(folder), [1.5], replace(COMPLETED, training_seconds=2.0))
+    tracker.trial_ended(0, TrialResult(outcome="failed", reason="Why.", training_seconds=3.0))
+    close(tracker)
+    (child,) = children(folder, tracker)
+    assert (child.info.status, child.data.tags["outcome"]) == ("FINISHED", "completed")
+    assert history(folder, child, "training_seconds") == [(0, 2.0)]
+
+
+def test_a_write_that_mlflow_refuses_is_skipped_and_said(folder: Path) -> None:
+    tracker = opened(folder)
+    tracker.trial_started(config(folder), PLACE)
+    wait_for(lambda: True, tracker)
+    client(folder).delete_run(children(folder, tracker)[0].info.run_id)  # in the UI, say
+    tracker.trial_reported(0, point(1, 1.5))
+    run_trial(tracker, config(folder, 1), [1.25])
+    tracker.close_sweep("FINISHED", None, "Done.")
+    assert tracker.unsent == 0
+    assert re.match(r"MLflow refused 1 write for good; the first: ", tracker.in_words or "")
+    (child,) = children(folder, tracker)
+    assert history(folder, child, "eval_loss") == [(10, 1.25)]
+    assert child.info.status == "FINISHED"
+
+
+def test_an_adapter_is_dropped_before_its_upload_has_begun(folder: Path) -> None:
+    tracker = opened(folder)
+    write_files(folder, 0)
+    adapter = folder / "trials" / "000" / "adapter"
+    run_trial(tracker, config(folder), [1.5])
+    tracker.drop_adapter(0, adapter)
+    assert not adapter.exists()
+    close(tracker)
+    assert artifacts(folder, children(folder, tracker)[0]) == {"log.txt"}
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "refused"),
+    [
+        ("TEMPORARILY_UNAVAILABLE", "(sqlite3.OperationalError) database or disk is full", False),
+        ("BAD_REQUEST", "(psycopg2.InterfaceError) connection already closed", False),
+        ("RESOURCE_ALREADY_EXISTS", "Experiment(name=quick) already exists", False),
+        ("INTERNAL_ERROR", "API request failed with error code 500", False),
+        ("INVALID_PARAMETER_VALUE", "Param value exceeded the maximum length", True),
+        ("BAD_REQUEST", "(sqlite3.IntegrityError) NOT NULL constraint failed", True),
+    ],
+)
+def test_only_what_is_wrong_for_good_is_given_up(code: str, words: str, refused: bool) -> None:
+    error = MlflowException(words, error_code=ErrorCode.Value(code))
+    assert is_refused(error) == refused
+
+
+def test_nothing_can_be_sent_for_a_sweep_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match=r"mlflow_journal\.jsonl does not exist"):
+        send_rest(tmp_path / "none", None, print)
+
+
+def test_a_journal_without_an_address_asks_for_one(tmp_path: Path) -> None:
+    Journal(tmp_path / "mlflow_journal.jsonl").append("stop", {})
+    with pytest.raises(TrackingError, match=r"Name it with --mlflow"):
+        send_rest(tmp_path, None, print)

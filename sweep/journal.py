@@ -1,0 +1,160 @@
+"""What a server is still to be told: a file of events that survives a kill at any byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+FILE_NAME = "mlflow_journal.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One thing to write to the server."""
+
+    sequence: int
+    """Its place in the order of all events of the sweep."""
+    kind: str
+    arguments: Mapping[str, Any]
+    """Plain data: it goes through JSON."""
+    time: int
+    """Milliseconds since 1970: when it happened, not when it is sent."""
+
+
+class Journal:
+    """Events in the order in which they happened, on disk until they are sent.
+
+    A line of the file is an event. A second file beside it, `.sent`, holds the sequence of the
+    latest one sent, and its kind. A process that dies between a write to the server and that file
+    sends one event again: the one that sends must bear it. Threads may share a journal, processes
+    may not.
+
+    Nothing raises for a disk that is full: what could not be written waits in memory and is
+    written first when there is room again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._sent_path = path.with_suffix(".sent")
+        self._changed = threading.Condition()
+        self._unwritten: deque[Event] = deque()
+        self._unsynced = False
+        self._sequence, self._last_kind = self._read_sent()
+        lines, self._length = _whole_lines(path)
+        events = [event for event in map(_event, lines) if event is not None]
+        self._unsent = deque(event for event in events if event.sequence > self._sequence)
+        # The marker is ahead of a file that was emptied, or whose end a power cut took.
+        self._sequence = max(self._sequence, *(event.sequence for event in events), 0)
+
+    def __len__(self) -> int:
+        """Events that are not sent."""
+        return len(self._unsent)
+
+    @property
+    def last_kind(self) -> str | None:
+        """The kind of the latest event of all; None before the first."""
+        with self._changed:
+            return self._unsent[-1].kind if self._unsent else self._last_kind
+
+    def append(self, kind: str, arguments: Mapping[str, Any]) -> None:
+        """Add an event that happens now. Does not wait for the disk; `sync` does."""
+        # As another process reads it; half a character, of a strange file name, would stop MLflow.
+        text = json.dumps(arguments, ensure_ascii=False, default=str).encode(errors="replace")
+        arguments = json.loads(text)
+        with self._changed:
+            self._sequence += 1
+            event = Event(sequence=self._sequence, kind=kind, arguments=arguments, time=now())
+            self._unsent.append(event)
+            self._unwritten.append(event)
+            self._write()
+            self._changed.notify_all()
+
+    def first(self, timeout: float = 0.0) -> Event | None:
+        """Return the event to send next; None when there is none within `timeout` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._unsent, timeout)
+            return self._unsent[0] if self._unsent else None
+
+    def sent(self, event: Event) -> None:
+        """Take the first event off: it is sent, or never will be."""
+        with self._changed:
+            assert self._unsent[0] is event
+            self._unsent.popleft()
+            if self._unwritten and self._unwritten[0] is event:
+                self._unwritten.popleft()
+            self._last_kind = event.kind
+            with suppress(OSError):  # it is sent once more by the next process, no harm
+                unfinished = self._sent_path.with_suffix(".tmp")
+                unfinished.write_text(f"{event.sequence} {event.kind}")
+                unfinished.replace(self._sent_path)
+                if not self._unsent and self._length:
+                    os.truncate(self._path, 0)
+                    self._length = 0
+
+    def sync(self) -> None:
+        """Wait until what was appended survives a power cut."""
+        with self._changed:
+            self._write()
+            if not self._unsynced:
+                return
+            self._unsynced = False
+        with suppress(OSError), self._path.open("ab") as file:
+            os.fsync(file.fileno())
+
+    def _write(self) -> None:
+        """Append what is not in the file yet, each event whole or not at all."""
+        with suppress(OSError):
+            while self._unwritten:
+                line = json.dumps(asdict(self._unwritten[0]), ensure_ascii=False).encode() + b"\n"
+                with self._path.open("ab", buffering=0) as file:
+                    self._length = min(self._length, file.seek(0, os.SEEK_END))
+                    file.truncate(self._length)  # the torn end of an attempt on a full disk
+                    written = 0
+                    while written < len(line):
+                        written += file.write(line[written:])
+                self._length += len(line)
+                self._unwritten.popleft()
+                self._unsynced = True
+
+    def _read_sent(self) -> tuple[int, str | None]:
+        with suppress(OSError, ValueError):
+            sequence, kind = self._sent_path.read_text().split()
+            return int(sequence), kind
+        return 0, None  # all that is in the file is sent, perhaps again
+
+
+def is_closed(output_dir: Path) -> bool:
+    """Whether everything of a sweep was sent, its end included."""
+    journal = Journal(output_dir / FILE_NAME)
+    return not len(journal) and journal.last_kind == "close"
+
+
+def now() -> int:
+    """Return the time in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def _whole_lines(path: Path) -> tuple[list[bytes], int]:
+    """Return the lines of a file and their length; what follows the last line end is left out."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return [], 0
+    length = content.rfind(b"\n") + 1
+    return content[:length].splitlines(), length
+
+
+def _event(line: bytes) -> Event | None:
+    """Read a line; None for one that a power cut left without sense."""
+    try:
+        return Event(**json.loads(line))
+    except (ValueError, TypeError):
+        return None

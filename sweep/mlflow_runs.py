@@ -1,0 +1,427 @@
+"""A sweep's runs in MLflow: a parent run for the sweep, a child run for each trial."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import math
+import os
+import re
+import sqlite3
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sweep import journal, recorded
+from sweep.background import without_secrets
+from sweep.journal import Event
+from sweep.where import TrackingError, write_whole
+from trials.config import Outcome
+
+# MLflow reads most of these when it is imported, and `mlflow server` inherits them from us.
+for _name, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # ours come instead: its 7 take minutes
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else eight more processes beside the UI
+}.items():
+    os.environ.setdefault(_name, _value)
+
+from mlflow import MlflowClient  # noqa: E402
+from mlflow.entities import Metric, Param, RunTag  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.store.artifact.artifact_repository_registry import (  # noqa: E402
+    get_artifact_repository,
+)
+
+_LONGEST_TAG = 5000  # characters; MLflow 3.17 takes 8000, older servers less
+
+_DATABASE_FAULT = re.compile(r"\b(Interface|Internal|Database)Error\)|QueuePool|rolled back")
+
+NOT_THERE = (MlflowException, sqlite3.Error, OSError)
+"""What is raised where MLflow cannot be used."""
+
+
+@dataclass(slots=True)
+class _Child:
+    """What is remembered of a trial's run."""
+
+    run_id: str
+    steps: set[int]
+    """Optimizer steps whose evaluation is logged already."""
+    best: float
+    """The lowest eval loss after step 0; infinite before the first."""
+
+
+class _NoRunError(LookupError):
+    """A write for a trial whose run MLflow does not have: its first write was refused, or the run
+    was deleted."""
+
+
+LAST = ("close", "stop")
+"""Kinds of events after which nothing is left RUNNING."""
+
+
+class Runs:
+    """A sweep's runs on one server, which is asked only when it must be.
+
+    Each event may come twice, and changes nothing the second time: the process that sent it first
+    may have died before it knew.
+    """
+
+    def __init__(self, uri: str, name: str, output_dir: Path, artifacts_dir: Path | None) -> None:
+        self.uri = uri
+        self._name = name
+        self._output_dir = output_dir
+        self._artifacts_dir = artifacts_dir
+        self._experiment_id: str | None = None
+        self._parent: Any = None
+        self._children: dict[int, _Child] = {}
+        for logger in ("mlflow", "alembic"):  # every failed attempt would be a traceback
+            logging.getLogger(logger).setLevel(logging.CRITICAL)
+        self._writes: dict[str, Callable[..., None]] = {
+            "open": self._open,
+            "start": self._start,
+            "report": self._report,
+            "end": self._end,
+            "upload": self._upload,
+            "drop": self._drop,
+            "close": self._close,
+            "stop": self._stop,
+        }
+
+    def send(self, event: Event) -> None:
+        """Write one event; raises what MLflow raises."""
+        try:
+            self._writes[event.kind](event.time, **event.arguments)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # the next attempt looks again
+                self._forget()
+            raise
+
+    @cached_property
+    def _monitors(self) -> list[Any]:
+        return _system_monitors()
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        if self.uri.startswith("sqlite:///"):
+            _check_sqlite(Path(self.uri.removeprefix("sqlite:///")))
+        return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+    @property
+    def experiment_id(self) -> str:
+        """Looked up, or created, when it is first needed; mlflow.json tells others."""
+        if self._experiment_id is None:
+            self._experiment_id = self.find_experiment() or self._create_experiment()
+            write_whole(
+                self._output_dir / "mlflow.json",
+                json.dumps(
+                    {"uri": without_secrets(self.uri), "experiment_id": self._experiment_id}
+                ),
+            )
+        return self._experiment_id
+
+    @property
+    def parent_run_id(self) -> str:
+        """The sweep's own run: looked up, or created, when it is first needed."""
+        return str(self._find_or_create_parent(journal.now()).info.run_id)
+
+    def find_experiment(self) -> str | None:
+        """Return the experiment's id; None when there is none of this name.
+
+        Raises:
+            TrackingError: It has been deleted.
+        """
+        found = self._client.get_experiment_by_name(self._name)
+        if found is None:
+            return None
+        if found.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"A sweep's name must not be that of a deleted MLflow experiment, as "
+                f"{self._name!r} is. Give the sweep another name, or restore the experiment: "
+                f"mlflow experiments restore --experiment-id {found.experiment_id}"
+            )
+        return str(found.experiment_id)
+
+    def _create_experiment(self) -> str:
+        location = None if self._artifacts_dir is None else self._artifacts_dir.as_uri()
+        # Without the tag MLflow's UI takes it for an experiment with prompts and traces.
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        return str(self._client.create_experiment(self._name, location, kind))
+
+    def _find_or_create_parent(self, time: int) -> Any:
+        if self._parent is None:
+            tags = {"sweep.role": "parent", "sweep.id": _sweep_id(self._output_dir)}
+            self._parent = self._find_run(tags) or self._create_run(self._name, time, tags)
+        return self._parent
+
+    def _find_child(self, number: int) -> Any:
+        return self._find_run(self._child_tags(number))
+
+    def _child_tags(self, number: int) -> dict[str, str]:
+        return {"mlflow.parentRunId": self.parent_run_id, "trial_number": str(number)}
+
+    def _create_run(self, name: str, time: int, tags: Mapping[str, str]) -> Any:
+        return self._client.create_run(self.experiment_id, time, {**_source(), **tags}, name)
+
+    def _find_run(self, tags: Mapping[str, str]) -> Any:
+        """Return the run with these tags; None when there is none.
+
+        A create_run whose answer came too late was made again: the run that stayed empty goes.
+        """
+        found = self._search(" and ".join(f"tags.`{key}` = '{v}'" for key, v in tags.items()))
+        found.sort(key=lambda run: len(run.data.metrics) + len(run.data.params), reverse=True)
+        for double in found[1:]:
+            self._client.delete_run(double.info.run_id)
+        return found[0] if found else None
+
+    def _search(self, wanted: str) -> list[Any]:
+        return list(self._client.search_runs([self.experiment_id], wanted))
+
+    def _forget(self) -> None:
+        self._experiment_id = self._parent = None
+        self._children.clear()
+
+    def _child(self, number: int) -> _Child:
+        if number not in self._children:
+            run = self._find_child(number)
+            if run is None:
+                raise _NoRunError(f"Trial {number} has no run in MLflow.")
+            self._remember(number, run)
+        return self._children[number]
+
+    def _remember(self, number: int, run: Any) -> None:
+        history = self._client.get_metric_history(run.info.run_id, "eval_loss")
+        losses = [m.value for m in history if m.step > 0 and math.isfinite(m.value)]
+        steps = {m.step for m in history}
+        self._children[number] = _Child(run.info.run_id, steps, min(losses, default=math.inf))
+
+    def _open(
+        self,
+        time: int,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        space_path: str,
+        ended: Mapping[str, tuple[Outcome, str]],
+    ) -> None:
+        self._forget()
+        parent = self._find_or_create_parent(time)
+        if parent.info.status != "RUNNING":
+            self._client.update_run(self.parent_run_id, status="RUNNING")
+        self._end_running(time, ended)
+        self._log_params(parent, params)
+        note = f"**{self._name}** is running. Its folder: `{self._output_dir}`."
+        self._set_tags(self.parent_run_id, {**tags, "mlflow.note.content": note})
+        if Path(space_path).is_file():
+            self._client.log_artifact(self.parent_run_id, space_path)
+
+    def _start(
+        self,
+        time: int,
+        number: int,
+        name: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+    ) -> None:
+        run = self._find_child(number) or self._create_run(name, time, self._child_tags(number))
+        run_id = run.info.run_id
+        if run.info.status != "RUNNING":
+            self._client.update_run(run_id, status="RUNNING")
+        for tag in {"outcome", "outcome_reason"} & run.data.tags.keys():
+            self._client.delete_tag(run_id, tag)
+        self._set_tags(run_id, tags)
+        self._log_params(run, params)
+        self._remember(number, run)
+
+    def _report(
+        self,
+        time: int,
+        number: int,
+        step: int,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        is_base: bool,
+    ) -> None:
+        child = self._child(number)
+        eval_loss = metrics["eval_loss"]
+        if is_base:
+            parent = self._client.get_run(self.parent_run_id)
+            self._log_changed(parent, {"base_eval_loss": eval_loss}, time)
+        if step in child.steps:
+            return
+        best = child.best
+        if not is_base and math.isfinite(eval_loss):
+            best = min(best, eval_loss)
+        if math.isfinite(best):
+            metrics = {**metrics, "eval_loss_best": best}
+        values = [Metric(key, value, time, step) for key, value in metrics.items()]
+        self._client.log_batch(child.run_id, values, tags=_tags(tags), synchronous=True)
+        child.best = best
+        child.steps.add(step)
+
+    def _end(
+        self,
+        time: int,
+        number: int,
+        status: str,
+        params: Mapping[str, object],
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+    ) -> None:
+        run = self._client.get_run(self._child(number).run_id)
+        if run.info.status != "RUNNING":  # it has ended before, as far as this attempt goes
+            return
+        self._log_params(run, params)
+        self._set_tags(run.info.run_id, tags)
+        self._log_changed(run, metrics, time)
+        self._client.set_terminated(run.info.run_id, status, end_time=time)
+
+    def _upload(self, time: int, number: int, name: str) -> None:
+        path = self._output_dir / "trials" / f"{number:03d}" / name
+        run_id = self._child(number).run_id
+        if path.is_dir():
+            self._client.log_artifacts(run_id, str(path), name)
+        elif path.is_file():
+            self._client.log_artifact(run_id, str(path))
+
+    def _drop(self, time: int, number: int) -> None:
+        run = self._find_child(number)
+        if run is None or not self._client.list_artifacts(run.info.run_id, "adapter"):
+            return
+        artifacts = get_artifact_repository(run.info.artifact_uri, tracking_uri=self.uri)
+        artifacts.delete_artifacts("adapter")
+
+    def _close(
+        self, time: int, status: str, winner: Mapping[str, Any] | None, summary: str
+    ) -> None:
+        self._end_running(time, {})
+        tags: dict[str, object] = {"mlflow.note.content": summary}
+        if winner is not None:
+            parent = self._client.get_run(self.parent_run_id)
+            self._log_changed(parent, {"best_eval_loss": winner["eval_loss"]}, time)
+            tags |= {f"winner_{key}": value for key, value in winner.items()}
+            run = self._find_child(int(winner["trial"]))
+            if run is not None:
+                tags["winner_run_id"] = run.info.run_id
+        self._set_tags(self.parent_run_id, tags)
+        self._client.set_terminated(self.parent_run_id, status, end_time=time)
+
+    def _stop(self, time: int) -> None:
+        """No process runs the sweep: nothing may look as if one did."""
+        self._end_running(time, {})
+        if self._client.get_run(self.parent_run_id).info.status == "RUNNING":
+            note = f"**{self._name}** was broken off. Its folder: `{self._output_dir}`."
+            self._set_tags(self.parent_run_id, {"mlflow.note.content": note})
+            self._client.set_terminated(self.parent_run_id, "KILLED", end_time=time)
+
+    def _end_running(self, time: int, ended: Mapping[str, tuple[Outcome, str]]) -> None:
+        """End the runs of trials that do not run: the process that ran them was killed.
+
+        Args:
+            ended: The outcome and reason of trials that had ended all the same.
+        """
+        ours = f"tags.`mlflow.parentRunId` = '{self.parent_run_id}'"
+        runs = self._search(f"{ours} and status = 'RUNNING'")
+        if ended:
+            cut_off = self._search(f"{ours} and tags.outcome = 'interrupted'")
+            runs += [run for run in cut_off if run.data.tags["trial_number"] in ended]
+        cut_off_reason = "The sweep stopped before this trial's end was written."
+        for run in runs:
+            number = run.data.tags["trial_number"]
+            outcome, reason = ended.get(number, ("interrupted", cut_off_reason))
+            self._set_tags(run.info.run_id, {"outcome": outcome, "outcome_reason": reason})
+            for name in recorded.files(outcome) if number in ended else ():
+                self._upload(time, int(number), name)
+            self._client.set_terminated(run.info.run_id, recorded.STATUS[outcome], end_time=time)
+
+    def sample_system(self) -> None:
+        """Log this machine's load as the parent run's system metrics."""
+        parent, time = self._find_or_create_parent(journal.now()), journal.now()
+        step = (time - parent.info.start_time) // 1000  # seconds: goes on when a sweep is resumed
+        metrics = []
+        for monitor in self._monitors:
+            monitor.collect_metrics()
+            values = monitor.aggregate_metrics()
+            metrics += [Metric(f"system/{key}", value, time, step) for key, value in values.items()]
+            monitor.clear_metrics()
+        self._client.log_batch(self.parent_run_id, metrics=metrics, synchronous=True)
+
+    def _set_tags(self, run_id: str, tags: Mapping[str, object]) -> None:
+        self._client.log_batch(run_id, tags=_tags(tags), synchronous=True)
+
+    def _log_changed(self, run: Any, metrics: Mapping[str, float], time: int) -> None:
+        """Log metrics without a step, unless the run has these very values."""
+        known = run.data.metrics
+        new = [Metric(key, v, time, 0) for key, v in metrics.items() if known.get(key) != v]
+        if new:
+            self._client.log_batch(run.info.run_id, metrics=new, synchronous=True)
+
+    def _log_params(self, run: Any, params: Mapping[str, object]) -> None:
+        known = run.data.params
+        new = [Param(k, str(v)) for k, v in params.items() if v is not None and k not in known]
+        for first in range(0, len(new), 100):  # MLflow takes 100 at a time
+            batch = new[first : first + 100]
+            self._client.log_batch(run.info.run_id, params=batch, synchronous=True)
+
+
+def _tags(tags: Mapping[str, object]) -> list[RunTag]:
+    return [RunTag(key, str(value)[:_LONGEST_TAG]) for key, value in tags.items()]
+
+
+def _system_monitors() -> list[Any]:
+    """Return MLflow's probes of this machine.
+
+    Not its SystemMetricsMonitor: that one writes from a second thread, gives up at the first
+    error, and its end waits for the server.
+    """
+    with suppress(ImportError):  # psutil is optional in MLflow
+        from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+        from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+        from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+        from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+
+        found = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
+        with suppress(ImportError, RuntimeError):  # no pynvml; no GPU
+            found.append(GPUMonitor())
+        return found
+    return []
+
+
+def _sweep_id(output_dir: Path) -> str:
+    path = output_dir / "mlflow_sweep_id.txt"
+    if not path.exists():
+        write_whole(path, f"{uuid.uuid4()}\n")
+    return path.read_text().strip()
+
+
+def _source() -> dict[str, str]:
+    tags = {"mlflow.source.name": "sweep", "mlflow.source.type": "LOCAL"}
+    with suppress(KeyError, OSError):  # a container's user may have no name
+        tags["mlflow.user"] = getpass.getuser()
+    return tags
+
+
+def _check_sqlite(path: Path) -> None:
+    # MLflow would try a file that is no database, or may not be written, for a minute and a half.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path, timeout=5)) as database:
+        database.execute("BEGIN IMMEDIATE")
+
+
+def is_refused(error: Exception) -> bool:
+    """Whether MLflow will answer the same write in the same way for ever."""
+    if isinstance(error, MlflowException):
+        status, text = error.get_http_status_code(), str(error)
+        if error.error_code == "RESOURCE_ALREADY_EXISTS" or _DATABASE_FAULT.search(text):
+            return False  # MLflow says 400 of these too
+        return bool(status == 400)
+    status = getattr(getattr(error, "response", None), "status_code", None)  # of an upload
+    return isinstance(error, NotImplementedError | _NoRunError) or status in (400, 413)

@@ -1,0 +1,85 @@
+"""What MLflow is told of a trial, as plain data: parameters, metrics, tags, status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult
+
+STATUS: dict[Outcome, str] = {
+    "completed": "FINISHED",
+    "overfit": "FINISHED",
+    "diverged": "KILLED",
+    "outclassed": "KILLED",
+    "interrupted": "KILLED",
+    "out_of_memory": "FAILED",
+    "failed": "FAILED",
+}
+
+
+def files(outcome: Outcome) -> list[str]:
+    """Return what MLflow keeps of the trial's folder: of a whole trial, its adapter too."""
+    return ["log.txt", "config.json", *(["adapter"] if STATUS[outcome] == "FINISHED" else [])]
+
+
+def params(config: TrialConfig) -> dict[str, object]:
+    """Return the settings that are known when a trial begins; the micro-batch is found later."""
+    values: dict[str, object] = asdict(config)
+    model = asdict(config.model)
+    for key in ("model", "number", "data_dir", "output_dir", "micro_batch_size"):
+        del values[key]
+    return _there({"base_model": model.pop("name"), **model, **values})
+
+
+def params_found(config: TrialConfig, result: TrialResult) -> dict[str, object]:
+    """Return what memory decided. None of it for a trial that goes on later, perhaps with less."""
+    if result.outcome == "interrupted":
+        return {}
+    micro_batch_size = result.micro_batch_size or config.micro_batch_size
+    steps = config.effective_batch_size // (micro_batch_size * config.gpus_per_trial)
+    return _there(
+        {
+            "micro_batch_size": micro_batch_size,
+            "gradient_accumulation_steps": steps,
+            "gradient_checkpointing": result.gradient_checkpointing,
+        }
+    )
+
+
+def metrics(point: EvalPoint) -> dict[str, object]:
+    """Return an evaluation's values; those that were not measured are left out."""
+    gap = point.eval_loss - point.train_loss if point.train_loss is not None else None
+    values = {
+        "train_loss": point.train_loss,
+        "eval_loss": point.eval_loss,
+        "generalisation_gap": gap if point.is_finite else None,
+        "learning_rate": point.learning_rate,
+        "grad_norm": point.grad_norm,
+        "tokens_per_second": point.tokens_per_second,
+        "gpu_memory_gib": point.gpu_memory_gib,
+        "epoch": point.epoch,
+    }
+    return _there(values)
+
+
+def tags(point: EvalPoint) -> dict[str, str]:
+    """Return an evaluation's tags: MLflow keeps an infinity as the largest float."""
+    if point.is_finite:
+        return {}
+    text = f"step {point.step}: eval_loss {point.eval_loss}, train_loss {point.train_loss}"
+    return {"not_finite": text}
+
+
+def seconds(result: TrialResult) -> dict[str, float]:
+    """Return what the trial took; nothing yet for one that goes on later."""
+    if result.outcome == "interrupted":
+        return {}
+    return {
+        "training_seconds": result.training_seconds,
+        "evaluation_seconds": result.evaluation_seconds,
+    }
+
+
+def _there(values: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in values.items() if value is not None}

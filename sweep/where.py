@@ -1,0 +1,83 @@
+"""Where a sweep is tracked: an MLflow server's address, or a database, without its secrets."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from sweep.background import without_secrets
+
+
+class TrackingError(ValueError):
+    """An MLflow server or database that cannot be used, in words for the person who named it."""
+
+
+def ui_command(uri: str, port: int) -> list[str]:
+    """Return the command that shows the database `uri` at http://127.0.0.1:`port`, to this machine.
+
+    Raises:
+        TrackingError: `uri` is a server, which has a UI of its own.
+    """
+    if uri.startswith(("http://", "https://")):
+        raise TrackingError(
+            f"MLflow's UI is started for a sweep's own database; this sweep is on a server, "
+            f"{without_secrets(uri)}. Open that address in a browser."
+        )
+    # The host names stop DNS rebinding; any port, because of tunnels: ssh -L 8080:localhost:5000.
+    hosts = "127.0.0.1:*,localhost:*"
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command += ["--no-serve-artifacts", "--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    return [*command, "--host", "127.0.0.1", "--port", str(port), "--allowed-hosts", hosts]
+
+
+def checked(uri: str) -> str:
+    """Return an address that MLflow can be asked at, by its form."""
+    if not uri.startswith(("sqlite:///", "http://", "https://")):
+        raise TrackingError(
+            f"An MLflow address must begin with http://, https:// or sqlite:///; "
+            f"{without_secrets(uri)} does not. Write it out, as in http://localhost:5000."
+        )
+    return uri
+
+
+def tracked_at(output_dir: Path) -> str | None:
+    """Return the address, without secrets, that has the sweep's runs; None before it has any."""
+    try:
+        uri = str(json.loads((output_dir / "mlflow.json").read_text())["uri"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    own = output_dir.resolve() / "mlflow.db"
+    was_moved = uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()
+    return f"sqlite:///{own}" if was_moved and own.exists() else uri
+
+
+def artifacts_dir(uri: str, output_dir: Path) -> Path | None:
+    """Return where the artifacts of a sweep's own database lie; a server has its own place."""
+    return (output_dir / "mlartifacts").resolve() if uri.startswith("sqlite:") else None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
+def sync_command(output_dir: Path) -> str:
+    """Return the command that sends what a sweep has in its journal."""
+    output = str(output_dir.parent)
+    elsewhere = f" --output {shlex.quote(output)}" if output != "sweeps" else ""
+    return f"sweep sync {output_dir.name}{elsewhere}"
+
+
+def mend(uri: str, cause: str) -> str:
+    """Return what a user can do about an address that does not work."""
+    if not uri.startswith("http"):
+        return "Name a file that can be written, or a server's address."
+    if re.search(r"\b(401|403)\b|UNAUTH|PERMISSION", cause):
+        return "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or _TOKEN)."
+    return "Start that server, correct its address, or name none: a database needs no server."

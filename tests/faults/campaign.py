@@ -17,6 +17,8 @@ import psutil
 
 from tests import tiny
 
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
 NAME = "tiny"
 REPOSITORY = Path(__file__).parents[2]
 

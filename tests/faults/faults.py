@@ -19,7 +19,7 @@ from tests.faults.small_disk import SmallDisk
 from tests.faults.tally import Tally
 
 LATEST_SECONDS = 25.0
-"""A command is cut off so long after its first trial began, at the latest."""
+"""So long after its first trial began, a command is cut off at the latest."""
 ENDS_WITHIN_SECONDS = 600.0
 STOPS_WITHIN_SECONDS = 60.0
 HITS_OF_A_TRIAL = 2
@@ -40,6 +40,11 @@ class Course:
     reference: dict[int, states.Ended]
     start_up_seconds: float
     """From the command to its first trial."""
+
+    @property
+    def latest_moment(self) -> float:
+        """When a command is cut off at the latest, in seconds."""
+        return self.start_up_seconds + LATEST_SECONDS
 
     def new_sweep(
         self,
@@ -127,8 +132,7 @@ def _cut_off(
     while not tally.is_done:
         sweep = sweep or course.new_sweep(f"{tally.fault}-{tally.n_sweeps}")
         sweep.start()
-        moment = chance.uniform(1.0, course.start_up_seconds + LATEST_SECONDS)
-        code = sweep.wait(moment)
+        code = _wait_for_moment(sweep, course, chance.uniform(1.0, course.latest_moment))
         if code is None:
             cut(sweep)
         else:
@@ -137,6 +141,14 @@ def _cut_off(
     if sweep is not None:
         sweep.start()
         tally.check_end(sweep, sweep.wait(ENDS_WITHIN_SECONDS))
+
+
+def _wait_for_moment(sweep: SweepUnderTest, course: Course, moment: float) -> int | None:
+    """Wait so many seconds, or so many that the usual start-up and the actual one end alike."""
+    if moment <= course.start_up_seconds:
+        return sweep.wait(moment)
+    sweep.wait_until_begun()
+    return sweep.wait(moment - course.start_up_seconds)
 
 
 def workers(course: Course, chance: random.Random, tally: Tally) -> None:

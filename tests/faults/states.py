@@ -149,16 +149,17 @@ def _broken_best(folder: Path) -> Iterator[str]:
 
 
 def lost(sweep: SweepUnderTest, reference: dict[int, Ended]) -> list[str]:
-    """Trials that ended in the undisturbed sweep and have not ended as well here."""
+    """Trials that ended in the undisturbed sweep, and have not ended, or have failed, here."""
     there = results(study_of(sweep))
-    gone = [number for number in reference if number not in there]
-    failed = [
-        number
-        for number, ended in there.items()
-        if ended.outcome == "failed" and number in reference
-        if reference[number].outcome != "failed"
+    return [
+        f"trial {number} has not ended" if number not in there else f"trial {number} has failed"
+        for number, right in reference.items()
+        if number not in there or _has_failed(there[number], right)
     ]
-    return [f"trial {n} has not ended" for n in gone] + [f"trial {n} failed" for n in failed]
+
+
+def _has_failed(found: Ended, expected: Ended) -> bool:
+    return found.outcome == "failed" and expected.outcome != "failed"
 
 
 def running(sweep: SweepUnderTest) -> Iterator[str]:
@@ -185,7 +186,8 @@ def wrong(sweep: SweepUnderTest, reference: dict[int, Ended]) -> Iterator[str]:
             yield f"trial {trial.number} is {trial.state.name} in the study"
     ended = results(study)
     for number in sorted(ended.keys() & reference.keys()):
-        yield from _differing(number, ended[number], reference[number])
+        if not _has_failed(ended[number], reference[number]):
+            yield from _differing(number, ended[number], reference[number])
     yield from _wrong_in_mlflow(sweep, ended, _ranked(trials))
     yield from _wrong_on_disk(sweep, _ranked(trials))
     if UNSENT in sweep.words:

@@ -48,4 +48,5 @@ class SmallDisk:
 
     def unmount(self) -> None:
         """Take the disk away, with what is on it."""
-        subprocess.run(["umount", str(self.folder)], check=True)
+        # Lazy: whoever looked at a database on it may hold that open still.
+        subprocess.run(["umount", "--lazy", str(self.folder)], check=True)

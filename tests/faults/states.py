@@ -280,7 +280,9 @@ def _wrong_on_disk(sweep: SweepUnderTest, kept: list[int]) -> Iterator[str]:
 
 
 def tracebacks(sweep: SweepUnderTest) -> list[str]:
-    """The last line of each traceback that the command has shown its user."""
-    found = re.findall(r"^Traceback .*?^(\w\S*(?:Error|Exception|Interrupt).*?)$", sweep.words,
-                       re.MULTILINE | re.DOTALL)  # fmt: skip
-    return [f"it shows a traceback: {line[:200]}" for line in found]
+    """The errors whose tracebacks the command has shown its user, each once."""
+    words = sweep.words
+    if "Traceback (most recent call last)" not in words:
+        return []
+    errors = re.findall(r"^\w[\w.]*(?:Error|Exception|Interrupt)\b.*$", words, re.MULTILINE)
+    return [f"it shows a traceback: {error[:200]}" for error in dict.fromkeys(errors)]

@@ -1,0 +1,326 @@
+"""The faults: each function injects one kind of them into sweeps and counts what goes wrong."""
+
+from __future__ import annotations
+
+import random
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests import tiny
+from tests.faults import states
+from tests.faults.campaign import SweepUnderTest, write_space
+from tests.faults.mlflow_server import MlflowServer
+from tests.faults.small_disk import SmallDisk
+from tests.faults.tally import Tally
+
+LATEST_SECONDS = 25.0
+"""So long after its first trial began, a command is cut off at the latest."""
+ENDS_WITHIN_SECONDS = 600.0
+STOPS_WITHIN_SECONDS = 60.0
+HITS_OF_A_TRIAL = 2
+"""A trial is run again twice; it fails when its worker dies for the third time."""
+STALL = "stall_minutes: 0.1\n"
+STUCK_DIR = Path(__file__).parent / "stuck"
+
+
+@dataclass
+class Course:
+    """Where the sweeps of a campaign lie, and how they end when nothing disturbs them."""
+
+    folder: Path
+    base: Path
+    n_trials: int
+    epochs: str
+    """As the YAML file has them."""
+    reference: dict[int, states.Ended]
+    start_up_seconds: float
+    """From the command to its first trial."""
+
+    @property
+    def latest_moment(self) -> float:
+        """When a command is cut off at the latest, in seconds."""
+        return self.start_up_seconds + LATEST_SECONDS
+
+    def new_sweep(
+        self,
+        name: str,
+        *,
+        more: str = "",
+        output: Path | None = None,
+        server: MlflowServer | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> SweepUnderTest:
+        """A sweep in a folder of its own that nobody has started."""
+        space = write_space(
+            self.folder / name, self.base, n_trials=self.n_trials, epochs=self.epochs, more=more
+        )
+        return SweepUnderTest(
+            space,
+            output=output,
+            mlflow=server.address if server else None,
+            mlflow_db=server.database if server else None,
+            environment=environment,
+        )
+
+
+def lay_out(folder: Path, *, n_trials: int = 12, epochs: str = "[20, 30]") -> Course:
+    """Make the base model and run the sweep that nothing disturbs."""
+    base = tiny.make_base(folder / "base")
+    space = write_space(folder / "reference", base, n_trials=n_trials, epochs=epochs)
+    sweep = SweepUnderTest(space)
+    sweep.start()
+    assert sweep.wait_until_begun(), sweep.words
+    start_up_seconds = time.monotonic() - sweep.started_at
+    code = sweep.wait(ENDS_WITHIN_SECONDS)
+    left = sweep.gone()
+    assert code == 0 and not left, (code, left, sweep.words)
+    reference = states.results(states.study_of(sweep))
+    assert sorted(reference) == list(range(n_trials))
+    problems = [*states.unreadable(sweep), *states.wrong(sweep, reference)]
+    assert not problems, problems
+    return Course(folder, base, n_trials, epochs, reference, start_up_seconds)
+
+
+def driver(course: Course, chance: random.Random, tally: Tally) -> None:
+    """The command is killed at a random moment, and given again."""
+
+    def kill(sweep: SweepUnderTest) -> None:
+        tally.injected(sweep, f"SIGKILL to the command {_at_work(sweep)}")
+        sweep.send(signal.SIGKILL)
+        sweep.wait(STOPS_WITHIN_SECONDS)
+        tally.check_gone(sweep)
+        tally.check_readable(sweep)
+
+    _cut_off(course, chance, tally, kill)
+
+
+def signals(course: Course, chance: random.Random, tally: Tally) -> None:
+    """SIGINT and SIGTERM in turn, each at a random moment; the command is given again."""
+
+    def stop(sweep: SweepUnderTest) -> None:
+        number = (signal.SIGINT, signal.SIGTERM)[tally.n_injected % 2]
+        tally.injected(sweep, f"{number.name} to the command {_at_work(sweep)}")
+        allowed = {130} if sweep.has_begun else {130, -number}
+        sweep.send(number)
+        code = sweep.wait(STOPS_WITHIN_SECONDS)
+        if code is None:
+            tally.is_wrong(f"{number.name} has not ended it in {STOPS_WITHIN_SECONDS:.0f} s")
+        elif code not in allowed and not _has_just_ended(sweep, code):
+            tally.is_wrong(f"{number.name} has ended it with {code}: {_last_words(sweep)}")
+        for words in states.tracebacks(sweep):
+            tally.is_wrong(words)
+        tally.check_gone(sweep)
+        tally.check_readable(sweep)
+        tally.check_none_runs(sweep)
+
+    _cut_off(course, chance, tally, stop)
+
+
+def _cut_off(
+    course: Course,
+    chance: random.Random,
+    tally: Tally,
+    cut: Callable[[SweepUnderTest], None],
+) -> None:
+    """Cut sweeps off at random moments, from the first second of a command on, to their end."""
+    sweep: SweepUnderTest | None = None
+    while not tally.is_done:
+        sweep = sweep or course.new_sweep(f"{tally.fault}-{tally.n_sweeps}")
+        sweep.start()
+        code = _wait_for_moment(sweep, course, chance.uniform(1.0, course.latest_moment))
+        if code is None:
+            cut(sweep)
+        else:
+            tally.check_end(sweep, code)
+            sweep = None
+    if sweep is not None:
+        sweep.start()
+        tally.check_end(sweep, sweep.wait(ENDS_WITHIN_SECONDS))
+
+
+def _wait_for_moment(sweep: SweepUnderTest, course: Course, moment: float) -> int | None:
+    """Wait so many seconds, or so many that the usual start-up and the actual one end alike."""
+    if moment <= course.start_up_seconds:
+        return sweep.wait(moment)
+    sweep.wait_until_begun()
+    return sweep.wait(moment - course.start_up_seconds)
+
+
+def workers(course: Course, chance: random.Random, tally: Tally) -> None:
+    """The process of a random running trial is killed; the sweep goes on by itself."""
+    while not tally.is_done:
+        sweep = course.new_sweep(f"workers-{tally.n_sweeps}")
+        sweep.start()
+        sweep.wait_until_begun()
+        hits: Counter[int] = Counter()
+        while not tally.is_done and sweep.wait(chance.uniform(0.5, 6.0)) is None:
+            victims = sorted(n for n in sweep.at_work() if hits[n] < HITS_OF_A_TRIAL)
+            if not victims:
+                continue
+            number = chance.choice(victims)
+            worker = sweep.at_work().get(number)
+            if worker is None:
+                continue
+            hits[number] += 1
+            tally.injected(sweep, f"SIGKILL to the worker {worker.pid} of trial {number}")
+            worker.kill()
+            tally.check_readable(sweep)
+        tally.check_end(sweep, sweep.wait(ENDS_WITHIN_SECONDS))
+
+
+def mlflow(course: Course, chance: random.Random, tally: Tally) -> None:
+    """The MLflow server is killed at a random moment and comes back some seconds later."""
+    server = MlflowServer(course.folder / "mlflow-server")
+    server.start()
+    try:
+        while not tally.is_done:
+            sweep = course.new_sweep(f"mlflow-{tally.n_sweeps}", server=server)
+            sweep.start()
+            sweep.wait_until_begun()
+            while not tally.is_done and sweep.wait(chance.uniform(0.5, 12.0)) is None:
+                seconds = chance.uniform(1.0, 15.0)
+                tally.injected(sweep, f"MLflow's server is killed for {seconds:.1f} s")
+                server.kill()
+                sweep.wait(seconds)
+                tally.check_readable(sweep)
+                server.start()
+            code = sweep.wait(ENDS_WITHIN_SECONDS)
+            if code == 0 and states.UNSENT in sweep.words:
+                _sync(sweep, tally)
+            tally.check_end(sweep, code)
+    finally:
+        server.kill()
+
+
+def _sync(sweep: SweepUnderTest, tally: Tally) -> None:
+    tally.check_gone(sweep)
+    sweep.sync()
+    code = sweep.wait(STOPS_WITHIN_SECONDS)
+    if code != 0:
+        tally.is_wrong(f"sweep sync has ended with {code}: {_last_words(sweep)}")
+
+
+def disk(course: Course, chance: random.Random, tally: Tally) -> None:
+    """The disk of the sweep's folder has no room for some seconds, from a random moment on."""
+    while not tally.is_done:
+        small = SmallDisk(course.folder / f"disk-{tally.n_sweeps}")
+        try:
+            _on_small_disk(course, chance, tally, small)
+        finally:
+            small.unmount()
+
+
+def _on_small_disk(course: Course, chance: random.Random, tally: Tally, small: SmallDisk) -> None:
+    sweep = course.new_sweep(f"disk-sweep-{tally.n_sweeps}", output=small.folder)
+    sweep.start()
+    first = chance.uniform(1.0, course.start_up_seconds + 10.0)
+    code = sweep.wait(first)
+    while code is None and not tally.is_done:
+        seconds, has_begun = chance.uniform(5.0, 20.0), sweep.has_begun
+        is_last = tally.n_injected + 1 == tally.n_wanted
+        n_words = len(sweep.words)
+        tally.injected(sweep, f"the disk is full for {seconds:.1f} s {_at_work(sweep)}")
+        small.keep_full(seconds)
+        if has_begun and not re.search(r"(?i)\b(room|space|full)\b", sweep.words[n_words:]):
+            tally.is_wrong("not a word of the full disk")
+        if is_last and has_begun:
+            _interrupt_while_full(sweep, tally)
+        small.free()
+        tally.check_readable(sweep)
+        code = sweep.wait(chance.uniform(1.0, 15.0))
+        if (code == 2 and not has_begun) or (code == 130 and is_last):
+            tally.check_gone(sweep)
+            sweep.start()  # said in words, before anything was begun; or as it was told to
+            code = sweep.wait(course.start_up_seconds)
+    if code is None:
+        code = sweep.wait(ENDS_WITHIN_SECONDS)
+    tally.check_end(sweep, code)
+
+
+def _interrupt_while_full(sweep: SweepUnderTest, tally: Tally) -> None:
+    sweep.send(signal.SIGINT)
+    code = sweep.wait(STOPS_WITHIN_SECONDS)
+    if code != 130:
+        tally.is_wrong(f"SIGINT on a full disk: the command has ended with {code}, not 130")
+
+
+def hang(course: Course, chance: random.Random, tally: Tally) -> None:
+    """A worker makes no step any more: stopped as a whole, or, in turn, stuck inside of one."""
+    while not tally.is_done:
+        if tally.n_injected % 2:
+            sweep = _stuck(course, chance, tally)
+        else:
+            sweep = _stopped(course, chance, tally)
+        tally.check_end(sweep, sweep.wait(ENDS_WITHIN_SECONDS))
+
+
+def _stopped(course: Course, chance: random.Random, tally: Tally) -> SweepUnderTest:
+    sweep = course.new_sweep(f"hang-{tally.n_sweeps}", more=STALL)
+    sweep.start()
+    sweep.wait_until_begun()
+    sweep.wait(chance.uniform(0.5, 10.0))
+    at_work = sweep.at_work()
+    if not at_work:
+        tally.injected(sweep, "no worker is there to be stopped")
+        return sweep
+    number = chance.choice(sorted(at_work))
+    tally.injected(sweep, f"SIGSTOP to the worker {at_work[number].pid} of trial {number}")
+    at_work[number].suspend()
+    tally.check_readable(sweep)
+    return sweep
+
+
+def _stuck(course: Course, chance: random.Random, tally: Tally) -> SweepUnderTest:
+    happened = course.folder / f"stuck-{tally.n_sweeps}"
+    step = chance.randint(1, 100)
+    environment = {
+        "PYTHONPATH": f"{STUCK_DIR}:{STUCK_DIR.parents[2]}",
+        "SWEEP_FAULTS_STUCK": str(happened),
+        "SWEEP_FAULTS_STUCK_STEP": str(step),
+    }
+    sweep = course.new_sweep(f"hang-{tally.n_sweeps}", more=STALL, environment=environment)
+    sweep.start()
+    while not happened.exists() and sweep.wait(0.2) is None:
+        pass
+    tally.injected(sweep, f"a worker is stuck in step {step} {_at_work(sweep)}")
+    if not happened.exists():
+        tally.is_wrong("no worker got stuck")
+    tally.check_readable(sweep)
+    return sweep
+
+
+FAULTS: dict[str, tuple[int, Callable[[Course, random.Random, Tally], None]]] = {
+    "driver": (50, driver),
+    "workers": (50, workers),
+    "mlflow": (20, mlflow),
+    "disk": (10, disk),
+    "hang": (2, hang),
+    "signals": (20, signals),
+}
+"""How many of each, and what injects them."""
+
+
+def inject(fault: str, course: Course, *, seed: int, n: int | None = None) -> Tally:
+    """Inject `n` faults of a kind, or as many as the campaign has of it."""
+    n_usual, function = FAULTS[fault]
+    tally = Tally(fault, n_usual if n is None else n, course.reference)
+    function(course, random.Random(f"{fault} {seed}"), tally)
+    return tally
+
+
+def _at_work(sweep: SweepUnderTest) -> str:
+    numbers = sorted(sweep.at_work())
+    return f"(trials {', '.join(map(str, numbers))})" if numbers else "(no trial runs)"
+
+
+def _has_just_ended(sweep: SweepUnderTest, code: int) -> bool:
+    return code == 0 and "trials in " in sweep.words
+
+
+def _last_words(sweep: SweepUnderTest) -> str:
+    return " / ".join(sweep.words.strip().splitlines()[-3:])[:500]

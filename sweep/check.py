@@ -43,22 +43,16 @@ class Check:
     """Whether trials are to run on GPUs."""
 
 
-def prepare_data(
-    space: Space,
-    data_dir: Path,
-    *,
-    on_gpus: bool,
-    say: Callable[[str], None],
-) -> Check:
-    """Read and tokenise the data, size up the model, in a process of its own.
+def request(space: Space, data_dir: Path, *, on_gpus: bool) -> dict[str, Any]:
+    """What `trials.prepare` is asked.
 
     Raises:
-        SpaceError: With every problem of the data, or the model's; or Unsloth is not installed.
+        SpaceError: Unsloth is asked for and not installed.
     """
     settings, data = space.settings, space.settings.data
     fixed = trial_settings(space, on_gpus=on_gpus)
     largest = space.largest
-    request = {
+    return {
         "train": space.source("train"),
         "eval": space.source("eval"),
         "columns": data.columns,
@@ -81,15 +75,36 @@ def prepare_data(
         "seed": settings.seed,
         "output_dir": str(data_dir.resolve()),
     }
+
+
+def prepare_data(
+    space: Space,
+    data_dir: Path,
+    *,
+    on_gpus: bool,
+    say: Callable[[str], None],
+) -> Check:
+    """Read and tokenise the data, size up the model, in a process of its own.
+
+    Raises:
+        SpaceError: With every problem of the data, or the model's; or Unsloth is not installed.
+    """
     data_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         request_path, answer_path = Path(scratch) / "request.json", Path(scratch) / "answer.json"
-        request_path.write_text(json.dumps(request))
+        request_path.write_text(json.dumps(request(space, data_dir, on_gpus=on_gpus)))
         log_path = Path(scratch) / "log.txt"
         command = [sys.executable, "-m", "trials.prepare", str(request_path), str(answer_path)]
         with (
             log_path.open("w") as log,
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+            subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,  # nothing may wait for an answer
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                errors="replace",
+            ) as process,
         ):
             assert process.stdout is not None
             for line in process.stdout:

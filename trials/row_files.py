@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -220,24 +221,34 @@ def _read_parquet(data: bytes, table: Table) -> None:
         _check_names(stored.schema_arrow.names, table.title)
         n_bytes = 0
         for batch in stored.iter_batches(PARQUET_ROWS):
-            n_bytes += batch.nbytes + _ROW_BYTES * batch.num_rows
+            # A text that is stored once may stand in every row.
+            columns = [c.dictionary_decode() if hasattr(c, "dictionary") else c for c in batch]
+            n_bytes += sum(c.nbytes for c in columns) + _ROW_BYTES * batch.num_rows
             _check_size(n_bytes, table.title)
-            columns = batch.to_pylist()
             first = len(table.rows) + 1
-            table.rows.extend(Row(f"row {n}", row) for n, row in enumerate(columns, first))
+            rows = enumerate(_in_python(batch, table.title), first)
+            table.rows.extend(Row(f"row {n}", row) for n, row in rows)
     except DataError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
             f"{table.title} is not a whole Parquet file: {_first_line(error)} "
             f"Fetch or write it again."
         ) from None
+
+
+def _in_python(batch: Any, title: str) -> list[dict[str, object]]:
+    import pyarrow as pa
+
+    try:
+        rows: list[dict[str, object]] = batch.to_pylist()
     # Such as a date beyond the year 9999, or a time zone that this machine does not know.
-    except (ValueError, OverflowError, LookupError) as error:
+    except (pa.ArrowException, ValueError, OverflowError, LookupError) as error:
         raise DataError(
-            f"{table.title} holds a value that Python cannot: {_first_line(error)} "
+            f"{title} holds a value that Python cannot: {_first_line(error)} "
             f"Leave its column out, or write it as text."
         ) from None
+    return rows
 
 
 def _read_text(data: bytes, table: Table) -> None:

@@ -43,26 +43,21 @@ class Check:
     """Whether trials are to run on GPUs."""
 
 
-def prepare_data(
-    space: Space,
-    data_dir: Path,
-    *,
-    on_gpus: bool,
-    say: Callable[[str], None],
-    n_sample_rows: int | None = None,
-) -> Check:
-    """Read and tokenise the data, size up the model, in a process of its own.
+def request(
+    space: Space, data_dir: Path, *, on_gpus: bool, n_sample_rows: int | None = None
+) -> dict[str, Any]:
+    """What `trials.prepare` is asked.
 
     Args:
         n_sample_rows: Eval rows of each evaluation, in a study that goes on.
 
     Raises:
-        SpaceError: With every problem of the data, or the model's; or Unsloth is not installed.
+        SpaceError: Unsloth is asked for and not installed.
     """
     settings, data = space.settings, space.settings.data
     fixed = trial_settings(space, on_gpus=on_gpus)
     largest = space.largest
-    request = {
+    return {
         "train": space.source("train"),
         "eval": space.source("eval"),
         "columns": data.columns,
@@ -86,10 +81,29 @@ def prepare_data(
         "seed": settings.seed,
         "output_dir": str(data_dir.resolve()),
     }
+
+
+def prepare_data(
+    space: Space,
+    data_dir: Path,
+    *,
+    on_gpus: bool,
+    say: Callable[[str], None],
+    n_sample_rows: int | None = None,
+) -> Check:
+    """Read and tokenise the data, size up the model, in a process of its own.
+
+    Args:
+        n_sample_rows: Eval rows of each evaluation, in a study that goes on.
+
+    Raises:
+        SpaceError: With every problem of the data, or the model's; or Unsloth is not installed.
+    """
     data_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         request_path, answer_path = Path(scratch) / "request.json", Path(scratch) / "answer.json"
-        request_path.write_text(json.dumps(request))
+        asked = request(space, data_dir, on_gpus=on_gpus, n_sample_rows=n_sample_rows)
+        request_path.write_text(json.dumps(asked))
         log_path = Path(scratch) / "log.txt"
         command = [sys.executable, "-m", "trials.prepare", str(request_path), str(answer_path)]
         with (
@@ -100,6 +114,7 @@ def prepare_data(
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                errors="replace",
             ) as process,
         ):
             assert process.stdout is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -315,13 +316,20 @@ def main() -> None:
         _interrupted()
 
 
+_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
+
+
 def _interrupted() -> NoReturn:
     typer.echo("Interrupted; what had ended is kept, and the same command goes on.", err=True)
     sys.exit(130)
 
 
 def _fail(words: str) -> NoReturn:
-    typer.echo(words, err=True)
+    from sweep.background import without_secrets
+
+    # What a file holds stands in messages: it must not move the cursor of the terminal.
+    shown = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in words)
+    typer.echo(_HUB_TOKEN.sub("hf_…", without_secrets(shown)), err=True)
     sys.exit(2)
 
 
@@ -370,4 +378,6 @@ def _console() -> Console:
     from rich.console import Console
 
     # A log has no width; rich would cut its tables at 80 columns.
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    width = None if sys.stdout.isatty() else 120
+    # markup=False: names and rows of a user may hold square brackets.
+    return Console(highlight=False, markup=False, emoji=False, width=width)

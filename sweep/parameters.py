@@ -11,6 +11,9 @@ from typing import Any
 
 Value = bool | int | float | str
 
+LONGEST = 2**24
+"""Tokens of a row: more than any model reads."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameter:
@@ -86,7 +89,9 @@ def _is_quoted_number(value: object) -> bool:
 
 HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
     "rank": Hyperparameter(int, 16, "LoRA rank", above=0, at_most=4096),
-    "alpha": Hyperparameter(float, None, "LoRA scale is alpha / rank; default alpha = rank", 0),
+    "alpha": Hyperparameter(
+        float, None, "LoRA scale is alpha / rank; default alpha = rank", 0, 1e6
+    ),
     "learning_rate": Hyperparameter(float, 2e-4, "peak of the schedule", above=0, at_most=1),
     "epochs": Hyperparameter(float, 1, "passes over the training rows", above=0, at_most=1000),
     "effective_batch_size": Hyperparameter(int, 16, "sequences per step", 0, 65536),
@@ -107,8 +112,10 @@ HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
     ),
     "use_rslora": Hyperparameter(bool, False, "scale by alpha / sqrt(rank)"),
     "use_dora": Hyperparameter(bool, False, "train magnitudes apart from directions"),
-    "neftune_alpha": Hyperparameter(float, 0.0, "noise on embeddings; 0 is off", at_least=0),
-    "max_length": Hyperparameter(int, 1024, "tokens of a training row", above=1),
+    "neftune_alpha": Hyperparameter(
+        float, 0.0, "noise on embeddings; 0 is off", at_least=0, at_most=1000
+    ),
+    "max_length": Hyperparameter(int, 1024, "tokens of a training row", above=1, at_most=LONGEST),
 }
 
 
@@ -194,7 +201,9 @@ def parse_domain(name: str, raw: Any) -> tuple[Domain | None, list[Problem]]:
     """
     if name == "alpha" and isinstance(raw, Mapping) and "times_rank" in raw:
         factor, problems = _parse(
-            (name, "times_rank"), Hyperparameter(float, 1.0, "", above=0), raw["times_rank"]
+            (name, "times_rank"),
+            Hyperparameter(float, 1.0, "", above=0, at_most=1000),
+            raw["times_rank"],
         )
         mend = "remove it; a range is written {times_rank: {min: …, max: …}}"
         problems += [

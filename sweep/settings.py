@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sweep.parameters import HYPERPARAMETERS, Problem, is_number, shown
+from sweep.parameters import HYPERPARAMETERS, LONGEST, Problem, is_number, shown
 
 OFTEN_MEANT = {
     "lr": "learning_rate",
@@ -50,7 +50,7 @@ class Data(_Strict):
     """A file (JSONL, JSON, CSV, Parquet) beside the space, or a hub data set."""
     eval: str | Annotated[float, Field(gt=0, lt=1)]
     """The same, or the share of train that is held out."""
-    max_length: Annotated[int, Field(gt=1)] | None = None
+    max_length: Annotated[int, Field(gt=1, le=LONGEST)] | None = None
     columns: dict[str, str] = {}
     """Our name of a column → the file's own."""
     template: str | None = None
@@ -63,9 +63,9 @@ class Data(_Strict):
 class Budget(_Strict):
     """`budget`: the sweep ends at whichever comes first."""
 
-    trials: Annotated[int, Field(ge=1)] | None = None
-    hours: Annotated[float, Field(gt=0)] | None = None
-    gpu_hours: Annotated[float, Field(gt=0)] | None = None
+    trials: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    hours: Annotated[float, Field(gt=0, le=100_000)] | None = None
+    gpu_hours: Annotated[float, Field(gt=0, le=1e9)] | None = None
     stop_when_flat: Annotated[int, Field(ge=1)] | None = None
 
 
@@ -113,7 +113,9 @@ class Settings(_Strict):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     base_model: Annotated[str, Field(min_length=1)]
-    revision: str | None = None
+    revision: Annotated[str, Field(pattern=r"^[\w+-]+([./][\w+-]+)*$", max_length=100)] | None = (
+        None
+    )
     trust_remote_code: bool = False
     backend: Literal["auto", "transformers", "unsloth"] = "auto"
     quantization: Literal["nf4", "int8", "none"] = "nf4"
@@ -172,6 +174,8 @@ def _words(found: Any, path: tuple[str | int, ...]) -> str:
     if kind == "literal_error":
         names = context["expected"].replace("'", "").replace(" or ", ", ")
         return f"must be one of {names}, not {shown(value)}."
+    if path == ("revision",) and kind in ("string_pattern_mismatch", "string_too_long"):
+        return f"must be a branch, a tag or a commit of the hub, not {shown(value)}."
     if kind == "string_pattern_mismatch":
         return (
             f"must serve as a folder's name (letters, digits, '.', '_' and '-'; a letter or digit "

@@ -25,9 +25,11 @@ from sweep.parameters import (
 )
 from sweep.points import known_good
 from sweep.settings import Budget, Settings, as_name, problems_of, unknown_key
-from sweep.space_file import SpaceError, SpaceFile, did_you_mean, read
+from sweep.space_file import SpaceError, SpaceFile, did_you_mean, read, shortened
 
 DEFAULT_TRIALS = 24
+MOST_GRID_POINTS = 100_000
+"""Optuna holds every point of a grid in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,9 @@ class Space:
         given: str | float = getattr(self.settings.data, which)
         if isinstance(given, float):
             return given
-        path = (self.folder / given).resolve()
-        return str(path) if path.exists() else given
+        path = self.folder / given
+        # Asked first: a path that leads in a circle cannot be resolved.
+        return str(path.resolve()) if path.exists() else given
 
 
 def _size(domain: Domain) -> float:
@@ -128,10 +131,10 @@ def _field_problems(raw: dict[str, Any], path: Path) -> list[Problem]:
     data, search = _mapping(raw.get("data")), _mapping(raw.get("search"))
     for which in ("train", "eval"):
         given = data.get(which)
-        if isinstance(given, str) and (words := _missing_file(path.parent, given)):
+        if isinstance(given, str) and (words := _missing(_missing_file, path.parent, given)):
             problems.append(Problem(("data", which), words))
     base_model = raw.get("base_model")
-    if isinstance(base_model, str) and (words := _missing_model(path.parent, base_model)):
+    if isinstance(base_model, str) and (words := _missing(_missing_model, path.parent, base_model)):
         problems.append(Problem(("base_model",), words))
     if data.get("template") is not None and data.get("columns"):
         problems.append(Problem(("data", "template"), "names columns itself; remove data.columns."))
@@ -160,6 +163,16 @@ def _with_name(fields: dict[str, Any], path: Path) -> dict[str, Any]:
     return {"name": as_name(path.stem), **fields}
 
 
+def _missing(look: Callable[[Path, str], str | None], folder: Path, given: str) -> str | None:
+    """Say why a file or a model is not there, or not to be seen."""
+    try:
+        if (folder / given).is_symlink() and not (folder / given).exists():
+            return f"{shown(given)} is a link that leads nowhere; mend it, or name what it means."
+        return look(folder, given)
+    except OSError as error:  # too long a name, or a folder that may not be entered
+        return f"{shown(given)} cannot be looked at: {error.strerror}."
+
+
 def _missing_file(folder: Path, given: str) -> str | None:
     from trials.rows import looks_like_hub_id
 
@@ -179,7 +192,7 @@ def _missing_file(folder: Path, given: str) -> str | None:
 MODEL_FILES: Mapping[str, Sequence[str]] = {
     "config.json": ("config.json",),
     "a tokenizer (tokenizer.json)": ("*token*", "vocab*", "*.model"),
-    "weights (*.safetensors)": ("*.safetensors", "*.bin"),
+    "weights (model.safetensors)": ("model.safetensors", "model.safetensors.index.json"),
 }
 _HUB_MODEL = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 
@@ -198,7 +211,7 @@ def _missing_model(folder: Path, given: str) -> str | None:
         if not lacks:
             return None
         rule = f"the folder of a model must hold {', '.join(MODEL_FILES)}"
-        return f"{rule}; missing in {given}: {', '.join(lacks)}."
+        return f"{rule}; missing in {given}: {', '.join(lacks)}.{_only_pickles(path)}"
     if path.is_file():
         return f"must be a hub id or a folder, but {given} is a file; name the folder it is in."
     if not _HUB_MODEL.fullmatch(given):
@@ -209,6 +222,16 @@ def _missing_model(folder: Path, given: str) -> str | None:
     return None
 
 
+def _only_pickles(folder: Path) -> str:
+    pickles = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth") for file in folder.glob(kind))
+    if not pickles:
+        return ""
+    return (
+        f" {pickles[0]} is a pickle, which can run code when it is read, so it is not; "
+        f"save the model anew with save_pretrained, which writes safetensors."
+    )
+
+
 def _names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
@@ -216,10 +239,11 @@ def _names_in(folder: Path) -> list[str]:
 def _no_such(kind: str, folder: Path, given: str, near: Sequence[str]) -> str:
     if near:
         beside = given[: given.rstrip("/").rfind("/") + 1]
-        return f"no such {kind}: {given}{did_you_mean([beside + near[0]])}"
+        return f"no such {kind}: {shortened(given)}{did_you_mean([beside + near[0]])}"
     if given.startswith("~"):
-        return f"no such {kind}: {given}; write the whole path in place of ~."
-    return f"no such {kind}: {given} (paths begin at the folder of this file, {folder.resolve()})."
+        return f"no such {kind}: {shortened(given)}; write the whole path in place of ~."
+    place = f"paths begin at the folder of this file, {folder.resolve()}"
+    return f"no such {kind}: {shortened(given)} ({place})."
 
 
 def _search_problems(raw: dict[str, Any]) -> list[Problem]:
@@ -378,6 +402,10 @@ def _build(raw: dict[str, Any], file: SpaceFile) -> Space:
 
 
 def _grid_problems(domains: Mapping[str, Domain]) -> list[Problem]:
+    n_points = math.prod(_size(domain) for domain in domains.values())
+    if MOST_GRID_POINTS < n_points < math.inf:
+        rule = f"a grid has at most {MOST_GRID_POINTS:,} points, not {n_points:,.0f}"
+        return [Problem(("sampler",), f"{rule}; search less, or choose another sampler.")]
     words = "a grid needs lists or ranges with a step; give one, or choose another sampler."
     return [
         Problem(("search", name), words)

@@ -15,6 +15,10 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from sweep.parameters import Problem
+from sweep.plain_yaml import NotPlain, check_plain
+
+MOST_BYTES = 256 * 1024
+"""A space takes two or three thousand."""
 
 
 class SpaceError(ValueError):
@@ -86,16 +90,9 @@ def read(path: Path, overrides: Mapping[str, str]) -> SpaceFile:
 
 
 def _read(path: Path) -> CommentedMap:
-    if not path.exists():
-        folder = path.parent
-        siblings = [p.name for p in folder.glob("*.y*ml")] if folder.is_dir() else []
-        near = difflib.get_close_matches(path.name, siblings, n=1)
-        raise SpaceError(f"{path}: no such file{did_you_mean([str(folder / n) for n in near])}")
-    if path.is_dir():
-        raise SpaceError(f"{path}: must be a YAML file, but it is a folder; name the file in it.")
     text = _text(path)
     try:
-        document = YAML(typ="rt").load(text)
+        document = _built(text)
     except MarkedYAMLError as error:
         raise SpaceError(f"{path}: 1 problem\n  {_not_yaml(error)}") from None
     except YAMLError:  # the only one without a mark is about characters
@@ -104,6 +101,8 @@ def _read(path: Path) -> CommentedMap:
         raise SpaceError(
             f"{path}: a number or a date cannot be read: {error}. Put it in quotation marks."
         ) from None
+    except TypeError:  # what cannot be hashed
+        raise SpaceError(f"{path}: a key is a list, or keys and values; write a text.") from None
     if document is None:
         raise SpaceError(f"{path}: is empty. Begin with a copy of search_spaces/quickstart.yaml.")
     if not isinstance(document, CommentedMap):
@@ -114,11 +113,37 @@ def _read(path: Path) -> CommentedMap:
     return document
 
 
+def _built(text: str) -> Any:
+    check_plain(text)
+    return YAML(typ="rt").load(text)
+
+
+def _check_path(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise SpaceError(f"{path}: is a link that leads nowhere. Mend it, or name the file itself.")
+    if not path.exists():
+        folder = path.parent
+        siblings = [p.name for p in folder.glob("*.y*ml")] if folder.is_dir() else []
+        near = difflib.get_close_matches(path.name, siblings, n=1)
+        raise SpaceError(f"{path}: no such file{did_you_mean([str(folder / n) for n in near])}")
+    if path.is_dir():
+        raise SpaceError(f"{path}: must be a YAML file, but it is a folder; name the file in it.")
+    if not path.is_file():  # a pipe would be waited for, and a device has no end
+        raise SpaceError(f"{path}: must be a regular file, but it is a pipe or a device.")
+
+
 def _text(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        _check_path(path)
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise SpaceError(f"{path}: cannot be read: {error.strerror}.") from None
+    if len(data) > MOST_BYTES:
+        raise SpaceError(
+            f"{path}: must be a space of at most {MOST_BYTES // 1024} KiB, but it is larger. "
+            f"Is it the data? Name that under data.train."
+        )
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -160,13 +185,16 @@ def _not_yaml(error: MarkedYAMLError) -> str:
     context, mark = error.context_mark, error.problem_mark
     if context and re.search(r"expected ':'|end of stream", said):
         mark = context  # what is open, not where ruamel noticed
-    words = said
+    words = shortened(said)
     for pattern, ours in IN_WORDS:
         if match := re.search(pattern, said):
-            words = ours.format(*match.groups(), line=context.line + 1 if context else 1)
+            words = ours.format(
+                *map(shortened, match.groups()), line=context.line + 1 if context else 1
+            )
             break
     place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "line 1"
-    return f"{place}   not YAML: {words}."
+    verdict = words if isinstance(error, NotPlain) else f"not YAML: {words}"
+    return f"{place}   {verdict}."
 
 
 FLAGS = {"name": "--name", "seed": "--seed", "budget.trials": "--trials", "budget.hours": "--hours"}
@@ -177,9 +205,13 @@ def _override(document: CommentedMap, key: str, text: str) -> str:
     """Set dotted `key` in the document; returns the flag as the user typed it."""
     flag = f"{FLAGS[key]} {text}" if key in FLAGS else f"--set {key}={text}"
     try:
-        value = YAML(typ="rt").load(text)
-    except (YAMLError, ValueError):
-        raise SpaceError(f"{flag}: the value is not YAML. Quote it for your shell.") from None
+        value = _built(text)
+    except NotPlain as error:
+        raise SpaceError(f"{shortened(flag)}: {error.problem}.") from None
+    except (YAMLError, ValueError, TypeError):
+        raise SpaceError(
+            f"{shortened(flag)}: the value is not YAML. Quote it for your shell."
+        ) from None
     *parents, last = key.split(".")
     place: Any = document
     for parent in parents:
@@ -187,7 +219,7 @@ def _override(document: CommentedMap, key: str, text: str) -> str:
             place[parent] = CommentedMap()
         place = place[parent]
     place[last] = value
-    return flag
+    return shortened(flag)
 
 
 def _plain(node: Any) -> Any:
@@ -210,5 +242,10 @@ def did_you_mean(near: Sequence[str]) -> str:
 def _dotted(path: tuple[str | int, ...]) -> str:
     words = ""
     for part in path:
-        words += f"[{part}]" if isinstance(part, int) else f".{part}"
+        words += f"[{part}]" if isinstance(part, int) else f".{shortened(part)}"
     return words.lstrip(".")
+
+
+def shortened(text: str) -> str:
+    """A text in a message, without the rest of a very long one."""
+    return text if len(text) <= 200 else f"{text[:199]}…"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sweep.cli import main
+from sweep.space import load_space
 from trials.config import ConfigError, DataError, ModelConfig
 from trials.prepare import Request, prepare
 
@@ -56,7 +58,7 @@ def nothing_heavy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in HEAVY:
         monkeypatch.setitem(sys.modules, name, None)
         (stubs / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')\n")
-    monkeypatch.setenv("PYTHONPATH", str(stubs))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(stubs), str(Path(__file__).parents[1])]))
 
 
 @pytest.fixture
@@ -191,7 +193,25 @@ BROKEN_SPACES = [
     (" smollm2-135m", "", "line 2 base_model: has no value; a hub id, a folder, or the built-in"),
     ("smollm2-135m", "smollm2-135", "no such model: smollm2-135; did you mean smollm2-135m?"),
     ("smollm2-135m", "./nowhere", "line 2 base_model: no such folder: ./nowhere (paths begin at"),
-    ("smollm2-135m", "./data", "must hold config.json, a tokenizer (tokenizer.json), weights (*"),
+    ("smollm2-135m", "./data", "must hold config.json, a tokenizer (tokenizer.json), weights (mo"),
+    (
+        "",
+        "revision: ../../x",
+        "line 9 revision: must be a branch, a tag or a commit of the hub, not",
+    ),
+    (
+        "",
+        "seed: !!python/name:os.system",
+        "line 9, column 7 a tag (tag:yaml.org,2002:python/name:o",
+    ),
+    ("", "seed: &a [*a]", "line 9, column 11 *a would hold itself; remove it."),
+    ("", f"seed: {'[' * 3000}", "line 9, column 25 nested more than 20 levels deep."),
+    ("", f"seed: {'9' * 5000}", "line 9, column 7 a number of more than 64 bits; write a smaller"),
+    ("", 'seed: "\\ud800"', "line 9, column 7 half of a character (a lone surrogate); write the"),
+    ("", "{a: 1}: 2\n? [[a]]\n: 3", "a key is a list, or keys and values; write a text."),
+    ("", "budget: {hours: 1e300}", "line 9 budget.hours: must be at most 100000, not 1e+300."),
+    ("", "sampler: grid\nbudget: {hours: .nan}", "line 10 budget.hours: must be finite, not nan."),
+    ("data/train.jsonl", "a/" * 3000, "data.train: 'a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a"),
     ("smollm2-135m", "data/eval.jsonl", "must be a hub id or a folder, but data/eval.jsonl is a"),
     (SPACE[SPACE.index("search") :], "", "search: is missing; name what to search, such as `rank:"),
     (
@@ -222,12 +242,58 @@ def test_a_broken_space_is_put_in_words(sweep: Sweep, right: str, wrong: str, me
         ),
         (SPACE.encode("utf-16"), "must be UTF-8 text, but byte 0, on line 1, is not (0xff). Save"),
         (b"PK\x03\x04\0\0", "must be YAML text, but it is a binary file."),
+        (b"#" * 300_000, "must be a space of at most 256 KiB, but it is larger. Is it the data?"),
     ],
 )
 @pytest.mark.usefixtures("nothing_heavy")
 def test_a_file_that_is_no_text_is_refused(sweep: Sweep, content: bytes, message: str) -> None:
     Path("mine.yaml").write_bytes(content)
     assert f"mine.yaml: {message}" in sweep("run", "mine.yaml")
+
+
+LAUGHS = "a0: &a0 [lol]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
+)
+
+
+@pytest.mark.usefixtures("nothing_heavy")
+def test_a_few_lines_that_are_billions_of_values_are_refused(sweep: Sweep) -> None:
+    Path("mine.yaml").write_text(LAUGHS + SPACE)
+    assert "line 5, column 40   more than 10,000 values, aliases" in sweep("run", "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: os.mkfifo(path), "must be a regular file, but it is a pipe or a device."),
+        (lambda path: path.symlink_to("/dev/zero"), "must be a regular file, but it is a pipe"),
+        (lambda path: path.symlink_to(path.name), "is a link that leads nowhere. Mend it, or"),
+    ],
+)
+@pytest.mark.usefixtures("nothing_heavy")
+def test_what_has_no_end_is_not_read(
+    sweep: Sweep, make: Callable[[Path], None], message: str
+) -> None:
+    make(Path("mine.yaml"))
+    assert f"mine.yaml: {message}" in sweep("check", "mine.yaml")
+    make(Path("data/odd.jsonl"))
+    Path("good.yaml").write_text(SPACE.replace("train.jsonl", "odd.jsonl"))
+    said = sweep("check", "good.yaml", "--workers", "1")
+    assert "must be a regular file, but it is a device or a pipe" in said or "leads nowhere" in said
+
+
+def test_anchors_and_merges_are_read() -> None:
+    start = "start_with:\n  - &a {rank: 8}\n  - {<<: *a, learning_rate: 1e-4}\n"
+    Path("mine.yaml").write_text(SPACE + start)
+    assert load_space(Path("mine.yaml")).start_with[1] == {"rank": 8, "learning_rate": 1e-4}
+
+
+@pytest.mark.usefixtures("nothing_heavy")
+def test_a_grid_that_no_memory_holds_is_refused(sweep: Sweep) -> None:
+    Path("mine.yaml").write_text(
+        SPACE.replace(RATES, "1e-4") + "  max_length: {min: 2, max: 4000000}\nsampler: grid\n"
+    )
+    assert "sampler: a grid has at most 100,000 points, not 7,999,998;" in sweep("run", "mine.yaml")
 
 
 @pytest.mark.usefixtures("nothing_heavy")

@@ -62,9 +62,9 @@ class TokenSplit:
     def load(cls, path: Path) -> TokenSplit:
         """Map the arrays of `save` into memory; only offsets are read."""
         return cls(
-            np.load(f"{path}.ids.npy", mmap_mode="r"),
-            np.load(f"{path}.supervised.npy", mmap_mode="r"),
-            np.load(f"{path}.offsets.npy"),
+            np.load(f"{path}.ids.npy", mmap_mode="r", allow_pickle=False),
+            np.load(f"{path}.supervised.npy", mmap_mode="r", allow_pickle=False),
+            np.load(f"{path}.offsets.npy", allow_pickle=False),
         )
 
     def save(self, path: Path) -> None:

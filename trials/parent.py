@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 
 
 def end_with_parent() -> None:
     """End this process when its standard input does: it is a pipe that the parent holds open.
 
-    The kernel closes it however the parent ends.
+    The kernel closes it however the parent ends. Whoever reads the standard input from now on, to
+    ask a person something, finds its end.
     """
-    threading.Thread(target=_wait, daemon=True, name="parent").start()
+    pipe = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    threading.Thread(target=_wait, args=(pipe,), daemon=True, name="parent").start()
 
 
-def _wait() -> None:
-    sys.stdin.read()
+def _wait(pipe: int) -> None:
+    while os.read(pipe, 4096):
+        pass
     os._exit(0)

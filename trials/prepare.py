@@ -35,6 +35,9 @@ MODEL_TEXT_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"}
 """Files of a model's folder that hold its configuration, tokenizer and chat template."""
 
 
+SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
     """What to prepare."""
@@ -96,6 +99,7 @@ def prepare(request: Request) -> dict[str, Any]:
 
     if not request.model.name.startswith("/"):
         print(f"reading the tokenizer of {request.model.name}", flush=True)
+    _check_weights(request.model)
     tokenizer = _reachable(request.model, lambda: load_tokenizer(request.model))
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     unfinished.mkdir(parents=True)
@@ -181,14 +185,45 @@ def _model_digest(model: ModelConfig) -> str:
     return digest.hexdigest()
 
 
+def _check_weights(model: ModelConfig) -> None:
+    """Refuse a model of the hub that has pickles alone: loading would fail once a GPU is held."""
+    from huggingface_hub import list_repo_files
+    from huggingface_hub.errors import HFValidationError
+
+    from trials.base_model import local_or_hub
+
+    if Path(local_or_hub(model.name)).is_dir():
+        return  # `sweep.space` has looked into it
+    try:
+        names = list_repo_files(model.name, revision=model.revision)
+    except (OSError, HFValidationError):  # not reached, or not allowed: the tokenizer will tell
+        return
+    if any(name in SAFE_WEIGHTS for name in names):
+        return
+    pickles = next((f"; {name} is a pickle" for name in names if name.endswith(".bin")), "")
+    raise ConfigError(
+        f"base_model: {model.name} has no safetensors{pickles}. Pickles can run code when they are "
+        f"read, so they are not: choose a model or a revision with {SAFE_WEIGHTS[0]}."
+    )
+
+
 def _reachable(model: ModelConfig, load: Any) -> Any:
     """Run `load`; say in words that the model cannot be had."""
     try:
         return load()
-    except (OSError, ValueError, ImportError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except ConfigError:
+        raise
+    # Exception: what a model's own files hold can break the library anywhere.
+    except Exception as error:
+        if "trust_remote_code" in str(error) and not model.trust_remote_code:
+            raise ConfigError(
+                f"base_model: {model.name} comes with Python code of its own, which is run only "
+                f"where the file says `trust_remote_code: true`. Read that code first, or choose "
+                f"another model."
+            ) from None
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        if not isinstance(error, OSError | ValueError | ImportError):
+            first_line = f"{type(error).__name__}, {first_line}"
         is_offline = os.environ.get("HF_HUB_OFFLINE") == "1" and not Path(model.name).is_dir()
         offline = " HF_HUB_OFFLINE is set: unset it to reach the hub." if is_offline else ""
         raise ConfigError(

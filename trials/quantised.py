@@ -168,11 +168,13 @@ def _source(config: ModelConfig) -> Any:
     """What tells one checkpoint from another; None where it is small or its commit not known."""
     folder = Path(local_or_hub(config.name))
     if not folder.is_dir():
-        commit = AutoConfig.from_pretrained(config.name, revision=config.revision)._commit_hash
+        commit = AutoConfig.from_pretrained(
+            config.name, revision=config.revision, trust_remote_code=False
+        )._commit_hash
         return [config.name, commit] if commit else None
     stats = {
         path.name: path.stat()
-        for kind in ("config.json", "*.safetensors", "*.bin")
+        for kind in ("config.json", "*.safetensors")
         for path in sorted(folder.glob(kind))
     }
     if sum(stat.st_size for stat in stats.values()) < SMALLEST_BYTES:

@@ -15,6 +15,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from trials.config import DataError
 
@@ -37,6 +40,10 @@ _SIGNATURES = (  # in lower case
     (b"<!doctype", "a web page", "Download the data itself, not the page that shows it."),
     (b"<html", "a web page", "Download the data itself, not the page that shows it."),
 )
+PARQUET_ROWS = 256
+"""Unpacked at once."""
+_ROW_BYTES = 200
+"""Of a row of Python's own, however little it holds."""
 _SEPARATORS = {",": "a comma", "\t": "a tab", ";": "a semicolon"}
 
 
@@ -82,6 +89,7 @@ def read_file(path: Path) -> Table:
     title = str(path.relative_to(working_dir) if path.is_relative_to(working_dir) else path)
     try:
         _check_path(path, title)
+        _check_size(path.stat().st_size, title)
         data = path.read_bytes()
     except PermissionError:
         mend = f"chmod u+r {shlex.quote(title)}"
@@ -190,22 +198,57 @@ def _check_path(path: Path, title: str) -> None:
         )
 
 
+def _check_size(n_bytes: int, title: str) -> None:
+    """Refuse what would not fit: a file of a few kilobytes may unpack to more than any memory."""
+    most = _most_bytes()
+    if n_bytes > most:
+        raise DataError(
+            f"{title} must fit into a quarter of the free memory ({most / 2**30:.1f} GiB), since "
+            f"its rows are held whole, but it unpacks to more. Split it, or free memory."
+        )
+
+
+def _most_bytes() -> int:
+    return int(psutil.virtual_memory().available) // 4
+
+
 def _read_parquet(data: bytes, table: Table) -> None:
     import pyarrow as pa  # here, not above: most files are not Parquet
     import pyarrow.parquet as pq
 
     try:
-        stored = pq.ParquetFile(pa.BufferReader(data)).read()
-        _check_names(stored.column_names, table.title)
-        columns = stored.to_pylist()
+        stored = pq.ParquetFile(pa.BufferReader(data))
+        _check_names(stored.schema_arrow.names, table.title)
+        n_bytes = 0
+        for batch in stored.iter_batches(PARQUET_ROWS):
+            # A text that is stored once may stand in every row.
+            columns = [c.dictionary_decode() if hasattr(c, "dictionary") else c for c in batch]
+            n_bytes += sum(c.nbytes for c in columns) + _ROW_BYTES * batch.num_rows
+            _check_size(n_bytes, table.title)
+            first = len(table.rows) + 1
+            rows = enumerate(_in_python(batch, table.title), first)
+            table.rows.extend(Row(f"row {n}", row) for n, row in rows)
     except DataError:
         raise
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
             f"{table.title} is not a whole Parquet file: {_first_line(error)} "
             f"Fetch or write it again."
         ) from None
-    table.rows.extend(Row(f"row {n}", row) for n, row in enumerate(columns, 1))
+
+
+def _in_python(batch: Any, title: str) -> list[dict[str, object]]:
+    import pyarrow as pa
+
+    try:
+        rows: list[dict[str, object]] = batch.to_pylist()
+    # Such as a date beyond the year 9999, or a time zone that this machine does not know.
+    except (pa.ArrowException, ValueError, OverflowError, LookupError) as error:
+        raise DataError(
+            f"{title} holds a value that Python cannot: {_first_line(error)} "
+            f"Leave its column out, or write it as text."
+        ) from None
+    return rows
 
 
 def _read_text(data: bytes, table: Table) -> None:
@@ -227,7 +270,10 @@ def _read_text(data: bytes, table: Table) -> None:
 
 def _unpacked(data: bytes, title: str) -> bytes:
     try:
-        return gzip.decompress(data)
+        with gzip.open(io.BytesIO(data)) as packed:
+            unpacked = packed.read(_most_bytes() + 1)
+        _check_size(len(unpacked), title)
+        return unpacked
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"{title} is not whole gzip data: {_first_line(error)} "
@@ -335,7 +381,7 @@ def _read_csv(text: str, table: Table, separator: str) -> None:
     lines = (fields for fields in reader if len(fields) > 1 or "".join(fields).strip())
     number = 0
     try:
-        header = [name.strip() for name in next(lines)]
+        header = [name.strip() for name in next(lines, [""])]
         _check_header(header, table.title, separator)
         for number, fields in enumerate(lines, 1):
             if len(fields) == len(header):

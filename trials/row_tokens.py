@@ -8,6 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from jinja2.exceptions import TemplateError
 
 from trials.config import DataError
 from trials.data import TokenSplit
@@ -72,11 +73,17 @@ def _chat_segments(
     """Split the rendered conversation before and after each assistant turn."""
 
     def rendered(n_messages: int, *, prompt: bool) -> str:
-        return str(
-            tokenizer.apply_chat_template(
-                messages[:n_messages], tokenize=False, add_generation_prompt=prompt
+        try:
+            return str(
+                tokenizer.apply_chat_template(
+                    messages[:n_messages], tokenize=False, add_generation_prompt=prompt
+                )
             )
-        )
+        except TemplateError as error:  # such as Gemma's: roles must alternate
+            raise DataError(
+                f"{place}: the chat template of this tokenizer refuses the conversation: {error}. "
+                f"Mend or remove that row."
+            ) from None
 
     whole = rendered(len(messages), prompt=False)
     turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from trials import row_files
 from trials.config import DataError
 from trials.rows import (
     Example,
@@ -432,3 +433,44 @@ def test_importing_rows_loads_nothing_heavy() -> None:
     code = "import sys, trials.rows; print({'torch', 'pyarrow', 'datasets'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train.csv", b'""\n""\n', "train.csv must hold rows, but it has none."),
+        ("train.jsonl.gz", gzip.compress(b"\n" * 2_000_000), "must fit into a quarter of the free"),
+        ("train.jsonl", b"\n" * 2_000_000, "must fit into a quarter of the free memory (0.0 GiB)"),
+    ],
+)
+def test_what_holds_no_rows_or_too_much_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, message: str
+) -> None:
+    monkeypatch.setattr(row_files, "_most_bytes", lambda: 1_000_000)
+    with pytest.raises(DataError) as refused:
+        read_examples(write(name, content), key="data.train", columns={})
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pa.nulls(1_000_000, pa.string()), "must fit into a quarter of the free memory"),
+        (
+            pa.array(["long " * 20_000] * 100).dictionary_encode(),
+            "must fit into a quarter of the free memory",
+        ),
+        (pa.array([2**62], pa.timestamp("us")), "holds a value that Python cannot: "),
+        (pa.array([0], pa.timestamp("us", tz="Mars/Base")), "holds a value that Python cannot: "),
+        (pa.array([2**62], pa.duration("s")), "holds a value that Python cannot: "),
+    ],
+    ids=["many nulls", "one text many times", "far time", "no such zone", "long duration"],
+)
+def test_parquet_that_unpacks_to_too_much_or_to_what_python_cannot_hold_is_refused(
+    monkeypatch: pytest.MonkeyPatch, column: pa.Array, message: str
+) -> None:
+    monkeypatch.setattr(row_files, "_most_bytes", lambda: 1_000_000)
+    pq.write_table(pa.table({"text": column}), "train.parquet")
+    with pytest.raises(DataError) as refused:
+        read_examples(str(Path.cwd() / "train.parquet"), key="data.train", columns={})
+    assert message in str(refused.value)

@@ -62,8 +62,9 @@ def load(config: ModelConfig) -> TransformersBase:
 
 
 def _from_pretrained(name: str, device: torch.device, dtype: torch.dtype, **settings: Any) -> Any:
+    # use_safetensors: other weights are pickles, which can run code when they are read.
     return AutoModelForCausalLM.from_pretrained(
-        name, dtype=dtype, device_map={"": device}, **settings
+        name, dtype=dtype, device_map={"": device}, use_safetensors=True, **settings
     )
 
 

@@ -52,6 +52,7 @@ def load(config: ModelConfig) -> UnslothBase:
             load_in_8bit=config.quantization == "int8",
             load_in_16bit=config.quantization == "none",
             trust_remote_code=config.trust_remote_code,
+            use_safetensors=True,  # other weights are pickles, which can run code
             # Otherwise Unsloth takes a checkpoint of its own in place of the one that is named.
             use_exact_model_name=True,
             # By default it moves the embedding to the host where memory is tight.

@@ -6,6 +6,7 @@ import random
 import re
 import signal
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -309,7 +310,11 @@ def inject(fault: str, course: Course, *, seed: int, n: int | None = None) -> Ta
     """Inject `n` faults of a kind, or as many as the campaign has of it."""
     n_usual, function = FAULTS[fault]
     tally = Tally(fault, n_usual if n is None else n, course.reference)
-    function(course, random.Random(f"{fault} {seed}"), tally)
+    try:
+        function(course, random.Random(f"{fault} {seed}"), tally)
+    except Exception as error:  # the other faults still have their turn
+        traceback.print_exc()
+        tally.is_wrong(f"the campaign itself has failed: {error!r}")
     return tally
 
 

@@ -81,10 +81,9 @@ class Tally:
             self.is_wrong(f"the ended sweep cannot be looked at: {error!r}")
         if len(self.found) == n_before:
             self._say("right", f"a sweep has ended as if nothing had happened ({self.n_sweeps})")
-        if self.found:
-            shutil.copytree(  # a disk of the campaign's own goes with it
-                sweep.output, sweep.space.parent / "found", dirs_exist_ok=True
-            )
+        elif sweep.output.exists() and sweep.output.parent != sweep.space.parent:
+            # It lies on a disk of the campaign's own, which goes.
+            shutil.copytree(sweep.output, sweep.space.parent / "found")
 
     def _count(self, column: list[str], kind: str, found: list[str]) -> None:
         for words in found:

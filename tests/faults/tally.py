@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from tests.faults import states
 from tests.faults.campaign import SweepUnderTest
 
+HOPELESS = 100
+"""So many things wrong, or sweeps in which no fault could be injected, end a fault's turn."""
+
 
 @dataclass
 class Tally:
@@ -28,8 +31,9 @@ class Tally:
 
     @property
     def is_done(self) -> bool:
-        """Whether as many faults were injected as were wanted."""
-        return self.n_injected >= self.n_wanted
+        """Whether as many faults were injected as were wanted, or there is no use in going on."""
+        is_hopeless = len(self.found) > HOPELESS or self.n_sweeps > self.n_wanted + HOPELESS
+        return self.n_injected >= self.n_wanted or is_hopeless
 
     @property
     def seconds(self) -> float:

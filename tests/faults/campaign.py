@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shutil
@@ -179,6 +180,7 @@ class SweepUnderTest:
             )
         self.started_at = time.monotonic()
         self.processes = Processes(self._command.pid, mark)
+        atexit.register(self.processes.left, 0.0)  # however the campaign itself ends
 
     @property
     def words(self) -> str:

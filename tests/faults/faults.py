@@ -6,6 +6,7 @@ import random
 import re
 import signal
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -221,14 +222,19 @@ def _on_small_disk(course: Course, chance: random.Random, tally: Tally, small: S
     first = chance.uniform(1.0, course.start_up_seconds + 10.0)
     code = sweep.wait(first)
     while code is None and not tally.is_done:
-        seconds, has_begun = chance.uniform(5.0, 20.0), sweep.has_begun
         is_last = tally.n_injected + 1 == tally.n_wanted
+        if is_last:  # it is interrupted besides, which takes trials that run
+            sweep.wait_until_begun()
+            code = sweep.wait(1.0)
+            if code is not None:
+                break
+        seconds, has_begun = chance.uniform(5.0, 20.0), sweep.has_begun
         n_words = len(sweep.words)
         tally.injected(sweep, f"the disk is full for {seconds:.1f} s {_at_work(sweep)}")
         small.keep_full(seconds)
         if has_begun and not re.search(r"(?i)\b(room|space|full)\b", sweep.words[n_words:]):
             tally.is_wrong("not a word of the full disk")
-        if is_last and has_begun:
+        if is_last:
             _interrupt_while_full(sweep, tally)
         small.free()
         tally.check_readable(sweep)
@@ -264,10 +270,10 @@ def _stopped(course: Course, chance: random.Random, tally: Tally) -> SweepUnderT
     sweep.start()
     sweep.wait_until_begun()
     sweep.wait(chance.uniform(0.5, 10.0))
-    at_work = sweep.at_work()
-    if not at_work:
-        tally.injected(sweep, "no worker is there to be stopped")
-        return sweep
+    while not (at_work := sweep.at_work()):  # between two trials
+        if sweep.wait(0.1) is not None:
+            tally.is_wrong("the sweep has ended before a worker could be stopped")
+            return sweep
     number = chance.choice(sorted(at_work))
     tally.injected(sweep, f"SIGSTOP to the worker {at_work[number].pid} of trial {number}")
     at_work[number].suspend()
@@ -309,7 +315,13 @@ def inject(fault: str, course: Course, *, seed: int, n: int | None = None) -> Ta
     """Inject `n` faults of a kind, or as many as the campaign has of it."""
     n_usual, function = FAULTS[fault]
     tally = Tally(fault, n_usual if n is None else n, course.reference)
-    function(course, random.Random(f"{fault} {seed}"), tally)
+    try:
+        function(course, random.Random(f"{fault} {seed}"), tally)
+    except Exception as error:  # the other faults still have their turn
+        traceback.print_exc()
+        tally.is_wrong(f"the campaign itself has failed: {error!r}")
+    if tally.n_injected < tally.n_wanted:
+        tally.is_wrong(f"only {tally.n_injected} of {tally.n_wanted} could be injected")
     return tally
 
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from tests.faults import states
 from tests.faults.campaign import SweepUnderTest
 
+HOPELESS = 100
+"""So many things wrong, or sweeps in which no fault could be injected, end a fault's turn."""
+
 
 @dataclass
 class Tally:
@@ -28,8 +31,9 @@ class Tally:
 
     @property
     def is_done(self) -> bool:
-        """Whether as many faults were injected as were wanted."""
-        return self.n_injected >= self.n_wanted
+        """Whether as many faults were injected as were wanted, or there is no use in going on."""
+        is_hopeless = len(self.found) > HOPELESS or self.n_sweeps > self.n_wanted + HOPELESS
+        return self.n_injected >= self.n_wanted or is_hopeless
 
     @property
     def seconds(self) -> float:
@@ -81,10 +85,9 @@ class Tally:
             self.is_wrong(f"the ended sweep cannot be looked at: {error!r}")
         if len(self.found) == n_before:
             self._say("right", f"a sweep has ended as if nothing had happened ({self.n_sweeps})")
-        if self.found:
-            shutil.copytree(  # a disk of the campaign's own goes with it
-                sweep.output, sweep.space.parent / "found", dirs_exist_ok=True
-            )
+        elif sweep.output.exists() and sweep.output.parent != sweep.space.parent:
+            # It lies on a disk of the campaign's own, which goes.
+            shutil.copytree(sweep.output, sweep.space.parent / "found")
 
     def _count(self, column: list[str], kind: str, found: list[str]) -> None:
         for words in found:

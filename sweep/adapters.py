@@ -71,6 +71,8 @@ class Adapters:
 
     def trial_ended(self, number: int, result: TrialResult) -> None:
         """Let the trial's adapter take its place among the best."""
+        if result.outcome != "interrupted":  # a failed one has left what it would go on from
+            (self._trial_dir(number) / "checkpoint.safetensors").unlink(missing_ok=True)
         ranked = self._sweep.ranked()
         self._drop_all_but_the_best({trial.number for trial in ranked} | {number})
         if ranked and self._keep and ranked[0].number == number:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -316,9 +315,6 @@ def main() -> None:
         _interrupted()
 
 
-_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
-
-
 def _interrupted() -> NoReturn:
     typer.echo("Interrupted; what had ended is kept, and the same command goes on.", err=True)
     sys.exit(130)
@@ -329,7 +325,7 @@ def _fail(words: str) -> NoReturn:
 
     # What a file holds stands in messages: it must not move the cursor of the terminal.
     shown = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in words)
-    typer.echo(_HUB_TOKEN.sub("hf_…", without_secrets(shown)), err=True)
+    typer.echo(without_secrets(shown), err=True)
     sys.exit(2)
 
 

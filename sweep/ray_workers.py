@@ -6,6 +6,8 @@ import contextlib
 import logging
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -120,6 +122,8 @@ def connect(*, n_cpu_workers: int | None) -> int:
     """
     if not ray.is_initialized():
         joined = "RAY_ADDRESS" in os.environ
+        if not joined:
+            _end_leftovers_with_this_process()
         own: dict[str, Any] = {} if joined else {
             "address": "local",
             "num_cpus": max(n_cpu_workers or 0, os.cpu_count() or 1),
@@ -130,8 +134,21 @@ def connect(*, n_cpu_workers: int | None) -> int:
         # Beside the logs, Ray prints its own long words into the table when a worker dies; ours say
         # which trial it was. There is no switch for them.
         ray._private.worker.print_to_stdstream = lambda *_, **__: None
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
+        except SystemExit:  # Ray's own answer to SIGTERM, which it takes over meanwhile
+            raise KeyboardInterrupt from None
     return int(ray.cluster_resources().get("GPU", 0))
+
+
+def _end_leftovers_with_this_process() -> None:
+    subprocess.Popen(
+        [sys.executable, "-m", "sweep.ray_leftovers", str(os.getpid())],
+        stdin=subprocess.PIPE,  # open as long as this process lives, however it ends
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # a Ctrl-C at the terminal is not meant for it
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
 
 
 class RayRunner:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from sweep.background import without_secrets
 from sweep.flat import EndedCurve, is_flat
 from sweep.loop import Place
 from sweep.pruners import ByItself, Outclassed, make_outclassed
@@ -274,6 +275,8 @@ class Sweep:
         curve = self._curves.pop(number)
         if self._measures_base == number:
             self._measures_base = None  # another one must, if it ended before it had
+        # What a library raises may hold an address with a password; from here it goes everywhere.
+        result = replace(result, reason=without_secrets(result.reason))
         result = self._after_a_fault(trial, _checked(result))
         has_ended = result.outcome != "interrupted"
         if has_ended:

@@ -127,6 +127,6 @@ def in_a_line(error: Exception) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Return `text` without the user, password and query of every address, and tokens of the hub."""
+    """Return `text` without passwords and queries of addresses, and without tokens of the hub."""
     text = re.sub(r"\bhf_[A-Za-z0-9]{20,}", "hf_…", text)
     return re.sub(r"\?[\w.%~-]+=[^\s'\")]*", "", re.sub(r"://[^\s'\"]*@", "://", text))

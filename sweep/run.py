@@ -8,12 +8,12 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
@@ -23,12 +23,12 @@ from sweep.devices import n_gpu_slots, n_visible_gpus, n_workers, wants_gpus
 from sweep.disk import Room
 from sweep.folder import is_asked_to_stop, locked, open_folder
 from sweep.journal import is_closed
-from sweep.parameters import shown
-from sweep.resolve import choose_backend, model_config, resolver, trial_settings
+from sweep.resolve import choose_backend, model_config, resolver
 from sweep.screen import Progress, Screen, make_screen
 from sweep.space import Space
 from sweep.storage import Patience, PatientStorage, storage_url
-from sweep.study import StudyError, Sweep, SweepFailed, open_study, sample_rows_so_far
+from sweep.study import Sweep, SweepFailed, open_study, sample_rows_so_far
+from sweep.task import keep_to_task
 from sweep.view import search_changes
 from sweep.words import counted
 from trials.config import Backend
@@ -144,7 +144,7 @@ def _open_sweep(job: Job, say: Callable[[str], None]) -> Sweep:
         PatientStorage(storage_url(job.output_dir.resolve()), job.patience),
         written=lambda number: read_result(trials_dir / f"{number:03d}"),
     )
-    _same_task(study, job)
+    keep_to_task(study, job.space, job.found, job.backend)
     if words := search_changes(study, job.space):
         say(f"\n{words}")
     resolve = resolver(
@@ -313,56 +313,6 @@ def ends_in_order(budget: loop.Budget, say: Callable[[str], None]) -> Iterator[N
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _same_task(study: Any, job: Job) -> None:
-    """Refuse to continue a study of something else: losses would not compare."""
-    space, found = job.space, job.found.report
-    task = {
-        "base_model": asdict(model_config(space, job.backend)),
-        "train": found["train_fingerprint"],
-        "eval": found["eval_fingerprint"],
-        "tokenizer": found["tokenizer"],
-        "sample_rows": found["sample_rows"],
-        "chat": found["chat"],
-        "loss_on": space.settings.data.loss_on,
-        "evaluations": space.settings.evaluate.times,
-        "optimizer": trial_settings(space, on_gpus=job.on_gpus).optimizer,
-        "seed": space.settings.seed,
-    }
-    known = study.user_attrs.get("task")
-    if known is None:
-        study.set_user_attr("task", task)
-        study.set_user_attr("evaluate_rows", space.settings.evaluate.rows)
-        return
-    changed = _changes(known, task)
-    if not changed:
-        return
-    backends = known["base_model"].get("backend"), job.backend
-    mend = f"Give this one a new name: --name {space.name}-2"
-    if backends[0] != backends[1] and space.settings.backend == "auto":
-        mend += f"; or go on with backend: {backends[0]}, where that can run"
-    raise StudyError(
-        f"{space.name}: this sweep has trials on another task (changed: {'; '.join(changed)}), "
-        f"and they do not compare. {mend}"
-    )
-
-
-def _changes(known: Mapping[str, Any], now: Mapping[str, Any], parent: str = "") -> list[str]:
-    """What differs, one text for each key: `base_model.backend: transformers → unsloth`."""
-    changes = []
-    for key in now:
-        before, after = known.get(key), now[key]
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            changes += _changes(before, after, f"{parent}{key}.")
-        elif before != after:
-            changes.append(f"{parent}{key}: {_brief(before)} → {_brief(after)}")
-    return changes
-
-
-def _brief(value: object) -> str:
-    text = shown(value) if not isinstance(value, str) else value
-    return text if len(text) <= 40 else f"{text[:20]}…{text[-19:]}"
 
 
 def _parent_params(job: Job) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,16 +52,18 @@ class Adapters:
         return self._output_dir / "best"
 
     def put_right(self) -> None:
-        """Make the disk agree with the study, before the first trial of a sweep that goes on.
+        """Make the disk agree with the study.
 
-        The process before may have been killed between the two. What cannot be mended is left.
+        An earlier process may have been killed between the two, or the disk have been full. What
+        cannot be mended now is left for the next time.
         """
         with suppress(OSError):
-            self._drop_all_but_the_best({trial.number for trial in self._sweep.ended()})
+            self._drop_all_but_the_best()
+        with suppress(OSError):
             ranked = self._sweep.ranked()
             if ranked and ranked[0].number != self._number_in_best():
                 self._write_best(ranked[0])
-            self._remove_leftovers()
+        self._remove_leftovers()
 
     def trial_started(self, config: TrialConfig, place: Place) -> None:
         """Nothing is on disk yet."""
@@ -73,14 +75,11 @@ class Adapters:
         """Let the trial's adapter take its place among the best."""
         if result.outcome != "interrupted":  # a failed one has left what it would go on from
             (self._trial_dir(number) / "checkpoint.safetensors").unlink(missing_ok=True)
-        ranked = self._sweep.ranked()
-        self._drop_all_but_the_best({trial.number for trial in ranked} | {number})
-        if ranked and self._keep and ranked[0].number == number:
-            self._write_best(ranked[0])
+        self.put_right()
 
-    def _drop_all_but_the_best(self, numbers: Iterable[int]) -> None:
+    def _drop_all_but_the_best(self) -> None:
         kept = {trial.number for trial in self._sweep.ranked()[: self._keep]}
-        for number in sorted(set(numbers) - kept):
+        for number in sorted({trial.number for trial in self._sweep.ended()} - kept):
             if (folder := self._adapter_dir(number)).exists():
                 self._drop(number, folder)
 

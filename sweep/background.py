@@ -56,11 +56,20 @@ class Writer:
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
 
-    def close(self, on_progress: Callable[[], object] = lambda: None) -> None:
-        """Wait for what is left; leave it in the journal after a minute without success."""
+    def close(
+        self,
+        on_progress: Callable[[], object] = lambda: None,
+        patience_seconds: float | None = None,
+    ) -> None:
+        """Wait for what is left; leave it in the journal after so long without success.
+
+        Args:
+            patience_seconds: None: a minute.
+        """
+        patience = _CLOSING_PATIENCE_SECONDS if patience_seconds is None else patience_seconds
         self._closing.set()
         n_done, since = self._n_done, time.monotonic()
-        while self._thread.is_alive() and time.monotonic() - since < _CLOSING_PATIENCE_SECONDS:
+        while self._thread.is_alive() and time.monotonic() - since < patience:
             self._thread.join(0.05)
             if self._n_done > n_done:
                 n_done, since = self._n_done, time.monotonic()

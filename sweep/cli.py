@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -311,6 +312,10 @@ def main() -> None:
         if type(error).__module__.split(".")[0] not in ("sweep", "trials"):
             raise  # a fault of ours: it deserves its traceback
         _fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(f"No room on the disk: {error.filename or error}. Make some and try again.")
     except KeyboardInterrupt:
         _interrupted()
 

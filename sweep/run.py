@@ -9,6 +9,7 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +27,7 @@ from sweep.journal import is_closed
 from sweep.resolve import choose_backend, model_config, resolver
 from sweep.screen import Progress, Screen, make_screen
 from sweep.space import Space
-from sweep.storage import Patience, PatientStorage, storage_url
+from sweep.storage import Patience, PatientStorage, StudyAway, storage_url
 from sweep.study import Sweep, SweepFailed, open_study, sample_rows_so_far
 from sweep.task import keep_to_task
 from sweep.view import search_changes
@@ -190,13 +191,16 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
             except BaseException:  # a third Ctrl-C, or a fault of ours: no run is left RUNNING
                 tracker.close_sweep("KILLED", None, "The sweep was broken off; run it again.")
                 raise
-            sweep.note(STATES[status], failure or "")
+            adapters.put_right()
+            with suppress(StudyAway):
+                sweep.note(STATES[status], failure or "")
             summary = _summary(job, sweep, wall_seconds=time.monotonic() - began)
             tracker.close_sweep(status, _winner(summary), report.as_markdown(summary))
         finally:
             ray_workers.disconnect()
         timings = json.dumps(asdict(runner.timings), indent=1)
-        write_whole(job.output_dir / "timings.json", timings)
+        with suppress(OSError):
+            write_whole(job.output_dir / "timings.json", timings)
         console.print(report.in_words(summary))
     if words := tracker.in_words:
         console.print(words, style="red", markup=False)
@@ -258,7 +262,8 @@ def _loop(
             failure = str(error)
         finally:
             runner.shutdown()
-            sweep.interrupt()
+            with suppress(StudyAway):  # the next run puts back what is still there as running
+                sweep.interrupt()
     if failure is None and not budget.stop.is_set() and sweep.ended() and not sweep.ranked():
         failure = "No trial reached an eval loss that counts."
     if failure is not None:

@@ -37,6 +37,10 @@ class Patience:
     """Whether nobody wants to wait any longer; by default nobody does."""
 
 
+class StudyAway(ValueError):
+    """The study cannot be written, and nobody waits for it; in words for the user."""
+
+
 class PatientStorage(RDBStorage):
     """Optuna's storage, whose writes are made again until they succeed: a full disk, a lost server.
 
@@ -61,7 +65,10 @@ class PatientStorage(RDBStorage):
                     answer = write(*args, **kwargs)
                 except StorageInternalError as error:
                     if self.patience.is_over():
-                        raise
+                        raise StudyAway(
+                            f"The study cannot be written: {_cause(error)} What it holds is safe; "
+                            f"run the same command when it can."
+                        ) from None
                     if not has_failed:
                         self.patience.say(f"The study cannot be written: {_cause(error)} Waiting …")
                     has_failed = True

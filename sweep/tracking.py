@@ -34,6 +34,9 @@ __all__ = ["MlflowTracker", "TrackingError", "send_rest", "ui_command"]
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
 
+STOPPED_PATIENCE_SECONDS = 15.0
+
+
 class MlflowTracker:
     """A `Tracker` that writes to MLflow in the background, through a journal in the sweep's folder.
 
@@ -157,7 +160,8 @@ class MlflowTracker:
         winner: Mapping[str, object] | None,
         summary: str,
     ) -> None:
-        """Send what is left and end the parent run. Gives up 60 s after the last successful write.
+        """Send what is left and end the parent run. Gives up 60 s after the last successful write,
+        or 15 where somebody has stopped the sweep and waits for the prompt.
 
         Args:
             winner: `trial` (its number), `eval_loss`, and whatever else is worth a tag.
@@ -165,7 +169,8 @@ class MlflowTracker:
         """
         self._put("close", status=status, winner=winner, summary=summary)
         assert self._writer is not None, "open_sweep comes first"
-        self._writer.close()
+        patience = STOPPED_PATIENCE_SECONDS if status == "KILLED" else None
+        self._writer.close(patience_seconds=patience)
 
     @property
     def experiment_id(self) -> str:

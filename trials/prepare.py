@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trials.config import ConfigError, DataError, ModelConfig
+from trials.faults import fault_of
 from trials.parent import end_with_parent
 from trials.rows import Example, fingerprint, read_examples, shared_rows, split
 
@@ -368,6 +369,10 @@ def main(request_path: str, answer_path: str) -> int:
         answer = {"report": prepare(Request(**raw))}
     except (DataError, ConfigError) as error:
         answer = {"problems": str(error)}
+    except OSError as error:
+        if fault_of(error) != "disk_full":
+            raise
+        answer = {"problems": f"No room on the disk for the tokenised data: {error}. Make some."}
     Path(answer_path).write_text(json.dumps(answer))
     return 0
 

@@ -20,10 +20,11 @@ MakeConfig = Callable[..., TrialConfig]
 
 
 class Ranked:
-    """A study that knows only its ranking."""
+    """A study that knows which trials have ended, and the losses of some."""
 
     def __init__(self) -> None:
         self.losses: dict[int, float] = {}
+        self.without_value: set[int] = set()
 
     def ranked(self) -> list[Ended]:
         return [
@@ -32,7 +33,8 @@ class Ranked:
         ]
 
     def ended(self) -> list[Ended]:
-        return self.ranked()
+        others = [Ended(n, {}, "diverged", "", None, 1.0) for n in sorted(self.without_value)]
+        return self.ranked() + others
 
 
 @pytest.fixture
@@ -68,7 +70,9 @@ def end(
     )
     (folder / "adapter" / "adapter_model.safetensors").write_text(f"weights {config.number}")
     (folder / "config.json").write_text(json.dumps(asdict(config)))
-    if loss is not None:
+    if loss is None:
+        study.without_value.add(config.number)
+    else:
         study.losses[config.number] = loss
     adapters.trial_started(config, Place("box", "GPU 0"))
     adapters.trial_ended(config.number, TrialResult(outcome=outcome, reason=""))
@@ -153,3 +157,31 @@ def test_a_winner_whose_folder_is_missing_stops_nobody(
     study.losses[0] = 1.5
     adapters.put_right()
     assert not adapters.best_dir.exists()
+
+
+def test_a_full_disk_leaves_best_for_later(
+    adapters: Adapters,
+    study: Ranked,
+    config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(shutil, "copytree", full)
+        end(adapters, study, config(0), 2.0)  # nothing is raised into the sweep
+    assert not (tmp_path / "best").exists()
+    end(adapters, study, config(1), 3.0)
+    assert json.loads((tmp_path / "best" / "config.json").read_text())["number"] == 0
+
+
+def test_nobody_goes_on_from_the_checkpoint_of_a_trial_that_has_ended(
+    adapters: Adapters, study: Ranked, config: MakeConfig
+) -> None:
+    checkpoint = Path(config(0).output_dir) / "checkpoint.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    end(adapters, study, config(0), None, "failed")
+    assert not checkpoint.exists()

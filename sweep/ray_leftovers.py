@@ -19,8 +19,10 @@ LONGEST_SECONDS = 60.0
 
 
 def main(pid: int, temporary_dir: Path = Path("/tmp/ray")) -> None:
-    """Wait for the end of the pipe, then end all processes of the sessions that `pid` began."""
+    """Wait for the end of `pid`, then end all processes of the sessions of Ray that it began."""
     sys.stdin.read()
+    while _runs(pid):  # it closes the pipe some moments before it ends
+        time.sleep(0.1)
     began = quiet_since = time.monotonic()
     while time.monotonic() - quiet_since < QUIET_SECONDS:
         left = processes_of(pid, temporary_dir)
@@ -32,6 +34,13 @@ def main(pid: int, temporary_dir: Path = Path("/tmp/ray")) -> None:
         if time.monotonic() - began > LONGEST_SECONDS:
             return
         time.sleep(0.2)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def processes_of(pid: int, temporary_dir: Path) -> list[psutil.Process]:

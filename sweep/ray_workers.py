@@ -18,6 +18,10 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Ray's default is 15: whatever else runs on the box would come before the trials.
 os.environ.setdefault("RAY_worker_niceness", "0")
+if "RAY_ADDRESS" not in os.environ:
+    # A Ray of our own is for this machine: its servers listen on localhost only. By its name the
+    # switch is for other systems; what it does is to make localhost the node's address.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import psutil
 import ray
@@ -123,7 +127,7 @@ def connect(*, n_cpu_workers: int | None) -> int:
     if not ray.is_initialized():
         joined = "RAY_ADDRESS" in os.environ
         if not joined:
-            _end_leftovers_with_this_process()
+            _watch_for_leftovers()
         own: dict[str, Any] = {} if joined else {
             "address": "local",
             "num_cpus": max(n_cpu_workers or 0, os.cpu_count() or 1),
@@ -141,13 +145,19 @@ def connect(*, n_cpu_workers: int | None) -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
-def _end_leftovers_with_this_process() -> None:
-    subprocess.Popen(
-        [sys.executable, "-m", "sweep.ray_leftovers", str(os.getpid())],
-        stdin=subprocess.PIPE,  # open as long as this process lives, however it ends
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,  # a Ctrl-C at the terminal is not meant for it
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+_watchers: list[subprocess.Popen[bytes]] = []
+"""Processes that end what is left of Ray if this one is killed."""
+
+
+def _watch_for_leftovers() -> None:
+    _watchers.append(
+        subprocess.Popen(
+            [sys.executable, "-m", "sweep.ray_leftovers", str(os.getpid())],
+            stdin=subprocess.PIPE,  # open as long as this process lives, however it ends
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # a Ctrl-C at the terminal is not meant for it
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
     )
 
 
@@ -413,3 +423,7 @@ def _death(error: RayError) -> str:
 def disconnect() -> None:
     """Leave Ray; the processes that `connect` started end."""
     ray.shutdown()
+    while _watchers:
+        watcher = _watchers.pop()
+        watcher.kill()
+        watcher.communicate()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -143,6 +145,28 @@ def test_a_base_model_that_cannot_be_loaded_is_each_trials_cause(
     run(sweep, runner, Budget(None, None))
     runner.shutdown()
     assert "A worker cannot load the base model" in sweep.results[0].reason
+
+
+LISTENS = """
+import os, psutil
+from sweep import ray_workers
+ray_workers.connect(n_cpu_workers=1)
+for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+    for connection in process.net_connections(kind="inet"):
+        if connection.status == psutil.CONN_LISTEN:
+            print(connection.laddr.ip.removeprefix("::ffff:"))
+print(os.environ["RAY_AUTH_MODE"])
+ray_workers.disconnect()
+"""
+
+
+def test_whatever_is_started_listens_on_this_machine_only_and_wants_a_token() -> None:
+    done = subprocess.run(  # apart: Ray reads its settings once, when it is imported
+        [sys.executable, "-c", LISTENS], capture_output=True, text=True, timeout=120, check=True
+    )
+    *addresses, authentication = done.stdout.split()
+    assert len(addresses) >= 4 and set(addresses) == {"127.0.0.1"}
+    assert authentication == "token"
 
 
 def test_no_worker_process_is_left_after_the_shutdown(local_ray: None, config: MakeConfig) -> None:

@@ -258,17 +258,17 @@ def _loop(
             screen.say(f"{why[0].upper()}{why[1:]}." if not sweep.running else _cut_off(why))
             for ended in runner.set_aside(until=budget.hurry.is_set):
                 sweep.tell(*ended)
-        except SweepFailed as error:
+        except (SweepFailed, StudyAway) as error:
             failure = str(error)
         finally:
             runner.shutdown()
             with suppress(StudyAway):  # the next run puts back what is still there as running
                 sweep.interrupt()
-    if failure is None and not budget.stop.is_set() and sweep.ended() and not sweep.ranked():
+    if budget.stop.is_set():
+        return "KILLED", failure
+    if failure is None and sweep.ended() and not sweep.ranked():
         failure = "No trial reached an eval loss that counts."
-    if failure is not None:
-        return "FAILED", failure
-    return ("KILLED" if budget.stop.is_set() else "FINISHED"), None
+    return ("FINISHED" if failure is None else "FAILED"), failure
 
 
 def _cut_off(why: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -28,6 +29,8 @@ def main() -> int:
     parser.add_argument("--n", type=int, help="of each fault, instead of the usual number")
     parser.add_argument("--keep", type=Path, help="a new folder for the sweeps, which stay there")
     asked = parser.parse_args()
+    # A shell has what it starts in the background ignore Ctrl-C, and the sweeps would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = asked.keep or Path(tempfile.mkdtemp(prefix="sweep-faults-"))
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()

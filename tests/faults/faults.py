@@ -229,10 +229,11 @@ def _on_small_disk(course: Course, chance: random.Random, tally: Tally, small: S
             if code is not None:
                 break
         seconds, has_begun = chance.uniform(5.0, 20.0), sweep.has_begun
+        has_trials = bool(sweep.at_work())  # without one it may have nothing to write just now
         n_words = len(sweep.words)
         tally.injected(sweep, f"the disk is full for {seconds:.1f} s {_at_work(sweep)}")
         small.keep_full(seconds)
-        if has_begun and not re.search(r"(?i)\b(room|space|full)\b", sweep.words[n_words:]):
+        if has_trials and not re.search(r"(?i)\b(room|space|full)\b", sweep.words[n_words:]):
             tally.is_wrong("not a word of the full disk")
         if is_last:
             _interrupt_while_full(sweep, tally)

@@ -493,6 +493,7 @@ def test_a_sweep_goes_on_without_its_server_and_all_of_it_arrives(
         wait_for(lambda: True, tracker)
     with monkeypatch.context() as impatient:
         impatient.setattr(background, "_CLOSING_PATIENCE_SECONDS", 0.3)
+        impatient.setattr("sweep.tracking.STOPPED_PATIENCE_SECONDS", 0.3)
         tracker.trial_reported(0, point(2, 1.25))
         tracker.trial_ended(0, TrialResult(outcome="interrupted", reason="Ctrl-C."))
         tracker.close_sweep("KILLED", None, "Interrupted.")

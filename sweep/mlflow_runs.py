@@ -20,8 +20,9 @@ from typing import Any
 from sweep import journal, recorded
 from sweep.background import without_secrets
 from sweep.journal import Event
-from sweep.where import TrackingError, write_whole
+from sweep.where import TrackingError
 from trials.config import Outcome
+from trials.whole_file import write_whole
 
 # MLflow reads most of these when it is imported, and `mlflow server` inherits them from us.
 for _name, _value in {

@@ -31,6 +31,7 @@ from sweep.storage import Patience, PatientStorage, StudyAway, storage_url
 from sweep.study import Sweep, SweepFailed, open_study, sample_rows_so_far
 from sweep.task import keep_to_task
 from sweep.view import search_changes
+from sweep.where import command
 from sweep.words import counted
 from trials.config import Backend
 from trials.result_file import read_result
@@ -367,10 +368,7 @@ def _see_it_all(output_dir: Path) -> str:
     where = json.loads(known.read_text()) if known.exists() else {"uri": "sqlite:"}
     if not where["uri"].startswith("sqlite:"):
         return f"{where['uri']}/#/experiments/{where['experiment_id']}/runs"
-    output = output_dir.parent
-    return f"sweep ui {output_dir.name}" + (
-        f" --output {output}" if str(output) != "sweeps" else ""
-    )
+    return command("ui", output_dir)
 
 
 def _winner(summary: report.Summary) -> dict[str, object] | None:

@@ -22,6 +22,7 @@ from sweep.space import Space
 from sweep.storage import storage_url
 from sweep.view import POINT, enqueue_starts, n_points_tried, next_trial
 from trials.config import EvalPoint, Outcome, Stop, TrialConfig, TrialResult
+from trials.result_file import result_of
 
 STATES: Mapping[Outcome, TrialState] = {
     "completed": TrialState.COMPLETE,
@@ -105,7 +106,7 @@ def open_study(
         load_if_exists=True,
     )
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        found = written(trial.number) if "hyperparameters" in trial.user_attrs else None
+        found = written(trial.number) if POINT in trial.user_attrs else None
         if found is None:
             put_back(study, trial)
         else:
@@ -316,11 +317,9 @@ class Sweep:
         for trial in self._study.get_trials(deepcopy=False):
             if not trial.state.is_finished() or trial.number in heard:
                 continue
-            config = self._resolve(trial.number, trial.user_attrs["hyperparameters"], False)
+            config = self._resolve(trial.number, trial.user_attrs[POINT], False)
             points = [EvalPoint(**point) for point in trial.user_attrs["curve"]]
-            result = TrialResult(**trial.user_attrs["result"])
-            if result.best is not None:
-                result = replace(result, best=EvalPoint(**trial.user_attrs["result"]["best"]))
+            result = result_of(trial.user_attrs["result"])
             for tracker in self.trackers:
                 tracker.trial_started(config, Place("unknown", "unknown"))
                 for point in points:

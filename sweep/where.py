@@ -28,9 +28,9 @@ def ui_command(uri: str, port: int) -> list[str]:
         )
     # The host names stop DNS rebinding; any port, because of tunnels: ssh -L 8080:localhost:5000.
     hosts = "127.0.0.1:*,localhost:*"
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    command += ["--no-serve-artifacts", "--workers", "1", "--uvicorn-opts", "--log-level warning"]
-    return [*command, "--host", "127.0.0.1", "--port", str(port), "--allowed-hosts", hosts]
+    words = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    words += ["--no-serve-artifacts", "--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    return [*words, "--host", "127.0.0.1", "--port", str(port), "--allowed-hosts", hosts]
 
 
 def checked(uri: str) -> str:
@@ -59,19 +59,16 @@ def artifacts_dir(uri: str, output_dir: Path) -> Path | None:
     return (output_dir / "mlartifacts").resolve() if uri.startswith("sqlite:") else None
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(text)
-    unfinished.replace(path)
-
-
 def sync_command(output_dir: Path) -> str:
     """Return the command that sends what a sweep has in its journal."""
+    return command("sync", output_dir)
+
+
+def command(verb: str, output_dir: Path) -> str:
+    """Return a command about a sweep, as it can be typed: `sweep ui NAME --output …`."""
     output = str(output_dir.parent)
     elsewhere = f" --output {shlex.quote(output)}" if output != "sweeps" else ""
-    return f"sweep sync {output_dir.name}{elsewhere}"
+    return f"sweep {verb} {output_dir.name}{elsewhere}"
 
 
 def mend(uri: str, cause: str) -> str:

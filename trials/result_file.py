@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from trials.config import EvalPoint, TrialConfig, TrialResult
 from trials.whole_file import write_whole
@@ -21,12 +22,15 @@ def read_result(output_dir: Path) -> tuple[TrialResult, list[EvalPoint]] | None:
     """Return what a trial wrote when it ended; None: it has not ended, or cannot be read."""
     try:
         written = json.loads(_path(output_dir).read_text(encoding="utf-8"))
-        result = written["result"]
-        if result["best"] is not None:
-            result["best"] = EvalPoint(**result["best"])
-        return TrialResult(**result), [EvalPoint(**point) for point in written["points"]]
+        return result_of(written["result"]), [EvalPoint(**point) for point in written["points"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def result_of(fields: Mapping[str, Any]) -> TrialResult:
+    """Return the result whose fields, as JSON has them, are given."""
+    best = fields["best"]
+    return TrialResult(**{**fields, "best": None if best is None else EvalPoint(**best)})
 
 
 def forget_result(output_dir: Path) -> None:

@@ -11,6 +11,7 @@ def write_whole(path: Path, text: str) -> None:
 
     A process that is killed, a disk that is full or a machine that goes down leaves the old file.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with unfinished.open("w", encoding="utf-8") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import signal
 import sys
@@ -20,6 +21,8 @@ def main() -> int:
         "--shared", type=Path, nargs="+", default=[], help="folders under /tmp that nodes can read"
     )
     asked = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell has its background ignore Ctrl-C
+        signal.signal(number, signal.default_int_handler)
     reason = why_not()
     if reason is not None:
         print(f"No cluster: {reason}.")
@@ -34,7 +37,8 @@ def main() -> int:
             print(f"  {machine.name}  {machine.address}  {machine.files}  ray says {cluster.logs}")
             print(f"    {shell}")
         print("Ctrl-C ends it.", flush=True)
-        signal.sigwait([signal.SIGINT, signal.SIGTERM])
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()
     return 0
 
 

@@ -228,8 +228,10 @@ class Network:
         for number in itertools.count(1):
             name, prefix = f"sweep{number}", NETWORKS.format(number)
             made = subprocess.run(
-                ["ip", "link", "add", "name", name, "type", "veth"]
-                + ["peer", "name", "outside", "netns", str(self.pid)],
+                [
+                    *("ip", "link", "add", "name", name, "type", "veth"),
+                    *("peer", "name", "outside", "netns", str(self.pid)),
+                ],
                 capture_output=True,
                 text=True,
             )
@@ -288,9 +290,9 @@ def _run(*words: str) -> None:
     assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
 
 
-def _process_namespace(pid: int) -> str | None:
+def _process_namespace(pid: int) -> Path | None:
     try:
-        return os.readlink(f"/proc/{pid}/ns/pid")
+        return Path(f"/proc/{pid}/ns/pid").readlink()
     except OSError:
         return None
 

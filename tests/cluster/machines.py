@@ -41,11 +41,12 @@ hostname "$NAME"
 mount -o remount,bind,ro /
 mount -t tmpfs machine /mnt
 for folder in $PRIVATE; do mkdir -p -m 1777 /mnt/$folder; done
-for folder in $SHARED; do
+for folder in $SHARED $DISK; do
   for private in $PRIVATE; do
     case $folder in $private/*) mkdir -p /mnt$folder; mount --bind $folder /mnt$folder;; esac
   done
 done
+[ -z "$DISK" ] || mount -o remount,bind,rw /mnt$DISK
 for folder in $PRIVATE; do mount --rbind /mnt/$folder $folder; done
 umount --recursive --lazy /mnt
 mkdir {HOME}
@@ -81,7 +82,15 @@ class Machine:
         address: In the network.
     """
 
-    def __init__(self, network: Network, name: str, number: int, shared: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        network: Network,
+        name: str,
+        number: int,
+        *,
+        shared: Sequence[Path],
+        disk: Path | None,
+    ) -> None:
         self.name = name
         self.address = f"{network.prefix}.{number}"
         self._network = network
@@ -105,6 +114,7 @@ class Machine:
                 "ADDRESS": self.address,
                 "PRIVATE": " ".join(map(str, private)),
                 "SHARED": " ".join(map(str, shared)),
+                "DISK": str(disk or ""),
             },
         )
         self.pid = _said_pid(self._process)
@@ -244,9 +254,14 @@ class Network:
             return prefix
         raise AssertionError
 
-    def add(self, name: str) -> Machine:
-        """Switch a new machine on."""
-        machine = Machine(self, name, len(self.machines) + 1, self._shared)
+    def add(self, name: str, *, disk: Path | None = None) -> Machine:
+        """Switch a new machine on.
+
+        Args:
+            disk: A folder below a private place that it has at the same path, to write to.
+        """
+        number = len(self.machines) + 1
+        machine = Machine(self, name, number, shared=self._shared, disk=disk)
         self.machines.append(machine)
         return machine
 

@@ -46,9 +46,12 @@ class Cluster:
     Args:
         n_workers: Nodes beside the head.
         shared: Folders that all nodes can read.
+        disk: A folder that the head alone can read, and write.
     """
 
-    def __init__(self, n_workers: int = 2, *, shared: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, n_workers: int = 2, *, shared: Sequence[Path] = (), disk: Path | None = None
+    ) -> None:
         self._logs = tempfile.TemporaryDirectory(prefix="sweep-cluster-")
         self.logs = Path(self._logs.name)
         token = secrets.token_hex(16)
@@ -56,7 +59,7 @@ class Cluster:
         """What the environment of a client must hold."""
         self._network = Network(shared)
         try:
-            self.head = self._start_head()
+            self.head = self._start_head(disk)
             self.workers = [self._start_worker() for _ in range(n_workers)]
             for worker in self.workers:
                 self.wait_for(worker)
@@ -79,8 +82,8 @@ class Cluster:
         """What a program on one of its nodes needs beside its own environment."""
         return {**FRUGAL, **self.access, "RAY_ADDRESS": self.address}
 
-    def _start_head(self) -> Machine:
-        machine = self._network.add("head")
+    def _start_head(self, disk: Path | None) -> Machine:
+        machine = self._network.add("head", disk=disk)
         self._start_ray(
             machine,
             *("--head", f"--port={PORT}", "--include-dashboard=true"),

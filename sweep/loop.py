@@ -54,19 +54,20 @@ class AskTell(Protocol):
 
 
 class Runner(Protocol):
-    """Runs trials, one per slot. A slot is one whole GPU, or one CPU worker.
+    """Runs trials, one per slot. A slot is a GPU, a share of one or several, or a CPU worker.
 
     It tells the study where a trial begins and passes on its evaluations and verdicts.
     """
 
-    slots: int
-    """May become fewer: a GPU can be lost."""
+    @property
+    def n_free(self) -> int:
+        """Slots in which a trial can begin now; they come and go with the machines of a cluster."""
 
     def start(self, number: int, config: TrialConfig) -> None:
         """Begin trial `number`. Called only while a slot is free."""
 
     def wait(self, until: Callable[[], bool]) -> tuple[int, TrialResult] | None:
-        """Block until a trial ends, or give None soon after `until` becomes true.
+        """Block until a trial ends; give None when a slot becomes free, or soon after `until`.
 
         Never raises for a trial's own failure.
         """
@@ -180,14 +181,14 @@ def run(sweep: AskTell, runner: Runner, budget: Budget, room: Room = RoomForAll(
 
     while True:
         enough = budget.why_enough(sweep, n_ended + n_running)
-        while enough is None and n_running < runner.slots and room.is_there():
+        while enough is None and runner.n_free and room.is_there():
             runner.start(*sweep.ask())
             n_running += 1
             enough = budget.why_enough(sweep, n_ended + n_running)
         if enough is not None and (not n_running or budget.is_spent(sweep)):
             return enough
-        is_paused = enough is None and n_running < runner.slots
-        if not n_running:
+        is_paused = enough is None and runner.n_free > 0
+        if is_paused and not n_running:
             time.sleep(PAUSE_SECONDS)
             continue
         ended = runner.wait(until=something_to_do)
@@ -207,12 +208,15 @@ class InlineRunner:
         sweep: Hears of it.
     """
 
-    slots = 1
-
     def __init__(self, trial: Callable[[TrialConfig, Report], TrialResult], sweep: AskTell) -> None:
         self._trial = trial
         self._sweep = sweep
         self._next: tuple[int, TrialConfig] | None = None
+
+    @property
+    def n_free(self) -> int:
+        """One trial at a time."""
+        return 0 if self._next else 1
 
     def start(self, number: int, config: TrialConfig) -> None:
         """Keep the trial for `wait`."""

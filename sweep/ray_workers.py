@@ -183,7 +183,6 @@ class RayRunner:
         sweep: AskTell,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.slots = n_slots
         self.timings = Timings()
         self._model = model
         self._on_gpus = on_gpus
@@ -191,9 +190,15 @@ class RayRunner:
         self._sweep = sweep
         self._say = say
         self._has_loaded_once = False
+        self._n_slots = n_slots
         self._slots = [Slot(index) for index in range(n_slots)]
         for slot in self._slots:
             self._fill(slot)
+
+    @property
+    def n_free(self) -> int:
+        """Slots without a trial."""
+        return sum(slot.trial is None for slot in self._slots)
 
     def start(self, number: int, config: TrialConfig) -> None:
         """Give the trial to a free slot, one with a loaded base model if there is one."""
@@ -291,7 +296,9 @@ class RayRunner:
         return f"The worker process gave no answer for {slot.trial[1].stall_minutes:g} minutes."
 
     def _new_worker(self) -> Any:
-        environment = training_environment(n_slots=self.slots, gpus_per_trial=self._gpus_per_trial)
+        environment = training_environment(
+            n_slots=self._n_slots, gpus_per_trial=self._gpus_per_trial
+        )
         options: dict[str, Any] = {
             # A crashed trial run again by Ray would report steps that the study already has.
             "max_restarts": 0,
@@ -374,11 +381,10 @@ class RayRunner:
         slot.n_failed_loads += 1
         if slot.n_failed_loads < LOADS_TO_GIVE_UP:
             return False
-        if self.slots == 1 or not self._has_loaded_once:
+        if len(self._slots) == 1 or not self._has_loaded_once:
             return True
         self._slots.remove(slot)
-        self.slots -= 1
-        left = counted(self.slots, "worker")
+        left = counted(len(self._slots), "worker")
         self._say(f"{cause} A place for trials is given up; the sweep goes on with {left}.")
         return False
 

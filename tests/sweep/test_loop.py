@@ -50,10 +50,14 @@ class Slots:
     """A runner whose trials end in the order in which they began."""
 
     def __init__(self, slots: int, on_wait: Callable[[], None] = lambda: None) -> None:
-        self.slots = slots
+        self._slots = slots
         self.running: list[int] = []
         self.most = 0
         self._on_wait = on_wait
+
+    @property
+    def n_free(self) -> int:
+        return self._slots - len(self.running)
 
     def start(self, number: int, config: Any) -> None:
         self.running.append(number)
@@ -125,6 +129,24 @@ def test_word_that_was_left_in_the_folder_is_a_stop() -> None:
     budget = Budget(100, None, is_asked=lambda: next(asked, True))
     assert run(sweep, runner, budget) == "stopped"
     assert budget.stop.is_set()
+
+
+def test_slots_that_come_later_get_trials_and_lost_ones_none() -> None:
+    class Cluster(Slots):
+        """None at first, then two, then one."""
+
+        def __init__(self) -> None:
+            super().__init__(0)
+            self.seen = iter([2, 2, 1, 1, 1, 1, 1])
+
+        def wait(self, until: Callable[[], bool]) -> tuple[int, TrialResult] | None:
+            self._slots, before = next(self.seen), self._slots
+            return None if self._slots > before else super().wait(until)
+
+    sweep, runner = Asking(), Cluster()
+    run(sweep, runner, Budget(5, None))
+    assert sweep.told == [0, 1, 2, 3, 4]
+    assert runner.most == 2
 
 
 class Full:

@@ -39,10 +39,6 @@ class Course:
         space = write_space(folder, self.base, n_trials=self.n_trials, epochs=self.epochs)
         return SweepOnCluster(space, self.cluster)
 
-    def tally(self, fault: str) -> Tally:
-        """A count of what one fault does."""
-        return Tally(fault, 1, self.reference)
-
 
 @contextlib.contextmanager
 def lay_out(folder: Path, *, n_workers: int, n_trials: int, epochs: str) -> Iterator[Course]:
@@ -66,7 +62,7 @@ def lay_out(folder: Path, *, n_workers: int, n_trials: int, epochs: str) -> Iter
 
 def node_killed(course: Course, tally: Tally) -> SweepOnCluster:
     """A node goes in the middle of its trials, with all its processes and files."""
-    sweep, cluster = course.new_sweep("killed"), course.cluster
+    sweep, cluster = course.new_sweep(f"killed-{tally.n_sweeps}"), course.cluster
     sweep.start()
 
     def with_checkpoint() -> Machine | None:
@@ -100,7 +96,7 @@ def _check_moved(sweep: SweepOnCluster, tally: Tally, number: int, victim: Machi
 
 def head_disconnected(course: Course, tally: Tally, *, seconds: float) -> SweepOnCluster:
     """The head's cable is out for a while; nodes that Ray gives up come back as new ones."""
-    sweep, cluster = course.new_sweep("disconnected"), course.cluster
+    sweep, cluster = course.new_sweep(f"disconnected-{tally.n_sweeps}"), course.cluster
     sweep.start()
     sweep.wait_until(lambda: any(sweep.on(worker) for worker in cluster.workers))
     tally.injected(sweep, f"the head is cut off for {seconds:.0f} s; {sweep.running()} run")
@@ -112,7 +108,7 @@ def head_disconnected(course: Course, tally: Tally, *, seconds: float) -> SweepO
 
 def node_joins(course: Course, tally: Tally) -> SweepOnCluster:
     """A node comes while the sweep runs, and gets trials."""
-    sweep, cluster = course.new_sweep("joined"), course.cluster
+    sweep, cluster = course.new_sweep(f"joined-{tally.n_sweeps}"), course.cluster
     sweep.start()
     sweep.wait_until_begun()
     worker = cluster.join()
@@ -125,7 +121,7 @@ def node_joins(course: Course, tally: Tally) -> SweepOnCluster:
 
 def node_slow(course: Course, tally: Tally) -> SweepOnCluster:
     """A node becomes slow while it runs trials."""
-    sweep, cluster = course.new_sweep("slow"), course.cluster
+    sweep, cluster = course.new_sweep(f"slow-{tally.n_sweeps}"), course.cluster
     sweep.start()
     worker = cluster.workers[0]
     sweep.wait_until(lambda: bool(sweep.on(worker)))

@@ -74,10 +74,16 @@ class Worker:
             training_environment(n_slots=share.n_on_this_machine(), n_processes=share.n_processes)
         )
         self._seen = seen
+        self._home: Home | None = None
         self._trials = messages.TrialThread(model, share.n_processes, share.of_a_gpu)
 
     def home(self) -> Home:
         """Where this process is."""
+        if self._home is None:
+            self._home = self._find_home()
+        return self._home
+
+    def _find_home(self) -> Home:
         node = here()
         return Home(
             node=socket.gethostname(),

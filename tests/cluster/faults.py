@@ -88,6 +88,31 @@ def node_killed(course: Course, tally: Tally) -> SweepOnCluster:
     return sweep
 
 
+def all_at_once(course: Course, tally: Tally, *, seconds: float = 20.0) -> SweepOnCluster:
+    """One node is slow, one is killed amid its trials, the head is cut off, one joins."""
+    sweep, cluster = course.new_sweep(f"all-{tally.n_sweeps}"), course.cluster
+    sweep.start()
+    slow, victim = cluster.workers
+    sweep.wait_until(lambda: bool(sweep.on(slow)))
+    tally.injected(sweep, f"{slow.name} becomes slow, with its trials {sorted(sweep.on(slow))}")
+    slow.slow(SLOWER)
+    try:
+        sweep.wait_until(lambda: any(sweep.has_checkpoint(n) for n in sweep.on(victim)))
+        trials = sorted(sweep.on(victim))
+        tally.injected(sweep, f"{victim.name} is killed, with its trials {trials}")
+        cluster.kill(victim)
+        tally.injected(sweep, f"the head is cut off for {seconds:.0f} s")
+        cluster.head.disconnect(seconds)
+        tally.injected(sweep, f"{cluster.join().name} joins")
+        tally.check_readable(sweep)
+        tally.check_end(sweep, sweep.wait(ENDS_WITHIN_SECONDS))
+    finally:
+        slow.hurry()
+    if not any("going on after step" in sweep.log_of(number) for number in trials):
+        tally.is_wrong(f"the trials {trials} have begun anew, though one had a checkpoint")
+    return sweep
+
+
 def _check_moved(sweep: SweepOnCluster, tally: Tally, number: int, victim: Machine) -> None:
     places = [node for started, node in sweep.starts if started == number]
     if len(places) != 2 or places[-1] == victim.name:

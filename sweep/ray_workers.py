@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import time
 from collections import deque
@@ -237,14 +238,13 @@ class RayRunner:
         """
         now = time.monotonic()
         for slot in list(self._slots):
-            is_known = slot.known_home is not None and slot.home is None
-            if is_known and now - slot.asked_at > SIGN_SECONDS:
-                self._ask(slot)
             # Before it has loaded, Ray may still look for a place, and imports hold its lock.
-            if slot.trial is None or not slot.has_started:
-                continue
-            minutes = slot.trial[1].stall_minutes
-            if slot.home is not None and now - slot.asked_at >= minutes * 60:
+            trial = slot.trial if slot.has_started else None
+            minutes = math.inf if trial is None else trial[1].stall_minutes
+            is_known = slot.known_home is not None and slot.home is None
+            if is_known and now - slot.asked_at > min(SIGN_SECONDS, minutes * 60 / 10):
+                self._ask(slot)
+            if trial is not None and slot.home is not None and now - slot.asked_at >= minutes * 60:
                 home = slot.known_home
                 self._died(slot, f"The worker process gave no answer for {minutes:g} minutes.")
                 self._end_for_certain([] if home is None else [home])

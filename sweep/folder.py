@@ -96,7 +96,10 @@ def study_reader(folder: Path) -> str | BaseStorage:
     return storage_url(folder.resolve()) if server is None else server.reader()
 
 
-def study_writer(folder: Path, server: Address | None, patience: Patience) -> PatientStorage:
+@contextlib.contextmanager
+def study_writer(
+    folder: Path, server: Address | None, patience: Patience
+) -> Iterator[PatientStorage]:
     """Open the storage of a folder's study, to be written by this process; the folder remembers it.
 
     Args:
@@ -108,8 +111,18 @@ def study_writer(folder: Path, server: Address | None, patience: Patience) -> Pa
     """
     server = server or server_of(folder)
     if server is None:
-        return PatientStorage(storage_url(folder.resolve()), patience)
-    storage = server.writer(folder.name, patience)
+        storage = PatientStorage(storage_url(folder.resolve()), patience)
+    else:
+        storage = server.writer(folder.name, patience)
+    try:
+        if server is not None:
+            _remember(folder, server, storage)
+        yield storage
+    finally:
+        storage.engine.dispose()
+
+
+def _remember(folder: Path, server: Address, storage: PatientStorage) -> None:
     names = {study.study_name for study in storage.get_all_studies()}
     if folder.name not in names and any((folder / "trials").glob("*")):
         raise StudyError(
@@ -119,7 +132,6 @@ def study_writer(folder: Path, server: Address | None, patience: Patience) -> Pa
     about = _read(folder / "sweep.json")
     kept = {**about, "study": str(server), "id": about.get("id", str(uuid.uuid4()))}
     write_whole(folder / "sweep.json", json.dumps(kept))
-    return storage
 
 
 def sweep_id(folder: Path) -> str | None:

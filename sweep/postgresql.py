@@ -94,8 +94,8 @@ class Address:
         )
 
     def __str__(self) -> str:
-        bare = self.url.set(password=None).difference_update_query(_SECRETS)
-        return bare.render_as_string(hide_password=False)
+        parts = self.url.difference_update_query(_SECRETS)._asdict()
+        return URL.create(**{**parts, "password": None}).render_as_string()
 
     def connect(self, application_name: str = "sweep") -> psycopg.Connection[Any]:
         """Open a connection; passwords that the address lacks come as libpq finds them.

@@ -91,11 +91,11 @@ def run(space: Space, options: Options, console: Console) -> int:
     output_dir = options.output / space.name
     server = Address.parse(options.study) if options.study else None
     open_folder(output_dir, server)
-    with locked(output_dir):
+    patience = Patience(say=console.print)
+    with locked(output_dir), study_writer(output_dir, server, patience) as storage:
         on_gpus = wants_gpus(workers=options.workers, gpus=options.gpus)
         backend = choose_backend(space, on_gpus=on_gpus)
         _check_options(space, options, on_gpus=on_gpus)
-        storage = study_writer(output_dir, server, Patience(say=console.print))
         found = check.prepare_data(
             space,
             output_dir / "data",

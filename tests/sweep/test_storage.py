@@ -38,6 +38,6 @@ def test_nobody_waits_once_the_sweep_is_to_end(tmp_path: Path) -> None:
     study = optuna.create_study(storage=PatientStorage(storage_url(tmp_path), Patience()))
     other = sqlite3.connect(tmp_path / "study.db")
     other.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(StudyAway, match="cannot be written: database is locked"):
+    with pytest.raises(StudyAway, match="cannot be read: database is locked"):
         study.ask()
     other.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+
 from sweep.storage import Patience, PatientStorage, StudyAway, storage_url
 
 

@@ -32,7 +32,7 @@ from sweep.storage import Patience, PatientStorage, StudyAway
 from sweep.study import Sweep, SweepFailed, open_study, sample_rows_so_far
 from sweep.task import keep_to_task
 from sweep.view import search_changes
-from sweep.where import command
+from sweep.where import artifacts_dir, command
 from sweep.words import counted
 from trials.config import Backend
 from trials.result_file import read_result
@@ -225,16 +225,13 @@ def _new_tracker(space: Space, options: Options, output_dir: Path) -> MlflowTrac
     """Connect with the server that was named, else open the database of this sweep alone."""
     from sweep.tracking import MlflowTracker
 
+    uri = options.mlflow or f"sqlite:///{output_dir.resolve() / 'mlflow.db'}"
     return MlflowTracker(
-        uri=_mlflow_uri(options, output_dir),
+        uri=uri,
         name=space.name,
-        artifacts_dir=None if options.mlflow else (output_dir / "mlartifacts").resolve(),
+        artifacts_dir=artifacts_dir(uri, output_dir),
         output_dir=output_dir,
     )
-
-
-def _mlflow_uri(options: Options, output_dir: Path) -> str:
-    return options.mlflow or f"sqlite:///{output_dir.resolve() / 'mlflow.db'}"
 
 
 def _open_trackers(job: Job, sweep: Sweep) -> tuple[MlflowTracker, Adapters]:

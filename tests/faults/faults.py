@@ -9,7 +9,8 @@ import signal
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -204,15 +205,7 @@ def mlflow(course: Course, chance: random.Random, tally: Tally) -> None:
 
 def postgres(course: Course, chance: random.Random, tally: Tally) -> None:
     """PostgreSQL, which has the study and MLflow's database, is away from a random moment on."""
-    databases = PostgresServer()
-    databases.start()
-    os.environ["PGPASSWORD"] = PASSWORD
-    databases.create("mlflow")
-    server = MlflowServer(
-        course.folder / "mlflow-on-postgres", database=databases.secret_address("mlflow")
-    )
-    server.start()
-    try:
+    with on_postgres(course.folder / "mlflow-on-postgres") as (databases, server):
         while not tally.is_done:
             study = databases.create(f"study_{tally.n_sweeps}")
             sweep = course.new_sweep(f"postgres-{tally.n_sweeps}", server=server, study=study)
@@ -224,9 +217,25 @@ def postgres(course: Course, chance: random.Random, tally: Tally) -> None:
             if code == 0 and states.UNSENT in sweep.words:
                 _sync(sweep, tally)
             tally.check_end(sweep, code)
+
+
+@contextmanager
+def on_postgres(folder: Path) -> Iterator[tuple[PostgresServer, MlflowServer]]:
+    """PostgreSQL, and an MLflow server whose database is there."""
+    databases = PostgresServer()
+    os.environ["PGPASSWORD"] = PASSWORD
+    try:
+        databases.start()
+        databases.create("mlflow")
+        server = MlflowServer(folder, database=databases.secret_address("mlflow"))
+        server.start()
+        try:
+            yield databases, server
+        finally:
+            server.kill()
     finally:
-        server.kill()
         databases.remove()
+        del os.environ["PGPASSWORD"]
 
 
 def away(databases: PostgresServer, sweep: SweepUnderTest, tally: Tally, seconds: float) -> None:

@@ -90,8 +90,8 @@ class Address:
             if url.drivername in ("postgresql", "postgres", _DIALECT) and url.database:
                 return cls(url.set(drivername="postgresql"))
         raise StudyError(
-            f"--study {without_secrets(given)}: must be written as postgresql://host/database, with "
-            f"the user and an @ before the host where they are needed."
+            f"--study {without_secrets(given)}: must be written as postgresql://host/database, "
+            f"with the user and an @ before the host where they are needed."
         )
 
     def __str__(self) -> str:

@@ -11,14 +11,14 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from optuna.storages import BaseStorage
 
-from sweep.postgresql import Address
+from sweep.postgresql import START_SECONDS, Address
 from sweep.storage import Patience, PatientStorage, StudyError, storage_url
 from trials.whole_file import write_whole
 
@@ -106,14 +106,14 @@ def study_writer(
         server: As given now, perhaps with a password; None: where the folder says.
 
     Raises:
-        StudyError: It cannot be used, or somebody has deleted the study.
+        StudyError: It cannot be used, or its study of this name is gone, or not this sweep's.
         StudyTaken: Another process writes to it, in another folder.
     """
     server = server or server_of(folder)
     if server is None:
         storage = PatientStorage(storage_url(folder.resolve()), patience)
     else:
-        storage = server.writer(folder.name, patience)
+        storage = server.writer(folder.name, replace(patience, seconds=START_SECONDS))
     try:
         if server is not None:
             _remember(folder, server, storage)
@@ -123,13 +123,27 @@ def study_writer(
 
 
 def _remember(folder: Path, server: Address, storage: PatientStorage) -> None:
-    names = {study.study_name for study in storage.get_all_studies()}
-    if folder.name not in names and any((folder / "trials").glob("*")):
-        raise StudyError(
-            f"{folder}: has trials, but {server} has no study {folder.name} any more. Restore it, "
-            f"or begin anew. Give this sweep a new name: --name {folder.name}-2"
-        )
-    about = _read(folder / "sweep.json")
+    """Write down that the study of this name on a server is this folder's, unless it is not."""
+    name, about = folder.name, _read(folder / "sweep.json")
+    mend = f"Give this sweep a new name: --name {name}-2"
+    try:
+        study_id = storage.get_study_id_from_name(name)
+    except KeyError:
+        if any((folder / "trials").glob("*")):
+            raise StudyError(
+                f"{folder}: has trials, but {server} has no study {name} any more. Restore it, or "
+                f"begin anew. {mend}"
+            ) from None
+    else:
+        attributes = storage.get_study_user_attrs(study_id)
+        owner = attributes.get("sweep_id")
+        is_empty = not attributes and not storage.get_all_trials(study_id, deepcopy=False)
+        if not is_empty and (owner is None or owner != about.get("id")):
+            whose = "something else" if owner is None else "another sweep"
+            raise StudyError(
+                f"{folder}: {server} has a study {name} already, of {whose}. {mend}; or go on in "
+                f"that one's folder."
+            )
     kept = {**about, "study": str(server), "id": about.get("id", str(uuid.uuid4()))}
     write_whole(folder / "sweep.json", json.dumps(kept))
 

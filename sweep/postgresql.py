@@ -108,7 +108,7 @@ class Address:
 
         dialect = self.url.set(drivername=_DIALECT).get_dialect()()
         _, arguments = dialect.create_connect_args(self.url)
-        return psycopg.connect(**{**_CLIENT, "application_name": application_name, **arguments})
+        return psycopg.connect(**{**_CLIENT, **arguments, "application_name": application_name})
 
     def reader(self) -> RDBStorage:
         """Open the studies of the database to be read, without a lock and without making tables."""
@@ -206,10 +206,10 @@ class _Writer:
     def _take_lock(self, connection: psycopg.Connection[Any]) -> None:
         deadline = time.monotonic() + LOCK_SECONDS
         while not _one(connection, "SELECT pg_try_advisory_lock(%s)", self._key)[0]:
-            pid, holder = _one(connection, _HOLDER, self._key) or (None, "")
+            pid, holder = _one(connection, _HOLDER, self._key) or (None, None)
             if holder == self._me:  # our own, broken, and the server has not seen it yet
                 connection.execute("SELECT pg_terminate_backend(%s)", [pid])
-            elif time.monotonic() > deadline:
+            elif holder is not None and time.monotonic() > deadline:
                 raise StudyTaken(
                     f"{self._name}: {_in_words(holder)} writes to this study at {self._address}. "
                     f"Wait for it or end it, or give this sweep another --name. (Should that "

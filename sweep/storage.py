@@ -63,6 +63,8 @@ class Patience:
     """Hears why once, and once when it goes on."""
     is_over: Callable[[], bool] = lambda: True
     """Whether nobody wants to wait any longer; by default nobody does."""
+    seconds: float = 0.0
+    """So long it is waited all the same."""
 
 
 class PatientStorage(RDBStorage):
@@ -126,13 +128,14 @@ class PatientStorage(RDBStorage):
         return patient
 
     def _until_done(self, verb: str, ask: Callable[[], T]) -> T:
-        has_failed = False
+        has_failed, began = False, time.monotonic()
         while True:
             try:
                 answer = ask()
             except StorageInternalError as error:
                 cause = cause_of(error)
-                if self.patience.is_over():
+                waited = time.monotonic() - began
+                if waited >= self.patience.seconds and self.patience.is_over():
                     raise StudyAway(
                         f"The study cannot be {verb}: {cause} What it holds is safe; "
                         f"run the same command when it can."

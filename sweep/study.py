@@ -97,9 +97,6 @@ def open_study(
     Args:
         written: What trial `number` has written when it ended, if it has.
         sweep_id: Of the sweep that the study is for, where it lies among those of others.
-
-    Raises:
-        StudyError: The study of this name is another sweep's.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
@@ -110,8 +107,8 @@ def open_study(
         direction="minimize",
         load_if_exists=True,
     )
-    if sweep_id is not None:
-        _claim(study, sweep_id)
+    if sweep_id is not None and "sweep_id" not in study.user_attrs:
+        study.set_user_attr("sweep_id", sweep_id)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         found = written(trial.number) if POINT in trial.user_attrs else None
         if found is None:
@@ -121,18 +118,6 @@ def open_study(
             curve = [point for point in points if point.index > 0]
             tell_ended(optuna.Trial(study, trial._trial_id), curve, _checked(result))
     return study
-
-
-def _claim(study: optuna.Study, sweep_id: str) -> None:
-    owner = study.user_attrs.get("sweep_id")
-    if owner is None and not study.user_attrs and not study.get_trials(deepcopy=False):
-        study.set_user_attr("sweep_id", sweep_id)
-    elif owner != sweep_id:
-        raise StudyError(
-            f"{study.study_name}: this database has a study of that name, of "
-            f"{'another sweep' if owner else 'something else'}. Give this sweep another --name, or "
-            f"go on in the folder of that one."
-        )
 
 
 def sample_rows_so_far(

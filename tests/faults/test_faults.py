@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.faults import Course, away, lay_out, on_postgres
 from tests.faults.tally import Tally
-from tests.servers.postgresql import programs_dir
+from tests.servers.postgresql import PASSWORD, programs_dir
 
 pytestmark = pytest.mark.filterwarnings(
     # SQLAlchemy 2.1 warns of a loader that MLflow 3.17 uses in its own tables.
@@ -48,7 +48,8 @@ def test_a_sweep_ends_the_same_though_its_command_and_then_a_worker_were_killed(
 def test_a_sweep_ends_the_same_though_its_servers_were_killed(course: Course) -> None:
     tally = Tally("servers", 2, course.reference)
     with on_postgres(course.folder / "servers") as (databases, mlflow):
-        study = databases.create("study")
+        databases.create("study")
+        study = databases.secret_address("study")
         sweep = course.new_sweep("servers", server=mlflow, study=study)
         sweep.start()
         assert sweep.wait_until_begun(), sweep.words
@@ -59,3 +60,5 @@ def test_a_sweep_ends_the_same_though_its_servers_were_killed(course: Course) ->
         tally.check_end(sweep, sweep.wait(120))
         assert "The study can be " in sweep.words
         assert tally.found == []
+    written = [path for path in sweep.space.parent.rglob("*") if path.is_file()]
+    assert [path for path in written if PASSWORD.encode() in path.read_bytes()] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import optuna
@@ -90,17 +91,20 @@ def test_the_first_address_may_have_been_wrong(database: str, tmp_path: Path) ->
 
 def test_a_study_of_another_sweep_is_left_alone(database: str, tmp_path: Path) -> None:
     run(tmp_path / "mine" / "tiny", database)
-    with pytest.raises(StudyError, match="of another sweep. Give this sweep another --name"):
+    with pytest.raises(
+        StudyError, match=r"has a study tiny already, of another sweep.*--name tiny-2"
+    ):
         run(tmp_path / "yours" / "tiny", database)
     assert run(tmp_path / "mine" / "tiny", database) == [0, 1]
     assert run(tmp_path / "yours" / "tiny-2", database) == [0]
+    assert run(tmp_path / "yours" / "tiny", None) == [0]
 
 
 def test_a_study_that_no_sweep_made_is_left_alone(database: str, tmp_path: Path) -> None:
     run(tmp_path / "first", database)  # makes the tables
     storage = Address.parse(database).reader()
     optuna.create_study(study_name="tiny", storage=storage).ask()
-    with pytest.raises(StudyError, match="a study of that name, of something else"):
+    with pytest.raises(StudyError, match="has a study tiny already, of something else"):
         run(tmp_path / "tiny", database)
 
 
@@ -125,3 +129,18 @@ def test_a_status_says_that_the_server_is_away(
             sample_rows_so_far(a_space(tmp_path / "tiny"), tmp_path / "tiny")
     finally:
         postgres.start()
+
+
+def test_a_server_that_goes_before_the_first_trial_is_waited_for(
+    database: str, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tiny"
+    server = Address.parse(database)
+    open_folder(folder, server)
+    with study_writer(folder, server, Patience()) as storage:
+        postgres.stop("fast")
+        back = threading.Timer(1.5, postgres.start)
+        back.start()
+        study = open_study(a_space(folder), storage, sweep_id=sweep_id(folder))
+        back.join()
+        assert study.user_attrs["sweep_id"] == sweep_id(folder)

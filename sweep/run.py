@@ -199,22 +199,24 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
             except BaseException:  # a third Ctrl-C, or a fault of ours: no run is left RUNNING
                 tracker.close_sweep("KILLED", None, "The sweep was broken off; run it again.")
                 raise
+            summary = None
             try:
                 adapters.put_right()
                 with suppress(StudyAway):
                     sweep.note(STATES[status], failure or "")
                 summary = _summary(job, sweep, wall_seconds=time.monotonic() - began)
+                tracker.close_sweep(status, _winner(summary), report.as_markdown(summary))
             except StudyAway as error:  # best/ and the summary are the next run's
-                tracker.close_sweep("KILLED", None, str(error))
-                console.print(failure or str(error), style="bold red", markup=False)
-                return EXIT_CODES["FAILED" if status == "FINISHED" else status]
-            tracker.close_sweep(status, _winner(summary), report.as_markdown(summary))
+                failure = failure or str(error)
+                status = "FAILED" if status == "FINISHED" else status
+                tracker.close_sweep("KILLED", None, failure)
         finally:
             ray_cluster.disconnect()
         timings = json.dumps(asdict(runner.timings), indent=1)
         with suppress(OSError):
             write_whole(job.output_dir / "timings.json", timings)
-        console.print(report.in_words(summary))
+        if summary is not None:
+            console.print(report.in_words(summary))
     if words := tracker.in_words:
         console.print(words, style="red", markup=False)
     if failure:

@@ -47,7 +47,7 @@ def test_a_sweep_ends_the_same_though_its_command_and_then_a_worker_were_killed(
 @pytest.mark.skipif(programs_dir() is None, reason="PostgreSQL is not installed")
 def test_a_sweep_ends_the_same_though_its_servers_were_killed(course: Course) -> None:
     tally = Tally("servers", 2, course.reference)
-    with on_postgres(course.folder / "servers") as (databases, mlflow):
+    with on_postgres(course.folder / "mlflow-on-postgres") as (databases, mlflow):
         databases.create("study")
         study = databases.secret_address("study")
         sweep = course.new_sweep("servers", server=mlflow, study=study)

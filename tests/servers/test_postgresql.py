@@ -293,3 +293,11 @@ def test_a_password_in_the_address_works(
     storage = write(address)
     assert PASSWORD not in storage.url
     assert make_study(storage).trials == []
+
+
+def test_a_missing_driver_is_said_with_the_command_that_brings_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(StudyError, match=r"needs psycopg .*pip install .*\[postgresql\]"):
+        Address.parse("postgresql://me@host/db")

@@ -41,7 +41,7 @@ def open_folder(folder: Path, server: Address | None = None) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     about = folder / "sweep.json"
-    has_study = (folder / "study.db").exists()
+    has_file = (folder / "study.db").exists()
     mend = f"Give this sweep a new name: --name {folder.name}-2"
     if about.exists():
         written = _read(about)
@@ -60,12 +60,12 @@ def open_folder(folder: Path, server: Address | None = None) -> None:
                 f"{server}. Leave --study out to go on there. {mend} (If that database has moved, "
                 f"correct `study` in {about}.)"
             )
-        if not has_study and known is None and has_trials:
+        if not has_file and known is None and has_trials:
             raise StudyError(
                 f"{folder}: has trials, but its study.db is gone. Put it back, "
                 f"or begin anew. {mend}"
             )
-    elif has_study:
+    elif has_file:
         raise StudyError(
             f"{folder}: has a study, but no sweep.json: a version before this one wrote it, and "
             f"cannot be continued. {mend}"

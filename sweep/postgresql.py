@@ -31,8 +31,8 @@ LOCK_SECONDS = 2.0
 """The server may take a moment to see that a process has died."""
 _DIALECT = "postgresql+psycopg"
 _SECRETS = ("password", "sslpassword")
-# Both sides notice in about a minute that the other machine, or the way to it, is gone; by default a
-# server would keep the lock of a machine that lost its power for two hours.
+# Both sides notice in about a minute that the other machine, or the way to it, is gone. By default
+# a server would keep the lock of a machine that lost its power for two hours.
 _CLIENT = {
     "connect_timeout": 10,
     "keepalives_idle": 30,

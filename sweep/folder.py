@@ -19,7 +19,7 @@ from typing import Any
 from optuna.storages import BaseStorage
 
 from sweep.postgresql import START_SECONDS, Address
-from sweep.storage import Patience, PatientStorage, StudyError, storage_url
+from sweep.storage import Patience, PatientStorage, StudyError, own_storage, storage_url
 from trials.whole_file import write_whole
 
 SCHEMA = 1
@@ -111,7 +111,7 @@ def study_writer(
     """
     server = server or server_of(folder)
     if server is None:
-        storage = PatientStorage(storage_url(folder.resolve()), patience)
+        storage = own_storage(folder.resolve(), patience)
     else:
         storage = server.writer(folder.name, replace(patience, seconds=START_SECONDS))
     try:

@@ -15,6 +15,7 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 RETRY_SECONDS = 1.0
 _READS = (
@@ -155,6 +156,21 @@ def cause_of(error: BaseException) -> str:
     cause = error.__cause__ or error
     words = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0].rstrip(".")
     return f"{words.removeprefix('connection failed: ')}."
+
+
+def own_storage(output_dir: Path, patience: Patience) -> PatientStorage:
+    """Open, or begin, the study's own database in the sweep's folder.
+
+    Raises:
+        StudyAway: It cannot be: the disk is full, say.
+    """
+    try:
+        return PatientStorage(storage_url(output_dir), patience)
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise StudyAway(
+            f"{output_dir / 'study.db'}: cannot be used: {cause_of(error)} "
+            f"Make room, or see that it can be written, and run the same command again."
+        ) from None
 
 
 def storage_url(output_dir: Path) -> str:

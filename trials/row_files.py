@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from trials.addresses import fetched, file_name
 from trials.config import DataError
 
 TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
@@ -96,13 +97,31 @@ def read_file(path: Path) -> Table:
         raise DataError(f"no permission to read {title}. Its owner can give it: {mend}") from None
     except OSError as error:
         raise DataError(f"{title} cannot be read: {error.strerror or error}.") from None
+    return _table(data, title, path.name)
+
+
+def read_address(address: str) -> Table:
+    """Return the rows of a file in an object store, such as `s3://bucket/train.jsonl`.
+
+    Raises:
+        DataError: As for a local file, or it could not be fetched.
+    """
+    title, name = address.partition("?")[0], file_name(address)
+    if data_suffix(name) is None:
+        raise DataError(
+            f"the suffix of {title} must be {KNOWN_SUFFIXES}, since it tells the format."
+        )
+    return _table(fetched(address, check_size=lambda n: _check_size(n, title)), title, name)
+
+
+def _table(data: bytes, title: str, name: str) -> Table:
     if not data:
         raise DataError(f"{title} must hold rows, but it is empty (0 bytes).")
     if data.startswith(b"version https://git-lfs"):
         mend = "Run `git lfs pull` in its folder."
         raise DataError(f"{title} is a git-lfs pointer, not the data itself. {mend}")
-    table = Table(title, path.name)
-    if data_suffix(path.name) == ".parquet":
+    table = Table(title, name)
+    if data_suffix(name) == ".parquet":
         _read_parquet(data, table)
     else:
         _read_text(data, table)

@@ -71,6 +71,21 @@ def submit(
     ] = None,
     to: To = Path("fetched"),
     check: Annotated[bool, typer.Option(help="Look at the cluster first.")] = True,
+    manifest: Annotated[
+        bool, typer.Option("--manifest", help="Print a RayJob for KubeRay; submit nothing.")
+    ] = False,
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="Print a script for sbatch; submit nothing.")
+    ] = False,
+    machines: Annotated[int, typer.Option(min=1, help="Of the manifest or the script.")] = 1,
+    gpus_per_machine: Annotated[
+        int | None,
+        typer.Option(min=0, help="Likewise; as many as a trial by default.", show_default=False),
+    ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(help="Of the manifest, with Ray and this program.", show_default=False),
+    ] = None,
 ) -> None:
     """Run a sweep as a job on a Ray cluster; the same command continues it.
 
@@ -84,6 +99,7 @@ def submit(
     options = [word for key, value in given.items() if value is not None
                for word in (f"--{key}", str(value))]  # fmt: skip
 
+    from sweep.manifest import Machines
     from sweep.pack import pack_space
     from sweep.space import load_space
     from sweep.submit import Cluster, default_address
@@ -92,6 +108,23 @@ def submit(
     # The budget's flags go to the job: they are checked with the rest of the file.
     budget = {f"budget.{key}": str(given[key]) for key in ("trials", "hours") if given[key]}
     checked = load_space(space, {**overrides, **budget})
+    usual = 0 if workers is not None else checked.settings.gpus_per_trial
+    asked = Machines(n=machines, gpus_each=usual if gpus_per_machine is None else gpus_per_machine)
+    if slurm:
+        from sweep.slurm import script
+
+        changed = {"--name": name, "--seed": seed}
+        options += [w for k, v in changed.items() if v is not None for w in (k, str(v))]
+        options += [word for given_set in sets or [] for word in ("--set", given_set)]
+        typer.echo(script(space, checked, options, cluster_output, asked), nl=False)
+        return
+    if manifest:
+        from sweep.manifest import manifest as as_manifest
+
+        with tempfile.TemporaryDirectory() as packed:
+            pack_space(space, checked, overrides, Path(packed))
+            typer.echo(as_manifest(checked, Path(packed), options, asked, image), nl=False)
+        return
     cluster = Cluster(default_address(address))
     cluster.refuse_second(checked.name, cluster_output)
     with tempfile.TemporaryDirectory() as packed:

@@ -291,7 +291,7 @@ def _in_words(address: str) -> Iterator[None]:
     except (requests.exceptions.RequestException, ConnectionError) as error:
         raise ClusterError(
             f"{address}: the cluster does not answer like a Ray dashboard ({_brief(error)}). "
-            f"Is that its port (8265 unless set otherwise)?"
+            f"Is that its port (8265 unless set otherwise), and is it {_scheme(address)}:// there?"
         ) from None
     except (RuntimeError, ValueError, KeyError) as error:
         raise ClusterError(f"{address}: {_brief(error)}") from None
@@ -304,6 +304,10 @@ def _token_words(address: str, *, is_missing: bool) -> str:
         f"and put it into RAY_AUTH_TOKEN, into a file that RAY_AUTH_TOKEN_PATH names, or into "
         f"~/.ray/auth_token; RAY_AUTH_MODE must be token, or not be set."
     )
+
+
+def _scheme(address: str) -> str:
+    return urlsplit(address).scheme
 
 
 def _brief(error: Exception) -> str:

@@ -77,6 +77,15 @@ def run(
         str | None,
         typer.Option(help="An MLflow server; by default a database in the sweep's folder."),
     ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="A PostgreSQL database for the study, postgresql://user@host/database, with its "
+            "password from PGPASSWORD or ~/.pgpass; by default a file in the sweep's folder.",
+            show_default=False,
+        ),
+    ] = None,
     sets: Sets = None,
 ) -> None:
     """Run a sweep, or continue it: the same command goes on where it was stopped.
@@ -100,7 +109,7 @@ def run(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     checked = load_space(space, overrides)
     _make_output(output)
-    options = Options(output=output, workers=workers, gpus=gpus, mlflow=mlflow)
+    options = Options(output=output, workers=workers, gpus=gpus, mlflow=mlflow, study=study)
     try:
         code = run(checked, options, _console())
     except KeyboardInterrupt:
@@ -213,7 +222,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Say how a sweep is: its trials, whether it runs, was stopped or died. Changes nothing."""
-    folder = _known_folder(output, name, "study.db")
+    folder = _known_folder(output, name, "sweep.json")
 
     from sweep import status
 

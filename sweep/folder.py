@@ -1,4 +1,4 @@
-"""A sweep's folder: which version wrote it, who runs in it now, who asks that one to stop."""
+"""A sweep's folder: who wrote it, where its study is, who runs in it, who asks that one to stop."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from sweep.study import StudyError
+from optuna.storages import BaseStorage
+
+from sweep.postgresql import Address
+from sweep.storage import Patience, PatientStorage, StudyError, storage_url
 from trials.whole_file import write_whole
 
 SCHEMA = 1
@@ -25,8 +30,11 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """Errors of file systems without locks."""
 
 
-def open_folder(folder: Path) -> None:
+def open_folder(folder: Path, server: Address | None = None) -> None:
     """Begin a sweep's folder, or see that this program can go on in the one that is there.
+
+    Args:
+        server: Where the study shall be; None: where it is, or in the folder.
 
     Raises:
         StudyError: It cannot.
@@ -44,7 +52,15 @@ def open_folder(folder: Path) -> None:
                 f"{folder}: written by sweep {program} with schema {schema}; this is "
                 f"{version('sweep')} with schema {SCHEMA}. Go on with that version. {mend}"
             )
-        if not has_study and any((folder / "trials").glob("*")):
+        has_trials = any((folder / "trials").glob("*"))
+        known = written.get("study")
+        if server is not None and str(server) != known and (known or has_trials):
+            raise StudyError(
+                f"{folder}: this sweep's study is in {known or folder / 'study.db'}, not in "
+                f"{server}. Leave --study out to go on there. {mend} (If that database has moved, "
+                f"correct `study` in {about}.)"
+            )
+        if not has_study and known is None and has_trials:
             raise StudyError(
                 f"{folder}: has trials, but its study.db is gone. Put it back, "
                 f"or begin anew. {mend}"
@@ -58,7 +74,73 @@ def open_folder(folder: Path) -> None:
         write_whole(about, json.dumps({"schema": SCHEMA, "version": version("sweep")}))
 
 
-def _read(path: Path) -> dict[str, object]:
+def server_of(folder: Path) -> Address | None:
+    """Return the server that has the study of a folder; None: its own file."""
+    about = folder / "sweep.json"
+    known = _read(about).get("study") if about.exists() else None
+    return None if known is None else Address.parse(str(known))
+
+
+def has_study(folder: Path) -> bool:
+    """Whether a study was begun, here or on a server."""
+    return (folder / "study.db").exists() or server_of(folder) is not None
+
+
+def study_reader(folder: Path) -> str | BaseStorage:
+    """Return the storage of a folder's study, to look at.
+
+    Raises:
+        SQLAlchemyError, StorageInternalError: The server cannot be used.
+    """
+    server = server_of(folder)
+    return storage_url(folder.resolve()) if server is None else server.reader()
+
+
+@contextlib.contextmanager
+def study_writer(
+    folder: Path, server: Address | None, patience: Patience
+) -> Iterator[PatientStorage]:
+    """Open the storage of a folder's study, to be written by this process; the folder remembers it.
+
+    Args:
+        server: As given now, perhaps with a password; None: where the folder says.
+
+    Raises:
+        StudyError: It cannot be used, or somebody has deleted the study.
+        StudyTaken: Another process writes to it, in another folder.
+    """
+    server = server or server_of(folder)
+    if server is None:
+        storage = PatientStorage(storage_url(folder.resolve()), patience)
+    else:
+        storage = server.writer(folder.name, patience)
+    try:
+        if server is not None:
+            _remember(folder, server, storage)
+        yield storage
+    finally:
+        storage.engine.dispose()
+
+
+def _remember(folder: Path, server: Address, storage: PatientStorage) -> None:
+    names = {study.study_name for study in storage.get_all_studies()}
+    if folder.name not in names and any((folder / "trials").glob("*")):
+        raise StudyError(
+            f"{folder}: has trials, but {server} has no study {folder.name} any more. Restore it, "
+            f"or begin anew. Give this sweep a new name: --name {folder.name}-2"
+        )
+    about = _read(folder / "sweep.json")
+    kept = {**about, "study": str(server), "id": about.get("id", str(uuid.uuid4()))}
+    write_whole(folder / "sweep.json", json.dumps(kept))
+
+
+def sweep_id(folder: Path) -> str | None:
+    """Return what tells this sweep from others of its name on a server; None: it needs no such."""
+    found = _read(folder / "sweep.json").get("id")
+    return None if found is None else str(found)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

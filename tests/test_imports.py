@@ -58,6 +58,10 @@ def test_mlflow_has_one_home() -> None:
     assert set(importers("mlflow")) == {"sweep/mlflow_runs.py"}
 
 
+def test_postgresql_has_one_home() -> None:
+    assert set(importers("psycopg")) == {"sweep/postgresql.py"}
+
+
 def modules_after(code: str) -> set[str]:
     """The modules of a fresh process after `code`."""
     show = "import sys; sys.stderr.write('\\n' + ' '.join(sys.modules))"

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.exceptions import StorageInternalError
 
-from sweep.storage import Patience, PatientStorage, storage_url
+from sweep.storage import Patience, PatientStorage, StudyAway, storage_url
 
 
 def test_writes_wait_for_a_database_that_is_locked(tmp_path: Path) -> None:
@@ -40,6 +39,6 @@ def test_nobody_waits_once_the_sweep_is_to_end(tmp_path: Path) -> None:
     study = optuna.create_study(storage=PatientStorage(storage_url(tmp_path), Patience()))
     other = sqlite3.connect(tmp_path / "study.db")
     other.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(StorageInternalError):
+    with pytest.raises(StudyAway, match="cannot be read: database is locked"):
         study.ask()
     other.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
@@ -57,6 +58,14 @@ def submit(
         str | None,
         typer.Option(help="An MLflow server that the cluster reaches.", show_default=False),
     ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="A PostgreSQL database that the cluster's head reaches, for the study.",
+            show_default=False,
+        ),
+    ] = None,
     sets: Sets = None,
     cluster_output: Annotated[
         str, typer.Option(metavar="DIR", help="Folder of all sweeps, on the cluster's head.")
@@ -95,7 +104,8 @@ def submit(
     overrides = overrides_of(sets, name, seed)
     if workers is not None and gpus is not None:
         fail("--workers and --gpus: trials run on processors or on GPUs; give one of the two.")
-    given = {"trials": trials, "hours": hours, "workers": workers, "gpus": gpus, "mlflow": mlflow}
+    given = {"trials": trials, "hours": hours, "workers": workers, "gpus": gpus,
+             "mlflow": mlflow, "study": study}  # fmt: skip
     options = [word for key, value in given.items() if value is not None
                for word in (f"--{key}", str(value))]  # fmt: skip
 
@@ -108,7 +118,7 @@ def submit(
     # The budget's flags go to the job: they are checked with the rest of the file.
     budget = {f"budget.{key}": str(given[key]) for key in ("trials", "hours") if given[key]}
     checked = load_space(space, {**overrides, **budget})
-    usual = 0 if workers is not None else checked.settings.gpus_per_trial
+    usual = 0 if workers is not None else math.ceil(checked.settings.gpus_per_trial)
     asked = Machines(n=machines, gpus_each=usual if gpus_per_machine is None else gpus_per_machine)
     if slurm:
         from sweep.slurm import script

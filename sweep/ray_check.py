@@ -56,7 +56,7 @@ def main(request: dict[str, Any], output: Path) -> dict[str, Any]:
     answers = _ask(nodes, request)
     problems += _of_nodes(answers)
     problems += little_room(output.expanduser(), "the output folder")
-    return {"problems": problems, "found": _in_words(nodes, answers)}
+    return {"problems": problems, "found": _in_words(nodes, answers, request["gpus"])}
 
 
 def _counts(resources: dict[str, float]) -> tuple[float, float]:
@@ -69,19 +69,20 @@ def _too_few(nodes: list[Node], request: dict[str, Any]) -> list[str]:
         if request["workers"] <= cpus:
             return []
         return [f"--workers: {request['workers']} are asked for, but Ray has {cpus:g} processors."]
-    gpus = sum(node.gpus for node in nodes)
-    if not gpus:
-        return ["The cluster has no GPU. Add machines that have, or give --workers N: processors."]
-    problems = []
-    if request["gpus"] is not None and request["gpus"] > gpus:
-        problems.append(f"--gpus: {request['gpus']} are asked for, but the cluster has {gpus:g}.")
+    if request["gpus"] is not None:
+        return []  # those that are not there yet are waited for: an autoscaler may bring them
     most = max(node.gpus for node in nodes)
+    if not most:
+        return [
+            "The cluster has no GPU. Add machines that have some; or name how many an autoscaler "
+            "should bring, --gpus N; or train on processors, --workers N."
+        ]
     if request["gpus_per_trial"] > most:
-        problems.append(
+        return [
             f"gpus_per_trial: a trial asks for {request['gpus_per_trial']} GPUs of one machine, "
             f"but none has more than {most:g}."
-        )
-    return problems
+        ]
+    return []
 
 
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
@@ -152,7 +153,7 @@ def _named(names: list[str], of: int) -> str:
     return f"{shown}{more}"
 
 
-def _in_words(nodes: list[Node], answers: dict[Node, dict[str, Any]]) -> str:
+def _in_words(nodes: list[Node], answers: dict[Node, dict[str, Any]], asked: int | None) -> str:
     gpus, cpus = sum(node.gpus for node in nodes), sum(node.cpus for node in nodes)
     free = ray.available_resources()
     versions: dict[str, str] = next(
@@ -161,6 +162,8 @@ def _in_words(nodes: list[Node], answers: dict[Node, dict[str, Any]]) -> str:
     machines = "1 machine" if len(nodes) == 1 else f"{len(nodes)} machines"
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
     counts = f"{gpus:g} GPUs ({free.get('GPU', 0):g} free), {cpus:g} processors"
+    if asked is not None and asked > gpus:
+        counts += f", {asked - gpus:g} GPUs to be waited for"
     return f"{machines}, {counts}; Python {sys.version.split()[0]}, {listed}"
 
 

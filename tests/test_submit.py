@@ -209,7 +209,7 @@ def test_all_that_a_cluster_lacks_is_said_at_once_and_nothing_is_started(
     head: Head, cluster: Cluster, tiny_base: Path, tmp_path: Path
 ) -> None:
     write_space(tmp_path, tiny_base)
-    words = ("--gpus", "4", "--set", "base_model=file:///shared/none", "--name", "lacking")
+    words = ("--set", "base_model=file:///shared/none", "--name", "lacking")
     refused = sweep("submit", "tiny.yaml", *words, "--address", head.address, folder=tmp_path)
     assert refused.returncode == 2
     assert "2 problems; nothing was started" in refused.stderr

@@ -300,7 +300,8 @@ def test_output_is_shown_once_although_the_connection_breaks(
         runtime_env={"working_dir": str(program)},
         metadata={"sweep": "counting"},
     )
-    shown, said = [], []
+    shown: list[str] = []
+    said: list[str] = []
 
     def write(text: str) -> None:
         shown.append(text)

@@ -105,7 +105,7 @@ def unpack(archive: Path, folder: Path) -> None:
     try:
         with tarfile.open(archive, "r:") as tar:
             for member in tar:
-                if not member.isfile():
+                if not member.isfile() or Path(member.name).is_absolute():
                     raise ClusterError(f"{member.name}: the archive may hold plain files only.")
                 tar.extract(member, folder, filter="data")
     except tarfile.TarError as error:

@@ -17,7 +17,7 @@ import tarfile
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ def archive(folder: Path, target: Path) -> None:
         OSError: best/ was exchanged meanwhile.
     """
     from sweep.status import as_json, read_status
+    from sweep.storage import StudyError
 
     with tempfile.TemporaryDirectory() as scratch, tarfile.open(target, "w") as tar:
         for path in sorted((folder / "best").rglob("*")):
@@ -59,9 +60,11 @@ def archive(folder: Path, target: Path) -> None:
             ):
                 there.backup(copy)
             _add(tar, study, Path("study.db"))
-        status = Path(scratch) / "status.json"
-        status.write_text(json.dumps(as_json(read_status(folder)), indent=1, ensure_ascii=False))
-        _add(tar, status, Path("status.json"))
+        with suppress(StudyError):  # its server is away, or it has not begun
+            status = Path(scratch) / "status.json"
+            found = as_json(read_status(folder))
+            status.write_text(json.dumps(found, indent=1, ensure_ascii=False))
+            _add(tar, status, Path("status.json"))
 
 
 def _small(folder: Path) -> Iterator[Path]:

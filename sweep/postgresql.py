@@ -90,7 +90,8 @@ class Address:
             if url.drivername in ("postgresql", "postgres", _DIALECT) and url.database:
                 return cls(url.set(drivername="postgresql"))
         raise StudyError(
-            f"--study {without_secrets(given)}: must be written as postgresql://user@host/database."
+            f"--study {without_secrets(given)}: must be written as postgresql://host/database, "
+            f"with the user and an @ before the host where they are needed."
         )
 
     def __str__(self) -> str:
@@ -212,7 +213,7 @@ class _Writer:
                 raise StudyTaken(
                     f"{self._name}: {_in_words(holder)} writes to this study at {self._address}. "
                     f"Wait for it or end it, or give this sweep another --name. (Should that "
-                    f"machine be gone, its connection ends within a minute.)"
+                    f"machine be gone, its connection ends after about a minute.)"
                 )
             time.sleep(0.1)
 

@@ -247,6 +247,8 @@ def stop(
     Works from another machine too: where the folder is shared, or with the cluster's --address.
     Exit codes: 0 it has ended, 1 it does not run.
     """
+    if not (output / name).exists():
+        address = address or os.environ.get("RAY_API_SERVER_ADDRESS")
     if address is not None:
         raise typer.Exit(cli_cluster.stop(name, address, wait=wait))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from importlib.metadata import version
 from pathlib import Path
@@ -191,6 +192,39 @@ def test_a_manifest_starts_the_sweep_on_so_many_machines(folder: Path) -> None:
     assert isinstance(binary, dict)
     assert {item["key"] for item in items} == set(binary)
     assert {item["path"] for item in items} == {"space.yaml", "data/train/train.jsonl"}
+
+
+# The fields of KubeRay's types, ray-operator/apis/ray/v1, that a manifest may use.
+FIELDS = {
+    "RayJobSpec": {
+        *("entrypoint", "metadata", "runtimeEnvYAML", "backoffLimit", "shutdownAfterJobFinishes"),
+        *("ttlSecondsAfterFinished", "rayClusterSpec"),
+    },
+    "RayClusterSpec": {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"},
+    "WorkerGroupSpec": {
+        *("groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"),
+    },
+}
+
+
+def test_a_manifest_has_fields_that_kuberay_knows(folder: Path) -> None:
+    path = write_space(folder)
+    path = path.rename(path.with_name(f"{'A_very.long-name' * 4}.yaml"))
+    _, job = manifest_of(path, folder / "packed")
+    spec = job["spec"]
+    assert isinstance(spec, dict)
+    cluster = spec["rayClusterSpec"]
+    assert set(spec) == FIELDS["RayJobSpec"]
+    assert set(cluster) == FIELDS["RayClusterSpec"]
+    assert set(cluster["headGroupSpec"]) == {"rayStartParams", "template"}
+    assert set(cluster["workerGroupSpecs"][0]) == FIELDS["WorkerGroupSpec"]
+    parameters = cluster["headGroupSpec"]["rayStartParams"]
+    assert all(isinstance(value, str) for value in parameters.values())
+    metadata = job["metadata"]
+    assert isinstance(metadata, dict)
+    # The operator refuses other names: 47 characters at most, a label of DNS (RFC 1035).
+    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", metadata["name"])
+    assert len(metadata["name"]) <= 47
 
 
 def test_a_manifest_carries_no_model(folder: Path) -> None:

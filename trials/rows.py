@@ -11,8 +11,9 @@ from pathlib import Path
 
 from trials.addresses import is_address, local_path
 from trials.config import DataError
-from trials.row_files import Table, data_suffix, read_address, read_file, read_hub
+from trials.row_files import Table, data_suffix, read_address, read_file
 from trials.row_formats import Example, Message, converted
+from trials.row_hub import read_hub
 
 __all__ = [
     "Example",

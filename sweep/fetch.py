@@ -50,6 +50,7 @@ def fetch(cluster: Cluster, job: Job, parent: Path, say: Callable[[str], object]
                 (unpacked / "output.txt").write_text(output, encoding="utf-8")
                 about = {"address": cluster.address, "job": job.id, "status": job.status}
                 (unpacked / MARK).write_text(json.dumps(about, indent=1))
+                _tell_where_mlflow_is(unpacked, target)
                 if target.exists():
                     shutil.rmtree(target)
                 unpacked.rename(target)
@@ -57,6 +58,15 @@ def fetch(cluster: Cluster, job: Job, parent: Path, say: Callable[[str], object]
     if not (target / "best").is_dir():
         say("There is no best adapter yet: no trial has ended with an eval loss that counts.")
     return target
+
+
+def _tell_where_mlflow_is(unpacked: Path, target: Path) -> None:
+    """Have `sweep ui` show the database that was fetched, not the one of the cluster."""
+    about = unpacked / "mlflow.json"
+    if about.is_file() and (unpacked / "mlflow.db").is_file():
+        where = json.loads(about.read_text(encoding="utf-8"))
+        where["uri"] = f"sqlite:///{target.resolve() / 'mlflow.db'}"
+        about.write_text(json.dumps(where), encoding="utf-8")
 
 
 def _download(cluster: Cluster, answer: dict[str, Any], archive: Path) -> None:

@@ -26,12 +26,13 @@ import ray
 LONGEST_SECONDS = 3600.0
 """An archive that nobody takes away lies in the logs no longer than this."""
 WHOLE = ("space.yaml", "report.html", "report.md", "timings.json", "mlflow.json")
+DATABASES = ("study.db", "mlflow.db")
 OF_TRIALS = ("config.json", "result.json", "log.txt")
 PREFIX = "sweep-fetch-"
 
 
 def archive(folder: Path, target: Path) -> None:
-    """Write best/, the reports, the study and the small files of all trials.
+    """Write best/, the reports, the databases and the small files of all trials.
 
     The folder may belong to a sweep that runs: files that vanish meanwhile are left out, save those
     of best/.
@@ -51,15 +52,15 @@ def archive(folder: Path, target: Path) -> None:
                 _add(tar, path, path.relative_to(folder))
             except OSError:
                 continue
-        study = Path(scratch) / "study.db"
-        if (folder / "study.db").is_file():
-            # A plain copy of a database that is written to may be torn.
-            with (
-                closing(sqlite3.connect(folder / "study.db")) as there,
-                closing(sqlite3.connect(study)) as copy,
-            ):
-                there.backup(copy)
-            _add(tar, study, Path("study.db"))
+        for name in DATABASES:
+            if (folder / name).is_file():
+                # A plain copy of a database that is written to may be torn.
+                with (
+                    closing(sqlite3.connect(folder / name)) as there,
+                    closing(sqlite3.connect(Path(scratch) / name)) as copy,
+                ):
+                    there.backup(copy)
+                _add(tar, Path(scratch) / name, Path(name))
         with suppress(StudyError):  # its server is away, or it has not begun
             status = Path(scratch) / "status.json"
             found = as_json(read_status(folder))

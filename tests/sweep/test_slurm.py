@@ -113,10 +113,11 @@ def test_ray_starts_on_all_machines_and_the_time_limit_queues_the_job_anew(
     text = text.replace("export PATH=", "# ")
     (tmp_path / "job.sh").write_text(text)
     output = tmp_path / "output.txt"
+    environment = in_slurms_place(tmp_path)
     with output.open("w") as file:
         job = subprocess.Popen(
             ["bash", tmp_path / "job.sh"],
-            env=in_slurms_place(tmp_path),
+            env=environment,
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -127,6 +128,7 @@ def test_ray_starts_on_all_machines_and_the_time_limit_queues_the_job_anew(
             code = job.wait(timeout=60)
         finally:
             _end(job)
+            shutil.rmtree(f"/tmp/ray-{environment['SLURM_JOB_ID']}", ignore_errors=True)
     assert code == 130, output.read_text()
     assert "told" in output.read_text()
     assert "requeued" in output.read_text()

@@ -33,6 +33,8 @@ set -euo pipefail
 
 export PATH={bin_dir}:"$PATH"
 export RAY_USAGE_STATS_ENABLED=0 PYTHONUNBUFFERED=1
+# Since SLURM 22.05 srun does not take this over from sbatch: Ray would have one core.
+export SRUN_CPUS_PER_TASK="${{SLURM_CPUS_PER_TASK:-1}}"
 # Whoever else is on these machines does not get into this Ray.
 RAY_AUTH_TOKEN=$(head -c 32 /dev/urandom | base64 | tr -d '+/=\\n')
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN

@@ -202,7 +202,10 @@ def shell_path(path: str) -> str:
 
 def default_address(given: str | None) -> str:
     """Return the address given, else that of Ray's own variables."""
-    address = given or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
+    address = given or os.environ.get("RAY_API_SERVER_ADDRESS")
+    joined = os.environ.get("RAY_ADDRESS", "")
+    if not address and joined.startswith("http"):  # else it is where programs join, another port
+        address = joined
     if not address:
         raise ClusterError(
             "--address: must be that of the cluster's dashboard, such as http://head:8265. "

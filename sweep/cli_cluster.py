@@ -145,7 +145,13 @@ def submit(
 
             cluster_check.check(
                 cluster,
-                cluster_check.needs(checked, workers=workers, gpus=gpus, folder=Path(packed)),
+                cluster_check.needs(
+                    checked,
+                    workers=workers,
+                    gpus=gpus,
+                    servers={"--mlflow": mlflow, "--study": study},
+                    folder=Path(packed),
+                ),
                 Path(packed),
                 cluster_output,
                 typer.echo,

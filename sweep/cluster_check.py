@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from sweep.pack import SPACE_FILE
 from sweep.space import Space, load_space
@@ -13,11 +14,21 @@ from sweep.submit import Cluster, ClusterError
 from sweep.words import counted
 from trials.addresses import local_path
 
+PORTS = {"http": 80, "https": 443, "postgresql": 5432}
 
-def needs(space: Space, *, workers: int | None, gpus: int | None, folder: Path) -> dict[str, Any]:
+
+def needs(
+    space: Space,
+    *,
+    workers: int | None,
+    gpus: int | None,
+    servers: dict[str, str | None],
+    folder: Path,
+) -> dict[str, Any]:
     """What `sweep.ray_check` is asked.
 
     Args:
+        servers: Flags and the addresses given with them.
         folder: The packed one: there the base model has the name that it has on the cluster.
     """
     packed = load_space(folder / SPACE_FILE).settings
@@ -27,7 +38,14 @@ def needs(space: Space, *, workers: int | None, gpus: int | None, folder: Path) 
         "gpus_per_trial": space.settings.gpus_per_trial,
         "gpus": gpus,
         "workers": workers,
+        "servers": {flag: _door(address) for flag, address in servers.items() if address},
     }
+
+
+def _door(address: str) -> tuple[str, int]:
+    """Host and port of a server; the password that an address may hold stays here."""
+    parts = urlsplit(address)
+    return parts.hostname or "", parts.port or PORTS.get(parts.scheme, 80)
 
 
 def in_words(request: dict[str, Any]) -> str:

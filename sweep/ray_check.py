@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from trials.node_check import little_room
 
 PATIENCE_SECONDS = 300.0
 """For a machine: the first import of torch from a network's disk takes its time."""
+CONNECT_SECONDS = 10.0
 MOST_NAMES = 5
 
 
@@ -41,7 +43,8 @@ def main(request: dict[str, Any], output: Path) -> dict[str, Any]:
 
     Args:
         request: `trials.node_check`'s, and `gpus_per_trial`, `gpus` (to use; None: all) and
-            `workers` (on processors; None: on GPUs).
+            `workers` (on processors; None: on GPUs); `servers`: flag → host and port that the head
+            must reach.
         output: Folder of all sweeps, on this machine.
     """
     nodes = [
@@ -55,8 +58,22 @@ def main(request: dict[str, Any], output: Path) -> dict[str, Any]:
         nodes = [node for node in nodes if node.gpus or node.id == here]
     answers = _ask(nodes, request)
     problems += _of_nodes(answers)
+    problems += _away(request["servers"])
     problems += little_room(output.expanduser(), "the output folder")
     return {"problems": problems, "found": _in_words(nodes, answers, request["gpus"])}
+
+
+def _away(servers: dict[str, list[Any]]) -> list[str]:
+    problems = []
+    for flag, (host, port) in servers.items():
+        try:
+            socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+        except OSError as error:
+            problems.append(
+                f"{flag}: the head of the cluster does not reach {host}:{port} "
+                f"({error.strerror or error}). Name an address that it reaches."
+            )
+    return problems
 
 
 def _counts(resources: dict[str, float]) -> tuple[float, float]:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 import psutil
@@ -26,6 +27,11 @@ from sweep.follow import Follower
 from sweep.pack import pack_program
 from sweep.submit import Cluster, ClusterError, Job
 from tests import tiny
+
+pytestmark = pytest.mark.filterwarnings(
+    # SQLAlchemy 2.1 warns of a loader that MLflow 3.17 uses in its own tables.
+    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
+)
 
 TOKEN = "let-me-in"
 SPACE = """\
@@ -213,10 +219,17 @@ def test_all_that_a_cluster_lacks_is_said_at_once_and_nothing_is_started(
     head: Head, cluster: Cluster, tiny_base: Path, tmp_path: Path
 ) -> None:
     write_space(tmp_path, tiny_base)
-    words = ("--set", "base_model=file:///shared/none", "--name", "lacking")
+    words = (
+        "--mlflow",
+        "http://127.0.0.1:9",
+        "--set",
+        "base_model=file:///shared/none",
+        "--name",
+        "lacking",
+    )
     refused = sweep("submit", "tiny.yaml", *words, "--address", head.address, folder=tmp_path)
     assert refused.returncode == 2
-    assert "2 problems; nothing was started" in refused.stderr
+    assert "3 problems; nothing was started" in refused.stderr
     assert "The cluster has no GPU." in refused.stderr
     assert "base_model: /shared/none is no folder of a model on this machine." in refused.stderr
     assert "lacking" not in {job.sweep for job in cluster.jobs()}
@@ -331,8 +344,8 @@ def test_a_small_job_that_fails_is_said(cluster: Cluster, program: Path) -> None
 
 def test_a_cluster_that_fits_is_described(cluster: Cluster, program: Path, tiny_base: Path) -> None:
     said: list[str] = []
-    request = {"model": str(tiny_base), "revision": None, "gpus_per_trial": 1, "gpus": None,
-               "workers": 3}  # fmt: skip
+    request: dict[str, Any] = {"model": str(tiny_base), "revision": None, "gpus_per_trial": 1, "gpus": None,
+               "workers": 3, "servers": {}}  # fmt: skip
     check(cluster, request, program, "~/sweeps", said.append)
     assert said[0].startswith("It needs 3 processors, ")
     assert f"Python {sys.version.split()[0]}, ray 2." in said[1]

@@ -34,7 +34,7 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     missing = _missing(request["requirements"])
     if missing:
         problems.append(
-            f"packages: {', '.join(missing)}. Install them into the environment that Ray runs in: "
+            f"packages: {'; '.join(missing)}. Install them into the environment that Ray runs in: "
             f"pip install -c constraints.txt -e '.[cluster]' in a clone of this program."
         )
     elif not problems:
@@ -48,7 +48,7 @@ def _missing(requirements: list[str]) -> list[str]:
     """Return what is not installed in a version that fits: `optuna is 4.1, not >=5,<6`."""
     from packaging.requirements import Requirement  # Ray needs it too
 
-    missing = []
+    missing, wrong = [], []
     for text in requirements:
         wanted = Requirement(text)
         if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
@@ -56,11 +56,11 @@ def _missing(requirements: list[str]) -> list[str]:
         try:
             there = metadata.version(wanted.name)
         except metadata.PackageNotFoundError:
-            missing.append(f"{wanted.name} is not installed")
+            missing.append(wanted.name)
             continue
         if not wanted.specifier.contains(there, prereleases=True):
-            missing.append(f"{wanted.name} is {there}, not {wanted.specifier}")
-    return missing
+            wrong.append(f"{wanted.name} is {there}, not {wanted.specifier}")
+    return [*wrong, *([f"not installed: {', '.join(missing)}"] if missing else [])]
 
 
 def _broken(*, has_gpus: bool) -> list[str]:

@@ -344,8 +344,14 @@ def test_a_small_job_that_fails_is_said(cluster: Cluster, program: Path) -> None
 
 def test_a_cluster_that_fits_is_described(cluster: Cluster, program: Path, tiny_base: Path) -> None:
     said: list[str] = []
-    request: dict[str, Any] = {"model": str(tiny_base), "revision": None, "gpus_per_trial": 1, "gpus": None,
-               "workers": 3, "servers": {}}  # fmt: skip
+    request: dict[str, Any] = {
+        "model": str(tiny_base),
+        "revision": None,
+        "gpus_per_trial": 1,
+        "gpus": None,
+        "workers": 3,
+        "servers": {},
+    }
     check(cluster, request, program, "~/sweeps", said.append)
     assert said[0].startswith("It needs 3 processors, ")
     assert f"Python {sys.version.split()[0]}, ray 2." in said[1]

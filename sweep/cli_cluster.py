@@ -102,8 +102,14 @@ def submit(
     those of sweep run.
     """
     overrides = overrides_of(sets, name, seed)
+    if not cluster_output.startswith(("/", "~/")):
+        # Beside the job's files it would go with them.
+        fail(
+            f"--cluster-output {cluster_output}: must be a whole path there, such as ~/sweeps."
+        )
     if workers is not None and gpus is not None:
         fail("--workers and --gpus: trials run on processors or on GPUs; give one of the two.")
+    environment = _environment(env or [])
     given = {"trials": trials, "hours": hours, "workers": workers, "gpus": gpus,
              "mlflow": mlflow, "study": study}  # fmt: skip
     options = [word for key, value in given.items() if value is not None
@@ -156,9 +162,7 @@ def submit(
                 cluster_output,
                 typer.echo,
             )
-        job = cluster.submit(
-            checked.name, cluster_output, options, Path(packed), _environment(env or [])
-        )
+        job = cluster.submit(checked.name, cluster_output, options, Path(packed), environment)
     typer.echo(f"Submitted as {job.id}.")
     if follow or wait:
         raise typer.Exit(_stay(cluster, job, show=follow, fetch_to=to if wait else None))

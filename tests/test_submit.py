@@ -198,9 +198,9 @@ def test_a_sweep_is_submitted_stopped_continued_and_fetched(
     assert "winner" in (fetched / "output.txt").read_text()
     study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{fetched}/study.db")
     assert [trial.state.is_finished() for trial in study.trials] == [True, True]
-    uri = json.loads((fetched / "mlflow.json").read_text())["uri"]
-    assert uri == f"sqlite:///{fetched}/mlflow.db"
-    runs = MlflowClient(uri).search_runs([MlflowClient(uri).search_experiments()[-1].experiment_id])
+    where = json.loads((fetched / "mlflow.json").read_text())
+    assert where["uri"] == f"sqlite:///{fetched}/mlflow.db"
+    runs = MlflowClient(where["uri"]).search_runs([where["experiment_id"]])
     assert [run.info.status for run in runs] == ["FINISHED"] * 3
     assert json.loads((fetched / "status.json").read_text())["name"] == "tiny"
     assert list((head.home.parent / "ray").glob("session_*/logs/sweep-fetch-*")) == []

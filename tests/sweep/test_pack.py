@@ -163,6 +163,28 @@ def test_an_address_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_address("http://other:8265") == "http://other:8265"
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--cluster-output", "sweeps"], "--cluster-output sweeps: must be a whole path there"),
+        (["--env", "NO_SUCH_VARIABLE"], "--env NO_SUCH_VARIABLE: no such variable here"),
+        (["--gpus", "1", "--workers", "1"], "--workers and --gpus"),
+        (["--address", "ray://head:10001"], "Write http://head:8265."),
+    ],
+)
+def test_options_that_cannot_be_are_said(
+    folder: Path, options: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sweep.cli import main
+
+    path = write_space(folder)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr("sys.argv", ["sweep", "submit", str(path), *options])
+        main()
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+
+
 def manifest_of(path: Path, target: Path) -> list[dict[str, object]]:
     from sweep.manifest import Machines, manifest
 

@@ -104,9 +104,7 @@ def submit(
     overrides = overrides_of(sets, name, seed)
     if not cluster_output.startswith(("/", "~/")):
         # Beside the job's files it would go with them.
-        fail(
-            f"--cluster-output {cluster_output}: must be a whole path there, such as ~/sweeps."
-        )
+        fail(f"--cluster-output {cluster_output}: must be a whole path there, such as ~/sweeps.")
     if workers is not None and gpus is not None:
         fail("--workers and --gpus: trials run on processors or on GPUs; give one of the two.")
     environment = _environment(env or [])
@@ -122,7 +120,8 @@ def submit(
     from sweep.words import megabytes
 
     # The budget's flags go to the job: they are checked with the rest of the file.
-    budget = {f"budget.{key}": str(given[key]) for key in ("trials", "hours") if given[key]}
+    limits = {"budget.trials": trials, "budget.hours": hours}
+    budget = {key: str(value) for key, value in limits.items() if value is not None}
     checked = load_space(space, {**overrides, **budget})
     usual = 0 if workers is not None else math.ceil(checked.settings.gpus_per_trial)
     asked = Machines(n=machines, gpus_each=usual if gpus_per_machine is None else gpus_per_machine)
@@ -134,35 +133,25 @@ def submit(
         options += [word for given_set in sets or [] for word in ("--set", given_set)]
         typer.echo(script(space, checked, options, cluster_output, asked), nl=False)
         return
-    if manifest:
-        from sweep.manifest import manifest as as_manifest
+    with tempfile.TemporaryDirectory() as folder:
+        packed = Path(folder)
+        n_bytes = pack_space(space, checked, overrides, packed)
+        if manifest:
+            from sweep.manifest import manifest as as_manifest
 
-        with tempfile.TemporaryDirectory() as packed:
-            pack_space(space, checked, overrides, Path(packed))
-            typer.echo(as_manifest(checked, Path(packed), options, asked, image), nl=False)
-        return
-    cluster = Cluster(default_address(address))
-    cluster.refuse_second(checked.name, cluster_output)
-    with tempfile.TemporaryDirectory() as packed:
-        n_bytes = pack_space(space, checked, overrides, Path(packed))
+            typer.echo(as_manifest(checked, packed, options, asked, image), nl=False)
+            return
+        cluster = Cluster(default_address(address))
+        cluster.refuse_second(checked.name, cluster_output)
         typer.echo(f"{checked.name}: {megabytes(n_bytes)} of data travel with the job.")
         if check:
-            from sweep import cluster_check
+            from sweep.cluster_check import check as check_cluster
+            from sweep.cluster_check import needs
 
-            cluster_check.check(
-                cluster,
-                cluster_check.needs(
-                    checked,
-                    workers=workers,
-                    gpus=gpus,
-                    servers={"--mlflow": mlflow, "--study": study},
-                    folder=Path(packed),
-                ),
-                Path(packed),
-                cluster_output,
-                typer.echo,
-            )
-        job = cluster.submit(checked.name, cluster_output, options, Path(packed), environment)
+            servers = {"--mlflow": mlflow, "--study": study}
+            request = needs(packed, workers=workers, gpus=gpus, servers=servers)
+            check_cluster(cluster, request, packed, cluster_output, typer.echo)
+        job = cluster.submit(checked.name, cluster_output, options, packed, environment)
     typer.echo(f"Submitted as {job.id}.")
     if follow or wait:
         raise typer.Exit(_stay(cluster, job, show=follow, fetch_to=to if wait else None))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from sweep.pack import SPACE_FILE
-from sweep.space import Space, load_space
+from sweep.space import load_space
 from sweep.submit import Cluster, ClusterError
 from sweep.words import counted
 from trials.addresses import local_path
@@ -18,24 +18,19 @@ PORTS = {"http": 80, "https": 443, "postgresql": 5432}
 
 
 def needs(
-    space: Space,
-    *,
-    workers: int | None,
-    gpus: int | None,
-    servers: dict[str, str | None],
-    folder: Path,
+    packed: Path, *, workers: int | None, gpus: int | None, servers: Mapping[str, str | None]
 ) -> dict[str, Any]:
     """What `sweep.ray_check` is asked.
 
     Args:
+        packed: The folder of the job: there the base model has the name that it has on the cluster.
         servers: Flags and the addresses given with them.
-        folder: The packed one: there the base model has the name that it has on the cluster.
     """
-    packed = load_space(folder / SPACE_FILE).settings
+    settings = load_space(packed / SPACE_FILE).settings
     return {
-        "model": local_path(packed.base_model),
-        "revision": packed.revision,
-        "gpus_per_trial": space.settings.gpus_per_trial,
+        "model": local_path(settings.base_model),
+        "revision": settings.revision,
+        "gpus_per_trial": settings.gpus_per_trial,
         "gpus": gpus,
         "workers": workers,
         "servers": {flag: _door(address) for flag, address in servers.items() if address},

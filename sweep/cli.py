@@ -114,6 +114,7 @@ def run(
         code = run(checked, options, _console())
     except KeyboardInterrupt:
         _interrupted()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is written: the exit code shall say so
     raise typer.Exit(code)
 
 

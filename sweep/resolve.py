@@ -91,7 +91,9 @@ def _against_unsloth(space: Space, *, on_gpus: bool) -> str | None:
     return None
 
 
-def training_environment(*, n_slots: int, n_processes: int = 1) -> dict[str, str]:
+def training_environment(
+    *, n_slots: int, n_processes: int = 1, n_cores: int | None = None
+) -> dict[str, str]:
     """What a process that trains must have in its environment before it imports torch.
 
     Its threads are its share of the cores: more of them than cores slow a step down by an order of
@@ -100,8 +102,9 @@ def training_environment(*, n_slots: int, n_processes: int = 1) -> dict[str, str
     Args:
         n_slots: Trials at once.
         n_processes: Of each.
+        n_cores: That they share; None: all of this machine.
     """
-    threads = str(max(1, (os.cpu_count() or 1) // (n_slots * n_processes)))
+    threads = str(max(1, (n_cores or os.cpu_count() or 1) // (n_slots * n_processes)))
     return {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,

@@ -11,11 +11,15 @@ from typing import Any
 
 from sweep.space import Space
 from sweep.space_file import SpaceError
+from trials.addresses import local_path
 from trials.config import Backend, ModelConfig, TrialConfig, largest_divisor
 
 CPU_MICRO_BATCH = 8
 GPU_MICRO_BATCH = 16
 """Where the search for a micro-batch that fits begins; `trials.memory` halves it as needed."""
+
+PACKAGE = "_ray_pkg_"
+"""How Ray calls the folder in which it unpacks what a job brings along."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +113,16 @@ def training_environment(
 
 
 def model_config(space: Space, backend: Backend) -> ModelConfig:
-    """The base model of a space; a folder is made absolute, so that every worker finds it."""
+    """The base model of a space; a folder is made absolute, so that every worker finds it.
+
+    One that a Ray job has brought along is found from the job's folder, in which all its processes
+    run: that folder's own path is another one in each job, and a study stays with its base model.
+    """
     settings = space.settings
-    beside_space = space.folder / settings.base_model
-    name = str(beside_space.resolve()) if beside_space.is_dir() else settings.base_model
+    given = local_path(settings.base_model)
+    beside_space = space.folder / given
+    is_brought = space.folder.name.startswith(PACKAGE) and not Path(given).is_absolute()
+    name = str(beside_space.resolve()) if beside_space.is_dir() and not is_brought else given
     return ModelConfig(
         name=name,
         revision=settings.revision,

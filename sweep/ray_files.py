@@ -26,6 +26,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from sweep.ray_cluster import nodes
 from trials.config import TrialConfig
 from trials.whole_file import write_whole
 from trials.worker import write_config
@@ -35,6 +36,8 @@ SYNC_SECONDS = 10.0
 """Between two looks at what a running trial has written."""
 ANSWER_SECONDS = 60.0
 """For a machine to answer; after that it is taken for lost."""
+CLEAN_SECONDS = 10.0
+"""For the machines to delete a sweep's files at its end."""
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.txt"
 GOES_ON_FROM = (CHECKPOINT, LOG)
 """Files that a trial which goes on needs; they are brought while it runs."""
@@ -112,18 +115,25 @@ class Stamp:
 class NodeFiles:
     """An actor that reads and writes a machine's files; it outlives the processes of trials."""
 
-    def __init__(self, scratch: Path, data: Packed) -> None:
+    def __init__(self, scratch: Path) -> None:
         scratch.mkdir(mode=0o700, exist_ok=True)
         if scratch.is_symlink() or scratch.stat().st_uid != os.getuid():
             raise PermissionError(f"{scratch}: belongs to somebody else.")
         self._scratch = scratch
-        if not (scratch / "data").exists():  # else Ray has begun this actor again
-            unfinished = scratch / f"data.{os.getpid()}.tmp"
-            _unpack(data, unfinished)
-            unfinished.rename(scratch / "data")
 
-    def lay(self, number: int, packed: Packed) -> None:
-        """Begin a trial's folder anew, with the files that it goes on from."""
+    def lay_data(self, packed: Packed) -> None:
+        """Write the prepared data, unless Ray asks for it again."""
+        if not (self._scratch / "data").exists():
+            unfinished = self._scratch / f"data.{os.getpid()}.tmp"
+            _unpack(packed, unfinished)
+            unfinished.rename(self._scratch / "data")
+
+    def lay(self, number: int, packed: Packed, data: None) -> None:
+        """Begin a trial's folder anew, with the files that it goes on from.
+
+        Args:
+            data: The answer that the prepared data is there.
+        """
         folder = self._trial_dir(number)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -170,6 +180,21 @@ class NodeFiles:
         return self._scratch / "trials" / f"{number:03d}"
 
 
+def forget_lost(scratch: Path, node_ids: Sequence[str]) -> None:
+    """Delete what a sweep has left on this machine when Ray took it for lost.
+
+    Args:
+        scratch: Of the sweep, on any machine.
+        node_ids: Of the machines that are alive: this one is a new one to Ray.
+    """
+    sweep, _ = scratch.name.rsplit("-", 1)
+    names = {f"{sweep}-{node_id[:8]}" for node_id in node_ids}
+    for folder in scratch.parent.glob(f"{sweep}-*"):
+        is_mine = not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+        if folder.name not in names and is_mine:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _stamp(path: Path, name: str) -> Stamp:
     found = path.stat()
     return Stamp(name, found.st_size, found.st_mtime_ns, found.st_ino)
@@ -200,7 +225,10 @@ class Courier:
     """Brings files to other machines and back, in threads of its own. Lives in the driver."""
 
     def __init__(self) -> None:
-        self._nodes: dict[str, Any] = {}
+        self._nodes: dict[str, tuple[Any, Any]] = {}
+        """The actor of each machine, and its answer that the data is there."""
+        self._scratch = Path()
+        """Of some machine."""
         self._data: dict[str, Packed] = {}
         self._away: dict[int, _Away] = {}
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="courier")
@@ -211,11 +239,11 @@ class Courier:
         Returns:
             The trial's configuration there, and a reference to the answer that all of it is there.
         """
-        files = self._files_of(node_id, scratch, Path(config.data_dir))
+        files, data = self._files_of(node_id, scratch, Path(config.data_dir))
         write_config(config)
         folder = Path(config.output_dir)
         goes_on_from = [name for name in GOES_ON_FROM if (folder / name).exists()]
-        laid = files.lay.remote(config.number, pack(folder, goes_on_from))
+        laid = files.lay.remote(config.number, pack(folder, goes_on_from), data)
         log = folder / LOG
         self._away[config.number] = _Away(config, files, log.stat().st_size if log.exists() else 0)
         there = replace(
@@ -245,14 +273,20 @@ class Courier:
     def close(self) -> None:
         """Have the other machines forget the sweep."""
         self._threads.shutdown(wait=True, cancel_futures=True)
-        cleaned = [files.clean.remote() for files in self._nodes.values()]
+        cleaned = [files.clean.remote() for files, _ in self._nodes.values()]
+        alive = [node.node_id for node in nodes()]
+        if not set(self._nodes) <= set(alive):
+            for node_id in alive:
+                task = ray.remote(num_cpus=0, max_retries=0)(forget_lost)
+                task = task.options(scheduling_strategy=_on(node_id))
+                cleaned.append(task.remote(self._scratch, alive))
         if cleaned:
-            ray.wait(cleaned, num_returns=len(cleaned), timeout=5.0)
-        for files in self._nodes.values():
+            ray.wait(cleaned, num_returns=len(cleaned), timeout=CLEAN_SECONDS)
+        for files, _ in self._nodes.values():
             ray.kill(files)
         self._nodes.clear()
 
-    def _files_of(self, node_id: str, scratch: Path, data_dir: Path) -> Any:
+    def _files_of(self, node_id: str, scratch: Path, data_dir: Path) -> tuple[Any, Any]:
         if node_id not in self._nodes:
             if str(data_dir) not in self._data:
                 names = [str(p.relative_to(data_dir)) for p in data_dir.rglob("*") if p.is_file()]
@@ -262,11 +296,16 @@ class Courier:
                 "max_concurrency": 8,
                 "max_restarts": -1,  # while its machine is there
                 "max_task_retries": 2,
-                "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False),
+                "scheduling_strategy": _on(node_id),
             }
-            actor = ray.remote(**options)(NodeFiles)
-            self._nodes[node_id] = actor.remote(scratch, self._data[str(data_dir)])
+            files = ray.remote(**options)(NodeFiles).remote(scratch)
+            self._nodes[node_id] = files, files.lay_data.remote(self._data[str(data_dir)])
+            self._scratch = scratch
         return self._nodes[node_id]
+
+
+def _on(node_id: str) -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(node_id, soft=False)
 
 
 def _bring(away: _Away, *, is_over: bool) -> bool:

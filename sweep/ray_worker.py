@@ -77,10 +77,16 @@ class Worker:
         # Before torch is imported, which reads them once.
         os.environ.update(share.environment())
         self._seen = seen
+        self._home: Home | None = None
         self._trials = messages.TrialThread(model, share.n_processes, share.of_a_gpu)
 
     def home(self) -> Home:
         """Where this process is."""
+        if self._home is None:
+            self._home = self._find_home()
+        return self._home
+
+    def _find_home(self) -> Home:
         node = here()
         return Home(
             node=socket.gethostname(),

@@ -7,7 +7,6 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,13 @@ from ray.exceptions import RayError
 
 from sweep.loop import AskTell, Place
 from sweep.ray_cluster import here, is_joined
+from sweep.ray_ends import death, is_machine_lost, of_elsewhere, stall
 from sweep.ray_files import Courier, Seen
 from sweep.ray_slots import LOADS_TO_GIVE_UP, Arriving, Slot, Timings
 from sweep.ray_worker import Home, Share, Worker
 from sweep.words import counted
 from trials import worker as messages
 from trials.config import Fault, ModelConfig, TrialConfig, TrialResult
-from trials.faults import has_stalled
 
 POLL_SECONDS = 0.2
 """How soon the end of the time, or Ctrl-C, is noticed while all trials train."""
@@ -31,6 +30,10 @@ PATIENCE_SECONDS = 60.0
 """For running trials to be set aside: each finishes a step and writes a checkpoint."""
 GRACE_SECONDS = 5.0
 """For a process that Ray has asked to end."""
+SIGN_SECONDS = 20.0
+"""Between two signs of life of a worker. Where the network was away for a while, only a new call
+finds out at once that its connection is gone; Ray's own look at those that wait is every 5 minutes.
+"""
 FIT_SECONDS = 2.0
 """Between two looks at what the cluster has."""
 
@@ -234,13 +237,13 @@ class RayRunner:
         """
         now = time.monotonic()
         for slot in list(self._slots):
+            is_known = slot.known_home is not None and slot.home is None
+            if is_known and now - slot.asked_at > SIGN_SECONDS:
+                self._ask(slot)
             # Before it has loaded, Ray may still look for a place, and imports hold its lock.
             if slot.trial is None or not slot.has_started:
-                slot.asked_at = now
                 continue
             minutes = slot.trial[1].stall_minutes
-            if slot.home is None and now - slot.asked_at > minutes * 60 / 10:
-                self._ask(slot)
             if slot.home is not None and now - slot.asked_at >= minutes * 60:
                 home = slot.known_home
                 self._died(slot, f"The worker process gave no answer for {minutes:g} minutes.")
@@ -278,14 +281,13 @@ class RayRunner:
         try:
             ray.get(reference)
         except RayError as error:
-            where = "its machine" if slot.known_home is None else slot.known_home.node
-            self._died(slot, f"The trial could not be brought to {where}: {_death(error)}")
+            self._died(slot, f"The trial could not be handed over. {death(error, slot.known_home)}")
 
     def _take(self, slot: Slot, reference: Any) -> None:
         try:
             event: messages.Event = ray.get(reference)
         except RayError as error:
-            self._died(slot, f"The worker process died: {_death(error)}")
+            self._died(slot, death(error, slot.known_home), is_machine=is_machine_lost(error))
             return
         slot.next_event = slot.worker.next_event.remote()
         match event:
@@ -318,7 +320,7 @@ class RayRunner:
         assert home is not None, "the trial was handed over there"
 
         def result(is_here: bool) -> TrialResult:
-            return _of_elsewhere(event.result, config, home, is_here=is_here)
+            return of_elsewhere(event.result, config, home, is_here=is_here)
 
         self._arriving.append(Arriving(number, self._courier.bring_rest(number), result))
 
@@ -344,30 +346,32 @@ class RayRunner:
         kind = f" ({home.gpu_type})" if home.gpu_type else ""
         return Place(home.node, f"GPU {','.join(home.gpus)}{kind}")
 
-    def _died(self, slot: Slot, cause: str, *, is_load: bool = False) -> None:
+    def _died(
+        self, slot: Slot, cause: str, *, is_load: bool = False, is_machine: bool = False
+    ) -> None:
         """Take the end of a worker, and of its trial, if it had one.
 
         A process that is gone is no fault of the trial. One that cannot load the base model is,
         unless others have loaded it: then it is the GPU or the machine.
         """
         trial, slot.trial = slot.trial, None
-        had_loaded, has_started = slot.has_loaded, slot.has_started
+        had_loaded, has_started, home = slot.has_loaded, slot.has_started, slot.known_home
         self._empty(slot)
-        is_last = not had_loaded and self._is_last_failed_load(slot, cause)
+        is_failed_load = not had_loaded and not is_machine
+        is_last = is_failed_load and self._is_last_failed_load(slot, cause)
         if trial is None:
             self._say(cause)
             return
         number, config = trial
         if not has_started:
-            self._sweep.started(
-                config, Place(socket.gethostname(), "a worker that did not come up")
-            )
+            nowhere = Place(socket.gethostname(), "a worker that did not come up")
+            self._sweep.started(config, self._place(slot.index, home) if home else nowhere)
         fault: Fault | None = "machine_lost" if had_loaded else "not_begun"
         if is_last or (is_load and not self._has_loaded_once):
             fault = None
 
         def result(_: bool = True) -> TrialResult:
-            words = _stall(config) if has_started else None
+            words = stall(config) if has_started else None
             return messages.failed(words or cause, config, fault)
 
         if self._courier.is_away(number):
@@ -387,36 +391,3 @@ class RayRunner:
         left = counted(len(self._slots), "worker")
         self._say(f"{cause} A place for trials is given up; the sweep goes on with {left}.")
         return False
-
-
-def _of_elsewhere(
-    result: TrialResult, config: TrialConfig, home: Home, *, is_here: bool
-) -> TrialResult:
-    """The result of a trial on a machine that does not see the sweep's folder."""
-    if not is_here and result.outcome in ("completed", "overfit"):
-        cause = f"The machine {home.node} was lost before the trial's adapter was here."
-        return messages.failed(cause, config, "machine_lost")
-    there = str(home.scratch / "trials" / f"{config.number:03d}")
-    result = replace(result, reason=result.reason.replace(there, config.output_dir))
-    if result.fault == "disk_full":  # of that machine, not of the one where the sweep lies
-        reason = f"The disk of {home.node} is full. {result.reason}"
-        return replace(result, fault="machine_lost", reason=reason)
-    return result
-
-
-def _stall(config: TrialConfig) -> str | None:
-    """Say that a trial's process was ended because it took no step, or None."""
-    if not has_stalled(messages.log_tail(Path(config.output_dir), n_lines=400)):
-        return None
-    return (
-        f"Trial {config.number} took no step for {config.stall_minutes:g} minutes "
-        f"(stall_minutes), so its process was ended; its log says where it stood."
-    )
-
-
-def _death(error: RayError) -> str:
-    """Ray's reason, without its advice."""
-    for line in str(error).splitlines():
-        if "cause" in line.lower() or "exit" in line.lower():
-            return line.strip()
-    return str(error).splitlines()[0]

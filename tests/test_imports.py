@@ -50,7 +50,7 @@ def test_trials_know_nothing_of_the_sweep(package: str) -> None:
 
 
 def test_ray_has_one_home() -> None:
-    names = ("check", "cluster", "fetch", "files", "ready", "worker", "workers")
+    names = ("check", "cluster", "ends", "fetch", "files", "ready", "worker", "workers")
     homes = {f"sweep/ray_{name}.py" for name in names}
     assert set(importers("ray")) == {"sweep/submit.py", *homes}
 

@@ -148,10 +148,11 @@ class Machine:
 
     def start(self, *words: str, environment: Mapping[str, str], log: Path) -> None:
         """Run `words` in the background until they end or the machine does."""
+        child = ("bash", "-c", '"$@"; exit', "bash", *words)  # of a process that lives here too
         with log.open("ab") as output:
             self._runs.append(
                 subprocess.Popen(
-                    self.command(*words, environment=environment),
+                    self.command(*child, environment=environment),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -166,7 +167,7 @@ class Machine:
         if self.is_up:
             os.kill(self.pid, signal.SIGKILL)  # the first process of its own: the kernel ends all
         for process in (self._process, *self._runs):
-            process.wait()
+            process.communicate()  # it closes the pipes, too
 
     def unplug(self) -> None:
         """Take its network away: nothing is refused, nothing arrives."""
@@ -196,10 +197,17 @@ class Machine:
 
     def _brake(self, is_over: threading.Event, factor: float) -> None:
         while not is_over.wait(SLICE_SECONDS / factor):
-            processes = self.processes()
+            # nsenter stops with its child, and does not go on with it: its children are spared.
+            processes = [process for process in self.processes() if self._has_parent(process)]
             _send(processes, signal.SIGSTOP)
             is_over.wait(SLICE_SECONDS * (1 - 1 / factor))
             _send(processes, signal.SIGCONT)
+
+    def _has_parent(self, process: psutil.Process) -> bool:
+        try:
+            return _process_namespace(process.ppid()) == _process_namespace(self.pid)
+        except psutil.NoSuchProcess:
+            return False
 
     def processes(self) -> list[psutil.Process]:
         """Those that run on it."""
@@ -231,10 +239,14 @@ class Network:
         self._inside = ("nsenter", "--target", str(self.pid), "--net", "--", "ip")
         _run(*self._inside, "link", "add", "name", "switch", "type", "bridge")
         _run(*self._inside, "link", "set", "switch", "up")
-        self.prefix = self._come_in()
+        self.name, self.prefix = self._come_in()
 
-    def _come_in(self) -> str:
-        """Put this machine on the switch; returns the three numbers all addresses begin with."""
+    def _come_in(self) -> tuple[str, str]:
+        """Put this machine on the switch.
+
+        Returns:
+            Its interface there, and the three numbers that all addresses begin with.
+        """
         for number in itertools.count(1):
             name, prefix = f"sweep{number}", NETWORKS.format(number)
             made = subprocess.run(
@@ -251,7 +263,7 @@ class Network:
             _run("ip", "address", "add", f"{prefix}.{OUTSIDE}/24", "dev", name)
             _run("ip", "link", "set", name, "up")
             _run(*self._inside, "link", "set", "outside", "master", "switch", "up")
-            return prefix
+            return name, prefix
         raise AssertionError
 
     def add(self, name: str, *, disk: Path | None = None) -> Machine:
@@ -279,9 +291,7 @@ class Network:
         """End all machines, and the network with them."""
         for machine in self.machines:
             machine.kill()
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate()  # it closes the pipe that keeps the switch alive
 
     def __enter__(self) -> Network:
         return self

@@ -40,7 +40,7 @@ def main() -> int:
     tallies = [inject(fault, course, seed=asked.seed, n=asked.n) for fault in asked.only]
     print(f"\n{COLUMNS}")
     for tally in tallies:
-        print(_row(tally))
+        print(row(tally))
     if any(tally.found for tally in tallies):
         print(f"\nNot all is well. The sweeps are in {folder}:")
         for tally in tallies:
@@ -52,7 +52,8 @@ def main() -> int:
     return 0
 
 
-def _row(tally: Tally) -> str:
+def row(tally: Tally) -> str:
+    """A row of the table."""
     counts = f"{tally.n_injected:6}  {tally.n_sweeps:6}  {len(tally.lost):11}"
     return (
         f"{tally.fault:8}  {counts}  {len(tally.wrong):12}  "

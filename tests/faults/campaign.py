@@ -99,7 +99,7 @@ class Processes:
         while (alive := self.alive) and time.monotonic() < deadline:
             time.sleep(0.2)
         self._is_over.set()
-        words = [f"{process.pid} {_title(process)}" for process in alive]
+        words = [f"{process.pid} {title(process)}" for process in alive]
         for process in alive:
             try:
                 process.kill()
@@ -115,7 +115,8 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
-def _title(process: psutil.Process) -> str:
+def title(process: psutil.Process) -> str:
+    """The command line of a process, or what it has made of it."""
     try:
         return " ".join(process.cmdline())[:100]
     except psutil.NoSuchProcess:
@@ -187,7 +188,7 @@ class SweepUnderTest:
         with self._log.open("a") as log:
             self._log_begins = log.tell()
             self._command = subprocess.Popen(
-                [sys.executable, "-m", "sweep", *words, "--output", str(self.output)],
+                self._command_line(*words),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
@@ -196,6 +197,9 @@ class SweepUnderTest:
         self.started_at = time.monotonic()
         self.processes = Processes(self._command.pid, mark)
         atexit.register(self.processes.left, 0.0)  # however the campaign itself ends
+
+    def _command_line(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "sweep", *words, "--output", str(self.output)]
 
     @property
     def words(self) -> str:

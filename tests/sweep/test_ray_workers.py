@@ -25,7 +25,7 @@ MakeConfig = Callable[..., TrialConfig]
 @pytest.fixture
 def four_gpus() -> Iterator[None]:
     """Ray believes in four GPUs, as it does in real ones: it sets CUDA_VISIBLE_DEVICES."""
-    ray.init(num_gpus=4, num_cpus=4, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_gpus=4, num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

@@ -11,6 +11,20 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from sweep import cli_cluster
+from sweep.cli_options import (
+    Gpus,
+    Name,
+    Output,
+    Seed,
+    Sets,
+    SpaceFile,
+    SweepName,
+    Workers,
+    fail,
+    overrides_of,
+)
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -44,33 +58,6 @@ def _main(
     pass
 
 
-SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="The search space.")]
-Workers = Annotated[
-    int | None,
-    typer.Option(min=1, help="Run on processors, so many trials at once.", show_default=False),
-]
-Gpus = Annotated[
-    int | None, typer.Option(min=1, help="GPUs to use; all by default.", show_default=False)
-]
-Name = Annotated[
-    str | None, typer.Option(help="The sweep's name, in place of the file's.", show_default=False)
-]
-SweepName = Annotated[str, typer.Argument(metavar="NAME", help="The sweep's name.")]
-Output = Annotated[Path, typer.Option(help="Folder of all sweeps.")]
-Seed = Annotated[
-    int | None, typer.Option(help="Of the sampler and of every trial.", show_default=False)
-]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change a setting of the file: --set search.rank=[8,16]. May be repeated.",
-        show_default=False,
-    ),
-]
-
-
 @app.command()
 def run(
     space: SpaceFile,
@@ -90,19 +77,28 @@ def run(
         str | None,
         typer.Option(help="An MLflow server; by default a database in the sweep's folder."),
     ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="A PostgreSQL database for the study, postgresql://user@host/database, with its "
+            "password from PGPASSWORD or ~/.pgpass; by default a file in the sweep's folder.",
+            show_default=False,
+        ),
+    ] = None,
     sets: Sets = None,
 ) -> None:
     """Run a sweep, or continue it: the same command goes on where it was stopped.
 
     Ctrl-C ends it in order. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
     """
-    overrides = _overrides(sets, name, seed)
+    overrides = overrides_of(sets, name, seed)
     if trials is not None:
         overrides["budget.trials"] = str(trials)
     if hours is not None:
         overrides["budget.hours"] = str(hours)
     if workers is not None and gpus is not None:
-        _fail("--workers and --gpus: trials run on processors or on GPUs; give one of the two.")
+        fail("--workers and --gpus: trials run on processors or on GPUs; give one of the two.")
 
     import signal
 
@@ -113,11 +109,12 @@ def run(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     checked = load_space(space, overrides)
     _make_output(output)
-    options = Options(output=output, workers=workers, gpus=gpus, mlflow=mlflow)
+    options = Options(output=output, workers=workers, gpus=gpus, mlflow=mlflow, study=study)
     try:
         code = run(checked, options, _console())
     except KeyboardInterrupt:
         _interrupted()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is written: the exit code shall say so
     raise typer.Exit(code)
 
 
@@ -136,7 +133,7 @@ def check(
     from sweep.devices import wants_gpus
     from sweep.space import load_space
 
-    checked = load_space(space, _overrides(sets, name, seed))
+    checked = load_space(space, overrides_of(sets, name, seed))
     console = _console()
     on_gpus = wants_gpus(workers=workers)
     with tempfile.TemporaryDirectory() as scratch:
@@ -192,11 +189,11 @@ def trial(
     Exit codes: 0 it has an eval loss that counts, 1 it has none, 2 bad input, 130 interrupted.
     """
     if params is not None and number is not None:
-        _fail("--params and --number: a trial has the hyperparameters of one of the two; give one.")
+        fail("--params and --number: a trial has the hyperparameters of one of the two; give one.")
 
     from sweep.space import load_space
 
-    checked = load_space(space, _overrides(sets, name, seed))
+    checked = load_space(space, overrides_of(sets, name, seed))
 
     _make_output(output)
 
@@ -226,7 +223,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Say how a sweep is: its trials, whether it runs, was stopped or died. Changes nothing."""
-    folder = _known_folder(output, name, "study.db")
+    folder = _known_folder(output, name, "sweep.json")
 
     from sweep import status
 
@@ -239,15 +236,23 @@ def status(
 
 @app.command()
 def stop(
-    name: SweepName,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The sweep's name, or its job's on a cluster.")
+    ],
     output: Output = Path("sweeps"),
     wait: Annotated[bool, typer.Option(help="Wait until it has ended.")] = True,
+    address: cli_cluster.Address = None,
 ) -> None:
     """End a running sweep in order, as Ctrl-C does; the same `sweep run` continues it.
 
-    Works from another machine too, where the folder is shared. Exit codes: 0 it has ended, 1 it
-    does not run.
+    Works from another machine too: where the folder is shared, or with the cluster's --address.
+    Exit codes: 0 it has ended, 1 it does not run.
     """
+    if not (output / name).exists():
+        address = address or os.environ.get("RAY_API_SERVER_ADDRESS")
+    if address is not None:
+        raise typer.Exit(cli_cluster.stop(name, address, wait=wait))
+
     folder = _known_folder(output, name, "lock")
 
     from sweep.stop import stop
@@ -297,11 +302,14 @@ def ui(
     try:
         command = ui_command(where["uri"], free)
     except TrackingError as error:
-        _fail(str(error))
+        fail(str(error))
     address = f"http://127.0.0.1:{free}/#/experiments/{where['experiment_id']}/runs"
     typer.echo(f"MLflow shows {name} at {address}  (Ctrl-C ends it)")
     sys.stdout.flush()
     os.execv(command[0], command)
+
+
+app.add_typer(cli_cluster.app)
 
 
 def main() -> None:
@@ -311,11 +319,11 @@ def main() -> None:
     except ValueError as error:
         if type(error).__module__.split(".")[0] not in ("sweep", "trials"):
             raise  # a fault of ours: it deserves its traceback
-        _fail(str(error))
+        fail(str(error))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        _fail(f"No room on the disk: {error.filename or error}. Make some and try again.")
+        fail(f"No room on the disk: {error.filename or error}. Make some and try again.")
     except KeyboardInterrupt:
         _interrupted()
 
@@ -325,35 +333,12 @@ def _interrupted() -> NoReturn:
     sys.exit(130)
 
 
-def _fail(words: str) -> NoReturn:
-    from sweep.background import without_secrets
-
-    # What a file holds stands in messages: it must not move the cursor of the terminal.
-    shown = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in words)
-    typer.echo(without_secrets(shown), err=True)
-    sys.exit(2)
-
-
-def _overrides(sets: list[str] | None, name: str | None, seed: int | None) -> dict[str, str]:
-    overrides: dict[str, str] = {}
-    for given in sets or []:
-        key, equals, value = given.partition("=")
-        if not equals or not key:
-            _fail(f"--set {given}: must be KEY=VALUE, such as --set search.epochs=[1,2].")
-        overrides[key] = value
-    if name is not None:
-        overrides["name"] = json.dumps(name)  # a text, whatever YAML would think of it
-    if seed is not None:
-        overrides["seed"] = str(seed)
-    return overrides
-
-
 def _known_folder(output: Path, name: str, with_file: str) -> Path:
     """The folder of a sweep that has got as far as writing a certain file."""
     known = sorted(path.parent.name for path in output.glob(f"*/{with_file}"))
     if name not in known:
         there = f"There are: {', '.join(known)}." if known else "There is none yet."
-        _fail(f"{(output / name).resolve()}: no such sweep. {there} Look elsewhere with --output.")
+        fail(f"{(output / name).resolve()}: no such sweep. {there} Look elsewhere with --output.")
     return output / name
 
 
@@ -361,7 +346,7 @@ def _make_output(output: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        _fail(f"--output {output}: must be a folder that can be written to; {error.strerror}.")
+        fail(f"--output {output}: must be a folder that can be written to; {error.strerror}.")
 
 
 def _free_port(wanted: int) -> int:
@@ -371,7 +356,7 @@ def _free_port(wanted: int) -> int:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:
                 return port
-    _fail(f"--port {wanted}: it and the next 100 are taken; choose another.")
+    fail(f"--port {wanted}: it and the next 100 are taken; choose another.")
     raise AssertionError
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 # Before Ray starts: it reads them once.
@@ -47,11 +51,33 @@ def connect(*, n_cpu_workers: int | None) -> int:
         # Beside the logs, Ray prints its own long words into the table when a worker dies; ours say
         # which trial it was. There is no switch for them.
         ray._private.worker.print_to_stdstream = lambda *_, **__: None
-        try:
+        ray._private.utils.set_sigterm_handler = lambda _: None  # it would exit at once
+        with _undisturbed():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
-        except SystemExit:  # Ray's own answer to SIGTERM, which it takes over meanwhile
-            raise KeyboardInterrupt from None
     return int(ray.cluster_resources().get("GPU", 0))
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hear Ctrl-C and SIGTERM when what stands below is done: Ray cannot end half connected.
+
+    While it connects, SIGTERM is heard by a handler of its library first, which has an alarm abort
+    the process three seconds later.
+    """
+    heard: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        signal.alarm(0)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if heard:
+        raise KeyboardInterrupt
 
 
 def disconnect() -> None:
@@ -84,6 +110,8 @@ class Node:
     """A machine of the cluster that is alive."""
 
     node_id: str
+    n_cpus: float
+    """That Ray may use: fewer than the machine's where it was told so, or in a container."""
     n_gpus: float
     gpu_type: str | None
     """As Ray names it; None where it does not know."""
@@ -92,7 +120,12 @@ class Node:
 def nodes() -> list[Node]:
     """Return the machines that are there now."""
     return [
-        Node(node["NodeID"], node["Resources"].get("GPU", 0.0), _gpu_type(node["Resources"]))
+        Node(
+            node["NodeID"],
+            node["Resources"].get("CPU", 0.0),
+            node["Resources"].get("GPU", 0.0),
+            _gpu_type(node["Resources"]),
+        )
         for node in ray.nodes()
         if node["Alive"]
     ]

@@ -38,13 +38,18 @@ class Share:
         """How much of its memory a trial may take, from 0 to 1."""
         return min(1.0, self.gpus_per_trial)
 
-    def n_on_this_machine(self) -> int:
-        """Workers that share the processors of this one."""
-        if not self.is_joined:
-            return self.n_workers
-        if self.on_gpus:
-            return max(1, places_on(here().n_gpus, self.gpus_per_trial))
-        return -(-self.n_workers // len(nodes()))
+    def environment(self) -> dict[str, str]:
+        """What must be in the environment of this process before it imports torch."""
+        n_workers, n_cores = self.n_workers, os.cpu_count() or 1
+        if self.is_joined:
+            node = here()
+            n_cores = int(node.n_cpus)
+            n_workers = places_on(node.n_gpus, self.gpus_per_trial)
+            if not self.on_gpus:
+                n_workers = -(-self.n_workers // len(nodes()))
+        return training_environment(
+            n_slots=max(1, n_workers), n_processes=self.n_processes, n_cores=n_cores
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,9 +75,7 @@ class Worker:
 
     def __init__(self, model: ModelConfig, share: Share, seen: Seen | None) -> None:
         # Before torch is imported, which reads them once.
-        os.environ.update(
-            training_environment(n_slots=share.n_on_this_machine(), n_processes=share.n_processes)
-        )
+        os.environ.update(share.environment())
         self._seen = seen
         self._home: Home | None = None
         self._trials = messages.TrialThread(model, share.n_processes, share.of_a_gpu)

@@ -11,11 +11,15 @@ from typing import Any
 
 from sweep.space import Space
 from sweep.space_file import SpaceError
+from trials.addresses import local_path
 from trials.config import Backend, ModelConfig, TrialConfig, largest_divisor
 
 CPU_MICRO_BATCH = 8
 GPU_MICRO_BATCH = 16
 """Where the search for a micro-batch that fits begins; `trials.memory` halves it as needed."""
+
+PACKAGE = "_ray_pkg_"
+"""How Ray calls the folder in which it unpacks what a job brings along."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,9 @@ def _against_unsloth(space: Space, *, on_gpus: bool) -> str | None:
     return None
 
 
-def training_environment(*, n_slots: int, n_processes: int = 1) -> dict[str, str]:
+def training_environment(
+    *, n_slots: int, n_processes: int = 1, n_cores: int | None = None
+) -> dict[str, str]:
     """What a process that trains must have in its environment before it imports torch.
 
     Its threads are its share of the cores: more of them than cores slow a step down by an order of
@@ -96,8 +102,9 @@ def training_environment(*, n_slots: int, n_processes: int = 1) -> dict[str, str
     Args:
         n_slots: Trials at once.
         n_processes: Of each.
+        n_cores: That they share; None: all of this machine.
     """
-    threads = str(max(1, (os.cpu_count() or 1) // (n_slots * n_processes)))
+    threads = str(max(1, (n_cores or os.cpu_count() or 1) // (n_slots * n_processes)))
     return {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
@@ -106,10 +113,16 @@ def training_environment(*, n_slots: int, n_processes: int = 1) -> dict[str, str
 
 
 def model_config(space: Space, backend: Backend) -> ModelConfig:
-    """The base model of a space; a folder is made absolute, so that every worker finds it."""
+    """The base model of a space; a folder is made absolute, so that every worker finds it.
+
+    One that a Ray job has brought along is found from the job's folder, in which all its processes
+    run: that folder's own path is another one in each job, and a study stays with its base model.
+    """
     settings = space.settings
-    beside_space = space.folder / settings.base_model
-    name = str(beside_space.resolve()) if beside_space.is_dir() else settings.base_model
+    given = local_path(settings.base_model)
+    beside_space = space.folder / given
+    is_brought = space.folder.name.startswith(PACKAGE) and not Path(given).is_absolute()
+    name = str(beside_space.resolve()) if beside_space.is_dir() and not is_brought else given
     return ModelConfig(
         name=name,
         revision=settings.revision,

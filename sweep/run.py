@@ -22,16 +22,17 @@ from sweep import check, loop, report
 from sweep.adapters import Adapters
 from sweep.devices import n_gpu_slots, n_visible_gpus, n_workers, wants_gpus
 from sweep.disk import Room
-from sweep.folder import is_asked_to_stop, locked, open_folder
+from sweep.folder import is_asked_to_stop, locked, open_folder, study_writer, sweep_id
 from sweep.journal import is_closed
+from sweep.postgresql import Address
 from sweep.resolve import choose_backend, model_config, resolver
 from sweep.screen import Progress, Screen, make_screen
 from sweep.space import Space
-from sweep.storage import Patience, PatientStorage, StudyAway, storage_url
+from sweep.storage import Patience, PatientStorage, StudyAway
 from sweep.study import Sweep, SweepFailed, open_study, sample_rows_so_far
 from sweep.task import keep_to_task
 from sweep.view import search_changes
-from sweep.where import command
+from sweep.where import artifacts_dir, command
 from sweep.words import counted
 from trials.config import Backend
 from trials.result_file import read_result
@@ -63,6 +64,8 @@ class Options:
     """GPUs to use at most; None: all."""
     mlflow: str | None
     """An MLflow server's address; None: a database in the sweep's folder."""
+    study: str | None = None
+    """A PostgreSQL database's address; None: where the study is, or a file of the sweep's own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,8 +78,8 @@ class Job:
     on_gpus: bool
     backend: Backend
     found: check.Check
-    patience: Patience
-    """Of the study's database."""
+    storage: PatientStorage
+    """The study's database."""
 
 
 def run(space: Space, options: Options, console: Console) -> int:
@@ -86,8 +89,10 @@ def run(space: Space, options: Options, console: Console) -> int:
         SpaceError, StudyError, TrackingError: In words for the user, before any trial starts.
     """
     output_dir = options.output / space.name
-    open_folder(output_dir)
-    with locked(output_dir):
+    server = Address.parse(options.study) if options.study else None
+    open_folder(output_dir, server)
+    patience = Patience(say=console.print)
+    with locked(output_dir), study_writer(output_dir, server, patience) as storage:
         on_gpus = wants_gpus(workers=options.workers, gpus=options.gpus)
         backend = choose_backend(space, on_gpus=on_gpus)
         _check_options(space, options, on_gpus=on_gpus)
@@ -96,7 +101,7 @@ def run(space: Space, options: Options, console: Console) -> int:
             output_dir / "data",
             on_gpus=on_gpus,
             say=console.print,
-            n_sample_rows=sample_rows_so_far(space, output_dir),
+            n_sample_rows=sample_rows_so_far(space, output_dir, storage),
         )
         console.print(check.in_words(space, found))
         job = Job(
@@ -106,7 +111,7 @@ def run(space: Space, options: Options, console: Console) -> int:
             on_gpus=on_gpus,
             backend=backend,
             found=found,
-            patience=Patience(),
+            storage=storage,
         )
         sweep = _open_sweep(job, say=console.print)
         write_whole(output_dir / "space.yaml", space.text)
@@ -143,8 +148,9 @@ def _open_sweep(job: Job, say: Callable[[str], None]) -> Sweep:
     trials_dir = job.output_dir / "trials"
     study = open_study(
         job.space,
-        PatientStorage(storage_url(job.output_dir.resolve()), job.patience),
+        job.storage,
         written=lambda number: read_result(trials_dir / f"{number:03d}"),
+        sweep_id=sweep_id(job.output_dir),
     )
     keep_to_task(study, job.space, job.found, job.backend)
     if words := search_changes(study, job.space):
@@ -181,7 +187,7 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
                 folder=job.output_dir,
                 say=screen.say,
             )
-            job.patience.say, job.patience.is_over = screen.say, budget.stop.is_set
+            job.storage.patience = Patience(screen.say, budget.stop.is_set)
             room = Room(job.output_dir, _trial_bytes(job), screen.say)
             tracker, adapters = _open_trackers(job, sweep)
             if tracker.is_away:
@@ -193,17 +199,24 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
             except BaseException:  # a third Ctrl-C, or a fault of ours: no run is left RUNNING
                 tracker.close_sweep("KILLED", None, "The sweep was broken off; run it again.")
                 raise
-            adapters.put_right()
-            with suppress(StudyAway):
-                sweep.note(STATES[status], failure or "")
-            summary = _summary(job, sweep, wall_seconds=time.monotonic() - began)
-            tracker.close_sweep(status, _winner(summary), report.as_markdown(summary))
+            summary = None
+            try:
+                adapters.put_right()
+                with suppress(StudyAway):
+                    sweep.note(STATES[status], failure or "")
+                summary = _summary(job, sweep, wall_seconds=time.monotonic() - began)
+                tracker.close_sweep(status, _winner(summary), report.as_markdown(summary))
+            except StudyAway as error:  # best/ and the summary are the next run's
+                failure = failure or str(error)
+                status = "FAILED" if status == "FINISHED" else status
+                tracker.close_sweep("KILLED", None, failure)
         finally:
             ray_cluster.disconnect()
         timings = json.dumps(asdict(runner.timings), indent=1)
         with suppress(OSError):
             write_whole(job.output_dir / "timings.json", timings)
-        console.print(report.in_words(summary))
+        if summary is not None:
+            console.print(report.in_words(summary))
     if words := tracker.in_words:
         console.print(words, style="red", markup=False)
     if failure:
@@ -236,16 +249,13 @@ def _new_tracker(space: Space, options: Options, output_dir: Path) -> MlflowTrac
     """Connect with the server that was named, else open the database of this sweep alone."""
     from sweep.tracking import MlflowTracker
 
+    uri = options.mlflow or f"sqlite:///{output_dir.resolve() / 'mlflow.db'}"
     return MlflowTracker(
-        uri=_mlflow_uri(options, output_dir),
+        uri=uri,
         name=space.name,
-        artifacts_dir=None if options.mlflow else (output_dir / "mlartifacts").resolve(),
+        artifacts_dir=artifacts_dir(uri, output_dir),
         output_dir=output_dir,
     )
-
-
-def _mlflow_uri(options: Options, output_dir: Path) -> str:
-    return options.mlflow or f"sqlite:///{output_dir.resolve() / 'mlflow.db'}"
 
 
 def _open_trackers(job: Job, sweep: Sweep) -> tuple[MlflowTracker, Adapters]:

@@ -26,6 +26,7 @@ from sweep.parameters import (
 from sweep.points import known_good
 from sweep.settings import Budget, Settings, as_name, problems_of, unknown_key
 from sweep.space_file import SpaceError, SpaceFile, did_you_mean, read, shortened
+from trials.addresses import is_address, local_path, wrong_address
 
 DEFAULT_TRIALS = 24
 MOST_GRID_POINTS = 100_000
@@ -81,6 +82,8 @@ class Space:
         """The absolute path or hub id of a split; of eval also the share held out."""
         given: str | float = getattr(self.settings.data, which)
         if isinstance(given, float):
+            return given
+        if is_address(given):
             return given
         path = self.folder / given
         # Asked first: a path that leads in a circle cannot be resolved.
@@ -176,6 +179,8 @@ def _missing(look: Callable[[Path, str], str | None], folder: Path, given: str) 
 def _missing_file(folder: Path, given: str) -> str | None:
     from trials.rows import looks_like_hub_id
 
+    if is_address(given):  # looked at by whoever reads it: it may be a path of other machines
+        return wrong_address(given)
     path = folder / given
     if path.exists():
         return None
@@ -201,7 +206,9 @@ def _missing_model(folder: Path, given: str) -> str | None:
     """Say why `given` can be no base model, as far as that is known without a network."""
     from trials.smollm2 import NAME
 
-    path = folder / given
+    path = folder / local_path(given)
+    if is_address(given) and not path.is_dir():  # it may be a folder of other machines
+        return wrong_address(given, schemes=())
     if path.is_dir():
         lacks = [
             what

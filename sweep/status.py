@@ -15,12 +15,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sweep.folder import Holder, holder
+from sweep.folder import Holder, has_study, holder, server_of, study_reader
 from sweep.journal import FILE_NAME as JOURNAL
 from sweep.journal import Journal
 from sweep.report import SHOWN, against_base
 from sweep.screen import COLOURS
-from sweep.storage import storage_url
+from sweep.storage import cause_of
 from sweep.study import COUNTS, StudyError
 from sweep.words import counted, duration
 from trials.config import trial_name
@@ -81,16 +81,22 @@ def read_status(folder: Path) -> Status:
     Raises:
         StudyError: There is none, or it cannot be read.
     """
-    if not (folder / "study.db").exists():
+    if not has_study(folder):
         raise StudyError(f"{folder}: has no study.db, so no sweep has begun there.")
+    server = server_of(folder)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     running_in = holder(folder)
     try:
-        study = optuna.load_study(study_name=None, storage=storage_url(folder.resolve()))
+        study = optuna.load_study(
+            study_name=None if server is None else folder.name, storage=study_reader(folder)
+        )
         found = study.get_trials(deepcopy=False)
         attributes = study.user_attrs
+    except (KeyError, ValueError):
+        raise StudyError(f"{folder}: has no study yet, so no sweep has begun there.") from None
     except Exception as error:
-        raise StudyError(f"{folder / 'study.db'}: cannot be read: {error}") from None
+        place = server or folder / "study.db"
+        raise StudyError(f"{place}: the study cannot be read: {cause_of(error)}") from None
     trials = [
         _trial(trial, attributes, lives=running_in is not None)
         for trial in found

@@ -1,91 +1,176 @@
-"""The study's database: it waits where a write cannot be done now, and loses none."""
+"""The study's database: it waits where it cannot be used now, and loses and doubles nothing."""
 
 from __future__ import annotations
 
 import functools
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 RETRY_SECONDS = 1.0
+_READS = (
+    "get_all_studies",
+    "get_study_id_from_name",
+    "get_study_name_from_id",
+    "get_study_directions",
+    "get_study_user_attrs",
+    "get_study_system_attrs",
+    "get_trial",
+    "get_trial_id_from_study_id_trial_number",
+    "_get_trials",
+)
 _WRITES = (
     "create_new_study",
-    "create_new_trial",
     "set_study_user_attr",
     "set_study_system_attr",
-    "set_trial_param",
-    "set_trial_state_values",
+    "_set_trial_param",
     "set_trial_intermediate_value",
     "set_trial_user_attr",
     "set_trial_system_attr",
 )
-"""Each is one transaction, so that one which failed can be made again."""
+"""Each is one transaction that says what shall be there, so that it may come twice: whoever loses
+the answer to a commit cannot know whether it was done. (A second `create_new_study` is refused,
+and then the study is loaded.) The other two writes are written out below."""
+
+# It would log SQL in the middle of the screen for each read that fails and is made again.
+logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
+
+T = TypeVar("T")
+
+
+class StudyError(ValueError):
+    """A study that cannot be opened or continued, in words for the user."""
+
+
+class StudyAway(ValueError):
+    """The study cannot be used, and nobody waits for it; in words for the user."""
 
 
 @dataclass
 class Patience:
-    """What happens while the database cannot be written to."""
+    """What happens while the database cannot be used."""
 
     say: Callable[[str], None] = lambda _: None
     """Hears why once, and once when it goes on."""
     is_over: Callable[[], bool] = lambda: True
     """Whether nobody wants to wait any longer; by default nobody does."""
-
-
-class StudyAway(ValueError):
-    """The study cannot be written, and nobody waits for it; in words for the user."""
+    seconds: float = 0.0
+    """So long it is waited all the same."""
 
 
 class PatientStorage(RDBStorage):
-    """Optuna's storage, whose writes are made again until they succeed: a full disk, a lost server.
+    """Optuna's storage, asked again until it answers: a full disk, a server that was restarted.
 
-    Training goes on meanwhile until its next evaluation.
+    Training goes on meanwhile until its next evaluation. It must be the only writer of its studies.
 
     Args:
         patience: May be changed at any time.
+        options: As Optuna's.
     """
 
-    def __init__(self, url: str, patience: Patience) -> None:
-        super().__init__(url)
+    def __init__(self, url: str, patience: Patience, **options: Any) -> None:
+        super().__init__(url, **options)
         self.patience = patience
-        for name in _WRITES:
-            setattr(self, name, self._patient(getattr(self, name)))
+        for verb, names in (("read", _READS), ("written", _WRITES)):
+            for name in names:
+                setattr(self, name, self._patient(verb, getattr(self, name)))
 
-    def _patient(self, write: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(write)
-        def until_done(*args: Any, **kwargs: Any) -> Any:
-            has_failed = False
-            while True:
-                try:
-                    answer = write(*args, **kwargs)
-                except StorageInternalError as error:
-                    if self.patience.is_over():
-                        raise StudyAway(
-                            f"The study cannot be written: {_cause(error)} What it holds is safe; "
-                            f"run the same command when it can."
-                        ) from None
-                    if not has_failed:
-                        self.patience.say(f"The study cannot be written: {_cause(error)} Waiting …")
-                    has_failed = True
-                    time.sleep(RETRY_SECONDS)
-                else:
-                    if has_failed:
-                        self.patience.say("The study can be written again.")
-                    return answer
+    def _create_new_trial(
+        self, study_id: int, template_trial: FrozenTrial | None = None
+    ) -> FrozenTrial:
+        """Make the trial of the next number; it is looked for before it is made again."""
+        number: int | None = None
 
-        return until_done
+        def make() -> None:
+            nonlocal number
+            with _create_scoped_session(self.scoped_session) as session:
+                study = models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+                n_there = models.TrialModel.count(session, study)
+                if number is None:
+                    number = n_there
+                if number == n_there:
+                    self._get_prepared_new_trial(study_id, template_trial, session)
+
+        self._until_done("written", make)
+        assert number is not None
+        return self.get_trial(self.get_trial_id_from_study_id_trial_number(study_id, number))
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        """As Optuna's, which would refuse a change that was made and whose answer was lost."""
+        is_repeated = False
+        write = super().set_trial_state_values
+
+        def change() -> bool:
+            nonlocal is_repeated
+            if is_repeated and self.get_trial(trial_id).state is state:
+                return True
+            is_repeated = True
+            return write(trial_id, state, values)
+
+        return self._until_done("written", change)
+
+    def _patient(self, verb: str, ask: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(ask)
+        def patient(*args: Any, **kwargs: Any) -> Any:
+            return self._until_done(verb, lambda: ask(*args, **kwargs))
+
+        return patient
+
+    def _until_done(self, verb: str, ask: Callable[[], T]) -> T:
+        has_failed, began = False, time.monotonic()
+        while True:
+            try:
+                answer = ask()
+            except StorageInternalError as error:
+                cause = cause_of(error)
+                waited = time.monotonic() - began
+                if waited >= self.patience.seconds and self.patience.is_over():
+                    raise StudyAway(
+                        f"The study cannot be {verb}: {cause} What it holds is safe; "
+                        f"run the same command when it can."
+                    ) from None
+                if not has_failed:
+                    self.patience.say(f"The study cannot be {verb}: {cause} Waiting …")
+                has_failed = True
+                time.sleep(RETRY_SECONDS)
+            else:
+                if has_failed:
+                    self.patience.say(f"The study can be {verb} again.")
+                return answer
 
 
-def _cause(error: BaseException) -> str:
-    """The database's own words, without SQL and parameters."""
-    cause = getattr(error.__cause__, "orig", None) or error.__cause__ or error
-    words = str(cause).splitlines()[0].rstrip(".")
-    return f"{words}."
+def cause_of(error: BaseException) -> str:
+    """The database's own words as a sentence, without SQL and parameters."""
+    cause = error.__cause__ or error
+    words = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0].rstrip(".")
+    return f"{words.removeprefix('connection failed: ')}."
+
+
+def own_storage(output_dir: Path, patience: Patience) -> PatientStorage:
+    """Open, or begin, the study's own database in the sweep's folder.
+
+    Raises:
+        StudyAway: It cannot be: the disk is full, say.
+    """
+    try:
+        return PatientStorage(storage_url(output_dir), patience)
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise StudyAway(
+            f"{output_dir / 'study.db'}: cannot be used: {cause_of(error)} "
+            f"Make room, or see that it can be written, and run the same command again."
+        ) from None
 
 
 def storage_url(output_dir: Path) -> str:

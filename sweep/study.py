@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from sweep.background import without_secrets
 from sweep.flat import EndedCurve, is_flat
+from sweep.folder import has_study, study_reader
 from sweep.loop import Place
 from sweep.pruners import ByItself, Outclassed, make_outclassed
 from sweep.resolve import Resolve
 from sweep.space import Space
-from sweep.storage import storage_url
+from sweep.storage import StudyError as StudyError
+from sweep.storage import cause_of
 from sweep.view import POINT, enqueue_starts, n_points_tried, next_trial
 from trials.config import EvalPoint, Outcome, Stop, TrialConfig, TrialResult
 from trials.result_file import result_of
@@ -47,10 +51,6 @@ RUNS_AGAIN = 2
 
 Written = tuple[TrialResult, list[EvalPoint]]
 """What a trial has written when it ended."""
-
-
-class StudyError(ValueError):
-    """A study that cannot be opened or continued, in words for the user."""
 
 
 class SweepFailed(RuntimeError):
@@ -86,6 +86,7 @@ def open_study(
     space: Space,
     storage: str | optuna.storages.BaseStorage,
     written: Callable[[int], Written | None] = lambda number: None,
+    sweep_id: str | None = None,
 ) -> optuna.Study:
     """Create the study of a space, or open the one that is there.
 
@@ -95,6 +96,7 @@ def open_study(
 
     Args:
         written: What trial `number` has written when it ended, if it has.
+        sweep_id: Of the sweep that the study is for, where it lies among those of others.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
@@ -105,6 +107,8 @@ def open_study(
         direction="minimize",
         load_if_exists=True,
     )
+    if sweep_id is not None and "sweep_id" not in study.user_attrs:
+        study.set_user_attr("sweep_id", sweep_id)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         found = written(trial.number) if POINT in trial.user_attrs else None
         if found is None:
@@ -116,18 +120,30 @@ def open_study(
     return study
 
 
-def sample_rows_so_far(space: Space, output_dir: Path) -> int | None:
+def sample_rows_so_far(
+    space: Space, output_dir: Path, storage: optuna.storages.BaseStorage | None = None
+) -> int | None:
     """Eval rows of each evaluation in the study that goes on; None: it is for `prepare` to say.
 
     They follow from the shortest trial that is searched. When the search changes they stay, or
     later losses would not compare with earlier ones.
+
+    Args:
+        storage: The study's, where it is open.
+
+    Raises:
+        StudyError: The study's server cannot be used.
     """
-    if not (output_dir / "study.db").exists():
+    if storage is None and not has_study(output_dir):
         return None
     try:
-        study = optuna.load_study(study_name=space.name, storage=storage_url(output_dir.resolve()))
+        study = optuna.load_study(
+            study_name=space.name, storage=storage or study_reader(output_dir)
+        )
     except KeyError:  # a study that was never opened
         return None
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise StudyError(f"{space.name}: the study cannot be read: {cause_of(error)}") from None
     known = study.user_attrs
     if known.get("evaluate_rows") != space.settings.evaluate.rows:
         return None

@@ -16,3 +16,8 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}:{whole % 60:02d}"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def megabytes(n_bytes: float) -> str:
+    """`1 MB`, `812 MB`, `1,400 MB`: in millions of bytes."""
+    return f"{max(1, round(n_bytes / 1e6)):,} MB"

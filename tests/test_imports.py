@@ -50,12 +50,17 @@ def test_trials_know_nothing_of_the_sweep(package: str) -> None:
 
 
 def test_ray_has_one_home() -> None:
-    homes = {f"sweep/ray_{name}.py" for name in ("cluster", "ends", "files", "worker", "workers")}
-    assert set(importers("ray")) - {"sweep/submit.py"} == homes
+    names = ("check", "cluster", "ends", "fetch", "files", "ready", "worker", "workers")
+    homes = {f"sweep/ray_{name}.py" for name in names}
+    assert set(importers("ray")) == {"sweep/submit.py", *homes}
 
 
 def test_mlflow_has_one_home() -> None:
     assert set(importers("mlflow")) == {"sweep/mlflow_runs.py"}
+
+
+def test_postgresql_has_one_home() -> None:
+    assert set(importers("psycopg")) == {"sweep/postgresql.py"}
 
 
 def modules_after(code: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""Read a data file, or a data set of the hub, into rows of columns."""
+"""Read a data file into rows of columns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import difflib
 import gzip
 import io
 import json
-import os
 import shlex
 import zlib
 from collections import Counter
@@ -19,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from trials.addresses import fetched, file_name
 from trials.config import DataError
 
 TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
@@ -96,50 +96,37 @@ def read_file(path: Path) -> Table:
         raise DataError(f"no permission to read {title}. Its owner can give it: {mend}") from None
     except OSError as error:
         raise DataError(f"{title} cannot be read: {error.strerror or error}.") from None
+    return _table(data, title, path.name)
+
+
+def read_address(address: str) -> Table:
+    """Return the rows of a file in an object store, such as `s3://bucket/train.jsonl`.
+
+    Raises:
+        DataError: As for a local file, or it could not be fetched.
+    """
+    title, name = address.partition("?")[0], file_name(address)
+    if data_suffix(name) is None:
+        raise DataError(
+            f"the suffix of {title} must be {KNOWN_SUFFIXES}, since it tells the format."
+        )
+    return _table(fetched(address, check_size=lambda n: _check_size(n, title)), title, name)
+
+
+def _table(data: bytes, title: str, name: str) -> Table:
     if not data:
         raise DataError(f"{title} must hold rows, but it is empty (0 bytes).")
     if data.startswith(b"version https://git-lfs"):
         mend = "Run `git lfs pull` in its folder."
         raise DataError(f"{title} is a git-lfs pointer, not the data itself. {mend}")
-    table = Table(title, path.name)
-    if data_suffix(path.name) == ".parquet":
+    table = Table(title, name)
+    if data_suffix(name) == ".parquet":
         _read_parquet(data, table)
     else:
         _read_text(data, table)
     if not table.rows and not table.problems:
         raise DataError(f"{title} must hold rows, but it has none.")
     return table
-
-
-def read_hub(source: str) -> Table:
-    """Return the rows of the hub's data set `org/name:split`; without a split, of `train`.
-
-    Raises:
-        DataError: The data set could not be had, or the package `datasets` is missing.
-    """
-    name, _, split = source.partition(":")
-    split = split or "train"
-    title = f"{name}:{split}"
-    try:
-        import datasets  # here, not above: optional, and it takes a second to import
-        import httpx
-        import pyarrow as pa
-        from datasets.exceptions import DatasetsError
-    except ImportError:
-        raise DataError(
-            f"{title} is a data set of the hub, and the package that reads those, `datasets`, is "
-            f"not installed. Run: pip install -e '.[hub-data]'"
-        ) from None
-    failures = (OSError, ValueError, LookupError, RuntimeError, DatasetsError, httpx.HTTPError)
-    try:
-        # As Arrow, so that columns of images or sounds are not decoded.
-        columns = datasets.load_dataset(name, split=split).with_format("arrow")[:].to_pylist()
-    except (*failures, pa.ArrowException) as error:
-        reason = _first_line(error)
-        raise DataError(f"{title} cannot be read from the hub: {reason} {_hub_mend()}") from None
-    if not columns:
-        raise DataError(f"{title} must hold rows, but it has none.")
-    return Table(title, title, [Row(f"row {n}", row) for n, row in enumerate(columns, 1)])
 
 
 def data_suffix(name: str) -> str | None:
@@ -232,7 +219,7 @@ def _read_parquet(data: bytes, table: Table) -> None:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
-            f"{table.title} is not a whole Parquet file: {_first_line(error)} "
+            f"{table.title} is not a whole Parquet file: {first_line(error)} "
             f"Fetch or write it again."
         ) from None
 
@@ -245,7 +232,7 @@ def _in_python(batch: Any, title: str) -> list[dict[str, object]]:
     # Such as a date beyond the year 9999, or a time zone that this machine does not know.
     except (pa.ArrowException, ValueError, OverflowError, LookupError) as error:
         raise DataError(
-            f"{title} holds a value that Python cannot: {_first_line(error)} "
+            f"{title} holds a value that Python cannot: {first_line(error)} "
             f"Leave its column out, or write it as text."
         ) from None
     return rows
@@ -276,7 +263,7 @@ def _unpacked(data: bytes, title: str) -> bytes:
         return unpacked
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{title} is not whole gzip data: {_first_line(error)} "
+            f"{title} is not whole gzip data: {first_line(error)} "
             f"Fetch it again, or take .gz off its name if it is not packed."
         ) from None
 
@@ -424,15 +411,7 @@ def _snippet(text: str, at: int = 0) -> str:
     return "".join(c if c.isprintable() else " " for c in text[start : start + 60])
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the beginning of what was raised, for a message."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:300].rstrip(".") + "."
-
-
-def _hub_mend() -> str:
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        return "HF_HUB_OFFLINE is set, so only what was downloaded before can be read: unset it."
-    return (
-        "Check its name (org/name:split), the network and `hf auth login`; "
-        f"if it is a local file, its name must end in {KNOWN_SUFFIXES}."
-    )

@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from trials.addresses import is_address, local_path
 from trials.config import DataError
-from trials.row_files import data_suffix, read_file, read_hub
+from trials.row_files import Table, data_suffix, read_address, read_file
 from trials.row_formats import Example, Message, converted
+from trials.row_hub import read_hub
 
 __all__ = [
     "Example",
@@ -38,7 +40,8 @@ def read_examples(
     """Return all rows of a local file or of a data set of the hub, in their order.
 
     Args:
-        source: Absolute path of a file, or `org/name:split`.
+        source: Absolute path of a file, an address such as `s3://bucket/train.jsonl`, or
+            `org/name:split`.
         key: The YAML key that names the source, such as `data.train`: it begins each message.
         columns: Our name of a column → the file's.
         template: A text with `{column}` fields, which then makes the text of each row.
@@ -48,7 +51,7 @@ def read_examples(
         DataError: One line for each problem; no row is left out silently.
     """
     try:
-        table = read_hub(source) if looks_like_hub_id(source) else read_file(Path(source))
+        table = _read(source)
     except DataError as error:
         raise DataError(f"{key}: {error}") from None
     examples, problems = converted(table, columns, template)
@@ -58,6 +61,13 @@ def read_examples(
     if problems:
         raise DataError("\n".join(problems))
     return examples
+
+
+def _read(source: str) -> Table:
+    if looks_like_hub_id(source):
+        return read_hub(source)
+    path = local_path(source)
+    return read_file(Path(path)) if not is_address(path) else read_address(path)
 
 
 def looks_like_hub_id(source: str) -> bool:

@@ -15,7 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
+from optuna.storages import BaseStorage
 
+from sweep.postgresql import Address
 from tests import tiny
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -128,7 +130,8 @@ class SweepUnderTest:
         space: The YAML file, in a folder of its own.
         output: Where sweeps are written; None: beside the file.
         mlflow: A server's address; None: the sweep's own database.
-        mlflow_db: The database of that server.
+        mlflow_db: The database of that server, if it is a file.
+        study: The address of the study's database; None: a file in the sweep's folder.
         environment: What the command's environment has beside ours.
     """
 
@@ -139,17 +142,29 @@ class SweepUnderTest:
         output: Path | None = None,
         mlflow: str | None = None,
         mlflow_db: Path | None = None,
+        study: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.space = space
         self.output = output or space.parent / "out"
         self.dir = self.output / NAME
         self.mlflow = mlflow or f"sqlite:///{self.dir}/mlflow.db"
-        self.mlflow_db = mlflow_db or self.dir / "mlflow.db"
+        self.mlflow_db = self.dir / "mlflow.db" if mlflow is None else mlflow_db
+        self._study = study
         self._options = ["--mlflow", mlflow] if mlflow else []
+        self._options += ["--study", study] if study else []
         self._environment = dict(environment or {})
         self._log = space.parent / "output.txt"
         self._log_begins = 0
+
+    @property
+    def study_db(self) -> Path | None:
+        """The study's database, if it is a file."""
+        return None if self._study else self.dir / "study.db"
+
+    def storage(self) -> str | BaseStorage:
+        """The storage of the study, as Optuna takes it."""
+        return Address.parse(self._study).reader() if self._study else f"sqlite:///{self.study_db}"
 
     def start(self) -> None:
         """Start `sweep run`, or go on with it: it is the same command."""

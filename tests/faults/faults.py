@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import signal
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from tests.faults.campaign import SweepUnderTest, write_space
 from tests.faults.mlflow_server import MlflowServer
 from tests.faults.small_disk import SmallDisk
 from tests.faults.tally import Tally
+from tests.servers.postgresql import PASSWORD, PostgresServer
 
 LATEST_SECONDS = 25.0
 """So long after its first trial began, a command is cut off at the latest."""
@@ -54,6 +57,7 @@ class Course:
         more: str = "",
         output: Path | None = None,
         server: MlflowServer | None = None,
+        study: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> SweepUnderTest:
         """A sweep in a folder of its own that nobody has started."""
@@ -65,6 +69,7 @@ class Course:
             output=output,
             mlflow=server.address if server else None,
             mlflow_db=server.database if server else None,
+            study=study,
             environment=environment,
         )
 
@@ -198,6 +203,54 @@ def mlflow(course: Course, chance: random.Random, tally: Tally) -> None:
         server.kill()
 
 
+def postgres(course: Course, chance: random.Random, tally: Tally) -> None:
+    """PostgreSQL, which has the study and MLflow's database, is away from a random moment on."""
+    with on_postgres(course.folder / "mlflow-on-postgres") as (databases, server):
+        while not tally.is_done:
+            study = databases.create(f"study_{tally.n_sweeps}")
+            sweep = course.new_sweep(f"postgres-{tally.n_sweeps}", server=server, study=study)
+            sweep.start()
+            sweep.wait_until_begun()
+            while not tally.is_done and sweep.wait(chance.uniform(0.5, 12.0)) is None:
+                away(databases, sweep, tally, chance.uniform(2.0, 15.0))
+            code = sweep.wait(ENDS_WITHIN_SECONDS)
+            if code == 0 and states.UNSENT in sweep.words:
+                _sync(sweep, tally)
+            tally.check_end(sweep, code)
+
+
+@contextmanager
+def on_postgres(folder: Path) -> Iterator[tuple[PostgresServer, MlflowServer]]:
+    """PostgreSQL, and an MLflow server whose database is there."""
+    databases = PostgresServer()
+    os.environ["PGPASSWORD"] = PASSWORD
+    try:
+        databases.start()
+        databases.create("mlflow")
+        server = MlflowServer(folder, database=databases.secret_address("mlflow"))
+        server.start()
+        try:
+            yield databases, server
+        finally:
+            server.kill()
+    finally:
+        databases.remove()
+        del os.environ["PGPASSWORD"]
+
+
+def away(databases: PostgresServer, sweep: SweepUnderTest, tally: Tally, seconds: float) -> None:
+    """Take PostgreSQL away for so long, by SIGKILL and by its operator in turn."""
+    how = ("SIGKILL to PostgreSQL", "pg_ctl stop -m immediate")[tally.n_injected % 2]
+    tally.injected(sweep, f"{how}, for {seconds:.1f} s {_at_work(sweep)}")
+    if "SIGKILL" in how:
+        databases.kill()
+    else:
+        databases.stop("immediate")
+    sweep.wait(seconds)
+    databases.start()
+    tally.check_readable(sweep)
+
+
 def _sync(sweep: SweepUnderTest, tally: Tally) -> None:
     tally.check_gone(sweep)
     sweep.sync()
@@ -305,6 +358,7 @@ FAULTS: dict[str, tuple[int, Callable[[Course, random.Random, Tally], None]]] = 
     "driver": (50, driver),
     "workers": (50, workers),
     "mlflow": (20, mlflow),
+    "postgres": (12, postgres),
     "disk": (10, disk),
     "hang": (2, hang),
     "signals": (20, signals),

@@ -8,18 +8,39 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
 
 class MlflowServer:
-    """`mlflow server` on a port of this machine, with its database and artifacts in a folder."""
+    """`mlflow server` on a port of this machine; it passes artifacts on to their place.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: A new one, for what has no other place.
+        database: The address of its database; None: a file in the folder.
+        artifacts: Where it keeps artifacts; None: in the folder.
+        more: Further words of its command.
+        environment: What its environment has beside ours.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        database: str | None = None,
+        artifacts: str | None = None,
+        more: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         folder.mkdir(parents=True)
         self._folder = folder
-        self.database = folder / "server.db"
+        self.database = folder / "server.db" if database is None else None
+        """The file, if it is one."""
+        self._words = ["--backend-store-uri", database or f"sqlite:///{self.database}"]
+        self._words += ["--artifacts-destination", artifacts or str(folder / "artifacts"), *more]
+        self._environment = dict(environment or {})
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port: int = free.getsockname()[1]
@@ -29,8 +50,7 @@ class MlflowServer:
     def start(self, seconds: float = 90) -> None:
         """Start it and wait until it answers."""
         command = [sys.executable, "-m", "mlflow", "server"]
-        command += ["--backend-store-uri", f"sqlite:///{self.database}"]
-        command += ["--artifacts-destination", str(self._folder / "artifacts"), "--workers", "1"]
+        command += [*self._words, "--workers", "1"]
         command += ["--host", "127.0.0.1", "--port", str(self._port)]
         with (self._folder / "server.txt").open("a") as log:
             self._process = subprocess.Popen(
@@ -41,6 +61,7 @@ class MlflowServer:
                     **os.environ,
                     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
                     "MLFLOW_DISABLE_TELEMETRY": "true",
+                    **self._environment,
                 },
                 start_new_session=True,
             )

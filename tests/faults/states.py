@@ -52,11 +52,17 @@ def results(study: optuna.Study) -> dict[int, Ended]:
 
 def study_of(sweep: SweepUnderTest) -> optuna.Study:
     """The study of a sweep that is not running."""
-    return _load(sweep.dir / "study.db")
+    return optuna.load_study(study_name=NAME, storage=sweep.storage())
 
 
-def _load(database: Path) -> optuna.Study:
-    return optuna.load_study(study_name=NAME, storage=f"sqlite:///{database}")
+def _has_study(sweep: SweepUnderTest) -> bool:
+    if sweep.study_db is not None and not sweep.study_db.exists():
+        return False
+    try:
+        study_of(sweep)
+    except KeyError:  # the command was cut off before it had made its study
+        return False
+    return True
 
 
 def unreadable(sweep: SweepUnderTest) -> list[str]:
@@ -75,12 +81,12 @@ def unreadable(sweep: SweepUnderTest) -> list[str]:
 
 def _unreadable(sweep: SweepUnderTest, scratch: Path) -> Iterator[str]:
     try:
-        trials = _trials(_copied(sweep.dir / "study.db", scratch))
+        trials = _trials(sweep, scratch)
     except Exception as error:
         yield f"the study cannot be read: {error!r}"
         return
     try:
-        _read_runs(_copied(sweep.mlflow_db, scratch))
+        _read_runs(sweep, scratch)
     except Exception as error:
         yield f"MLflow cannot be read: {error!r}"
     # best/ itself may be missing for the moment between the end of a trial and its writing.
@@ -107,11 +113,15 @@ def _copied(database: Path, scratch: Path) -> Path | None:
     return copy
 
 
-def _trials(database: Path | None) -> list[FrozenTrial]:
-    if database is None:
-        return []
+def _trials(sweep: SweepUnderTest, scratch: Path) -> list[FrozenTrial]:
+    storage = sweep.storage()
+    if sweep.study_db is not None:
+        copy = _copied(sweep.study_db, scratch)
+        if copy is None:
+            return []
+        storage = f"sqlite:///{copy}"
     try:
-        return _load(database).trials
+        return optuna.load_study(study_name=NAME, storage=storage).trials
     except KeyError:  # the command was cut off before it had made its study
         return []
 
@@ -123,10 +133,14 @@ def _ranked(trials: list[FrozenTrial]) -> list[int]:
     return [trial.number for trial in best[:KEEP_ADAPTERS]]
 
 
-def _read_runs(database: Path | None) -> None:
-    if database is None:
-        return
-    client = MlflowClient(f"sqlite:///{database}")
+def _read_runs(sweep: SweepUnderTest, scratch: Path) -> None:
+    address = sweep.mlflow
+    if sweep.mlflow_db is not None:
+        copy = _copied(sweep.mlflow_db, scratch)
+        if copy is None:
+            return
+        address = f"sqlite:///{copy}"
+    client = MlflowClient(address)
     experiment = client.get_experiment_by_name(NAME)
     for run in client.search_runs([experiment.experiment_id]) if experiment else []:
         client.get_metric_history(run.info.run_id, "eval_loss")
@@ -150,8 +164,7 @@ def _broken_best(folder: Path) -> Iterator[str]:
 
 def lost(sweep: SweepUnderTest, reference: dict[int, Ended]) -> list[str]:
     """Trials that ended in the undisturbed sweep, and have not ended, or have failed, here."""
-    has_study = (sweep.dir / "study.db").exists()
-    there = results(study_of(sweep)) if has_study else {}
+    there = results(study_of(sweep)) if _has_study(sweep) else {}
     return [
         f"trial {number} has not ended" if number not in there else f"trial {number} has failed"
         for number, right in reference.items()
@@ -165,11 +178,11 @@ def _has_failed(found: Ended, expected: Ended) -> bool:
 
 def running(sweep: SweepUnderTest) -> Iterator[str]:
     """Trials and runs that are said to run, of a sweep that does not."""
-    if (sweep.dir / "study.db").exists():
+    if _has_study(sweep):
         for trial in study_of(sweep).trials:
             if trial.state is TrialState.RUNNING:
                 yield f"trial {trial.number} is RUNNING in the study"
-    if sweep.mlflow_db.exists():
+    if sweep.mlflow_db is None or sweep.mlflow_db.exists():
         for run in _runs(sweep):
             if run.info.status == "RUNNING":
                 name = run.data.tags.get("trial_number", "parent")

@@ -1,4 +1,4 @@
-"""The fault campaign in short: one kill of the command, one of a worker."""
+"""The fault campaign in short: kills of the command, of a worker, and of the servers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import signal
 
 import pytest
 
-from tests.faults.faults import Course, lay_out
+from tests.faults.faults import Course, away, lay_out, on_postgres
 from tests.faults.tally import Tally
+from tests.servers.postgresql import PASSWORD, programs_dir
 
 pytestmark = pytest.mark.filterwarnings(
     # SQLAlchemy 2.1 warns of a loader that MLflow 3.17 uses in its own tables.
@@ -41,3 +42,23 @@ def test_a_sweep_ends_the_same_though_its_command_and_then_a_worker_were_killed(
     worker.kill()
     tally.check_end(sweep, sweep.wait(120))
     assert tally.found == []
+
+
+@pytest.mark.skipif(programs_dir() is None, reason="PostgreSQL is not installed")
+def test_a_sweep_ends_the_same_though_its_servers_were_killed(course: Course) -> None:
+    tally = Tally("servers", 2, course.reference)
+    with on_postgres(course.folder / "mlflow-on-postgres") as (databases, mlflow):
+        databases.create("study")
+        study = databases.secret_address("study")
+        sweep = course.new_sweep("servers", server=mlflow, study=study)
+        sweep.start()
+        assert sweep.wait_until_begun(), sweep.words
+        away(databases, sweep, tally, seconds=3.0)
+        mlflow.kill()
+        sweep.wait(1.0)
+        mlflow.start()
+        tally.check_end(sweep, sweep.wait(120))
+        assert "The study can be " in sweep.words
+        assert tally.found == []
+    written = [path for path in sweep.space.parent.rglob("*") if path.is_file()]
+    assert [path for path in written if PASSWORD.encode() in path.read_bytes()] == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -52,7 +54,7 @@ def test_a_machine_that_joins_gets_trials_and_one_that_dies_costs_its_own_alone(
             running = self.running_together()[-1]
             return running if len(running) == 2 else set()
 
-    sweep = Placed([config(number, epochs=60) for number in range(6)], join_then_leave)
+    sweep = Placed([config(number, epochs=24) for number in range(6)], join_then_leave)
     runner = RayRunner(
         config().model, n_slots=lambda: gpu_places(1), on_gpus=True, sweep=sweep, say=said.append
     )
@@ -88,3 +90,26 @@ def test_two_trials_share_a_device(cluster: Cluster, config: MakeConfig) -> None
 )
 def test_places_on_a_machine(n_gpus: int, per_trial: float, n_places: int) -> None:
     assert places_on(n_gpus, per_trial) == n_places
+
+
+TERMINATED = """
+import os, signal, sys, threading
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+from sweep import ray_cluster
+import ray
+inner = ray._private.worker.connect
+def connect(*positional, **named):
+    threading.Timer(0.03, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    return inner(*positional, **named)
+ray._private.worker.connect = connect
+try:
+    ray_cluster.connect(n_cpu_workers=1)
+except KeyboardInterrupt:
+    ray_cluster.disconnect()
+    sys.exit(130)
+"""
+
+
+def test_a_sigterm_while_ray_connects_ends_in_order() -> None:
+    done = subprocess.run([sys.executable, "-c", TERMINATED], capture_output=True, check=False)
+    assert done.returncode == 130, done.stderr.decode()

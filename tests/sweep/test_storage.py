@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sqlite3
 import threading
 import time
@@ -9,9 +10,8 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.exceptions import StorageInternalError
 
-from sweep.storage import Patience, PatientStorage, storage_url
+from sweep.storage import Patience, PatientStorage, StudyAway, own_storage, storage_url
 
 
 def test_writes_wait_for_a_database_that_is_locked(tmp_path: Path) -> None:
@@ -40,6 +40,18 @@ def test_nobody_waits_once_the_sweep_is_to_end(tmp_path: Path) -> None:
     study = optuna.create_study(storage=PatientStorage(storage_url(tmp_path), Patience()))
     other = sqlite3.connect(tmp_path / "study.db")
     other.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(StorageInternalError):
+    with pytest.raises(StudyAway, match="cannot be read: database is locked"):
         study.ask()
     other.close()
+
+
+def test_a_study_that_finds_no_room_is_put_in_words_and_begun_when_there_is(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # some of its tables
+    try:
+        with pytest.raises(StudyAway, match=r"study\.db: cannot be used: .+\. Make room"):
+            own_storage(tmp_path, Patience())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    study = optuna.create_study(storage=own_storage(tmp_path, Patience()))
+    assert study.ask().number == 0

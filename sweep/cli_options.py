@@ -1,0 +1,61 @@
+"""What several commands share: their options, and how they say what is wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="The search space.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Run on processors, so many trials at once.", show_default=False),
+]
+Gpus = Annotated[
+    int | None, typer.Option(min=1, help="GPUs to use; all by default.", show_default=False)
+]
+Name = Annotated[
+    str | None, typer.Option(help="The sweep's name, in place of the file's.", show_default=False)
+]
+SweepName = Annotated[str, typer.Argument(metavar="NAME", help="The sweep's name.")]
+Output = Annotated[Path, typer.Option(help="Folder of all sweeps.")]
+Seed = Annotated[
+    int | None, typer.Option(help="Of the sampler and of every trial.", show_default=False)
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting of the file: --set search.rank=[8,16]. May be repeated.",
+        show_default=False,
+    ),
+]
+
+
+def fail(words: str) -> NoReturn:
+    """Say what a user got wrong, and end."""
+    from sweep.background import without_secrets
+
+    # What a file holds stands in messages: it must not move the cursor of the terminal.
+    shown = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in words)
+    typer.echo(without_secrets(shown), err=True)
+    sys.exit(2)
+
+
+def overrides_of(sets: list[str] | None, name: str | None, seed: int | None) -> dict[str, str]:
+    """Return settings in place of the file's: dotted key → value as YAML."""
+    overrides: dict[str, str] = {}
+    for given in sets or []:
+        key, equals, value = given.partition("=")
+        if not equals or not key:
+            fail(f"--set {given}: must be KEY=VALUE, such as --set search.epochs=[1,2].")
+        overrides[key] = value
+    if name is not None:
+        overrides["name"] = json.dumps(name)  # a text, whatever YAML would think of it
+    if seed is not None:
+        overrides["seed"] = str(seed)
+    return overrides

@@ -27,6 +27,8 @@ class Slot:
     known_home: Home | None = None
     """None until Ray has found a machine for it."""
     asked_at: float = 0.0
+    called_at: float = 0.0
+    """When it was last asked, whether an earlier answer was still on its way or not."""
     has_loaded: bool = False
     n_failed_loads: int = 0
     """In a row."""

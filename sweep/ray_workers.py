@@ -241,9 +241,13 @@ class RayRunner:
             # Before it has loaded, Ray may still look for a place, and imports hold its lock.
             trial = slot.trial if slot.has_started else None
             minutes = math.inf if trial is None else trial[1].stall_minutes
-            is_known = slot.known_home is not None and slot.home is None
-            if is_known and now - slot.asked_at > min(SIGN_SECONDS, minutes * 60 / 10):
-                self._ask(slot)
+            every = min(SIGN_SECONDS, minutes * 60 / 10)
+            if slot.known_home is not None and now - slot.called_at > every:
+                slot.called_at = now
+                if slot.home is None:
+                    self._ask(slot)
+                else:  # the answer may be lost, with the connection that it was to come by
+                    slot.worker.home.remote()
             if trial is not None and slot.home is not None and now - slot.asked_at >= minutes * 60:
                 home = slot.known_home
                 self._died(slot, f"The worker process gave no answer for {minutes:g} minutes.")

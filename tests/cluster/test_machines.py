@@ -99,7 +99,7 @@ def test_a_slow_machine_stands_still_most_of_the_time(network: Network, tmp_path
     machine.start(
         *(sys.executable, "-c", "while True: pass"), environment={}, log=tmp_path / "log.txt"
     )
-    while not (busy := [p for p in machine.processes() if "while True: pass" in p.cmdline()]):
+    while not (busy := [p for p in machine.processes() if p.cmdline()[:1] == [sys.executable]]):
         time.sleep(0.1)
     machine.slow(10.0)
     seen = []

@@ -21,10 +21,6 @@ if "RAY_ADDRESS" not in os.environ:
     # A Ray of our own is for this machine: its servers listen on localhost only. By its name the
     # switch is for other systems; what it does is to make localhost the node's address.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-else:
-    # When a machine is lost, Ray's core writes its own errors into the table, from beneath Python;
-    # ours say which machine it was, and what becomes of its trials.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import ray
 

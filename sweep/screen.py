@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from sweep.ended import COUNTS, Ended
 from sweep.loop import Budget, Place
-from sweep.study import COUNTS, Ended
 from sweep.words import duration
 from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult, trial_name
 

@@ -27,7 +27,7 @@ from sweep.words import counted
 from trials.config import EvalPoint, TrialConfig, TrialResult
 
 if TYPE_CHECKING:
-    from sweep.study import Ended
+    from sweep.ended import Ended
 
 __all__ = ["MlflowTracker", "TrackingError", "send_rest", "ui_command"]
 

@@ -15,8 +15,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from sweep.ended import Ended
 from sweep.loop import Place
-from sweep.study import Ended
 from sweep.tracking import MlflowTracker, send_rest
 from tests.sweep.test_tracking import config, point, write_files
 from trials.config import Outcome, TrialResult

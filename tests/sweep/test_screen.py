@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
+from sweep.ended import Ended
 from sweep.loop import Budget, Place
 from sweep.screen import LiveScreen, PlainScreen, Progress, make_screen
-from sweep.study import Ended
 from sweep.words import duration
 from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult
 

@@ -24,10 +24,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
 
 from sweep import background
+from sweep.ended import Ended
 from sweep.journal import Event, Journal
 from sweep.loop import Place
 from sweep.mlflow_runs import Runs, is_refused
-from sweep.study import Ended, Tracker
+from sweep.study import Tracker
 from sweep.tracking import MlflowTracker, TrackingError, send_rest, ui_command
 from sweep.where import tracked_at
 from trials.config import EvalPoint, ModelConfig, Outcome, TrialConfig, TrialResult

@@ -59,6 +59,11 @@ class Journal:
         return len(self._unsent)
 
     @property
+    def sequence(self) -> int:
+        """Of the latest event of all, sent or not; 0 before the first."""
+        return self._sequence
+
+    @property
     def last_kind(self) -> str | None:
         """The kind of the latest event of all; None before the first."""
         with self._changed:

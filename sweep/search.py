@@ -15,11 +15,12 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.parameters import Choices, Domain, Range, TimesRank, Value, is_fixed
 from sweep.space import Space
+from sweep.tpe import Observed, Tpe
 
 Params = Mapping[str, Any]
 
@@ -149,15 +150,19 @@ def _is_same(one: float, other: float) -> bool:
     return math.isclose(one, other, rel_tol=1e-9)
 
 
-def make_sampler(space: Space, number: int) -> BaseSampler:
+def make_sampler(space: Space, number: int, observed: Observed | None = None) -> BaseSampler:
     """The sampler for trial `number` of a space; repeats no point where points can be counted.
 
     Seeded for each trial, so that what is drawn depends on the study and the number alone: a
     sweep that was interrupted draws what an undisturbed one would have drawn.
+
+    Args:
+        observed: What the sampler for an earlier trial of the study has seen; None: all is new.
     """
+    searched = distributions(space)
     seed = int(np.random.SeedSequence([space.settings.seed, number]).generate_state(1)[0])
     samplers: dict[str, Any] = {
-        "tpe": lambda: Tpe(seed=seed),
+        "tpe": lambda: Tpe(observed or Observed(searched), seed=seed),
         "gp": lambda: optuna.samplers.GPSampler(seed=seed),
         "random": lambda: optuna.samplers.RandomSampler(seed=seed),
         "grid": lambda: optuna.samplers.RandomSampler(seed=seed),  # without repeats it is a grid
@@ -165,42 +170,7 @@ def make_sampler(space: Space, number: int) -> BaseSampler:
     sampler: BaseSampler = samplers[space.settings.sampler]()
     if math.isinf(space.n_points):
         return sampler
-    return WithoutRepeats(sampler, distributions(space), seed=seed)
-
-
-class Tpe(TPESampler):
-    """Optuna's TPE for a study whose trials all have one space: equal draws, in half the time.
-
-    The inherited methods compare and convert each parameter of each trial by itself, which with
-    ten thousand trials takes longer than all the rest.
-    """
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """The space of any trial that has ended is that of all."""
-        for known in reversed(study.get_trials(deepcopy=False)):
-            if known.state in (TrialState.COMPLETE, TrialState.PRUNED):
-                space = sorted(known.distributions.items())
-                return {name: dist for name, dist in space if not dist.single()}
-        return {}
-
-    def _get_internal_repr(
-        self, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution], study: Any
-    ) -> dict[str, Any]:
-        points = [trial.params for trial in trials]
-        return {
-            name: _column(distribution, [point[name] for point in points if name in point])
-            for name, distribution in search_space.items()
-        }
-
-
-def _column(distribution: BaseDistribution, values: Sequence[Any]) -> Any:
-    """Values of one parameter as Optuna counts them."""
-    if isinstance(distribution, CategoricalDistribution):
-        indices = {choice: index for index, choice in enumerate(distribution.choices)}
-        values = [indices[value] for value in values]
-    return np.array(values, dtype=float)
+    return WithoutRepeats(sampler, searched, seed=seed)
 
 
 class WithoutRepeats(BaseSampler):

@@ -35,6 +35,7 @@ from sweep.search import (
     points_taken,
 )
 from sweep.space import Space
+from sweep.tpe import Observed
 from sweep.words import counted
 
 POINT = "hyperparameters"
@@ -72,6 +73,7 @@ class View:
         self._view = optuna.create_study(
             storage=self._storage, pruner=optuna.pruners.NopPruner(), direction="minimize"
         )
+        self._observed = Observed(self._searched)
         self._seen: list[FrozenTrial | None] = []
         """The stored trials that the view is up to date with."""
 
@@ -110,7 +112,7 @@ class View:
 
     def _draw(self, given: Mapping[str, Value]) -> dict[str, Any]:
         view = self.as_searched()
-        view.sampler = make_sampler(self._space, number=len(self._seen))
+        view.sampler = make_sampler(self._space, len(self._seen), self._observed)
         drawn = view.ask(self._searched)
         params = drawn.params
         self._forget(drawn.number)

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,11 +54,19 @@ pruning: {{outclassed: {{pruner: {pruner}}}}}
 
 @dataclass
 class Costs:
-    """Seconds of the driver, call by call."""
+    """Seconds of the driver's main thread, call by call: on the clock, and of a processor."""
 
-    ask: list[float] = field(default_factory=list)
-    report: list[float] = field(default_factory=list)
-    tell: list[float] = field(default_factory=list)
+    ask: list[tuple[float, float]] = field(default_factory=list)
+    report: list[tuple[float, float]] = field(default_factory=list)
+    tell: list[tuple[float, float]] = field(default_factory=list)
+
+
+@contextmanager
+def timed(costs: list[tuple[float, float]]) -> Iterator[None]:
+    """Note what a block takes."""
+    clock, processor = time.perf_counter(), time.thread_time()
+    yield
+    costs.append((time.perf_counter() - clock, time.thread_time() - processor))
 
 
 class Timed(Sweep):
@@ -68,24 +76,18 @@ class Timed(Sweep):
 
     def ask(self) -> tuple[int, TrialConfig]:
         """Timed."""
-        began = time.perf_counter()
-        answer = super().ask()
-        self.costs.ask.append(time.perf_counter() - began)
-        return answer
+        with timed(self.costs.ask):
+            return super().ask()
 
     def report(self, number: int, point: EvalPoint) -> Stop | None:
         """Timed."""
-        began = time.perf_counter()
-        answer = super().report(number, point)
-        self.costs.report.append(time.perf_counter() - began)
-        return answer
+        with timed(self.costs.report):
+            return super().report(number, point)
 
     def tell(self, number: int, result: TrialResult) -> bool:
         """Timed."""
-        began = time.perf_counter()
-        answer = super().tell(number, result)
-        self.costs.tell.append(time.perf_counter() - began)
-        return answer
+        with timed(self.costs.tell):
+            return super().tell(number, result)
 
 
 class Commits:
@@ -206,7 +208,9 @@ class Benchmark:
         _say("report to verdict", _percentiles(measured.verdicts))
         _say("GPU free to next trial", _percentiles(measured.free))
         for name in ("ask", "report", "tell"):
-            _say(f"  of it {name}", _percentiles(getattr(costs, name)))
+            both = getattr(costs, name)
+            _say(f"  {name}", _percentiles([clock for clock, _ in both]))
+            _say(f"  {name}, of a processor", _percentiles([processor for _, processor in both]))
         _say("driver", f"{cores:.2f} cores, {self._process.memory_info().rss / 2**30:.2f} GiB")
         _say("transactions a second", f"{(self._commits.n - n_commits) / elapsed:.1f}")
         if self._server is not None:

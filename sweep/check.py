@@ -75,7 +75,7 @@ def request(
         "target_modules": _widest_target(space),
         "micro_batch_size": min(
             fixed.micro_batch_size,
-            int(largest["effective_batch_size"]) // settings.gpus_per_trial,
+            int(largest["effective_batch_size"]) // settings.processes_per_trial,
         ),
         "optimizer": fixed.optimizer,
         "seed": settings.seed,

@@ -61,12 +61,19 @@ def n_gpu_slots(space: Space, *, asked: int | None, there: int) -> int:
     usable, per_trial = asked or there, space.settings.gpus_per_trial
     if per_trial > usable:
         raise StudyError(
-            f"gpus_per_trial: a trial asks for {per_trial}, but the sweep has {usable}. "
+            f"gpus_per_trial: a trial asks for {per_trial:g}, but the sweep has {usable}. "
             f"Lower it, or give the sweep more GPUs."
         )
-    return usable // per_trial
+    return places_on(usable, per_trial)
+
+
+def places_on(n_gpus: float, gpus_per_trial: float) -> int:
+    """Trials that the GPUs of one machine hold at once; a share of a GPU lies on one of them."""
+    if gpus_per_trial >= 1:
+        return int(n_gpus // gpus_per_trial)
+    return int(n_gpus) * int(1 / gpus_per_trial + 1e-9)  # 1 / 0.1 is 10, whatever floats say
 
 
 def n_workers(space: Space, asked: int | None) -> int:
     """Trials at once on processors: as asked, else up to four, with a core for each process."""
-    return asked or max(1, min(4, (os.cpu_count() or 1) // space.settings.gpus_per_trial))
+    return asked or max(1, min(4, (os.cpu_count() or 1) // space.settings.processes_per_trial))

@@ -1,37 +1,28 @@
-"""Slots on Ray: one warm worker process per GPU, or N on the processors. The only user of ray."""
+"""Slots on Ray: one warm worker process per GPU, or N on the processors, wherever Ray puts them."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import socket
-import subprocess
-import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-# Before Ray starts: it reads them once.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# Ray's default is 15: whatever else runs on the box would come before the trials.
-os.environ.setdefault("RAY_worker_niceness", "0")
-if "RAY_ADDRESS" not in os.environ:
-    # A Ray of our own is for this machine: its servers listen on localhost only. By its name the
-    # switch is for other systems; what it does is to make localhost the node's address.
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import psutil
 import ray
 from ray.exceptions import RayError
 
 from sweep.loop import AskTell, Place
-from sweep.resolve import training_environment
+from sweep.ray_cluster import here, is_joined
+from sweep.ray_files import Courier, Seen
+from sweep.ray_slots import LOADS_TO_GIVE_UP, Arriving, Slot, Timings
+from sweep.ray_worker import Home, Share, Worker
 from sweep.words import counted
 from trials import worker as messages
-from trials.config import Fault, ModelConfig, Stop, TrialConfig, TrialResult
+from trials.config import Fault, ModelConfig, TrialConfig, TrialResult
 from trials.faults import has_stalled
 
 POLL_SECONDS = 0.2
@@ -40,125 +31,8 @@ PATIENCE_SECONDS = 60.0
 """For running trials to be set aside: each finishes a step and writes a checkpoint."""
 GRACE_SECONDS = 5.0
 """For a process that Ray has asked to end."""
-LOADS_TO_GIVE_UP = 2
-"""So many times in a row may a slot fail to load what another one has loaded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Home:
-    """Where a worker's process is."""
-
-    node: str
-    """The host's name."""
-    gpus: list[str]
-    """The ids that Ray gave to it."""
-    pid: int
-
-
-class Worker:
-    """The process behind a slot: it holds the base model and runs one trial at a time."""
-
-    def __init__(self, model: ModelConfig, n_processes: int) -> None:
-        self._trials = messages.TrialThread(model, n_processes)
-
-    def home(self) -> Home:
-        """Where this process is."""
-        return Home(socket.gethostname(), [str(i) for i in ray.get_gpu_ids()], os.getpid())
-
-    def stop(self) -> None:
-        """Ask the running trial to be set aside."""
-        self._trials.stop()
-
-    def start(self, number: int, config: TrialConfig) -> None:
-        """Begin a trial, as soon as the base model is there."""
-        self._trials.start(number, config)
-
-    def next_event(self) -> messages.Event:
-        """Wait for the next thing that happens."""
-        return self._trials.events.get()
-
-    def answer(self, verdict: Stop | None) -> None:
-        """Give the verdict that the running trial waits for."""
-        self._trials.answer(verdict)
-
-
-@dataclass
-class Slot:
-    """A place for one trial, and the process that fills it now."""
-
-    index: int
-    worker: Any = None
-    """The actor; None until a trial needs it, and again after it has died."""
-    next_event: Any = None
-    home: Any = None
-    """The answer to where the worker is, on its way; asked again and again as a sign of life."""
-    known_home: Home | None = None
-    asked_at: float = 0.0
-    has_loaded: bool = False
-    n_failed_loads: int = 0
-    """In a row."""
-    trial: tuple[int, TrialConfig] | None = None
-    has_started: bool = False
-    idle_since: float | None = None
-    """When its trial ended; None before the first one and while one runs."""
-
-
-@dataclass
-class Timings:
-    """What the sweep's own machinery cost, in seconds."""
-
-    imports: list[float] = field(default_factory=list)
-    """Each worker: importing torch and all above it."""
-    loads: list[float] = field(default_factory=list)
-    """Each worker: reading and quantising the base model."""
-    gaps: list[float] = field(default_factory=list)
-    """From the end of a trial to the start of the next one on the same slot."""
-    started_at: list[float] = field(default_factory=list)
-    """When each trial began, in seconds of the epoch."""
-    ended_at: list[float] = field(default_factory=list)
-
-
-def connect(*, n_cpu_workers: int | None) -> int:
-    """Start Ray on this machine, unless it runs already, and return how many GPUs it has.
-
-    Args:
-        n_cpu_workers: Workers that will run on processors; None: trials run on GPUs.
-    """
-    if not ray.is_initialized():
-        joined = "RAY_ADDRESS" in os.environ
-        if not joined:
-            _watch_for_leftovers()
-        own: dict[str, Any] = {} if joined else {
-            "address": "local",
-            "num_cpus": max(n_cpu_workers or 0, os.cpu_count() or 1),
-            "include_dashboard": False,
-            # Nothing large passes through Ray: configurations and evaluations only.
-            "object_store_memory": 100 * 2**20,
-        }  # fmt: skip
-        # Beside the logs, Ray prints its own long words into the table when a worker dies; ours say
-        # which trial it was. There is no switch for them.
-        ray._private.worker.print_to_stdstream = lambda *_, **__: None
-        try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
-        except SystemExit:  # Ray's own answer to SIGTERM, which it takes over meanwhile
-            raise KeyboardInterrupt from None
-    return int(ray.cluster_resources().get("GPU", 0))
-
-
-_watchers: list[subprocess.Popen[bytes]] = []
-"""Processes that end what is left of Ray if this one is killed."""
-
-
-def _watch_for_leftovers() -> None:
-    _watchers.append(
-        subprocess.Popen(
-            [sys.executable, "-m", "sweep.ray_leftovers", str(os.getpid())],
-            stdin=subprocess.PIPE,  # open as long as this process lives, however it ends
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,  # a Ctrl-C at the terminal is not meant for it
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
-    )
+FIT_SECONDS = 2.0
+"""Between two looks at what the cluster has."""
 
 
 class RayRunner:
@@ -166,10 +40,13 @@ class RayRunner:
 
     Args:
         model: What every worker loads.
-        n_slots: Workers.
+        n_slots: How many workers there should be now; asked again and again, since machines of a
+            cluster come and go. One that Ray finds no place for waits, and gets no trial.
         on_gpus: Whether each has GPUs; otherwise each has its share of threads.
         gpus_per_trial: Of each worker, with a process for each; on processors, its processes.
+            Below 1: its share of a GPU.
         sweep: Hears of the trials.
+        folder: The sweep's. Machines of a cluster that do not see it send their files.
         say: Told what a user should know of workers.
     """
 
@@ -177,57 +54,62 @@ class RayRunner:
         self,
         model: ModelConfig,
         *,
-        n_slots: int,
+        n_slots: Callable[[], int],
         on_gpus: bool,
-        gpus_per_trial: int = 1,
+        gpus_per_trial: float = 1,
         sweep: AskTell,
+        folder: Path | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.timings = Timings()
         self._model = model
+        self._n_slots = n_slots
         self._on_gpus = on_gpus
         self._gpus_per_trial = gpus_per_trial
         self._sweep = sweep
         self._say = say
         self._has_loaded_once = False
-        self._n_slots = n_slots
-        self._slots = [Slot(index) for index in range(n_slots)]
-        for slot in self._slots:
-            self._fill(slot)
+        self._n_given_up = 0
+        self._n_made = 0
+        self._fitted_at = 0.0
+        self._node_id = here().node_id
+        self._seen = Seen.write(folder) if folder is not None and is_joined() else None
+        self._courier = Courier()
+        self._arriving: list[Arriving] = []
+        self._ended: deque[tuple[int, TrialResult]] = deque()
+        self._slots: list[Slot] = []
+        self._fit()
 
     @property
     def n_free(self) -> int:
-        """Slots without a trial."""
-        return sum(slot.trial is None for slot in self._slots)
+        """Slots in which a trial can begin now."""
+        return sum(slot.is_free for slot in self._slots)
 
     def start(self, number: int, config: TrialConfig) -> None:
         """Give the trial to a free slot, one with a loaded base model if there is one."""
-        free = [slot for slot in self._slots if slot.trial is None]
-        slot = next((slot for slot in free if slot.idle_since is not None), free[0])
-        slot.trial, slot.has_started = (number, config), False
+        free = sorted(
+            (slot for slot in self._slots if slot.trial is None),
+            key=lambda slot: (slot.idle_since is None, not slot.has_loaded, not slot.is_free),
+        )
+        slot = free[0]
+        slot.trial, slot.has_started, slot.is_handed_over = (number, config), False, False
         if slot.worker is None:
             self._fill(slot)
-        slot.worker.start.remote(number, config)
+        self._hand_over(slot)
 
     def wait(self, until: Callable[[], bool]) -> tuple[int, TrialResult] | None:
-        """Pass on what workers say until a trial ends or `until` becomes true."""
+        """Pass on what workers say until a trial ends, a slot becomes free, or `until` is true."""
+        n_free = self.n_free
         while not until():
-            for slot in self._slots:
-                if slot.worker is not None and not self._answers(slot):
-                    home = slot.known_home
-                    ended = self._died(slot, self._silence(slot))
-                    _end_for_certain([] if home is None else [home])
-                    if ended is not None:
-                        return ended
-            slots = {slot.next_event: slot for slot in self._slots if slot.worker is not None}
-            if not slots:
-                time.sleep(POLL_SECONDS)
-                continue
-            ready, _ = ray.wait(list(slots), num_returns=1, timeout=POLL_SECONDS)
-            for reference in ready:
-                ended = self._take(slots[reference])
-                if ended is not None:
-                    return ended
+            self._fit()
+            self._courier.look()
+            self._end_silent_ones()
+            self._listen()
+            self._take_arrived()
+            if self._ended:
+                return self._ended.popleft()
+            if self.n_free > n_free:
+                break
         return None
 
     def set_aside(self, until: Callable[[], bool]) -> Iterator[tuple[int, TrialResult]]:
@@ -237,21 +119,63 @@ class RayRunner:
             until: Whoever waits has no more patience.
         """
         deadline = time.monotonic() + PATIENCE_SECONDS
+
+        def is_over() -> bool:
+            return until() or time.monotonic() > deadline
+
         running = [slot for slot in self._slots if slot.trial is not None and slot.has_started]
         for slot in running:
             slot.worker.stop.remote()
-        while any(slot.trial is not None for slot in running):
-            ended = self.wait(until=lambda: until() or time.monotonic() > deadline)
-            if ended is None:
+        while any(slot.trial is not None for slot in running) or self._arriving or self._ended:
+            ended = self.wait(until=is_over)
+            if ended is not None:
+                yield ended
+            elif is_over():
                 return
-            yield ended
 
     def shutdown(self) -> None:
         """End every worker process, trials in them included."""
         homes = [slot.known_home for slot in self._slots if slot.known_home is not None]
         for slot in self._slots:
             self._empty(slot)
-        _end_for_certain(homes)
+        self._courier.close()
+        self._end_for_certain(homes)
+
+    def _end_for_certain(self, homes: Sequence[Home]) -> None:
+        """See that processes on this machine have ended.
+
+        Ray asks them to, which one that hangs or is stopped does not hear.
+        """
+        processes = []
+        for home in homes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if home.node_id == self._node_id:
+                    processes.append(psutil.Process(home.pid))
+        _, alive = psutil.wait_procs(processes, timeout=GRACE_SECONDS)
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def _fit(self) -> None:
+        """Have as many slots as there should be, each with a worker."""
+        if self._slots and time.monotonic() - self._fitted_at < FIT_SECONDS:
+            return
+        self._fitted_at = time.monotonic()
+        before = len(self._slots)
+        wanted = self._n_slots() - self._n_given_up
+        for slot in [s for s in self._slots if s.known_home is None and s.trial is None]:
+            if len(self._slots) > wanted:
+                self._empty(slot)
+                self._slots.remove(slot)
+        while len(self._slots) < wanted:
+            self._slots.append(Slot(self._n_made))
+            self._n_made += 1
+        for slot in self._slots:
+            if slot.worker is None and slot.n_failed_loads < LOADS_TO_GIVE_UP:
+                self._fill(slot)
+        now = len(self._slots)
+        if before and now != before:
+            self._say(f"The cluster has {counted(now, 'place')} for trials now, before {before}.")
 
     def _fill(self, slot: Slot) -> None:
         slot.worker = self._new_worker()
@@ -268,36 +192,15 @@ class RayRunner:
         if slot.worker is not None:
             ray.kill(slot.worker)
         slot.worker = slot.next_event = slot.idle_since = slot.home = slot.known_home = None
+        slot.starting = None
         slot.has_loaded = False
 
-    def _answers(self, slot: Slot) -> bool:
-        """Whether the process of a slot has given a sign of life within `stall_minutes`.
-
-        A process that trains but takes no step ends itself (`trials.faults`); this is for one that
-        cannot even do that.
-        """
-        now = time.monotonic()
-        if slot.home is not None and ray.wait([slot.home], timeout=0)[0]:
-            with contextlib.suppress(RayError):  # it has died: its next event says so
-                slot.known_home = ray.get(slot.home)
-            slot.home = None
-        # Before it has loaded, Ray may still look for a place for it, and imports hold its lock.
-        if slot.trial is None or not slot.has_started:
-            slot.asked_at = now
-            return True
-        stall_seconds = slot.trial[1].stall_minutes * 60
-        if slot.home is None and now - slot.asked_at > stall_seconds / 10:
-            self._ask(slot)
-        return slot.home is None or now - slot.asked_at < stall_seconds
-
-    @staticmethod
-    def _silence(slot: Slot) -> str:
-        assert slot.trial is not None
-        return f"The worker process gave no answer for {slot.trial[1].stall_minutes:g} minutes."
-
     def _new_worker(self) -> Any:
-        environment = training_environment(
-            n_slots=self._n_slots, gpus_per_trial=self._gpus_per_trial
+        share = Share(
+            n_workers=self._n_slots(),
+            on_gpus=self._on_gpus,
+            gpus_per_trial=self._gpus_per_trial,
+            is_joined=is_joined(),
         )
         options: dict[str, Any] = {
             # A crashed trial run again by Ray would report steps that the study already has.
@@ -306,15 +209,84 @@ class RayRunner:
             "max_concurrency": 4,  # one waits for events while others start trials and answer
             "num_cpus": 0 if self._on_gpus else 1,
             "num_gpus": self._gpus_per_trial if self._on_gpus else 0,
-            "runtime_env": {"env_vars": environment},
+            "scheduling_strategy": "DEFAULT" if self._on_gpus else "SPREAD",
         }
-        return ray.remote(**options)(Worker).remote(self._model, self._gpus_per_trial)
+        return ray.remote(**options)(Worker).remote(self._model, share, self._seen)
 
-    def _take(self, slot: Slot) -> tuple[int, TrialResult] | None:
+    def _hand_over(self, slot: Slot) -> None:
+        """Give the worker its trial, as soon as it is known where that is."""
+        home = slot.known_home
+        if home is None or slot.trial is None or slot.is_handed_over:
+            return
+        slot.is_handed_over = True
+        number, config = slot.trial
+        if home.sees_folder:
+            there, laid = config, None
+        else:
+            there, laid = self._courier.lay(config, home.node_id, home.scratch)
+        slot.starting = slot.worker.start.remote(number, there, laid)
+
+    def _end_silent_ones(self) -> None:
+        """End processes that have given no sign of life within `stall_minutes`.
+
+        A process that trains but takes no step ends itself (`trials.faults`); this is for one that
+        cannot even do that.
+        """
+        now = time.monotonic()
+        for slot in list(self._slots):
+            # Before it has loaded, Ray may still look for a place, and imports hold its lock.
+            if slot.trial is None or not slot.has_started:
+                slot.asked_at = now
+                continue
+            minutes = slot.trial[1].stall_minutes
+            if slot.home is None and now - slot.asked_at > minutes * 60 / 10:
+                self._ask(slot)
+            if slot.home is not None and now - slot.asked_at >= minutes * 60:
+                home = slot.known_home
+                self._died(slot, f"The worker process gave no answer for {minutes:g} minutes.")
+                self._end_for_certain([] if home is None else [home])
+
+    def _listen(self) -> None:
+        """Wait for the next thing that any worker says; take all that is said by then."""
+        takes: dict[Any, tuple[Slot, Callable[[Slot, Any], None]]] = {}
+        for slot in self._slots:
+            if slot.worker is not None:
+                takes[slot.next_event] = slot, self._take
+                takes[slot.home] = slot, self._take_home
+                takes[slot.starting] = slot, self._take_start
+        takes.pop(None, None)
+        if not takes:
+            time.sleep(POLL_SECONDS)
+            return
+        references = list(takes)
+        ready, _ = ray.wait(references, num_returns=1, timeout=POLL_SECONDS)
+        if ready:
+            ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
+        for reference in ready:
+            slot, take = takes[reference]
+            if reference in (slot.next_event, slot.home, slot.starting):  # else it has died since
+                take(slot, reference)
+
+    def _take_home(self, slot: Slot, reference: Any) -> None:
+        slot.home = None
+        with contextlib.suppress(RayError):  # it has died: its next event says so
+            slot.known_home = ray.get(reference)
+            self._hand_over(slot)
+
+    def _take_start(self, slot: Slot, reference: Any) -> None:
+        slot.starting = None
         try:
-            event: messages.Event = ray.get(slot.next_event)
+            ray.get(reference)
         except RayError as error:
-            return self._died(slot, self._cause_of_death(slot, error))
+            where = "its machine" if slot.known_home is None else slot.known_home.node
+            self._died(slot, f"The trial could not be brought to {where}: {_death(error)}")
+
+    def _take(self, slot: Slot, reference: Any) -> None:
+        try:
+            event: messages.Event = ray.get(reference)
+        except RayError as error:
+            self._died(slot, f"The worker process died: {_death(error)}")
+            return
         slot.next_event = slot.worker.next_event.remote()
         match event:
             case messages.Loaded():
@@ -322,22 +294,38 @@ class RayRunner:
                 self.timings.loads.append(event.load_seconds)
                 slot.has_loaded, slot.n_failed_loads = True, 0
                 self._has_loaded_once = True
-                return None
             case messages.Broken():
                 cause = f"A worker cannot load the base model: {event.cause}"
-                return self._died(slot, cause, is_load=True)
+                self._died(slot, cause, is_load=True)
             case messages.Started():
                 self._started(slot)
-                return None
             case messages.Reported():
                 slot.worker.answer.remote(self._sweep.report(event.number, event.point))
-                return None
             case messages.Ended():
-                slot.trial, slot.idle_since = None, time.monotonic()
-                self.timings.ended_at.append(time.time())
-                if not event.is_clean:
-                    self._empty(slot)
-                return event.number, event.result
+                self._take_end(slot, event)
+
+    def _take_end(self, slot: Slot, event: messages.Ended) -> None:
+        assert slot.trial is not None
+        (number, config), slot.trial = slot.trial, None
+        slot.idle_since = time.monotonic()
+        self.timings.ended_at.append(time.time())
+        home = slot.known_home
+        if not event.is_clean:
+            self._empty(slot)
+        if not self._courier.is_away(number):
+            self._ended.append((number, event.result))
+            return
+        assert home is not None, "the trial was handed over there"
+
+        def result(is_here: bool) -> TrialResult:
+            return _of_elsewhere(event.result, config, home, is_here=is_here)
+
+        self._arriving.append(Arriving(number, self._courier.bring_rest(number), result))
+
+    def _take_arrived(self) -> None:
+        arrived = [trial for trial in self._arriving if trial.files.done()]
+        self._arriving = [trial for trial in self._arriving if trial not in arrived]
+        self._ended += [(trial.number, trial.result(trial.files.result())) for trial in arrived]
 
     def _started(self, slot: Slot) -> None:
         assert slot.trial is not None
@@ -347,34 +335,45 @@ class RayRunner:
         slot.has_started = True
         self.timings.started_at.append(time.time())
         slot.asked_at = time.monotonic()
-        home = slot.known_home or Home("unknown", [], 0)  # it has died since: its next event
-        device = f"GPU {','.join(home.gpus)}" if self._on_gpus else f"CPU worker {slot.index}"
-        self._sweep.started(slot.trial[1], Place(home.node, device))
+        assert slot.known_home is not None, "the trial was handed over there"
+        self._sweep.started(slot.trial[1], self._place(slot.index, slot.known_home))
 
-    def _died(
-        self, slot: Slot, cause: str, *, is_load: bool = False
-    ) -> tuple[int, TrialResult] | None:
+    def _place(self, index: int, home: Home) -> Place:
+        if not self._on_gpus:
+            return Place(home.node, f"CPU worker {index}")
+        kind = f" ({home.gpu_type})" if home.gpu_type else ""
+        return Place(home.node, f"GPU {','.join(home.gpus)}{kind}")
+
+    def _died(self, slot: Slot, cause: str, *, is_load: bool = False) -> None:
         """Take the end of a worker, and of its trial, if it had one.
 
         A process that is gone is no fault of the trial. One that cannot load the base model is,
         unless others have loaded it: then it is the GPU or the machine.
         """
         trial, slot.trial = slot.trial, None
-        had_loaded = slot.has_loaded
+        had_loaded, has_started = slot.has_loaded, slot.has_started
         self._empty(slot)
         is_last = not had_loaded and self._is_last_failed_load(slot, cause)
         if trial is None:
             self._say(cause)
-            return None
+            return
         number, config = trial
-        if not slot.has_started:
+        if not has_started:
             self._sweep.started(
                 config, Place(socket.gethostname(), "a worker that did not come up")
             )
         fault: Fault | None = "machine_lost" if had_loaded else "not_begun"
         if is_last or (is_load and not self._has_loaded_once):
             fault = None
-        return number, messages.failed(cause, config, fault)
+
+        def result(_: bool = True) -> TrialResult:
+            words = _stall(config) if has_started else None
+            return messages.failed(words or cause, config, fault)
+
+        if self._courier.is_away(number):
+            self._arriving.append(Arriving(number, self._courier.bring_rest(number), result))
+        else:
+            self._ended.append((number, result()))
 
     def _is_last_failed_load(self, slot: Slot, cause: str) -> bool:
         """Give up a slot that cannot load what others can; whether it is the last one."""
@@ -384,38 +383,35 @@ class RayRunner:
         if len(self._slots) == 1 or not self._has_loaded_once:
             return True
         self._slots.remove(slot)
+        self._n_given_up += 1
         left = counted(len(self._slots), "worker")
         self._say(f"{cause} A place for trials is given up; the sweep goes on with {left}.")
         return False
 
-    @staticmethod
-    def _cause_of_death(slot: Slot, error: RayError) -> str:
-        if slot.trial is not None:
-            number, config = slot.trial
-            if slot.has_started and has_stalled(
-                messages.log_tail(Path(config.output_dir), n_lines=400)
-            ):
-                return (
-                    f"Trial {number} took no step for {config.stall_minutes:g} minutes "
-                    f"(stall_minutes), so its process was ended; its log says where it stood."
-                )
-        return f"The worker process died: {_death(error)}"
+
+def _of_elsewhere(
+    result: TrialResult, config: TrialConfig, home: Home, *, is_here: bool
+) -> TrialResult:
+    """The result of a trial on a machine that does not see the sweep's folder."""
+    if not is_here and result.outcome in ("completed", "overfit"):
+        cause = f"The machine {home.node} was lost before the trial's adapter was here."
+        return messages.failed(cause, config, "machine_lost")
+    there = str(home.scratch / "trials" / f"{config.number:03d}")
+    result = replace(result, reason=result.reason.replace(there, config.output_dir))
+    if result.fault == "disk_full":  # of that machine, not of the one where the sweep lies
+        reason = f"The disk of {home.node} is full. {result.reason}"
+        return replace(result, fault="machine_lost", reason=reason)
+    return result
 
 
-def _end_for_certain(homes: Sequence[Home]) -> None:
-    """See that processes on this machine have ended.
-
-    Ray asks them to, which one that hangs or is stopped does not hear.
-    """
-    processes = []
-    for home in homes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if home.node == socket.gethostname():
-                processes.append(psutil.Process(home.pid))
-    _, alive = psutil.wait_procs(processes, timeout=GRACE_SECONDS)
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+def _stall(config: TrialConfig) -> str | None:
+    """Say that a trial's process was ended because it took no step, or None."""
+    if not has_stalled(messages.log_tail(Path(config.output_dir), n_lines=400)):
+        return None
+    return (
+        f"Trial {config.number} took no step for {config.stall_minutes:g} minutes "
+        f"(stall_minutes), so its process was ended; its log says where it stood."
+    )
 
 
 def _death(error: RayError) -> str:
@@ -424,12 +420,3 @@ def _death(error: RayError) -> str:
         if "cause" in line.lower() or "exit" in line.lower():
             return line.strip()
     return str(error).splitlines()[0]
-
-
-def disconnect() -> None:
-    """Leave Ray; the processes that `connect` started end."""
-    ray.shutdown()
-    while _watchers:
-        watcher = _watchers.pop()
-        watcher.kill()
-        watcher.communicate()

@@ -87,7 +87,7 @@ def _against_unsloth(space: Space, *, on_gpus: bool) -> str | None:
     return None
 
 
-def training_environment(*, n_slots: int, gpus_per_trial: int = 1) -> dict[str, str]:
+def training_environment(*, n_slots: int, n_processes: int = 1) -> dict[str, str]:
     """What a process that trains must have in its environment before it imports torch.
 
     Its threads are its share of the cores: more of them than cores slow a step down by an order of
@@ -95,9 +95,9 @@ def training_environment(*, n_slots: int, gpus_per_trial: int = 1) -> dict[str, 
 
     Args:
         n_slots: Trials at once.
-        gpus_per_trial: Processes of each.
+        n_processes: Of each.
     """
-    threads = str(max(1, (os.cpu_count() or 1) // (n_slots * gpus_per_trial)))
+    threads = str(max(1, (os.cpu_count() or 1) // (n_slots * n_processes)))
     return {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
@@ -146,15 +146,15 @@ def resolver(
 
     def resolve(number: int, values: Mapping[str, Any], evaluate_base: bool) -> TrialConfig:
         effective_batch_size = int(values["effective_batch_size"])
-        gpus_per_trial = space.settings.gpus_per_trial
+        n_processes = space.settings.processes_per_trial
         return TrialConfig(
             number=number,
             model=model,
             data_dir=str(data_dir.resolve()),
             output_dir=str((output_dir / "trials" / f"{number:03d}").resolve()),
-            gpus_per_trial=gpus_per_trial,
+            gpus_per_trial=n_processes,
             micro_batch_size=largest_divisor(
-                effective_batch_size // gpus_per_trial, fixed.micro_batch_size
+                effective_batch_size // n_processes, fixed.micro_batch_size
             ),
             eval_batch_size=fixed.micro_batch_size,
             optimizer=fixed.optimizer,

@@ -160,24 +160,25 @@ def _open_sweep(job: Job, say: Callable[[str], None]) -> Sweep:
 
 
 def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -> int:
-    from sweep import ray_workers
+    from sweep import ray_cluster
+    from sweep.ray_workers import RayRunner
 
     began = time.monotonic()
     screen = make_screen(
         console, Progress(budget, sweep.ended(), sweep.base_eval_loss), job.space.name
     )
     n_cpu_workers = n_workers(job.space, job.options.workers)
-    n_gpus = ray_workers.connect(n_cpu_workers=None if job.on_gpus else n_cpu_workers)
+    n_gpus = ray_cluster.connect(n_cpu_workers=None if job.on_gpus else n_cpu_workers)
     with ends_in_order(budget, screen.say):  # after Ray's start, which takes the signals too
         try:
-            runner = ray_workers.RayRunner(  # workers load the base model while MLflow is opened
+            n_slots = _gpu_slots(job, n_gpus) if job.on_gpus else lambda: n_cpu_workers
+            runner = RayRunner(  # workers load the base model while MLflow is opened
                 model_config(job.space, job.backend),
-                n_slots=n_gpu_slots(job.space, asked=job.options.gpus, there=n_gpus)
-                if job.on_gpus
-                else n_cpu_workers,
+                n_slots=n_slots,
                 on_gpus=job.on_gpus,
                 gpus_per_trial=job.space.settings.gpus_per_trial,
                 sweep=sweep,
+                folder=job.output_dir,
                 say=screen.say,
             )
             job.patience.say, job.patience.is_over = screen.say, budget.stop.is_set
@@ -198,7 +199,7 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
             summary = _summary(job, sweep, wall_seconds=time.monotonic() - began)
             tracker.close_sweep(status, _winner(summary), report.as_markdown(summary))
         finally:
-            ray_workers.disconnect()
+            ray_cluster.disconnect()
         timings = json.dumps(asdict(runner.timings), indent=1)
         with suppress(OSError):
             write_whole(job.output_dir / "timings.json", timings)
@@ -208,6 +209,27 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
     if failure:
         console.print(failure, style="bold red", markup=False)
     return EXIT_CODES[status]
+
+
+def _gpu_slots(job: Job, n_gpus: int) -> Callable[[], int]:
+    """Return what tells how many trials there should be at once.
+
+    On a cluster that is as many as its GPUs hold now, or as --gpus says: what is not there yet is
+    waited for, which is also what has an autoscaler bring it.
+
+    Args:
+        n_gpus: That are there.
+    """
+    from sweep.ray_cluster import gpu_places, is_joined
+
+    asked, per_trial = job.options.gpus, job.space.settings.gpus_per_trial
+    if not is_joined() or (asked is None and n_gpus == 0):
+        n_slots = n_gpu_slots(job.space, asked=asked, there=n_gpus)
+        return lambda: n_slots
+    if asked is None:
+        return lambda: gpu_places(per_trial)
+    n_asked = n_gpu_slots(job.space, asked=asked, there=max(asked, n_gpus))
+    return lambda: n_asked
 
 
 def _new_tracker(space: Space, options: Options, output_dir: Path) -> MlflowTracker:

@@ -122,7 +122,7 @@ class Settings(_Strict):
     compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
     micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    gpus_per_trial: Annotated[int, Field(ge=1)] = 1
+    gpus_per_trial: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = 1
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     stall_minutes: Annotated[float, Field(gt=0)] = 30.0
     data: Data
@@ -133,10 +133,16 @@ class Settings(_Strict):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     keep_adapters: Annotated[int, Field(ge=1)] = 5
 
+    @property
+    def processes_per_trial(self) -> int:
+        """That train a trial together: one for each whole GPU."""
+        return max(1, int(self.gpus_per_trial))
+
 
 EITHER_OR: dict[tuple[str | int, ...], str] = {
     ("data", "eval"): "a file of rows, or the share of train to hold out, between 0 and 1",
     ("micro_batch_size",): "auto, or a whole number of rows from 1 on",
+    ("gpus_per_trial",): "a whole number of GPUs from 1 on, or a share of one between 0 and 1",
     ("pruning", "overfit"): "false, or keys and values",
     ("pruning", "outclassed"): "false, or keys and values",
 }

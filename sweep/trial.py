@@ -117,15 +117,15 @@ def environment(space: Space, workers: int | None, *, on_gpus: bool) -> dict[str
 
     To be set before torch is imported.
     """
-    per_trial = space.settings.gpus_per_trial
+    n_processes = space.settings.processes_per_trial
     if not on_gpus:
         n_slots = n_workers(space, workers)
-        threads = training_environment(n_slots=n_slots, gpus_per_trial=per_trial)
+        threads = training_environment(n_slots=n_slots, n_processes=n_processes)
         return {**threads, "CUDA_VISIBLE_DEVICES": ""}
     there = n_visible_gpus()
-    n_slots = n_gpu_slots(space, asked=None, there=per_trial if there is None else there)
+    n_slots = n_gpu_slots(space, asked=None, there=n_processes if there is None else there)
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    threads = training_environment(n_slots=n_slots, gpus_per_trial=per_trial)
+    threads = training_environment(n_slots=n_slots, n_processes=n_processes)
     return {**threads, "CUDA_VISIBLE_DEVICES": first}
 
 
@@ -167,9 +167,10 @@ def notes(
         yield words
     if recorded is not None and (words := unlike(recorded, config)):
         yield words
-    n_gpus = space.settings.gpus_per_trial
-    if n_gpus > 1:
-        yield f"It trains in one process, a trial of the sweep in {n_gpus}: losses differ a little."
+    n_processes = space.settings.processes_per_trial
+    if n_processes > 1:
+        of_sweep = f"a trial of the sweep in {n_processes}"
+        yield f"It trains in one process, {of_sweep}: losses differ a little."
 
 
 def same_rows(data_dir: Path, found: Check) -> bool:

@@ -68,7 +68,7 @@ def _problem(space: Space, name: str, value: Any) -> str | None:
     if wrong := HYPERPARAMETERS[name].problem(value):
         return f"{wrong}."
     if name == "effective_batch_size":
-        return not_shared(value, space.settings.gpus_per_trial)
+        return not_shared(value, space.settings.processes_per_trial)
     longest = int(space.largest["max_length"])
     if name == "max_length" and value > longest:
         return f"must be at most {longest}, where the eval rows of this space are cut, not {value}."

@@ -163,8 +163,9 @@ BROKEN_SPACES = [
         "line 9 compute_dtype: must be one of auto, bfloat16, float16, floa",
     ),
     ("", "torch_dtype: auto", "line 9 torch_dtype: no such setting; did you mean `compute_dtype`?"),
-    ("", "gpus_per_trial: 0", "line 9 gpus_per_trial: must be at least 1, not 0."),
-    ("", "gpus_per_trial: two", "line 9 gpus_per_trial: must be a whole number, not 'two'."),
+    ("", "gpus_per_trial: 0", "line 9 gpus_per_trial: must be a whole number of GPUs from 1 on,"),
+    ("", "gpus_per_trial: 1.5", "line 9 gpus_per_trial: must be a whole number of GPUs from 1 on"),
+    ("", "gpus_per_trial: two", "line 9 gpus_per_trial: must be a whole number of GPUs from 1 on"),
     (
         "",
         "gpus_per_trial: 3",

@@ -50,7 +50,8 @@ def test_trials_know_nothing_of_the_sweep(package: str) -> None:
 
 
 def test_ray_has_one_home() -> None:
-    assert set(importers("ray")) - {"sweep/submit.py"} == {"sweep/ray_workers.py"}
+    homes = {f"sweep/ray_{name}.py" for name in ("cluster", "files", "worker", "workers")}
+    assert set(importers("ray")) - {"sweep/submit.py"} == homes
 
 
 def test_mlflow_has_one_home() -> None:

@@ -77,12 +77,20 @@ class BaseNotClean(RuntimeError):
     """The frozen base is not what was loaded."""
 
 
-def load(config: ModelConfig) -> FrozenBase:
+def load(config: ModelConfig, gpu_share: float = 1.0) -> FrozenBase:
     """Load the base model with the backend of `config`, whose module is imported only now.
 
     Unsloth patches transformers and peft when it is imported, so a process holds one backend.
+
+    Args:
+        gpu_share: Of the GPU's memory that this process may take, from 0 to 1.
     """
-    base: FrozenBase = importlib.import_module(BACKEND_MODULES[config.backend]).load(config)
+    backend = importlib.import_module(BACKEND_MODULES[config.backend])
+    if gpu_share < 1.0:
+        from trials.memory import limit_memory
+
+        limit_memory(gpu_share)
+    base: FrozenBase = backend.load(config)
     return base
 
 

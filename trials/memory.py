@@ -153,9 +153,28 @@ def free_bytes(device: torch.device) -> int:
     """Return what this process can still take of the device's memory."""
     if device.type != "cuda":
         return int(psutil.virtual_memory().available)
-    free, _ = torch.cuda.mem_get_info(device)
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(free) + unused
+    free, total = torch.cuda.mem_get_info(device)
+    allocated = torch.cuda.memory_allocated(device)
+    unused = torch.cuda.memory_reserved(device) - allocated
+    allowed = total * torch.cuda.get_per_process_memory_fraction(device)
+    return int(min(free + unused, allowed - allocated))
+
+
+CONTEXT_BYTES = 2**29
+"""What a process takes of a GPU beside torch's own allocator: CUDA's context, cuBLAS' workspaces.
+A guess on the safe side; 0.3 to 0.5 GiB are usual."""
+
+
+def limit_memory(gpu_share: float) -> None:
+    """Let this process take no more than its share of the GPU: the rest belongs to other trials.
+
+    Past it torch raises the out-of-memory error that a full GPU does, so the micro-batch shrinks.
+    """
+    if torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(
+            max(gpu_share * total - CONTEXT_BYTES, 0.0) / total
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -72,15 +72,19 @@ class TrialThread:
 
     Args:
         n_processes: That train each trial together, this one included; the others are started here.
+        gpu_share: Of the GPU's memory that may be taken, from 0 to 1.
     """
 
-    def __init__(self, model: ModelConfig, n_processes: int = 1) -> None:
+    def __init__(self, model: ModelConfig, n_processes: int = 1, gpu_share: float = 1.0) -> None:
         self.events: queue.Queue[Event] = queue.Queue()
         self._trials: queue.Queue[tuple[int, TrialConfig]] = queue.Queue()
         self._verdicts: queue.Queue[Stop | None] = queue.Queue()
         self._is_asked_to_stop = threading.Event()
         threading.Thread(
-            target=self._work, args=(model, n_processes), daemon=True, name="trials"
+            target=self._work,
+            args=(model, n_processes, gpu_share),
+            daemon=True,
+            name="trials",
         ).start()
 
     def start(self, number: int, config: TrialConfig) -> None:
@@ -95,7 +99,7 @@ class TrialThread:
         """Ask the running trial, and those after it, to be set aside at the next step."""
         self._is_asked_to_stop.set()
 
-    def _work(self, model: ModelConfig, n_processes: int) -> None:
+    def _work(self, model: ModelConfig, n_processes: int, gpu_share: float) -> None:
         began = time.perf_counter()
         try:
             from trials.base_model import load
@@ -103,7 +107,7 @@ class TrialThread:
 
             peers = Peers(model, n_processes) if n_processes > 1 else None
             # Unsloth patches transformers and peft as it is imported: the backend comes first.
-            base = load(model)
+            base = load(model, gpu_share)
             from trials.memory import MicroBatchMemory
             from trials.train import run_trial
 

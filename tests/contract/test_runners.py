@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sweep import ray_workers
+from sweep import ray_cluster
 from sweep.loop import AskTell, Budget, InlineRunner, Runner, run
 from sweep.ray_workers import RayRunner
 from tests.recording import Recording
@@ -34,17 +34,17 @@ def make_runner(request: pytest.FixtureRequest, config: MakeConfig) -> Iterator[
 
         yield lambda sweep: InlineRunner(trial, sweep)
         return
-    ray_workers.connect(n_cpu_workers=1)
+    ray_cluster.connect(n_cpu_workers=1)
     runners: list[RayRunner] = []
 
     def make(sweep: AskTell) -> Runner:
-        runners.append(RayRunner(model, n_slots=1, on_gpus=False, sweep=sweep))
+        runners.append(RayRunner(model, n_slots=lambda: 1, on_gpus=False, sweep=sweep))
         return runners[-1]
 
     yield make
     for runner in runners:
         runner.shutdown()
-    ray_workers.disconnect()
+    ray_cluster.disconnect()
 
 
 def test_a_runner_keeps_its_contract(make_runner: MakeRunner, config: MakeConfig) -> None:

@@ -11,8 +11,8 @@ import psutil
 from sweep.ray_leftovers import processes_of
 
 CONNECTS = """
-from sweep import ray_workers
-ray_workers.connect(n_cpu_workers=1)
+from sweep import ray_cluster
+ray_cluster.connect(n_cpu_workers=1)
 print("up", flush=True)
 import time; time.sleep(100)
 """

@@ -92,7 +92,7 @@ def test_dora_with_unsloth_is_allowed_and_its_price_is_said(load: Load) -> None:
 
 def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
-    assert training_environment(n_slots=2, gpus_per_trial=2) == {
+    assert training_environment(n_slots=2, n_processes=2) == {
         "OMP_NUM_THREADS": "4",
         "MKL_NUM_THREADS": "4",
         "TOKENIZERS_PARALLELISM": "false",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import json
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -59,7 +57,7 @@ class AllEnded:
         self._places: list[tuple[float, int]] = []
         self._flatness = Flatness()
         finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
-        for trial in sorted(finished, key=lambda t: float(t.user_attrs.get("ended_at", 0.0))):
+        for trial in sorted(finished, key=lambda t: (t.datetime_complete, t.number)):
             self.add(trial)
 
     def add(self, trial: FrozenTrial) -> None:
@@ -71,7 +69,7 @@ class AllEnded:
             outcome=known["outcome"],
             reason=known["outcome_reason"],
             eval_loss_best=known.get("eval_loss_best"),
-            seconds=known["seconds"],
+            seconds=_seconds(known["result"]),
         )
         self._trials[trial.number] = ended
         if ended.place is not None:
@@ -110,19 +108,21 @@ class AllEnded:
 
 def tell_ended(trial: optuna.Trial, curve: Sequence[EvalPoint], result: TrialResult) -> FrozenTrial:
     """Tell the study of a trial's end; all that is known of it stays there."""
-    written = json.loads(json.dumps(asdict(result)))
-    trial.set_user_attr("result", written)
+    # Each attribute is a transaction: what follows from another, or Optuna notes, is not one more.
+    trial.set_user_attr("result", asdict(result))
     trial.set_user_attr("outcome", result.outcome)
     trial.set_user_attr("outcome_reason", result.reason)
-    trial.set_user_attr("curve", json.loads(json.dumps([asdict(point) for point in curve])))
-    trial.set_user_attr("seconds", result.training_seconds + result.evaluation_seconds)
-    trial.set_user_attr("ended_at", time.time())
+    trial.set_user_attr("curve", [asdict(point) for point in curve])
     if result.best is not None:
         trial.set_user_attr("eval_loss_best", result.best.eval_loss)
     trial.set_constraint("memory", 1.0 if result.outcome == "out_of_memory" else -1.0)
     state = STATES[result.outcome]
     value = result.best.eval_loss if result.best and state is TrialState.COMPLETE else None
     return trial.study.tell(trial, value, state=state)
+
+
+def _seconds(result: Mapping[str, Any]) -> float:
+    return float(result["training_seconds"] + result["evaluation_seconds"])
 
 
 def as_ranges(numbers: Collection[int]) -> list[list[int]]:

@@ -86,11 +86,10 @@ class View:
         if waiting and POINT in waiting[0].user_attrs:
             return study.ask()
         point = self._draw(_given(waiting[0]) if waiting else {})
-        stored = _stored_distributions(self._space, point)
         if not waiting:
-            return _new_trial(study, point, stored)
+            return new_trial(study, self._space, point)
         study.sampler = Drawn(point)
-        trial = study.ask(stored)
+        trial = study.ask(_stored_distributions(self._space, point))
         trial.set_user_attr(POINT, point)
         return trial
 
@@ -146,10 +145,9 @@ def _as_searched(
     )
 
 
-def _new_trial(
-    study: optuna.Study, point: Params, stored: dict[str, BaseDistribution]
-) -> optuna.Trial:
+def new_trial(study: optuna.Study, space: Space, point: Params) -> optuna.Trial:
     """Begin a trial in one write, which a process that dies has made or has not."""
+    stored = _stored_distributions(space, point)
     began = create_trial(
         state=TrialState.RUNNING,
         params={name: point[name] for name in stored},

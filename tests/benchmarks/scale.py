@@ -3,7 +3,8 @@
 The driver is the real one: study, pruners, loop, adapters, screen, MLflow tracker, on a real
 PostgreSQL and a real MLflow server. Only the training is simulated. The study grows as fast as the
 driver can to the sizes of `--at`, without MLflow; at each size the pace becomes that of real GPUs
-for some minutes, with MLflow, and is measured. At the end the study is opened once more.
+for some minutes and is measured, at the last size with MLflow. At the end the study is opened once
+more.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from sweep.space import Space, load_space
 from sweep.storage import Patience, PatientStorage
 from sweep.study import Sweep, open_study
 from sweep.tracking import MlflowTracker
+from tests.benchmarks.seeded import seed
 from tests.benchmarks.servers import MlflowOnPostgresql, mlflow_server, postgresql
 from tests.benchmarks.simulated import SimulatedRunner
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
@@ -113,6 +115,9 @@ class Benchmark:
     ) -> None:
         self._options, self._folder, self._url, self._server = options, folder, study_url, server
         self._space = _space(folder, options)
+        self._resolve = resolver(
+            self._space, backend="transformers", on_gpus=True, output_dir=folder, data_dir=folder
+        )
         self._commits = Commits()
         self._process = psutil.Process()
         self._budget = Budget(None, None, is_asked=self._is_over)
@@ -123,7 +128,14 @@ class Benchmark:
 
     def run(self) -> None:
         """Grow, measure, open anew."""
+        if self._options.seeded:
+            began = time.monotonic()
+            storage = PatientStorage(self._url, Patience())
+            seed(storage, self._space, self._resolve, self._options.seeded)
+            _say(f"seeded with {self._options.seeded} trials in {time.monotonic() - began:.1f} s")
+        began = time.monotonic()
         self._sweep = self._open()
+        _say("opened", f"{self._sweep.n_ended()} trials in {time.monotonic() - began:.1f} s")
         self._runner = SimulatedRunner(self._options.gpus, self._sweep)
         self._stages = self._all_stages()
         self._screen = self._make_screen()
@@ -145,14 +157,7 @@ class Benchmark:
 
     def _open(self) -> Timed:
         study = open_study(self._space, PatientStorage(self._url, Patience()))
-        resolve = resolver(
-            self._space,
-            backend="transformers",
-            on_gpus=True,
-            output_dir=self._folder,
-            data_dir=self._folder,
-        )
-        return Timed(self._space, study, resolve)
+        return Timed(self._space, study, self._resolve)
 
     def _make_screen(self) -> LiveScreen:
         nowhere = Path(os.devnull).open("w")  # noqa: SIM115
@@ -167,23 +172,29 @@ class Benchmark:
         return False
 
     def _all_stages(self) -> Iterator[None]:
-        yield from self._grow(0)
         for n_trials in self._options.at:
             yield from self._grow(n_trials)
             yield from self._measure(n_trials)
 
     def _grow(self, n_trials: int) -> Iterator[None]:
         self._runner.without_waiting()
+        self._sweep.trackers = [self._screen]
+        Timed.costs = Costs()
         began, n_before = time.monotonic(), self._sweep.n_ended()
-        while not self._options.real_start and self._sweep.n_ended() < n_trials:
+        if self._options.real_start:
+            return
+        while self._sweep.n_ended() < n_trials:
             yield
         n = self._sweep.n_ended() - n_before
         if n:
             _say("grown by", f"{n} trials in {time.monotonic() - began:.0f} s")
+        if Timed.costs.ask:
+            asks = [processor for _, processor in Timed.costs.ask]
+            _say("  ask, of a processor", _percentiles(asks))
 
     def _measure(self, n_trials: int) -> Iterator[None]:
         Timed.costs = Costs()
-        if self._server is not None:
+        if self._server is not None and n_trials == self._options.at[-1]:
             self._attach_mlflow()
         self._queue.clear()
         n_commits, n_ended = self._commits.n, self._sweep.n_ended()
@@ -269,6 +280,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--gpus", type=int, default=1000)
     parser.add_argument("--at", type=int, nargs="+", default=[1000, 3000, 10_000])
+    parser.add_argument("--seeded", type=int, default=0, help="ended trials that are there already")
     parser.add_argument("--minutes", type=float, default=3.0, help="measured at each size")
     parser.add_argument("--storage", choices=["postgresql", "sqlite"], default="postgresql")
     parser.add_argument("--no-mlflow", action="store_true")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def postgresql(folder: Path) -> Iterator[str]:
             subprocess.run(create, check=True)
         yield f"postgresql+psycopg://sweep@127.0.0.1:{port}"
     finally:
-        server.terminate()
+        server.send_signal(signal.SIGINT)  # does not wait for those that are connected
         server.wait()
 
 

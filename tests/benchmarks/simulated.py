@@ -62,7 +62,7 @@ class SimulatedRunner:
 
     Args:
         sweep: Hears of everything.
-        enough: Asked now and then; true ends a `wait` as `until` does.
+        in_real_time: From the beginning; else `in_real_time` is called later.
     """
 
     def __init__(self, n_gpus: int, sweep: AskTell, *, in_real_time: bool = False) -> None:
@@ -113,7 +113,10 @@ class SimulatedRunner:
         trial = _Running(config, place, gpu, seconds, losses, chance)
         self.running[number] = trial
         self._sweep.started(config, place)
-        self._at(self.now + seconds / config.n_evaluations, number)
+        first = seconds / config.n_evaluations
+        if self._real_since is None:  # as if those that run had not begun all at once
+            first *= chance.random()
+        self._at(self.now + first, number)
 
     def wait(self, until: Callable[[], bool]) -> tuple[int, TrialResult] | None:
         """Let time pass until a trial ends."""
@@ -138,9 +141,11 @@ class SimulatedRunner:
     def _evaluate(self, number: int, trial: _Running, due: float) -> None:
         n_evaluations = trial.config.n_evaluations
         if trial.config.evaluate_base and not trial.points:
-            self._sweep.report(number, _point(trial, 0, 3.0))
+            base = point_of(trial.config, 0, 3.0, trial.seconds, trial.chance)
+            self._sweep.report(number, base)
         index = len(trial.points) + 1
-        point = _point(trial, index, trial.losses[index - 1])
+        loss = trial.losses[index - 1]
+        point = point_of(trial.config, index, loss, trial.seconds, trial.chance)
         trial.points.append(point)
         verdict = self._sweep.report(number, point)
         if self.measured is not None:
@@ -195,19 +200,22 @@ def curve(config: TrialConfig, chance: random.Random) -> list[float]:
     return losses[: config.n_evaluations]
 
 
-def _point(trial: _Running, index: int, eval_loss: float) -> EvalPoint:
-    share = index / trial.config.n_evaluations
+def point_of(
+    config: TrialConfig, index: int, eval_loss: float, seconds: float, chance: random.Random
+) -> EvalPoint:
+    """An evaluation of a trial whose whole run takes so many seconds."""
+    share = index / config.n_evaluations
     return EvalPoint(
         index=index,
         step=50 * index,
-        epoch=share * trial.config.epochs,
+        epoch=share * config.epochs,
         eval_loss=eval_loss,
         train_loss=None if index == 0 else eval_loss - 0.1 - 0.3 * share,
-        learning_rate=None if index == 0 else trial.config.learning_rate * (1.0 - share),
-        grad_norm=None if index == 0 else 1.0 + trial.chance.random(),
-        tokens_per_second=None if index == 0 else 9000.0 + 500.0 * trial.chance.random(),
+        learning_rate=None if index == 0 else config.learning_rate * (1.0 - share),
+        grad_norm=None if index == 0 else 1.0 + chance.random(),
+        tokens_per_second=None if index == 0 else 9000.0 + 500.0 * chance.random(),
         gpu_memory_gib=21.5,
-        seconds=share * trial.seconds,
+        seconds=share * seconds,
     )
 
 

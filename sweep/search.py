@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -215,10 +214,7 @@ class WithoutRepeats(BaseSampler):
                     params[name] = self._inner.sample_independent(study, trial, name, distribution)
             if _point(params, search_space) not in taken:
                 return params
-        points = itertools.product(*map(values_of, search_space.values()))
-        every = (dict(zip(search_space, point, strict=True)) for point in points)
-        free = [params for params in every if _point(params, search_space) not in taken]
-        return free[self._rng.integers(len(free))] if free else params
+        return free_point(search_space, taken, self._rng) or params
 
     def sample_independent(
         self,
@@ -255,6 +251,35 @@ def values_of(distribution: BaseDistribution) -> list[Any]:
     low, high, step = distribution.low, distribution.high, distribution.step
     # 0.1 + 6 x 0.1 is just above 0.7, and outside the distribution.
     return [min(low + i * step, high) for i in range(round((high - low) / step) + 1)]
+
+
+def free_point(
+    space: Mapping[str, BaseDistribution], taken: Set[tuple[Any, ...]], chance: np.random.Generator
+) -> dict[str, Any]:
+    """Return one of the points that are not taken; empty when all are.
+
+    Points are counted, not listed: there may be millions.
+    """
+    values = {name: values_of(distribution) for name, distribution in space.items()}
+    places = [
+        {_counted(value, space[name]): place for place, value in enumerate(values[name])}
+        for name in space
+    ]
+    sizes = tuple(map(len, places))
+    n_free = math.prod(sizes) - len(taken)
+    if n_free <= 0:
+        return {}
+    chosen = int(chance.integers(n_free))
+    numbers = (
+        np.ravel_multi_index([at[value] for at, value in zip(places, point, strict=True)], sizes)
+        for point in taken
+    )
+    for number in sorted(map(int, numbers)):
+        if number > chosen:
+            break
+        chosen += 1
+    point = np.unravel_index(chosen, sizes)
+    return {name: values[name][int(place)] for name, place in zip(space, point, strict=True)}
 
 
 def _point(params: Params, space: Mapping[str, BaseDistribution]) -> tuple[Any, ...]:

@@ -355,3 +355,23 @@ def test_the_first_trial_that_a_check_shows_is_the_one_that_runs(searched: Searc
     space = searched.space("{rank: [8, 16], dropout: {min: 0, max: 0.1}}")
     shown = check.first_trial(space)
     assert searched.run(space, 1, flat) == [json.loads(json.dumps(shown))]
+
+
+def test_a_trial_that_could_not_be_written_is_drawn_again(
+    searched: Searched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = searched.space(SEARCH)
+    study = searched.open(space)
+    view = View(study, space)
+    view.next_trial()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(study._storage, "create_new_trial", full)
+        with pytest.raises(OSError, match="disk full"):
+            view.next_trial()
+    assert len(view.as_searched().trials) == 1
+    point = view.next_trial().user_attrs[POINT]
+    assert [hyperparameters(space, t.params) for t in view.as_searched().trials][1] == point

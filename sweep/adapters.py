@@ -9,8 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from sweep.ended import Ended
 from sweep.loop import Place
-from sweep.study import Ended, Sweep
+from sweep.study import Sweep
 from trials.config import EvalPoint, TrialConfig, TrialResult
 
 HOW_TO_LOAD = """\
@@ -45,6 +46,8 @@ class Adapters:
         self._output_dir = output_dir
         self._keep = keep
         self._drop = drop
+        self._gone: set[int] = set()
+        """Ended trials without an adapter: with thousands, nobody wants to look at each again."""
 
     @property
     def best_dir(self) -> Path:
@@ -60,7 +63,7 @@ class Adapters:
         with suppress(OSError):
             self._drop_all_but_the_best()
         with suppress(OSError):
-            ranked = self._sweep.ranked()
+            ranked = self._sweep.ranked(1)
             if ranked and ranked[0].number != self._number_in_best():
                 self._write_best(ranked[0])
         self._remove_leftovers()
@@ -78,10 +81,11 @@ class Adapters:
         self.put_right()
 
     def _drop_all_but_the_best(self) -> None:
-        kept = {trial.number for trial in self._sweep.ranked()[: self._keep]}
-        for number in sorted({trial.number for trial in self._sweep.ended()} - kept):
+        kept = {trial.number for trial in self._sweep.ranked(self._keep)}
+        for number in sorted(self._sweep.numbers_ended() - kept - self._gone):
             if (folder := self._adapter_dir(number)).exists():
                 self._drop(number, folder)
+            self._gone.add(number)
 
     def _trial_dir(self, number: int) -> Path:
         return self._output_dir / "trials" / f"{number:03d}"

@@ -222,10 +222,10 @@ def first_trial(space: Space) -> dict[str, Any]:
     """The first trial of a new study in full: what `start_with` leaves open is drawn."""
     import optuna
 
-    from sweep.view import POINT, enqueue_starts, next_trial
+    from sweep.view import POINT, View, enqueue_starts
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()
     enqueue_starts(study, space)
-    point: dict[str, Any] = next_trial(study, space).user_attrs[POINT]
+    point: dict[str, Any] = View(study, space).next_trial().user_attrs[POINT]
     return point

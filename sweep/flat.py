@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import median
 
 LATE_SHARE = 0.25
 """Of a trial's evaluations: the last ones, where its learning rate has nearly gone to zero."""
@@ -22,29 +22,38 @@ class EndedCurve:
     """Of all its evaluations, in order."""
 
 
-def is_flat(ended: Sequence[EndedCurve], n_trials: int) -> bool:
-    """Whether the best eval loss has not fallen by more than noise over the last `n_trials`.
+class Flatness:
+    """Whether the best eval loss still falls by more than noise, as trials end one by one."""
 
-    Args:
-        ended: In the order in which they ended.
-    """
-    if len(ended) <= n_trials:
-        return False
-    before = _lowest(ended[:-n_trials])
-    if before is None:
-        return False
-    now = min(before, _lowest(ended[-n_trials:]) or math.inf)
-    return before - now <= noise(ended)
+    def __init__(self) -> None:
+        self._lowest: list[float] = []
+        """The best eval loss after so many trials; infinite before the first that counts."""
+        self._moves: list[float] = []
+        """From one late evaluation to the next, in nats, the smallest first."""
 
+    def add(self, trial: EndedCurve) -> None:
+        """Take the next trial that has ended."""
+        lowest = self._lowest[-1] if self._lowest else math.inf
+        self._lowest.append(min(lowest, math.inf if trial.best is None else trial.best))
+        for before, after in pairwise(_late(trial)):
+            bisect.insort(self._moves, abs(after - before))
 
-def noise(ended: Sequence[EndedCurve]) -> float:
-    """How far an eval loss moves between two evaluations late in a trial, in nats: the median.
+    def is_flat(self, n_trials: int) -> bool:
+        """Whether the last `n_trials` have not lowered the best eval loss by more than noise."""
+        if len(self._lowest) <= n_trials:
+            return False
+        before, now = self._lowest[-n_trials - 1], self._lowest[-1]
+        return math.isfinite(before) and before - now <= self.noise
 
-    Nothing is learnt there any more, so what moves is chance: the last batches, and the rows that
-    happened to be in the sample. 0 where no trial has two late evaluations.
-    """
-    moves = [abs(after - before) for trial in ended for before, after in pairwise(_late(trial))]
-    return median(moves) if moves else 0.0
+    @property
+    def noise(self) -> float:
+        """How far an eval loss moves between two evaluations late in a trial, in nats: the median.
+
+        Nothing is learnt there any more, so what moves is chance: the last batches, and the rows
+        that happened to be in the sample. 0 where no trial has two late evaluations.
+        """
+        n = len(self._moves)
+        return (self._moves[(n - 1) // 2] + self._moves[n // 2]) / 2 if n else 0.0
 
 
 def _late(trial: EndedCurve) -> Sequence[float]:
@@ -52,7 +61,3 @@ def _late(trial: EndedCurve) -> Sequence[float]:
         return []
     first = len(trial.eval_losses) - max(2, round(LATE_SHARE * len(trial.eval_losses)))
     return [loss for loss in trial.eval_losses[max(0, first) :] if math.isfinite(loss)]
-
-
-def _lowest(ended: Sequence[EndedCurve]) -> float | None:
-    return min((trial.best for trial in ended if trial.best is not None), default=None)

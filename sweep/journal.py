@@ -55,8 +55,14 @@ class Journal:
         self._sequence = max(self._sequence, *(event.sequence for event in events), 0)
 
     def __len__(self) -> int:
-        """Events that are not sent."""
-        return len(self._unsent)
+        """Events that are not sent, or not yet noted as sent."""
+        with self._changed:
+            return len(self._unsent)
+
+    @property
+    def sequence(self) -> int:
+        """Of the latest event of all, sent or not; 0 before the first."""
+        return self._sequence
 
     @property
     def last_kind(self) -> str | None:

@@ -10,18 +10,18 @@ import os
 import re
 import sqlite3
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sweep import journal, recorded
 from sweep.background import without_secrets
 from sweep.journal import Event
 from sweep.where import TrackingError
-from trials.config import Outcome
 from trials.whole_file import write_whole
 
 # MLflow reads most of these when it is imported, and `mlflow server` inherits them from us.
@@ -55,10 +55,13 @@ class _Child:
     """What is remembered of a trial's run."""
 
     run_id: str
-    steps: set[int]
+    artifact_uri: str
+    steps: set[int] = field(default_factory=set)
     """Optimizer steps whose evaluation is logged already."""
-    best: float
+    best: float = math.inf
     """The lowest eval loss after step 0; infinite before the first."""
+    is_running: bool = True
+    may_have_adapter: bool = False
 
 
 class _NoRunError(LookupError):
@@ -74,11 +77,26 @@ class Runs:
     """A sweep's runs on one server, which is asked only when it must be.
 
     Each event may come twice, and changes nothing the second time: the process that sent it first
-    may have died before it knew.
+    may have died before it knew. So the server is asked what it has, unless an event is certain to
+    be new: of a thousand trials each question costs.
+
+    Args:
+        tried: Sequence of the latest event that may have been sent before; infinite: any may.
     """
 
-    def __init__(self, uri: str, name: str, output_dir: Path, artifacts_dir: Path | None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        name: str,
+        output_dir: Path,
+        artifacts_dir: Path | None,
+        *,
+        tried: float = math.inf,
+    ) -> None:
         self.uri = uri
+        self._tried = tried
+        self._is_new_event = False
+        self._parent_is_new = False
         self._name = name
         self._output_dir = output_dir
         self._artifacts_dir = artifacts_dir
@@ -100,6 +118,8 @@ class Runs:
 
     def send(self, event: Event) -> None:
         """Write one event; raises what MLflow raises."""
+        self._is_new_event = event.sequence > self._tried
+        self._tried = max(self._tried, event.sequence)
         try:
             self._writes[event.kind](event.time, **event.arguments)
         except MlflowException as error:
@@ -161,7 +181,10 @@ class Runs:
     def _find_or_create_parent(self, time: int) -> Any:
         if self._parent is None:
             tags = {"sweep.role": "parent", "sweep.id": _sweep_id(self._output_dir)}
-            self._parent = self._find_run(tags) or self._create_run(self._name, time, tags)
+            self._parent = self._find_run(tags)
+            if self._parent is None:
+                self._parent = self._create_run(self._name, time, tags)
+                self._parent_is_new = True
         return self._parent
 
     def _find_child(self, number: int) -> Any:
@@ -202,8 +225,14 @@ class Runs:
     def _remember(self, number: int, run: Any) -> None:
         history = self._client.get_metric_history(run.info.run_id, "eval_loss")
         losses = [m.value for m in history if m.step > 0 and math.isfinite(m.value)]
-        steps = {m.step for m in history}
-        self._children[number] = _Child(run.info.run_id, steps, min(losses, default=math.inf))
+        self._children[number] = _Child(
+            run.info.run_id,
+            run.info.artifact_uri,
+            steps={m.step for m in history},
+            best=min(losses, default=math.inf),
+            is_running=run.info.status == "RUNNING",
+            may_have_adapter=True,
+        )
 
     def _open(
         self,
@@ -211,16 +240,16 @@ class Runs:
         params: Mapping[str, object],
         tags: Mapping[str, str],
         space_path: str,
-        ended: Mapping[str, tuple[Outcome, str]],
+        **_: object,  # `ended`, of events that an older version wrote
     ) -> None:
         self._forget()
         parent = self._find_or_create_parent(time)
         if parent.info.status != "RUNNING":
             self._client.update_run(self.parent_run_id, status="RUNNING")
-        self._end_running(time, ended)
-        self._log_params(parent, params)
+        self._end_running(time)
         note = f"**{self._name}** is running. Its folder: `{self._output_dir}`."
-        self._set_tags(self.parent_run_id, {**tags, "mlflow.note.content": note})
+        tags = {**tags, "mlflow.note.content": note}
+        self._log(self.parent_run_id, params=_new_params(params, parent), tags=tags)
         if Path(space_path).is_file():
             self._client.log_artifact(self.parent_run_id, space_path)
 
@@ -232,15 +261,21 @@ class Runs:
         params: Mapping[str, object],
         tags: Mapping[str, str],
     ) -> None:
-        run = self._find_child(number) or self._create_run(name, time, self._child_tags(number))
+        may_be_there = not (self._is_new_event and self._parent_is_new) or number in self._children
+        run = self._find_child(number) if may_be_there else None
+        if run is None:
+            run = self._create_run(name, time, {**self._child_tags(number), **tags})
+            self._log(run.info.run_id, params=params)
+            self._children[number] = _Child(run.info.run_id, run.info.artifact_uri)
+            return
         run_id = run.info.run_id
         if run.info.status != "RUNNING":
             self._client.update_run(run_id, status="RUNNING")
         for tag in {"outcome", "outcome_reason"} & run.data.tags.keys():
             self._client.delete_tag(run_id, tag)
-        self._set_tags(run_id, tags)
-        self._log_params(run, params)
+        self._log(run_id, params=_new_params(params, run), tags=tags)
         self._remember(number, run)
+        self._children[number].is_running = True
 
     def _report(
         self,
@@ -255,7 +290,8 @@ class Runs:
         eval_loss = metrics["eval_loss"]
         if is_base:
             parent = self._client.get_run(self.parent_run_id)
-            self._log_changed(parent, {"base_eval_loss": eval_loss}, time)
+            changed = _changed({"base_eval_loss": eval_loss}, parent, time)
+            self._log(self.parent_run_id, metrics=changed)
         if step in child.steps:
             return
         best = child.best
@@ -264,7 +300,7 @@ class Runs:
         if math.isfinite(best):
             metrics = {**metrics, "eval_loss_best": best}
         values = [Metric(key, value, time, step) for key, value in metrics.items()]
-        self._client.log_batch(child.run_id, values, tags=_tags(tags), synchronous=True)
+        self._log(child.run_id, metrics=values, tags=tags)
         child.best = best
         child.steps.add(step)
 
@@ -277,71 +313,69 @@ class Runs:
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
     ) -> None:
-        run = self._client.get_run(self._child(number).run_id)
-        if run.info.status != "RUNNING":  # it has ended before, as far as this attempt goes
+        child = self._child(number)
+        run = None if self._is_new_event else self._client.get_run(child.run_id)
+        is_running = child.is_running if run is None else run.info.status == "RUNNING"
+        if not is_running:  # it has ended before, as far as this attempt goes
             return
-        self._log_params(run, params)
-        self._set_tags(run.info.run_id, tags)
-        self._log_changed(run, metrics, time)
-        self._client.set_terminated(run.info.run_id, status, end_time=time)
+        new_params = params if run is None else _new_params(params, run)
+        self._log(child.run_id, _changed(metrics, run, time), new_params, tags)
+        self._client.set_terminated(child.run_id, status, end_time=time)
+        child.is_running = False
 
     def _upload(self, time: int, number: int, name: str) -> None:
         path = self._output_dir / "trials" / f"{number:03d}" / name
-        run_id = self._child(number).run_id
+        if not path.exists():
+            return
+        child = self._child(number)
+        artifacts = get_artifact_repository(child.artifact_uri, tracking_uri=self.uri)
         if path.is_dir():
-            self._client.log_artifacts(run_id, str(path), name)
-        elif path.is_file():
-            self._client.log_artifact(run_id, str(path))
+            child.may_have_adapter = True
+            artifacts.log_artifacts(str(path), name)
+        else:
+            artifacts.log_artifact(str(path))
 
     def _drop(self, time: int, number: int) -> None:
-        run = self._find_child(number)
-        if run is None or not self._client.list_artifacts(run.info.run_id, "adapter"):
-            return
-        artifacts = get_artifact_repository(run.info.artifact_uri, tracking_uri=self.uri)
-        artifacts.delete_artifacts("adapter")
+        with suppress(_NoRunError):
+            child = self._child(number)
+            if child.may_have_adapter and self._client.list_artifacts(child.run_id, "adapter"):
+                artifacts = get_artifact_repository(child.artifact_uri, tracking_uri=self.uri)
+                artifacts.delete_artifacts("adapter")
+            child.may_have_adapter = False
 
     def _close(
         self, time: int, status: str, winner: Mapping[str, Any] | None, summary: str
     ) -> None:
-        self._end_running(time, {})
+        self._end_running(time)
         tags: dict[str, object] = {"mlflow.note.content": summary}
+        metrics: list[Metric] = []
         if winner is not None:
             parent = self._client.get_run(self.parent_run_id)
-            self._log_changed(parent, {"best_eval_loss": winner["eval_loss"]}, time)
+            metrics = _changed({"best_eval_loss": winner["eval_loss"]}, parent, time)
             tags |= {f"winner_{key}": value for key, value in winner.items()}
             run = self._find_child(int(winner["trial"]))
             if run is not None:
                 tags["winner_run_id"] = run.info.run_id
-        self._set_tags(self.parent_run_id, tags)
+        self._log(self.parent_run_id, metrics, tags=tags)
         self._client.set_terminated(self.parent_run_id, status, end_time=time)
 
     def _stop(self, time: int) -> None:
         """No process runs the sweep: nothing may look as if one did."""
-        self._end_running(time, {})
+        self._end_running(time)
         if self._client.get_run(self.parent_run_id).info.status == "RUNNING":
             note = f"**{self._name}** was broken off. Its folder: `{self._output_dir}`."
-            self._set_tags(self.parent_run_id, {"mlflow.note.content": note})
+            self._log(self.parent_run_id, tags={"mlflow.note.content": note})
             self._client.set_terminated(self.parent_run_id, "KILLED", end_time=time)
 
-    def _end_running(self, time: int, ended: Mapping[str, tuple[Outcome, str]]) -> None:
-        """End the runs of trials that do not run: the process that ran them was killed.
-
-        Args:
-            ended: The outcome and reason of trials that had ended all the same.
-        """
+    def _end_running(self, time: int) -> None:
+        """End the runs of trials that do not run: the process that ran them was killed."""
         ours = f"tags.`mlflow.parentRunId` = '{self.parent_run_id}'"
-        runs = self._search(f"{ours} and status = 'RUNNING'")
-        if ended:
-            cut_off = self._search(f"{ours} and tags.outcome = 'interrupted'")
-            runs += [run for run in cut_off if run.data.tags["trial_number"] in ended]
-        cut_off_reason = "The sweep stopped before this trial's end was written."
-        for run in runs:
-            number = run.data.tags["trial_number"]
-            outcome, reason = ended.get(number, ("interrupted", cut_off_reason))
-            self._set_tags(run.info.run_id, {"outcome": outcome, "outcome_reason": reason})
-            for name in recorded.files(outcome) if number in ended else ():
-                self._upload(time, int(number), name)
-            self._client.set_terminated(run.info.run_id, recorded.STATUS[outcome], end_time=time)
+        reason = "The sweep stopped before this trial's end was written."
+        for run in self._search(f"{ours} and status = 'RUNNING'"):
+            tags = {"outcome": "interrupted", "outcome_reason": reason}
+            self._log(run.info.run_id, tags=tags)
+            status = recorded.STATUS["interrupted"]
+            self._client.set_terminated(run.info.run_id, status, end_time=time)
 
     def sample_system(self) -> None:
         """Log this machine's load as the parent run's system metrics."""
@@ -355,22 +389,27 @@ class Runs:
             monitor.clear_metrics()
         self._client.log_batch(self.parent_run_id, metrics=metrics, synchronous=True)
 
-    def _set_tags(self, run_id: str, tags: Mapping[str, object]) -> None:
-        self._client.log_batch(run_id, tags=_tags(tags), synchronous=True)
+    def _log(
+        self,
+        run_id: str,
+        metrics: Sequence[Metric] = (),
+        params: Mapping[str, object] = MappingProxyType({}),
+        tags: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
+        """Log all of it in one request, where MLflow takes as much in one."""
+        known = [Param(key, str(value)) for key, value in params.items() if value is not None]
+        self._client.log_batch(run_id, metrics, known, _tags(tags), synchronous=True)
 
-    def _log_changed(self, run: Any, metrics: Mapping[str, float], time: int) -> None:
-        """Log metrics without a step, unless the run has these very values."""
-        known = run.data.metrics
-        new = [Metric(key, v, time, 0) for key, v in metrics.items() if known.get(key) != v]
-        if new:
-            self._client.log_batch(run.info.run_id, metrics=new, synchronous=True)
 
-    def _log_params(self, run: Any, params: Mapping[str, object]) -> None:
-        known = run.data.params
-        new = [Param(k, str(v)) for k, v in params.items() if v is not None and k not in known]
-        for first in range(0, len(new), 100):  # MLflow takes 100 at a time
-            batch = new[first : first + 100]
-            self._client.log_batch(run.info.run_id, params=batch, synchronous=True)
+def _new_params(params: Mapping[str, object], run: Any) -> dict[str, object]:
+    """Those that the run does not have: a parameter stays as it was logged first."""
+    return {key: value for key, value in params.items() if key not in run.data.params}
+
+
+def _changed(metrics: Mapping[str, float], run: Any, time: int) -> list[Metric]:
+    """Metrics without a step that the run does not have with these very values; None: it is new."""
+    known = {} if run is None else run.data.metrics
+    return [Metric(key, v, time, 0) for key, v in metrics.items() if known.get(key) != v]
 
 
 def _tags(tags: Mapping[str, object]) -> list[RunTag]:

@@ -144,7 +144,8 @@ class Outclassed:
         """Say why the trial is hopeless, or None. The study has heard of `point` already."""
         frozen = study._storage.get_trial(trial._trial_id)
         # The pruner is asked whatever the number of peers: halving notes a rung as it answers.
-        hopeless = self._inner.prune(study, frozen)
+        if not self._inner.prune(study, frozen):
+            return None
         peers = [
             peer.intermediate_values[point.index]
             for peer in study.get_trials(deepcopy=False)
@@ -152,7 +153,7 @@ class Outclassed:
             and peer.state is not TrialState.FAIL
             and math.isfinite(peer.intermediate_values.get(point.index, math.nan))
         ]
-        if not hopeless or len(peers) < self._min_peers:
+        if len(peers) < self._min_peers:
             return None
         place = 1 + sum(loss < point.eval_loss for loss in peers)
         return (

@@ -12,8 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweep.ended import Ended
 from sweep.screen import COLOURS
-from sweep.study import Ended
 from sweep.words import counted, duration
 
 SHOWN = {

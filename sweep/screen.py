@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import heapq
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +15,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from sweep.ended import COUNTS, Ended
 from sweep.loop import Budget, Place
-from sweep.study import COUNTS, Ended
 from sweep.words import duration
 from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult, trial_name
 
@@ -29,6 +31,9 @@ COLOURS: dict[Outcome, str] = {
 }
 N_BEST = 5
 BAR_WIDTH, NARROW_BAR_WIDTH = 20, 6
+MIN_ROWS, OTHER_ROWS = 3, 14
+"""Running trials that are shown in any case; lines that all else needs: the best, headings, what
+was said last."""
 WIDE = 110
 """Columns of a terminal from which on the table shows everything it knows."""
 
@@ -77,12 +82,14 @@ class Progress:
         self.running: dict[int, Running] = {}
         self.n_ended = len(earlier)
         self.base_eval_loss = base_eval_loss
-        self._durations: list[float] = []
+        self._n_timed, self._seconds = 0, 0.0
+        """Trials that have ended under these eyes, and how long they took together."""
         self._valued = [
             Valued(t.eval_loss_best, t.number, trial_name(t.number, t.hyperparameters), t.outcome)
             for t in earlier
             if t.eval_loss_best is not None and t.outcome in COUNTS
         ]
+        self._valued.sort()
 
     def started(self, config: TrialConfig, place: Place) -> None:
         """A trial has its slot."""
@@ -107,23 +114,25 @@ class Progress:
             self.n_ended += 1
             if result.best is not None and result.outcome in COUNTS:
                 config, loss = trial.config, result.best.eval_loss
-                self._valued.append(Valued(loss, number, config.name, result.outcome))
-            self._durations.append(self.clock() - trial.began)
+                valued = Valued(loss, number, config.name, result.outcome)
+                bisect.insort(self._valued, valued)
+            self._n_timed += 1
+            self._seconds += self.clock() - trial.began
         return trial.config
 
     def best(self) -> list[Valued]:
         """Ended trials that have a value, the lowest eval loss first."""
-        return sorted(self._valued)
+        return list(self._valued)
 
     def seconds_left(self) -> float | None:
         """Of the sweep, by the mean duration of its trials; None before the first one has ended."""
         limits = [] if self.budget.seconds_left is None else [self.budget.seconds_left]
-        if self.budget.trials is not None and self._durations:
-            mean = sum(self._durations) / len(self._durations)
+        if self.budget.trials is not None and self._n_timed:
+            mean = self._seconds / self._n_timed
             now = self.clock()
             running = sum(
                 max(0.0, mean - (now - t.began)) if (left := t.seconds_left(now)) is None else left
-                for t in self.running.values()
+                for t in list(self.running.values())  # the live table asks from its own thread
             )
             waiting = max(0, self.budget.trials - self.n_ended - len(self.running))
             limits.append((waiting * mean + running) / max(1, len(self.running)))
@@ -263,7 +272,7 @@ class LiveScreen:
             table.add_column(heading, no_wrap=True)
         for heading in ("best", "step", "elapsed", "on") if wide else ():
             table.add_column(heading, no_wrap=True)
-        for trial in self._progress.running.values():
+        for trial in self._shown():
             point, left = trial.point, trial.seconds_left(now)
             bar_width = BAR_WIDTH if wide else NARROW_BAR_WIDTH
             cells: list[str | Text] = [
@@ -278,7 +287,18 @@ class LiveScreen:
                 trial.place.device,
             ]
             table.add_row(*cells[: len(table.columns)])
-        return table
+        n_more = len(self._progress.running) - table.row_count
+        if not n_more:
+            return table
+        return Group(table, Text(f"and {n_more} more run", style="dim"))
+
+    def _shown(self) -> list[Running]:
+        """Running trials for which the terminal has room: those that have come furthest."""
+        running = list(self._progress.running.values())
+        room = max(MIN_ROWS, self._console.height - OTHER_ROWS)
+        if len(running) <= room:
+            return running
+        return heapq.nlargest(room, running, key=lambda t: t.point.index if t.point else 0)
 
     def _best(self, progress: Progress) -> list[RenderableType]:
         ended = progress.best()[:N_BEST]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweep.parameters import Choices, Domain, Range, TimesRank, Value, is_fixed
 from sweep.space import Space
+from sweep.tpe import Observed, Tpe
 
 Params = Mapping[str, Any]
 
@@ -149,15 +149,19 @@ def _is_same(one: float, other: float) -> bool:
     return math.isclose(one, other, rel_tol=1e-9)
 
 
-def make_sampler(space: Space, number: int) -> BaseSampler:
+def make_sampler(space: Space, number: int, observed: Observed | None = None) -> BaseSampler:
     """The sampler for trial `number` of a space; repeats no point where points can be counted.
 
     Seeded for each trial, so that what is drawn depends on the study and the number alone: a
     sweep that was interrupted draws what an undisturbed one would have drawn.
+
+    Args:
+        observed: What the sampler for an earlier trial of the study has seen; None: all is new.
     """
+    searched = distributions(space)
     seed = int(np.random.SeedSequence([space.settings.seed, number]).generate_state(1)[0])
     samplers: dict[str, Any] = {
-        "tpe": lambda: optuna.samplers.TPESampler(seed=seed),
+        "tpe": lambda: Tpe(observed or Observed(searched), seed=seed),
         "gp": lambda: optuna.samplers.GPSampler(seed=seed),
         "random": lambda: optuna.samplers.RandomSampler(seed=seed),
         "grid": lambda: optuna.samplers.RandomSampler(seed=seed),  # without repeats it is a grid
@@ -165,7 +169,7 @@ def make_sampler(space: Space, number: int) -> BaseSampler:
     sampler: BaseSampler = samplers[space.settings.sampler]()
     if math.isinf(space.n_points):
         return sampler
-    return WithoutRepeats(sampler, distributions(space), seed=seed)
+    return WithoutRepeats(sampler, searched, seed=seed)
 
 
 class WithoutRepeats(BaseSampler):
@@ -210,10 +214,7 @@ class WithoutRepeats(BaseSampler):
                     params[name] = self._inner.sample_independent(study, trial, name, distribution)
             if _point(params, search_space) not in taken:
                 return params
-        points = itertools.product(*map(values_of, search_space.values()))
-        every = (dict(zip(search_space, point, strict=True)) for point in points)
-        free = [params for params in every if _point(params, search_space) not in taken]
-        return free[self._rng.integers(len(free))] if free else params
+        return free_point(search_space, taken, self._rng) or params
 
     def sample_independent(
         self,
@@ -250,6 +251,35 @@ def values_of(distribution: BaseDistribution) -> list[Any]:
     low, high, step = distribution.low, distribution.high, distribution.step
     # 0.1 + 6 x 0.1 is just above 0.7, and outside the distribution.
     return [min(low + i * step, high) for i in range(round((high - low) / step) + 1)]
+
+
+def free_point(
+    space: Mapping[str, BaseDistribution], taken: Set[tuple[Any, ...]], chance: np.random.Generator
+) -> dict[str, Any]:
+    """Return one of the points that are not taken; empty when all are.
+
+    Points are counted, not listed: there may be millions.
+    """
+    values = {name: values_of(distribution) for name, distribution in space.items()}
+    places = [
+        {_counted(value, space[name]): place for place, value in enumerate(values[name])}
+        for name in space
+    ]
+    sizes = tuple(map(len, places))
+    n_free = math.prod(sizes) - len(taken)
+    if n_free <= 0:
+        return {}
+    chosen = int(chance.integers(n_free))
+    numbers = (
+        np.ravel_multi_index([at[value] for at, value in zip(places, point, strict=True)], sizes)
+        for point in taken
+    )
+    for number in sorted(map(int, numbers)):
+        if number > chosen:
+            break
+        chosen += 1
+    point = np.unravel_index(chosen, sizes)
+    return {name: values[name][int(place)] for name, place in zip(space, point, strict=True)}
 
 
 def _point(params: Params, space: Mapping[str, BaseDistribution]) -> tuple[Any, ...]:

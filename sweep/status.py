@@ -15,13 +15,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweep.ended import COUNTS
 from sweep.folder import Holder, has_study, holder, server_of, study_reader
 from sweep.journal import FILE_NAME as JOURNAL
 from sweep.journal import Journal
 from sweep.report import SHOWN, against_base
 from sweep.screen import COLOURS
 from sweep.storage import cause_of
-from sweep.study import COUNTS, StudyError
+from sweep.study import StudyError
 from sweep.words import counted, duration
 from trials.config import trial_name
 

@@ -2,52 +2,40 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweep.background import without_secrets
-from sweep.flat import EndedCurve, is_flat
+from sweep.ended import COUNTS, AllEnded, Ended, as_ranges, from_ranges, tell_ended
 from sweep.folder import has_study, study_reader
 from sweep.loop import Place
+from sweep.mirror import Mirror
 from sweep.pruners import ByItself, Outclassed, make_outclassed
 from sweep.resolve import Resolve
 from sweep.space import Space
 from sweep.storage import StudyError as StudyError
 from sweep.storage import cause_of
-from sweep.view import POINT, enqueue_starts, n_points_tried, next_trial
-from trials.config import EvalPoint, Outcome, Stop, TrialConfig, TrialResult
+from sweep.view import POINT, View, enqueue_starts
+from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
 from trials.result_file import result_of
-
-STATES: Mapping[Outcome, TrialState] = {
-    "completed": TrialState.COMPLETE,
-    # What an overfit trial is worth is known: its best eval loss. Told PRUNED, it would teach the
-    # sampler to stay away from what may be the best point of the study.
-    "overfit": TrialState.COMPLETE,
-    "diverged": TrialState.PRUNED,
-    "outclassed": TrialState.PRUNED,
-    # The sampler never sees FAIL and would draw the same corner again; a constraint it sees.
-    "out_of_memory": TrialState.PRUNED,
-    "failed": TrialState.FAIL,
-}
-
-COUNTS = frozenset(o for o, state in STATES.items() if state is TrialState.COMPLETE)
-"""Outcomes of trials whose best eval loss counts."""
 
 SAME_CAUSE_LIMIT = 5
 """So many failures in a row with one cause are not bad luck."""
 
 RUNS_AGAIN = 2
 """So many times at most, when its process or machine is lost: more often it may be the trial."""
+
+NOTED_EVERY_SECONDS = 5.0
+"""GPU seconds are written down this often at most: a thousand GPUs report many times a second."""
 
 Written = tuple[TrialResult, list[EvalPoint]]
 """What a trial has written when it ended."""
@@ -70,18 +58,6 @@ class Tracker(Protocol):
         """The trial has ended, whatever its outcome."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A trial that has ended, as the study remembers it."""
-
-    number: int
-    hyperparameters: dict[str, Any]
-    outcome: Outcome
-    reason: str
-    eval_loss_best: float | None
-    seconds: float
-
-
 def open_study(
     space: Space,
     storage: str | optuna.storages.BaseStorage,
@@ -99,20 +75,22 @@ def open_study(
         sweep_id: Of the sweep that the study is for, where it lies among those of others.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
+    stored = RDBStorage(storage) if isinstance(storage, str) else storage
+    optuna.create_study(
+        study_name=space.name, storage=stored, direction="minimize", load_if_exists=True
+    )
+    study = optuna.load_study(
         study_name=space.name,
-        storage=storage,
+        storage=Mirror(stored, space.name),
         # Verdicts are ours (`Sweep.report`); Optuna's own is never asked.
         pruner=optuna.pruners.NopPruner(),
-        direction="minimize",
-        load_if_exists=True,
     )
     if sweep_id is not None and "sweep_id" not in study.user_attrs:
         study.set_user_attr("sweep_id", sweep_id)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         found = written(trial.number) if POINT in trial.user_attrs else None
         if found is None:
-            put_back(study, trial)
+            put_back(study, trial._trial_id)
         else:
             result, points = found
             curve = [point for point in points if point.index > 0]
@@ -151,12 +129,12 @@ def sample_rows_so_far(
     return n_rows
 
 
-def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
+def put_back(study: optuna.Study, trial_id: int) -> None:
     """Put a trial that was cut off back in the queue, under its number and with its parameters.
 
     Optuna has no public call for it; its own queue is made of WAITING trials.
     """
-    study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+    study._storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
 
 class Sweep:
@@ -185,17 +163,18 @@ class Sweep:
         self._heard_of: set[int] = set()
         """Running trials that trackers have heard of: those that have begun."""
         self._causes: list[str] = []
+        self._ended = AllEnded(study)
+        self._passed_on = from_ranges(study.user_attrs.get("passed_on", []))
+        self.base_eval_loss: float | None = study.user_attrs.get("base_eval_loss")
+        """The base model's own eval loss; None until the first trial has measured it."""
         self._gpu_seconds = float(study.user_attrs.get("gpu_seconds", 0.0))
+        self._gpu_seconds_noted = 0.0
+        """When they were written down last."""
         self._counted_until: dict[int, float] = {}
         self._measures_base: int | None = None
         """The running trial that measures the base model before its first step."""
         enqueue_starts(study, space)
-
-    @property
-    def base_eval_loss(self) -> float | None:
-        """The base model's own eval loss; None until the first trial has measured it."""
-        loss: float | None = self._study.user_attrs.get("base_eval_loss")
-        return loss
+        self._view = View(study, space)
 
     @property
     def running(self) -> list[int]:
@@ -204,7 +183,7 @@ class Sweep:
 
     def n_ended(self) -> int:
         """Trials that have ended, whatever their outcome."""
-        return sum(trial.state.is_finished() for trial in self._study.get_trials(deepcopy=False))
+        return len(self._ended)
 
     def n_waiting(self) -> int:
         """Trials that were cut off and wait to be continued."""
@@ -213,15 +192,15 @@ class Sweep:
 
     def is_exhausted(self) -> bool:
         """Whether every point of the space, as it is now, has been tried or is being tried."""
-        if math.isinf(self._space.n_points):
+        if len(self._study.get_trials(deepcopy=False)) < self._space.n_points:
             return False
         if self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             return False
-        return n_points_tried(self._study, self._space) >= self._space.n_points
+        return self._view.n_points_tried() >= self._space.n_points
 
     def ask(self) -> tuple[int, TrialConfig]:
         """Return the next trial: one put back, one of `start_with`, or the sampler's choice."""
-        trial = next_trial(self._study, self._space)
+        trial = self._view.next_trial()
         measures_base = self.base_eval_loss is None and self._measures_base is None
         config = self._resolve(trial.number, trial.user_attrs[POINT], measures_base)
         if measures_base:
@@ -247,10 +226,11 @@ class Sweep:
         if curve and point.index <= curve[-1].index:
             return None
         if point.index == 0:
+            self.base_eval_loss = point.eval_loss
             self._study.set_user_attr("base_eval_loss", point.eval_loss)
         else:
             curve.append(point)
-            known = self._study.get_trials(deepcopy=False)[number].intermediate_values
+            known = self._study._storage.get_trial(trial._trial_id).intermediate_values
             is_new = point.index not in known
             if is_new:
                 trial.report(point.eval_loss, point.index)
@@ -297,15 +277,15 @@ class Sweep:
         result = self._after_a_fault(trial, _checked(result))
         has_ended = result.outcome != "interrupted"
         if has_ended:
-            tell_ended(trial, curve, result)
+            self._ended.add(tell_ended(trial, curve, result))
         else:
-            put_back(self._study, self._study.get_trials(deepcopy=False)[number])
+            put_back(self._study, trial._trial_id)
         if number in self._heard_of:  # an interrupted trial may not have begun
             self._heard_of.discard(number)
             for tracker in self.trackers:
                 tracker.trial_ended(number, result)
         if has_ended:
-            self._passed_on(number)
+            self._note_passed_on(number)
         self._give_up_on_repeated_failure(result)
         return has_ended
 
@@ -329,9 +309,8 @@ class Sweep:
 
         They hear some twice, and must not mind.
         """
-        heard = set(self._study.user_attrs.get("passed_on", []))
         for trial in self._study.get_trials(deepcopy=False):
-            if not trial.state.is_finished() or trial.number in heard:
+            if not trial.state.is_finished() or trial.number in self._passed_on:
                 continue
             config = self._resolve(trial.number, trial.user_attrs[POINT], False)
             points = [EvalPoint(**point) for point in trial.user_attrs["curve"]]
@@ -341,16 +320,15 @@ class Sweep:
                 for point in points:
                     tracker.trial_reported(trial.number, point)
                 tracker.trial_ended(trial.number, result)
-            self._passed_on(trial.number)
+            self._note_passed_on(trial.number)
 
-    def _passed_on(self, number: int) -> None:
-        heard = {*self._study.user_attrs.get("passed_on", []), number}
-        self._study.set_user_attr("passed_on", sorted(heard))
+    def _note_passed_on(self, number: int) -> None:
+        self._passed_on.add(number)
+        self._study.set_user_attr("passed_on", as_ranges(self._passed_on))
 
     def has_untold(self) -> bool:
         """Whether trackers were not told of the end of a trial, or of the sweep's."""
-        n_told = len(self._study.user_attrs.get("passed_on", []))
-        return n_told < self.n_ended() or self.noted[0] == "running"
+        return len(self._passed_on) < self.n_ended() or self.noted[0] == "running"
 
     def note(self, state: str, reason: str) -> None:
         """Write down how the sweep is; `sweep status` reads it."""
@@ -373,16 +351,19 @@ class Sweep:
         return self._gpu_seconds + held * self._space.settings.gpus_per_trial
 
     def _count_gpu_seconds(self, number: int) -> None:
-        if number in self._counted_until:
-            now = time.monotonic()
-            held = now - self._counted_until[number]
-            self._counted_until[number] = now
-            self._gpu_seconds += held * self._space.settings.gpus_per_trial
+        if number not in self._counted_until:
+            return
+        now = time.monotonic()
+        held = now - self._counted_until[number]
+        self._counted_until[number] = now
+        self._gpu_seconds += held * self._space.settings.gpus_per_trial
+        if now - self._gpu_seconds_noted >= NOTED_EVERY_SECONDS or len(self._counted_until) == 1:
+            self._gpu_seconds_noted = now
             self._study.set_user_attr("gpu_seconds", self._gpu_seconds)
 
     def is_flat(self, n_trials: int) -> bool:
         """Whether the last `n_trials` that ended have not lowered the best eval loss."""
-        return is_flat(ended_curves(self._study), n_trials)
+        return self._ended.is_flat(n_trials)
 
     def _give_up_on_repeated_failure(self, result: TrialResult) -> None:
         if result.outcome == "interrupted":
@@ -411,57 +392,19 @@ class Sweep:
 
     def ended(self) -> list[Ended]:
         """All trials that have ended, by number."""
-        return [
-            Ended(
-                number=trial.number,
-                hyperparameters=trial.user_attrs[POINT],
-                outcome=trial.user_attrs["outcome"],
-                reason=trial.user_attrs["outcome_reason"],
-                eval_loss_best=trial.user_attrs.get("eval_loss_best"),
-                seconds=trial.user_attrs["seconds"],
-            )
-            for trial in self._study.get_trials(deepcopy=False)
-            if trial.state.is_finished()
-        ]
+        return self._ended.by_number()
 
-    def ranked(self) -> list[Ended]:
-        """Trials with an honest value (completed, overfit), the lowest eval loss first."""
-        valued = [
-            trial
-            for trial in self.ended()
-            if trial.outcome in COUNTS and trial.eval_loss_best is not None
-        ]
-        return sorted(valued, key=lambda trial: (trial.eval_loss_best, trial.number))
+    def numbers_ended(self) -> Set[int]:
+        """Numbers of the trials that have ended."""
+        return self._ended.numbers
 
+    def ranked(self, n: int | None = None) -> list[Ended]:
+        """Trials with an honest value (completed, overfit), the lowest eval loss first.
 
-def tell_ended(trial: optuna.Trial, curve: Sequence[EvalPoint], result: TrialResult) -> None:
-    """Tell the study of a trial's end; all that is known of it stays there."""
-    written = json.loads(json.dumps(asdict(result)))
-    trial.set_user_attr("result", written)
-    trial.set_user_attr("outcome", result.outcome)
-    trial.set_user_attr("outcome_reason", result.reason)
-    trial.set_user_attr("curve", json.loads(json.dumps([asdict(point) for point in curve])))
-    trial.set_user_attr("seconds", result.training_seconds + result.evaluation_seconds)
-    trial.set_user_attr("ended_at", time.time())
-    if result.best is not None:
-        trial.set_user_attr("eval_loss_best", result.best.eval_loss)
-    trial.set_constraint("memory", 1.0 if result.outcome == "out_of_memory" else -1.0)
-    state = STATES[result.outcome]
-    value = result.best.eval_loss if result.best and state is TrialState.COMPLETE else None
-    trial.study.tell(trial, value, state=state)
-
-
-def ended_curves(study: optuna.Study) -> list[EndedCurve]:
-    """The eval losses of all trials that have ended, in the order in which they did."""
-    finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
-    finished.sort(key=lambda t: t.user_attrs.get("ended_at", 0.0))
-    return [
-        EndedCurve(
-            best=t.user_attrs.get("eval_loss_best") if t.user_attrs["outcome"] in COUNTS else None,
-            eval_losses=[point["eval_loss"] for point in t.user_attrs["curve"]],
-        )
-        for t in finished
-    ]
+        Args:
+            n: The best so many; None: all.
+        """
+        return self._ended.ranked(n)
 
 
 def _checked(result: TrialResult) -> TrialResult:

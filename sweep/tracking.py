@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from sweep import journal, recorded
 from sweep.background import Writer, in_a_line, without_secrets
@@ -25,9 +25,6 @@ from sweep.where import (
 )
 from sweep.words import counted
 from trials.config import EvalPoint, TrialConfig, TrialResult
-
-if TYPE_CHECKING:
-    from sweep.study import Ended
 
 __all__ = ["MlflowTracker", "TrackingError", "send_rest", "ui_command"]
 
@@ -65,7 +62,8 @@ class MlflowTracker:
         self._configs: dict[int, TrialConfig] = {}
         self._output_dir = output_dir
         self._journal = Journal(output_dir / journal.FILE_NAME)
-        self._runs = Runs(checked(uri), name, output_dir, artifacts_dir)
+        tried = self._journal.sequence
+        self._runs = Runs(checked(uri), name, output_dir, artifacts_dir, tried=tried)
         known = tracked_at(output_dir)
         self._is_continued = known == without_secrets(uri)
         if known and not self._is_continued and len(self._journal):
@@ -81,19 +79,13 @@ class MlflowTracker:
         params: Mapping[str, object],
         tags: Mapping[str, str],
         space_path: Path,
-        ended: Sequence[Ended] = (),
     ) -> None:
         """Continue this sweep's parent run, or create it. A parameter logged before stays as it is.
-
-        Args:
-            ended: The trials that the study knows to have ended: of a process that was killed,
-                MLflow may not have heard of the last one.
 
         Raises:
             TrackingError: As the constructor.
         """
-        outcomes = {str(trial.number): (trial.outcome, trial.reason) for trial in ended}
-        self._put("open", params=params, tags=tags, space_path=space_path.resolve(), ended=outcomes)
+        self._put("open", params=params, tags=tags, space_path=space_path.resolve())
         event = self._journal.first()
         if event and len(self._journal) == 1 and self._error is None:
             try:

@@ -19,13 +19,14 @@ from rich.text import Text
 
 from sweep.check import Check, prepare_data
 from sweep.devices import n_gpu_slots, n_visible_gpus, n_workers, wants_gpus
+from sweep.ended import COUNTS
 from sweep.parameters import HYPERPARAMETERS, Value, shown
 from sweep.points import filled_in
 from sweep.pruners import ByItself
 from sweep.resolve import choose_backend, resolver, training_environment
 from sweep.screen import COLOURS
 from sweep.space import Space
-from sweep.study import COUNTS, sample_rows_so_far
+from sweep.study import sample_rows_so_far
 from sweep.trial_params import (
     Recorded,
     named_params,

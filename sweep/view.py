@@ -2,9 +2,9 @@
 
 The search may change while a study goes on, so a stored trial says what means the same whatever
 is searched: its hyperparameters, in their own names and numbers. A sampler needs more: the
-steps of a list, the logarithm of a range, one space for all trials. It gets a study in memory,
-made anew for each draw, whose trials are the stored ones in the coordinates of the search as it
-is now. A trial that lies outside is there as a failed one, which samplers pass over.
+steps of a list, the logarithm of a range, one space for all trials. It gets a study in memory
+whose trials are the stored ones in the coordinates of the search as it is now. A trial that lies
+outside is there as a failed one, which samplers pass over.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from sweep.mirror import InMemory
 from sweep.parameters import HYPERPARAMETERS, Choices, Domain, TimesRank, Value, is_fixed
 from sweep.search import (
     Params,
@@ -34,6 +35,7 @@ from sweep.search import (
     points_taken,
 )
 from sweep.space import Space
+from sweep.tpe import Observed
 from sweep.words import counted
 
 POINT = "hyperparameters"
@@ -55,35 +57,73 @@ def enqueue_starts(study: optuna.Study, space: Space) -> None:
             study.enqueue_trial(dict(start))
 
 
-def next_trial(study: optuna.Study, space: Space) -> optuna.Trial:
-    """Return the next trial: one put back, one of `start_with`, or the sampler's choice.
+class View:
+    """A study as samplers see it: kept, and brought up to date before it is used.
 
-    One put back keeps its point, inside of the search as it is now or not.
+    Args:
+        study: The stored one. A trial of it that changes is another object afterwards, as in all
+            of Optuna's storages; nothing else tells the view what is new.
     """
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    if waiting and POINT in waiting[0].user_attrs:
-        return study.ask()
-    point = _draw(study, space, _given(waiting[0]) if waiting else {})
-    study.sampler = Drawn(point)
-    trial = study.ask(_stored_distributions(space, point))
-    trial.set_user_attr(POINT, point)
-    return trial
 
+    def __init__(self, study: optuna.Study, space: Space) -> None:
+        self._study = study
+        self._space = space
+        self._searched = distributions(space)
+        self._storage = InMemory()
+        self._view = optuna.create_study(
+            storage=self._storage, pruner=optuna.pruners.NopPruner(), direction="minimize"
+        )
+        self._observed = Observed(self._searched)
+        self._seen: list[FrozenTrial | None] = []
+        """The stored trials that the view is up to date with."""
 
-def _draw(study: optuna.Study, space: Space, given: Mapping[str, Value]) -> dict[str, Any]:
-    view = as_searched(study, space)
-    view.sampler = make_sampler(space, number=len(view.get_trials(deepcopy=False)))
-    params = view.ask(distributions(space)).params
-    return hyperparameters(space, params, {name: given[name] for name in outside(space, given)})
+    def next_trial(self) -> optuna.Trial:
+        """Return the next trial: one put back, one of `start_with`, or the sampler's choice.
 
+        One put back keeps its point, inside of the search as it is now or not.
+        """
+        study, waiting = self._study, self._study.get_trials(False, (TrialState.WAITING,))
+        if waiting and POINT in waiting[0].user_attrs:
+            return study.ask()
+        point = self._draw(_given(waiting[0]) if waiting else {})
+        if not waiting:
+            return new_trial(study, self._space, point)
+        study.sampler = Drawn(point)
+        trial = study.ask(_stored_distributions(self._space, point))
+        trial.set_user_attr(POINT, point)
+        return trial
 
-def as_searched(study: optuna.Study, space: Space) -> optuna.Study:
-    """The study that samplers see, with the same numbers."""
-    view = optuna.create_study(pruner=optuna.pruners.NopPruner())
-    searched = distributions(space)
-    for trial in study.get_trials(deepcopy=False):
-        view.add_trial(_as_searched(trial, space, searched))
-    return view
+    def as_searched(self) -> optuna.Study:
+        """The study that samplers see, with the same numbers. To be looked at only."""
+        stored = self._study.get_trials(deepcopy=False)
+        self._seen += [None] * (len(stored) - len(self._seen))
+        for number, (seen, trial) in enumerate(zip(self._seen, stored, strict=True)):
+            if seen is not trial:
+                view = _as_searched(trial, self._space, self._searched)
+                view.number = view._trial_id = number
+                self._storage.put(self._view._study_id, view)
+                self._seen[number] = trial
+        return self._view
+
+    def n_points_tried(self) -> int:
+        """Points of the search as it is now that have been tried or are being tried."""
+        return len(points_taken(self.as_searched(), self._searched))
+
+    def _draw(self, given: Mapping[str, Value]) -> dict[str, Any]:
+        view = self.as_searched()
+        view.sampler = make_sampler(self._space, len(self._seen), self._observed)
+        drawn = view.ask(self._searched)
+        params = drawn.params
+        self._forget(drawn.number)
+        held = {name: given[name] for name in outside(self._space, given)}
+        return hyperparameters(self._space, params, held)
+
+    def _forget(self, number: int) -> None:
+        """Let the trial of a draw be what it is in the study, where it may not come to be."""
+        if number == len(self._seen):
+            self._storage.take_out_last(self._view._study_id)
+        else:
+            self._seen[number] = None
 
 
 def _as_searched(
@@ -103,6 +143,18 @@ def _as_searched(
         system_attrs=trial.system_attrs,
         intermediate_values=trial.intermediate_values,
     )
+
+
+def new_trial(study: optuna.Study, space: Space, point: Params) -> optuna.Trial:
+    """Begin a trial in one write, which a process that dies has made or has not."""
+    stored = _stored_distributions(space, point)
+    began = create_trial(
+        state=TrialState.RUNNING,
+        params={name: point[name] for name in stored},
+        distributions=stored,
+        user_attrs={POINT: point},
+    )
+    return optuna.Trial(study, study._storage.create_new_trial(study._study_id, began))
 
 
 def _given(trial: FrozenTrial) -> dict[str, Value]:
@@ -173,11 +225,6 @@ def _ends(space: Space, domain: Domain) -> tuple[float, float]:
     if isinstance(domain, Choices):
         return float(domain.values[0]), float(domain.values[-1])
     return domain.low, domain.high
-
-
-def n_points_tried(study: optuna.Study, space: Space) -> int:
-    """Points of the search as it is now that have been tried or are being tried."""
-    return len(points_taken(as_searched(study, space), distributions(space)))
 
 
 def search_changes(study: optuna.Study, space: Space) -> str | None:

@@ -54,7 +54,7 @@ def main() -> None:
         study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{out}/study.db")
         timings = json.loads((out / "timings.json").read_text())
     trials = study.trials
-    own = sum(trial.user_attrs["seconds"] for trial in trials)
+    own = sum(_seconds(trial.user_attrs["result"]) for trial in trials)
     first = min(timings["started_at"])
     wall = max(timings["ended_at"]) - first
     print(f"{N_TRIALS} trials on 2 workers, {own / N_TRIALS:.1f} s each on average")
@@ -65,6 +65,10 @@ def main() -> None:
     gaps = sorted(timings["gaps"])
     print(f"gap between two trials of a worker: median {median(gaps) * 1000:.0f} ms, "
           f"longest {gaps[-1] * 1000:.0f} ms")  # fmt: skip
+
+
+def _seconds(result: dict[str, float]) -> float:
+    return result["training_seconds"] + result["evaluation_seconds"]
 
 
 if __name__ == "__main__":

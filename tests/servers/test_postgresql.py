@@ -76,7 +76,7 @@ def everything(study: optuna.Study) -> list[FrozenTrial]:
         trial.set_constraint("memory", -1.0)
         study.set_user_attr("gpu_seconds", 1.5 * number)
         if number == 1:
-            put_back(study, study.trials[number])
+            put_back(study, study.trials[number]._trial_id)
             trial = study.ask(space)
             assert trial.number == number
         study.tell(trial, 1.5)

@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from sweep.loop import Place
-from sweep.study import Ended
 from sweep.tracking import MlflowTracker, send_rest
 from tests.sweep.test_tracking import config, point, write_files
 from trials.config import Outcome, TrialResult
@@ -26,18 +25,17 @@ LOSSES = [2.5, 1.5, 1.25, 1.75]
 
 
 def run(folder: Path) -> None:
-    """Run the trials that the study does not know to have ended; the study comes before MLflow."""
-    study = folder / "study.json"
-    ended = json.loads(study.read_text()) if study.exists() else []
+    """Run the trials whose end trackers have not heard of, as `Sweep` notes it."""
+    heard_of = folder / "heard.json"
+    heard = json.loads(heard_of.read_text()) if heard_of.exists() else []
     tracker = MlflowTracker(
         uri=f"sqlite:///{folder}/mlflow.db",
         name=folder.name,
         artifacts_dir=folder / "mlartifacts",
         output_dir=folder,
     )
-    known = [Ended(number, {}, OUTCOMES[number], "Why.", 1.25, 3.0) for number in ended]
-    tracker.open_sweep({"trials": 4}, {"dataset": "f00d"}, folder / "space.yaml", known)
-    for number in [number for number in range(len(OUTCOMES)) if number not in ended]:
+    tracker.open_sweep({"trials": 4}, {"dataset": "f00d"}, folder / "space.yaml")
+    for number in [number for number in range(len(OUTCOMES)) if number not in heard]:
         trial = config(folder, number)
         tracker.trial_started(trial, Place("box", f"GPU {number % 2}"))
         for index, loss in enumerate(LOSSES):
@@ -45,13 +43,13 @@ def run(folder: Path) -> None:
             tracker.trial_reported(number, replace(point(index, loss + number), step=5 * index))
         if not (Path(trial.output_dir) / "adapter").exists():
             write_files(folder, number)
-        ended.append(number)
-        study.with_suffix(".tmp").write_text(json.dumps(ended))
-        study.with_suffix(".tmp").replace(study)
         result = TrialResult(outcome=OUTCOMES[number], reason="Why.", training_seconds=2.0)
         tracker.trial_ended(number, result)
         if number == 2:
             tracker.drop_adapter(number, Path(trial.output_dir) / "adapter")
+        heard.append(number)
+        heard_of.with_suffix(".tmp").write_text(json.dumps(heard))
+        heard_of.with_suffix(".tmp").replace(heard_of)
     tracker.close_sweep("FINISHED", {"trial": 0, "eval_loss": 1.25}, "Done.")
     assert tracker.unsent == 0, tracker.first_error
 

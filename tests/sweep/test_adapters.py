@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from sweep.adapters import Adapters
+from sweep.ended import Ended
 from sweep.loop import Place
-from sweep.study import Ended
 from trials.config import Outcome, TrialConfig, TrialResult
 
 MakeConfig = Callable[..., TrialConfig]
@@ -26,15 +26,14 @@ class Ranked:
         self.losses: dict[int, float] = {}
         self.without_value: set[int] = set()
 
-    def ranked(self) -> list[Ended]:
+    def ranked(self, n: int | None = None) -> list[Ended]:
         return [
             Ended(number, {}, "completed", "", loss, 1.0)
             for number, loss in sorted(self.losses.items(), key=lambda item: item[1])
-        ]
+        ][:n]
 
-    def ended(self) -> list[Ended]:
-        others = [Ended(n, {}, "diverged", "", None, 1.0) for n in sorted(self.without_value)]
-        return self.ranked() + others
+    def numbers_ended(self) -> set[int]:
+        return self.losses.keys() | self.without_value
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from sweep.ended import Ended
 from sweep.report import Summary, against_base, as_markdown, in_words
-from sweep.study import Ended
 from trials.config import Outcome
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
+from sweep.ended import Ended
 from sweep.loop import Budget, Place
 from sweep.screen import LiveScreen, PlainScreen, Progress, make_screen
-from sweep.study import Ended
 from sweep.words import duration
 from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult
 
@@ -138,6 +138,21 @@ def test_the_live_table_shows_running_and_best_trials(
     assert "base model 2.5000" in shown
     assert "001 r8 α16 lr1e-3 e2 b8" in shown and "50%" in shown
     assert "000 r8 α16 lr1e-3 e2 b8  1.2500" in shown and "overfit" in shown
+
+
+def test_of_a_thousand_trials_those_are_shown_that_fit(
+    progress: Progress, config: MakeConfig
+) -> None:
+    out = io.StringIO()
+    low = Console(file=out, force_terminal=True, width=140, height=20, color_system=None)
+    screen = LiveScreen(low, progress, "my-sweep")
+    for number in range(1000):
+        screen.trial_started(config(number), PLACE)
+    screen.trial_reported(700, point(3))
+    low.print(screen._draw())
+    lines = out.getvalue().splitlines()
+    assert len(lines) <= 20
+    assert "700 r8" in lines[3] and "994 more run" in lines[-1]
 
 
 def test_a_narrow_terminal_still_shows_names_shares_and_losses(

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import (
@@ -15,7 +17,9 @@ from optuna.distributions import (
 
 from sweep.search import (
     WithoutRepeats,
+    _point,
     distributions,
+    free_point,
     hyperparameters,
     make_sampler,
     optuna_name,
@@ -245,6 +249,25 @@ def test_the_values_of_a_countable_distribution(
     distribution: BaseDistribution, values: list[Any]
 ) -> None:
     assert values_of(distribution) == values
+
+
+def test_the_free_points_are_those_that_a_list_of_all_would_have() -> None:
+    space: dict[str, BaseDistribution] = {
+        "scheduler": CategoricalDistribution(("cosine", "linear")),
+        "rank_index": IntDistribution(0, 2),
+        "dropout": FloatDistribution(0.1, 0.7, step=0.1),
+    }
+    points = [
+        dict(zip(space, point, strict=True))
+        for point in itertools.product(*map(values_of, space.values()))
+    ]
+    taken: set[tuple[Any, ...]] = set()
+    for n_taken in range(len(points)):
+        free = [point for point in points if _point(point, space) not in taken]
+        wanted = free[np.random.default_rng(n_taken).integers(len(free))]
+        assert free_point(space, taken, np.random.default_rng(n_taken)) == wanted
+        taken.add(_point(wanted, space))
+    assert free_point(space, taken, np.random.default_rng(0)) == {}
 
 
 def test_no_value_lies_outside_its_distribution() -> None:

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from sweep import background
 from sweep.journal import Event, Journal
 from sweep.loop import Place
 from sweep.mlflow_runs import Runs, is_refused
-from sweep.study import Ended, Tracker
+from sweep.study import Tracker
 from sweep.tracking import MlflowTracker, TrackingError, send_rest, ui_command
 from sweep.where import tracked_at
 from trials.config import EvalPoint, ModelConfig, Outcome, TrialConfig, TrialResult
@@ -63,16 +63,14 @@ def new_folder(folder: Path, empty_database: Path) -> Path:
     return folder
 
 
-def opened(
-    folder: Path, uri: str | None = None, ended: Sequence[Ended] = (), **params: object
-) -> MlflowTracker:
+def opened(folder: Path, uri: str | None = None, **params: object) -> MlflowTracker:
     tracker = MlflowTracker(
         uri=uri or f"sqlite:///{folder}/mlflow.db",
         name="quick",
         artifacts_dir=None if uri else folder / "mlartifacts",
         output_dir=folder,
     )
-    tracker.open_sweep(params, {"dataset": "f00d"}, folder / "space.yaml", ended)
+    tracker.open_sweep(params, {"dataset": "f00d"}, folder / "space.yaml")
     return tracker
 
 
@@ -590,19 +588,6 @@ def test_the_rest_of_a_killed_sweep_leaves_nothing_running(folder: Path) -> None
     assert said[-1] == "1 of 1 sent"
     assert send_rest(folder, None, said.append) == 0
     assert "has reached" in said[-1]
-
-
-def test_what_the_study_alone_knew_is_told_when_the_sweep_goes_on(folder: Path) -> None:
-    tracker = opened(folder)
-    write_files(folder, 0)
-    tracker.trial_started(config(folder), PLACE)
-    wait_for(lambda: True, tracker)
-    known = [Ended(0, {}, "completed", "All evaluations were made.", 1.5, 3.0)]
-    again = opened(folder, ended=known)
-    (child,) = children(folder, again)
-    assert (child.info.status, child.data.tags["outcome"]) == ("FINISHED", "completed")
-    assert artifacts(folder, child) == {"adapter", "log.txt"}
-    close(again)
 
 
 def test_events_that_are_sent_twice_change_nothing(

@@ -19,10 +19,8 @@ from sweep.storage import storage_url
 from sweep.study import open_study, sample_rows_so_far
 from sweep.view import (
     POINT,
-    as_searched,
+    View,
     enqueue_starts,
-    n_points_tried,
-    next_trial,
     search_changes,
 )
 
@@ -50,8 +48,9 @@ class Searched:
     def run(self, space: Space, n_trials: int, loss: Callable[[Point], float]) -> list[Point]:
         """The points of the next trials."""
         study, points = self.open(space), []
+        view = View(study, space)
         for _ in range(n_trials):
-            trial = next_trial(study, space)
+            trial = view.next_trial()
             points.append(trial.user_attrs[POINT])
             study.tell(trial, loss(points[-1]))
         return points
@@ -167,13 +166,14 @@ def test_where_the_search_stays_the_view_draws_as_one_study_of_it_would(
         return trial, hyperparameters(space, trial.params)
 
     stored = searched.open(space)
+    kept = View(stored, space)
 
     def ask_stored() -> tuple[optuna.Trial, Point]:
-        trial = next_trial(stored, space)
+        trial = kept.next_trial()
         return trial, trial.user_attrs[POINT]
 
     assert two_at_once(stored, ask_stored) == two_at_once(alone, ask_alone)
-    view = as_searched(stored, space)
+    view = kept.as_searched()
     for name in (
         "number",
         "state",
@@ -193,7 +193,7 @@ def test_the_sampler_sees_trials_inside_of_the_search_and_no_others(searched: Se
     wide = searched.space("{rank: [8, 16, 32, 64]}", "sampler: random", "start_with: []")
     ranks = [point["rank"] for point in searched.run(wide, 4, lambda point: point["rank"])]
     narrow = searched.space("{rank: [16, 64, 128]}")
-    seen = as_searched(searched.open(narrow), narrow).trials
+    seen = View(searched.open(narrow), narrow).as_searched().trials
     known = {rank: index for index, rank in enumerate([16, 64, 128])}
     assert [t.params.get("rank_index") for t in seen] == [known.get(rank) for rank in ranks]
     assert [t.value for t in seen] == [rank if rank in known else None for rank in ranks]
@@ -229,8 +229,9 @@ def test_after_narrowing_tpe_learns_from_the_trials_inside(
 def test_the_sampler_sees_running_trials(searched: Searched) -> None:
     space = searched.space(SEARCH)
     study = searched.open(space)
-    points = [next_trial(study, space).user_attrs[POINT] for _ in range(3)]
-    seen = as_searched(study, space).get_trials(states=(TrialState.RUNNING,))
+    view = View(study, space)
+    points = [view.next_trial().user_attrs[POINT] for _ in range(3)]
+    seen = view.as_searched().get_trials(states=(TrialState.RUNNING,))
     assert [hyperparameters(space, trial.params) for trial in seen] == points
 
 
@@ -238,10 +239,11 @@ def test_a_trial_that_was_cut_off_outside_of_the_search_goes_on_with_its_point(
     searched: Searched,
 ) -> None:
     before = searched.space("{rank: [8, 16], dropout: {min: 0, max: 0.1}}")
-    point = next_trial(searched.open(before), before).user_attrs[POINT]
+    point = View(searched.open(before), before).next_trial().user_attrs[POINT]
     after = searched.space("{rank: [32, 64], alpha: [8, 16]}")
     study = searched.open(after)
-    again, new = next_trial(study, after), next_trial(study, after)
+    view = View(study, after)
+    again, new = view.next_trial(), view.next_trial()
     assert (again.number, again.user_attrs[POINT]) == (0, point)
     assert (new.number, new.user_attrs[POINT]["rank"] in (32, 64)) == (1, True)
     study.tell(again, 0.5)
@@ -252,7 +254,7 @@ def test_a_start_that_waits_outside_of_the_search_keeps_what_was_given(searched:
     before = searched.space("{rank: [8, 24], epochs: [1, 2]}", "start_with: [{rank: 24}]")
     searched.open(before)
     after = searched.space("{rank: [8, 16], alpha: {times_rank: 2}, epochs: [3, 4]}")
-    point = next_trial(searched.open(after), after).user_attrs[POINT]
+    point = View(searched.open(after), after).next_trial().user_attrs[POINT]
     assert (point["rank"], point["alpha"], point["epochs"] in (3, 4)) == (24, 48, True)
 
 
@@ -261,7 +263,10 @@ def test_a_trial_whose_process_died_as_it_was_asked_is_asked_again(searched: Sea
     study = searched.open(space)
     half = study.ask()
     half.suggest_int("rank", 8, 16, step=1)
-    number, point = (t := next_trial(searched.open(space), space)).number, t.user_attrs[POINT]
+    number, point = (
+        (t := View(searched.open(space), space).next_trial()).number,
+        t.user_attrs[POINT],
+    )
     assert (number, point["rank"]) == (0, half.params["rank"])
     assert searched.open(space).trials[0].params["dropout"] == point["dropout"]
 
@@ -269,13 +274,13 @@ def test_a_trial_whose_process_died_as_it_was_asked_is_asked_again(searched: Sea
 def test_points_are_counted_in_the_search_as_it_is_now(searched: Searched) -> None:
     four = searched.space("{rank: [8, 16], epochs: [1, 2]}", "sampler: grid")
     searched.run(four, 4, flat)
-    assert n_points_tried(searched.open(four), four) == four.n_points == 4
+    assert View(searched.open(four), four).n_points_tried() == four.n_points == 4
     six = searched.space("{rank: [8, 16, 32], epochs: [1, 2]}", "sampler: grid")
-    assert n_points_tried(searched.open(six), six) == 4
+    assert View(searched.open(six), six).n_points_tried() == 4
     assert {point["rank"] for point in searched.run(six, 2, flat)} == {32}
-    assert n_points_tried(searched.open(six), six) == six.n_points
+    assert View(searched.open(six), six).n_points_tried() == six.n_points
     other = searched.space("{rank: [32, 64], epochs: [2, 3]}", "sampler: grid")
-    assert n_points_tried(searched.open(other), other) == 1
+    assert View(searched.open(other), other).n_points_tried() == 1
     last = searched.run(other, 3, flat)
     assert {(p["rank"], p["epochs"]) for p in last} == {(32, 3), (64, 2), (64, 3)}
 
@@ -350,3 +355,23 @@ def test_the_first_trial_that_a_check_shows_is_the_one_that_runs(searched: Searc
     space = searched.space("{rank: [8, 16], dropout: {min: 0, max: 0.1}}")
     shown = check.first_trial(space)
     assert searched.run(space, 1, flat) == [json.loads(json.dumps(shown))]
+
+
+def test_a_trial_that_could_not_be_written_is_drawn_again(
+    searched: Searched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = searched.space(SEARCH)
+    study = searched.open(space)
+    view = View(study, space)
+    view.next_trial()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(study._storage, "create_new_trial", full)
+        with pytest.raises(OSError, match="disk full"):
+            view.next_trial()
+    assert len(view.as_searched().trials) == 1
+    point = view.next_trial().user_attrs[POINT]
+    assert [hyperparameters(space, t.params) for t in view.as_searched().trials][1] == point

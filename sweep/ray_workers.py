@@ -86,8 +86,8 @@ class RayRunner:
 
     @property
     def n_free(self) -> int:
-        """Slots in which a trial can begin now."""
-        return sum(slot.is_free for slot in self._slots)
+        """Slots in which a trial can begin now; an end that is not told yet still holds one."""
+        return max(0, sum(slot.is_free for slot in self._slots) - len(self._ended))
 
     def start(self, number: int, config: TrialConfig) -> None:
         """Give the trial to a free slot, one with a loaded base model if there is one."""

@@ -344,7 +344,7 @@ class Sweep:
         """Time in which slots held trials, over all runs of the sweep, times the GPUs of a trial.
 
         On processors a worker counts as one. What a killed process had not yet written is missing:
-        at most the time since the last evaluation.
+        at most the time since the last evaluation, and five seconds.
         """
         now = time.monotonic()
         held = sum(now - since for since in self._counted_until.values())

@@ -36,8 +36,9 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ray_cluster.disconnect()
 
 
-def scratches() -> list[Path]:
-    return list(Path(tempfile.gettempdir()).glob("sweep-*-*/trials"))
+def scratches(runner: RayRunner) -> list[Path]:
+    assert runner._seen is not None
+    return list(Path(tempfile.gettempdir()).glob(f"sweep-{runner._seen.sweep}-*/trials"))
 
 
 def whole(config: TrialConfig) -> None:
@@ -62,9 +63,9 @@ def test_files_of_a_trial_elsewhere_are_as_of_one_that_ran_here(
         config().model, n_slots=lambda: 2, on_gpus=False, sweep=sweep, folder=tmp_path
     )
     run(sweep, runner, Budget(None, None))
-    assert scratches()
+    assert scratches(runner)
     runner.shutdown()
-    assert not scratches()
+    assert not scratches(runner)
     for trial in configs:
         assert sweep.results[trial.number].outcome == "completed"
         whole(trial)

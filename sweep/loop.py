@@ -69,7 +69,8 @@ class Runner(Protocol):
     def wait(self, until: Callable[[], bool]) -> tuple[int, TrialResult] | None:
         """Block until a trial ends; give None when a slot becomes free, or soon after `until`.
 
-        Never raises for a trial's own failure.
+        Where `until` is true from the beginning, take what has come and wait for nothing. Never
+        raises for a trial's own failure.
         """
 
 
@@ -181,23 +182,28 @@ def run(sweep: AskTell, runner: Runner, budget: Budget, room: Room = RoomForAll(
 
     while True:
         enough = budget.why_enough(sweep, n_ended + n_running)
-        while enough is None and runner.n_free and room.is_there():
-            runner.start(*sweep.ask())
-            n_running += 1
-            enough = budget.why_enough(sweep, n_ended + n_running)
         if enough is not None and (not n_running or budget.is_spent(sweep)):
             return enough
-        is_paused = enough is None and runner.n_free > 0
+        begins = enough is None and runner.n_free > 0 and room.is_there()
+        if begins:
+            runner.start(*sweep.ask())
+            n_running += 1
+        is_paused = enough is None and not begins and runner.n_free > 0
         if is_paused and not n_running:
             time.sleep(PAUSE_SECONDS)
             continue
-        ended = runner.wait(until=something_to_do)
+        # One at a time: while a thousand begin, those that run do not wait for their verdicts.
+        ended = runner.wait(until=_at_once if begins else something_to_do)
         if ended is None:
             continue
         number, result = ended
         n_ended += sweep.tell(number, result)
         n_running -= 1
         room.ran_out() if result.fault == "disk_full" else room.sufficed()
+
+
+def _at_once() -> bool:
+    return True
 
 
 class InlineRunner:

@@ -104,17 +104,17 @@ class RayRunner:
     def wait(self, until: Callable[[], bool]) -> tuple[int, TrialResult] | None:
         """Pass on what workers say until a trial ends, a slot becomes free, or `until` is true."""
         n_free = self.n_free
-        while not until():
+        while True:
+            is_over = until()
             self._fit()
             self._courier.look()
             self._end_silent_ones()
-            self._listen()
+            self._listen(0.0 if is_over or self._ended else POLL_SECONDS)
             self._take_arrived()
             if self._ended:
                 return self._ended.popleft()
-            if self.n_free > n_free:
-                break
-        return None
+            if is_over or self.n_free > n_free:
+                return None
 
     def set_aside(self, until: Callable[[], bool]) -> Iterator[tuple[int, TrialResult]]:
         """Have running trials write a checkpoint and end; yields those that have ended.
@@ -253,8 +253,8 @@ class RayRunner:
                 self._died(slot, f"The worker process gave no answer for {minutes:g} minutes.")
                 self._end_for_certain([] if home is None else [home])
 
-    def _listen(self) -> None:
-        """Wait for the next thing that any worker says; take all that is said by then."""
+    def _listen(self, seconds: float) -> None:
+        """Wait so long for the next thing that any worker says; take all that is said by then."""
         takes: dict[Any, tuple[Slot, Callable[[Slot, Any], None]]] = {}
         for slot in self._slots:
             if slot.worker is not None:
@@ -263,10 +263,10 @@ class RayRunner:
                 takes[slot.starting] = slot, self._take_start
         takes.pop(None, None)
         if not takes:
-            time.sleep(POLL_SECONDS)
+            time.sleep(seconds)
             return
         references = list(takes)
-        ready, _ = ray.wait(references, num_returns=1, timeout=POLL_SECONDS)
+        ready, _ = ray.wait(references, num_returns=1, timeout=seconds)
         if ready:
             ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
         for reference in ready:

@@ -120,8 +120,10 @@ class SimulatedRunner:
 
     def wait(self, until: Callable[[], bool]) -> tuple[int, TrialResult] | None:
         """Let time pass until a trial ends."""
-        while not until():
+        while True:
             due, _, number = self._events[0]
+            if until() and (self._real_since is None or due > self.now):
+                return None
             if self._real_since is not None and due > self.now:
                 time.sleep(min(0.05, due - self.now))
                 continue
@@ -133,7 +135,6 @@ class SimulatedRunner:
                 heapq.heappush(self._free, (due, trial.gpu))
                 return number, trial.end
             self._evaluate(number, trial, due)
-        return None
 
     def _at(self, when: float, number: int) -> None:
         heapq.heappush(self._events, (when, next(self._count), number))

@@ -64,6 +64,8 @@ class Slots:
         self.most = max(self.most, len(self.running))
 
     def wait(self, until: Callable[[], bool]) -> tuple[int, TrialResult] | None:
+        if until():
+            return None
         self._on_wait()
         return None if until() else (self.running.pop(0), DONE)
 
@@ -73,6 +75,21 @@ def test_every_slot_is_busy_and_every_trial_ends_once() -> None:
     run(sweep, runner, Budget(7, None))
     assert runner.most == 3
     assert sweep.told == list(range(7))
+
+
+def test_trials_that_run_are_heard_while_others_begin() -> None:
+    class Heard(Slots):
+        def __init__(self) -> None:
+            super().__init__(3)
+            self.n_running_when_heard: list[int] = []
+
+        def wait(self, until: Callable[[], bool]) -> tuple[int, TrialResult] | None:
+            self.n_running_when_heard.append(len(self.running))
+            return super().wait(until)
+
+    runner = Heard()
+    run(Asking(), runner, Budget(3, None))
+    assert runner.n_running_when_heard == [1, 2, 3, 3, 2, 1]
 
 
 def test_trials_of_an_earlier_run_count() -> None:
@@ -140,6 +157,8 @@ def test_slots_that_come_later_get_trials_and_lost_ones_none() -> None:
             self.seen = iter([2, 2, 1, 1, 1, 1, 1])
 
         def wait(self, until: Callable[[], bool]) -> tuple[int, TrialResult] | None:
+            if until():
+                return None
             self._slots, before = next(self.seen), self._slots
             return None if self._slots > before else super().wait(until)
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -107,6 +108,8 @@ def submit(
         fail(f"--cluster-output {cluster_output}: must be a whole path there, such as ~/sweeps.")
     if workers is not None and gpus is not None:
         fail("--workers and --gpus: trials run on processors or on GPUs; give one of the two.")
+    _refuse_password("--mlflow", mlflow, "MLFLOW_TRACKING_PASSWORD")
+    _refuse_password("--study", study, "PGPASSWORD")
     environment = _environment(env or [])
     given = {"trials": trials, "hours": hours, "workers": workers, "gpus": gpus,
              "mlflow": mlflow, "study": study}  # fmt: skip
@@ -232,6 +235,15 @@ def _write(text: str) -> None:
 
 def _hide(text: str) -> None:
     pass
+
+
+def _refuse_password(flag: str, address: str | None, variable: str) -> None:
+    """See that none stands in the job's command, which the dashboard shows."""
+    if address is not None and urlsplit(address).password is not None:
+        fail(
+            f"{flag}: must be without a password here, since the cluster's dashboard would show it. "
+            f"Set {variable} and take it along: --env {variable}"
+        )
 
 
 def _environment(names: list[str]) -> dict[str, str]:

@@ -357,6 +357,14 @@ def test_every_problem_of_a_space_is_said_at_once(sweep: Sweep) -> None:
         ("trial mine.yaml --number 3", "--number 3: sweeps/mine has no such trial. There is none"),
         ("trial mine.yaml --number -1", "Invalid value for '--number': "),
         ("trial mine.yaml --number 3 --params {}", "--params and --number: a trial has the hyper"),
+        (
+            "submit mine.yaml --mlflow http://me:secret@there",
+            "--mlflow: must be without a password here, since the cluster's dashboard would show",
+        ),
+        (
+            "submit mine.yaml --study postgresql://me:secret@there/db",
+            "Set PGPASSWORD and take it along: --env PGPASSWORD",
+        ),
         ("ui nothing", "sweeps/nothing: no such sweep. There is none yet. Look elsewhere with --o"),
     ],
 )

@@ -241,8 +241,8 @@ def _refuse_password(flag: str, address: str | None, variable: str) -> None:
     """See that none stands in the job's command, which the dashboard shows."""
     if address is not None and urlsplit(address).password is not None:
         fail(
-            f"{flag}: must be without a password here, since the cluster's dashboard would show it. "
-            f"Set {variable} and take it along: --env {variable}"
+            f"{flag}: must be without a password here, since the cluster's dashboard would show "
+            f"it. Set {variable} and take it along: --env {variable}"
         )
 
 

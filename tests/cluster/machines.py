@@ -139,7 +139,9 @@ class Machine:
         """The command that runs `words` on this machine, in its user's home."""
         return [
             *("nsenter", "--target", str(self.pid), "--net", "--mount", "--uts", "--pid", "--"),
-            *("env", "--unset=XDG_CACHE_HOME", f"--chdir={HOME}", f"HOME={HOME}"),
+            # Ray's settings of the caller are for a Ray of its own, such as to listen on localhost.
+            *("env", *(f"--unset={key}" for key in os.environ if key.startswith("RAY_"))),
+            *("--unset=XDG_CACHE_HOME", f"--chdir={HOME}", f"HOME={HOME}"),
             f"PATH={Path(sys.executable).parent}:{os.environ['PATH']}",
             f"PYTHONPATH={REPOSITORY}",
             *(f"{key}={value}" for key, value in (environment or {}).items()),

@@ -21,6 +21,7 @@ import optuna
 import psutil
 import pytest
 from mlflow import MlflowClient
+from ray._raylet import AuthenticationTokenLoader
 
 from sweep.cluster_check import check
 from sweep.follow import Follower
@@ -131,10 +132,14 @@ def _end(started: subprocess.Popen[bytes], folder: Path) -> None:
 
 
 @pytest.fixture
-def cluster(head: Head, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+def cluster(head: Head, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
-    return Cluster(head.address)
+    # Ray reads a token once a process, and this one has had a Ray of its own perhaps.
+    token = AuthenticationTokenLoader.instance()
+    token.reset_cache()
+    yield Cluster(head.address)
+    token.reset_cache()
 
 
 @pytest.fixture

@@ -80,7 +80,8 @@ def in_slurms_place(folder: Path) -> dict[str, str]:
     home = folder / "home"
     home.mkdir()
     return {
-        **os.environ,
+        # Ray's settings of a sweep in this process would keep its machines apart.
+        **{key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
         "HOME": str(home),
         "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(Path(__file__).parents[2]),

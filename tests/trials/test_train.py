@@ -98,10 +98,19 @@ def test_evaluations_lie_at_equal_shares_of_a_run(
     assert evaluation_steps(steps, evaluations) == expected
 
 
+def learns(points: list[EvalPoint]) -> bool:
+    """Whether the rows cost less in the second of two epochs, a pair of evaluations each.
+
+    The eval loss tells less: how far the tiny base has come already depends on the processor.
+    """
+    losses = [point.train_loss for point in points[1:] if point.train_loss is not None]
+    return len(losses) == 4 and sum(losses[2:]) < sum(losses[:2])
+
+
 def test_a_trial_learns_and_says_so(config: MakeConfig, base: TransformersBase) -> None:
     result, points = run(config(evaluate_base=True), base)
     assert [point.index for point in points] == [0, 1, 2, 3, 4]
-    assert points[-1].eval_loss < points[0].eval_loss
+    assert learns(points)
     assert result.outcome == "completed"
     assert result.best == min(points[1:], key=lambda point: point.eval_loss)
 
@@ -423,4 +432,4 @@ def test_every_setting_trains(
 ) -> None:
     _, points = run(config(evaluate_base=True, **changes), base)
     assert all(math.isfinite(point.eval_loss) for point in points)
-    assert min(point.eval_loss for point in points[1:]) < points[0].eval_loss
+    assert learns(points)

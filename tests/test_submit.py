@@ -21,7 +21,7 @@ import optuna
 import psutil
 import pytest
 from mlflow import MlflowClient
-from ray._raylet import AuthenticationTokenLoader
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
 from sweep.cluster_check import check
 from sweep.follow import Follower

@@ -14,12 +14,14 @@ import typer
 from sweep import cli_cluster
 from sweep.cli_options import (
     Gpus,
+    Hours,
     Name,
     Output,
     Seed,
     Sets,
     SpaceFile,
     SweepName,
+    Trials,
     Workers,
     fail,
     overrides_of,
@@ -61,13 +63,8 @@ def _main(
 @app.command()
 def run(
     space: SpaceFile,
-    trials: Annotated[
-        int | None, typer.Option(min=1, help="Trials of the whole study.", show_default=False)
-    ] = None,
-    hours: Annotated[
-        float | None,
-        typer.Option(help="End after so many hours of this run, above 0.", show_default=False),
-    ] = None,
+    trials: Trials = None,
+    hours: Hours = None,
     workers: Workers = None,
     gpus: Gpus = None,
     name: Name = None,

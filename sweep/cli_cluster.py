@@ -13,7 +13,18 @@ from urllib.parse import urlsplit
 
 import typer
 
-from sweep.cli_options import Gpus, Name, Seed, Sets, SpaceFile, Workers, fail, overrides_of
+from sweep.cli_options import (
+    Gpus,
+    Hours,
+    Name,
+    Seed,
+    Sets,
+    SpaceFile,
+    Trials,
+    Workers,
+    fail,
+    overrides_of,
+)
 
 if TYPE_CHECKING:
     from sweep.submit import Cluster, Job
@@ -44,13 +55,8 @@ def submit(
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for its end, fetch it, exit with its exit code.")
     ] = False,
-    trials: Annotated[
-        int | None, typer.Option(min=1, help="Trials of the whole study.", show_default=False)
-    ] = None,
-    hours: Annotated[
-        float | None,
-        typer.Option(help="End after so many hours of this run, above 0.", show_default=False),
-    ] = None,
+    trials: Trials = None,
+    hours: Hours = None,
     workers: Workers = None,
     gpus: Gpus = None,
     name: Name = None,

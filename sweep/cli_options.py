@@ -10,6 +10,13 @@ from typing import Annotated, NoReturn
 import typer
 
 SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="The search space.")]
+Trials = Annotated[
+    int | None, typer.Option(min=1, help="Trials of the whole study.", show_default=False)
+]
+Hours = Annotated[
+    float | None,
+    typer.Option(help="End after so many hours of this run, above 0.", show_default=False),
+]
 Workers = Annotated[
     int | None,
     typer.Option(min=1, help="Run on processors, so many trials at once.", show_default=False),

@@ -6,7 +6,6 @@ Like `python -m tests.faults`, on a head and two nodes that share neither networ
 from __future__ import annotations
 
 import argparse
-import shutil
 import signal
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from tests.cluster.faults import FAULTS, Course, lay_out
 from tests.cluster.machines import why_not
-from tests.faults.__main__ import COLUMNS, row
+from tests.faults.__main__ import conclude
 from tests.faults.tally import Tally
 
 N_WORKERS = 2
@@ -42,18 +41,7 @@ def main() -> int:
         seconds = time.monotonic() - began
         print(f"undisturbed: {course.n_trials} trials, in {seconds:.0f} s", flush=True)
         tallies = [_inject(fault, course, asked.n) for fault in asked.only]
-    print(f"\n{COLUMNS}")
-    for tally in tallies:
-        print(row(tally))
-    if any(tally.found for tally in tallies):
-        print(f"\nNot all is well. The sweeps are in {folder}:")
-        for tally in tallies:
-            for words in tally.found:
-                print(f"  {tally.fault}: {words}")
-        return 1
-    if asked.keep is None:
-        shutil.rmtree(folder)
-    return 0
+    return conclude(tallies, folder, keep=asked.keep is not None)
 
 
 def _inject(fault: str, course: Course, n: int) -> Tally:

@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.faults.faults import FAULTS, inject, lay_out
@@ -38,22 +39,26 @@ def main() -> int:
     print(f"undisturbed: {course.n_trials} trials in {time.monotonic() - began:.0f} s, "
           f"the first {course.start_up_seconds:.0f} s after the command", flush=True)  # fmt: skip
     tallies = [inject(fault, course, seed=asked.seed, n=asked.n) for fault in asked.only]
+    return conclude(tallies, folder, keep=asked.keep is not None)
+
+
+def conclude(tallies: Sequence[Tally], folder: Path, *, keep: bool) -> int:
+    """Print the table; return 1, and leave the sweeps in `folder`, if anything was wrong."""
     print(f"\n{COLUMNS}")
     for tally in tallies:
-        print(row(tally))
+        print(_row(tally))
     if any(tally.found for tally in tallies):
         print(f"\nNot all is well. The sweeps are in {folder}:")
         for tally in tallies:
             for words in tally.found:
                 print(f"  {tally.fault}: {words}")
         return 1
-    if asked.keep is None:
+    if not keep:
         shutil.rmtree(folder)
     return 0
 
 
-def row(tally: Tally) -> str:
-    """A row of the table."""
+def _row(tally: Tally) -> str:
     counts = f"{tally.n_injected:6}  {tally.n_sweeps:6}  {len(tally.lost):11}"
     return (
         f"{tally.fault:8}  {counts}  {len(tally.wrong):12}  "

@@ -73,6 +73,8 @@ class RayRunner:
         self._sweep = sweep
         self._say = say
         self._has_loaded_once = False
+        self._n_wanted = 0
+        """Slots that there should be, at the latest look; those given up included."""
         self._n_given_up = 0
         self._n_made = 0
         self._fitted_at = 0.0
@@ -166,7 +168,8 @@ class RayRunner:
             return
         self._fitted_at = time.monotonic()
         before = len(self._slots)
-        wanted = self._n_slots() - self._n_given_up
+        self._n_wanted = self._n_slots()
+        wanted = self._n_wanted - self._n_given_up
         for slot in [s for s in self._slots if s.known_home is None and s.trial is None]:
             if len(self._slots) > wanted:
                 self._empty(slot)
@@ -201,7 +204,7 @@ class RayRunner:
 
     def _new_worker(self) -> Any:
         share = Share(
-            n_workers=self._n_slots(),
+            n_workers=self._n_wanted,
             on_gpus=self._on_gpus,
             gpus_per_trial=self._gpus_per_trial,
             is_joined=is_joined(),

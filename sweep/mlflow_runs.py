@@ -11,7 +11,7 @@ import re
 import sqlite3
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 from sweep import journal, recorded
 from sweep.background import without_secrets
 from sweep.journal import Event
+from sweep.mlflow_sqlite import make_tables, unusable
 from sweep.where import TrackingError
 from trials.whole_file import write_whole
 
@@ -41,6 +42,7 @@ from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.store.artifact.artifact_repository_registry import (  # noqa: E402
     get_artifact_repository,
 )
+from sqlalchemy.exc import DBAPIError  # noqa: E402
 
 _LONGEST_TAG = 5000  # characters; MLflow 3.17 takes 8000, older servers less
 
@@ -134,8 +136,11 @@ class Runs:
     @cached_property
     def _client(self) -> MlflowClient:
         if self.uri.startswith("sqlite:///"):
-            _check_sqlite(Path(self.uri.removeprefix("sqlite:///")))
-        return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+            make_tables(Path(self.uri.removeprefix("sqlite:///")))
+        try:
+            return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        except DBAPIError as error:
+            raise unusable(error) from None
 
     @property
     def experiment_id(self) -> str:
@@ -447,13 +452,6 @@ def _source() -> dict[str, str]:
     with suppress(KeyError, OSError):  # a container's user may have no name
         tags["mlflow.user"] = getpass.getuser()
     return tags
-
-
-def _check_sqlite(path: Path) -> None:
-    # MLflow would try a file that is no database, or may not be written, for a minute and a half.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(path, timeout=5)) as database:
-        database.execute("BEGIN IMMEDIATE")
 
 
 def is_refused(error: Exception) -> bool:

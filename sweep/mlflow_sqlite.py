@@ -1,0 +1,59 @@
+"""MLflow's tables in a sqlite file: all of them or none, whenever the process that makes them dies.
+
+MLflow makes its tables in some forty steps of alembic, and sqlite keeps each step before alembic
+notes it. A process killed in between would leave a file that no MLflow opens again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from sqlalchemy.exc import DBAPIError
+
+LOCK_SECONDS = 10.0
+"""How long another process may hold the database, as one does that makes the tables."""
+
+
+def make_tables(path: Path) -> None:
+    """See that a database can be written, and make MLflow's tables in an empty or new one.
+
+    The tables are made in memory and come to the file in one transaction; of two processes that
+    begin the same file, one makes them.
+
+    Raises:
+        OSError, sqlite3.Error: It cannot be written, or is no database. MLflow itself would try
+            such a file for a minute and a half.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        if not database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            for statement in _tables():
+                database.execute(statement)
+        database.execute("COMMIT")
+
+
+def unusable(error: DBAPIError) -> OSError:
+    """What to say of a database that MLflow does not open: an upgrade of it was cut off, say."""
+    cause = str(error.orig).strip().splitlines()[0]
+    return OSError(
+        f"MLflow cannot bring its tables up to date ({cause}). It seems that a process was killed "
+        f"while it did. Put back a copy of the file, or delete it if it holds no runs."
+    )
+
+
+def _tables() -> list[str]:
+    """The statements that make MLflow's tables, of the release that is installed."""
+    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    store = SqlAlchemyStore("sqlite:///:memory:", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
+    connection = store.engine.raw_connection()
+    try:
+        made = list(connection.driver_connection.iterdump())
+    finally:
+        connection.close()
+        store.engine.dispose()
+    return made[1:-1]  # without its own BEGIN and COMMIT

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweep.flat import EndedCurve, Flatness
+from sweep.mirror import InMemory
 from sweep.view import POINT
 from trials.config import EvalPoint, Outcome, TrialResult
 
@@ -107,18 +109,29 @@ class AllEnded:
 
 
 def tell_ended(trial: optuna.Trial, curve: Sequence[EvalPoint], result: TrialResult) -> FrozenTrial:
-    """Tell the study of a trial's end; all that is known of it stays there."""
-    # Each attribute is a transaction: what follows from another, or Optuna notes, is not one more.
-    trial.set_user_attr("result", asdict(result))
-    trial.set_user_attr("outcome", result.outcome)
-    trial.set_user_attr("outcome_reason", result.reason)
-    trial.set_user_attr("curve", [asdict(point) for point in curve])
+    """Tell the study of a trial's end, in one write; all that is known of it stays there."""
+    storage = trial.study._storage
+    assert isinstance(storage, InMemory), "opened by `open_study`"
+    known: dict[str, Any] = {
+        "result": asdict(result),
+        "outcome": result.outcome,
+        "outcome_reason": result.reason,
+        "curve": [asdict(point) for point in curve],
+    }
     if result.best is not None:
-        trial.set_user_attr("eval_loss_best", result.best.eval_loss)
-    trial.set_constraint("memory", 1.0 if result.outcome == "out_of_memory" else -1.0)
+        known["eval_loss_best"] = result.best.eval_loss
     state = STATES[result.outcome]
     value = result.best.eval_loss if result.best and state is TrialState.COMPLETE else None
-    return trial.study.tell(trial, value, state=state)
+    if state is TrialState.PRUNED and curve and not math.isnan(curve[-1].eval_loss):
+        value = curve[-1].eval_loss  # as Optuna has it, and shows it
+    ended = create_trial(
+        state=state,
+        value=value,
+        user_attrs=known,
+        constraints={"memory": 1.0 if result.outcome == "out_of_memory" else -1.0},
+    )
+    storage.end_trial(trial._trial_id, ended)
+    return storage.get_trial(trial._trial_id)
 
 
 def _seconds(result: Mapping[str, Any]) -> float:

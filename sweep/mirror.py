@@ -11,8 +11,10 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
+
+from sweep.storage import PatientStorage
 
 
 class InMemory(InMemoryStorage):
@@ -32,6 +34,18 @@ class InMemory(InMemoryStorage):
         trial = self._studies[study_id].trials.pop()
         del self._trial_id_to_study_id_and_number[trial._trial_id]
         self._max_trial_id = trial._trial_id - 1
+
+    def end_trial(self, trial_id: int, ended: FrozenTrial) -> None:
+        """Give a running trial its end.
+
+        Args:
+            ended: Its state and values, and the attributes that come to those it has.
+        """
+        for key, value in ended.user_attrs.items():
+            InMemory.set_trial_user_attr(self, trial_id, *_as_read((key, value)))
+        for key, value in ended.system_attrs.items():
+            InMemory.set_trial_system_attr(self, trial_id, *_as_read((key, value)))
+        InMemory.set_trial_state_values(self, trial_id, ended.state, ended.values)
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
@@ -55,7 +69,7 @@ class Mirror(InMemory):
         name: Of the study, which is there.
     """
 
-    def __init__(self, stored: BaseStorage, name: str) -> None:
+    def __init__(self, stored: PatientStorage, name: str) -> None:
         super().__init__()
         self._stored = stored
         self._load(stored.get_study_id_from_name(name), name)
@@ -77,6 +91,11 @@ class Mirror(InMemory):
         """Change the state in both."""
         self._stored.set_trial_state_values(trial_id, state, values)
         return super().set_trial_state_values(trial_id, state, values)
+
+    def end_trial(self, trial_id: int, ended: FrozenTrial) -> None:
+        """Give a running trial its end, in the database in one transaction."""
+        self._stored.end_trial(trial_id, ended)
+        super().end_trial(trial_id, ended)
 
     def _load(self, study_id: int, name: str) -> None:
         made = super().create_new_study(self._stored.get_study_directions(study_id), name)

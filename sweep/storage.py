@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,7 +41,7 @@ _WRITES = (
 )
 """Each is one transaction that says what shall be there, so that it may come twice: whoever loses
 the answer to a commit cannot know whether it was done. (A second `create_new_study` is refused,
-and then the study is loaded.) The other two writes are written out below."""
+and then the study is loaded.) The other three writes are written out below."""
 
 # It would log SQL in the middle of the screen for each read that fails and is made again.
 logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
@@ -120,6 +121,32 @@ class PatientStorage(RDBStorage):
             return write(trial_id, state, values)
 
         return self._until_done("written", change)
+
+    def end_trial(self, trial_id: int, ended: FrozenTrial) -> None:
+        """Write all that is known of a trial's end in one transaction: there is no half of it.
+
+        Args:
+            ended: Its state and values, and the attributes that come to those it has.
+        """
+
+        def end() -> None:
+            with _create_scoped_session(self.scoped_session) as session:
+                trial: Any = models.TrialModel.find_or_raise_by_id(
+                    trial_id, session, for_update=True
+                )
+                if trial.state is ended.state:
+                    return  # the answer to an earlier attempt was lost
+                for model, attributes in (
+                    (models.TrialUserAttributeModel, ended.user_attrs),
+                    (models.TrialSystemAttributeModel, ended.system_attrs),
+                ):
+                    for key, value in attributes.items():
+                        self._set_trial_attr_without_commit(session, model, trial_id, key, value)
+                for objective, value in enumerate(ended.values or ()):
+                    self._set_trial_value_without_commit(session, trial, objective, value)
+                trial.state, trial.datetime_complete = ended.state, datetime.now()
+
+        self._until_done("written", end)
 
     def _patient(self, verb: str, ask: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(ask)

@@ -10,7 +10,6 @@ from typing import Protocol
 
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -22,8 +21,8 @@ from sweep.mirror import Mirror
 from sweep.pruners import ByItself, Outclassed, make_outclassed
 from sweep.resolve import Resolve
 from sweep.space import Space
+from sweep.storage import Patience, PatientStorage, cause_of
 from sweep.storage import StudyError as StudyError
-from sweep.storage import cause_of
 from sweep.view import POINT, View, enqueue_starts
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
 from trials.result_file import result_of
@@ -60,7 +59,7 @@ class Tracker(Protocol):
 
 def open_study(
     space: Space,
-    storage: str | optuna.storages.BaseStorage,
+    storage: str | PatientStorage,
     written: Callable[[int], Written | None] = lambda number: None,
     sweep_id: str | None = None,
 ) -> optuna.Study:
@@ -75,7 +74,7 @@ def open_study(
         sweep_id: Of the sweep that the study is for, where it lies among those of others.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    stored = RDBStorage(storage) if isinstance(storage, str) else storage
+    stored = PatientStorage(storage, Patience()) if isinstance(storage, str) else storage
     optuna.create_study(
         study_name=space.name, storage=stored, direction="minimize", load_if_exists=True
     )

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial
 from sqlalchemy import insert
 
 from sweep.ended import tell_ended
+from sweep.mirror import InMemory
 from sweep.resolve import Resolve
 from sweep.search import distributions, hyperparameters
 from sweep.space import Space
@@ -48,7 +49,7 @@ def seed(storage: RDBStorage, space: Space, resolve: Resolve, n_trials: int) -> 
 def _ended(space: Space, resolve: Resolve, n_trials: int) -> Iterator[FrozenTrial]:
     """Trials of a random search, a study in memory told of each as the sweep would."""
     searched, chance = distributions(space), random.Random(0)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study = optuna.create_study(storage=InMemory())
     points = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for number in range(n_trials):
         point = hyperparameters(space, points.ask(searched).params)

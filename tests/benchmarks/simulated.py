@@ -12,6 +12,7 @@ import json
 import math
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -73,6 +74,8 @@ class SimulatedRunner:
         self._events: list[tuple[float, int, int]] = []
         """When, a number that makes the order total, of which trial."""
         self._count = itertools.count()
+        self._ended: deque[tuple[float, int]] = deque()
+        """When a trial ended that the loop does not know of yet, and which."""
         self.running: dict[int, _Running] = {}
         self._now = 0.0
         self._real_since: float | None = None
@@ -119,22 +122,37 @@ class SimulatedRunner:
         self._at(self.now + first, number)
 
     def wait(self, until: Callable[[], bool]) -> tuple[int, TrialResult] | None:
-        """Let time pass until a trial ends."""
+        """Let time pass until a trial ends. All evaluations that are due have their verdicts first,
+        as with real workers.
+        """
         while True:
-            due, _, number = self._events[0]
-            if until() and (self._real_since is None or due > self.now):
+            self._let_happen()
+            if self._ended:
+                due, number = self._ended.popleft()
+                trial = self.running.pop(number)
+                heapq.heappush(self._free, (due, trial.gpu))
+                assert trial.end is not None
+                return number, trial.end
+            if until():
                 return None
+            if self._real_since is not None:
+                time.sleep(min(0.05, max(0.0, self._events[0][0] - self.now)))
+
+    def _let_happen(self) -> None:
+        """Take all that is due; without waiting, the next thing."""
+        while self._events:
+            due, _, number = self._events[0]
             if self._real_since is not None and due > self.now:
-                time.sleep(min(0.05, due - self.now))
-                continue
+                return
             heapq.heappop(self._events)
             self._now = max(self._now, due)
             trial = self.running[number]
-            if trial.end is not None:
-                del self.running[number]
-                heapq.heappush(self._free, (due, trial.gpu))
-                return number, trial.end
-            self._evaluate(number, trial, due)
+            if trial.end is None:
+                self._evaluate(number, trial, due)
+            else:
+                self._ended.append((due, number))
+            if self._real_since is None:
+                return
 
     def _at(self, when: float, number: int) -> None:
         heapq.heappush(self._events, (when, next(self._count), number))

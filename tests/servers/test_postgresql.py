@@ -11,14 +11,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import sweep.postgresql
 import sweep.storage
+from sweep.mirror import InMemory
 from sweep.postgresql import Address, StudyTaken
 from sweep.storage import Patience, PatientStorage, StudyAway, StudyError
 from sweep.study import put_back
@@ -82,6 +84,11 @@ def everything(study: optuna.Study) -> list[FrozenTrial]:
         study.tell(trial, 1.5)
     study.tell(study.ask(), state=TrialState.PRUNED)
     study.tell(study.ask(), state=TrialState.FAIL)
+    storage: Any = getattr(
+        study._storage, "_backend", study._storage
+    )  # Optuna's cache is before it
+    ended = create_trial(state=TrialState.COMPLETE, value=1.0, user_attrs={"outcome": "completed"})
+    storage.end_trial(study.ask()._trial_id, ended)
     return study.trials
 
 
@@ -93,7 +100,7 @@ def comparable(trial: FrozenTrial) -> dict[str, object]:
 def make_study(storage: optuna.storages.BaseStorage | None = None) -> optuna.Study:
     sampler = optuna.samplers.RandomSampler(seed=0)
     return optuna.create_study(
-        study_name="tiny", storage=storage, sampler=sampler, load_if_exists=True
+        study_name="tiny", storage=storage or InMemory(), sampler=sampler, load_if_exists=True
     )
 
 

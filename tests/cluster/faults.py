@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlflow import MlflowClient
+
 from tests import tiny
 from tests.cluster.machines import Machine
 from tests.cluster.nodes import Cluster
-from tests.cluster.sweeps import SweepOnCluster
+from tests.cluster.sweeps import SubmittedSweep, SweepOnCluster
 from tests.faults import states
 from tests.faults.campaign import write_space
 from tests.faults.tally import Tally
@@ -62,11 +66,35 @@ def lay_out(folder: Path, *, n_workers: int, n_trials: int, epochs: str) -> Iter
 
 def node_killed(course: Course, tally: Tally) -> SweepOnCluster:
     """A node goes in the middle of its trials, with all its processes and files."""
-    sweep, cluster = course.new_sweep(f"killed-{tally.n_sweeps}"), course.cluster
+    sweep = course.new_sweep(f"killed-{tally.n_sweeps}")
+    with _kills_a_node(sweep, tally):
+        tally.check_readable(sweep)
+        tally.check_end(sweep, sweep.wait(ENDS_WITHIN_SECONDS))
+    return sweep
+
+
+def node_killed_of_a_submitted_sweep(course: Course, tally: Tally) -> SweepOnCluster:
+    """As `node_killed`, of a sweep that is submitted, followed and fetched from outside."""
+    folder = course.disk / f"submitted-{tally.n_sweeps}"
+    space = write_space(folder, course.base, n_trials=course.n_trials, epochs=course.epochs)
+    sweep = SubmittedSweep(space, course.cluster)
+    with _kills_a_node(sweep, tally):
+        code = sweep.wait(ENDS_WITHIN_SECONDS)
+        if code != 0:
+            tally.is_wrong(f"the command has ended with {code}: {sweep.words}")
+        tally.check_gone(sweep)
+        for words in [*states.tracebacks(sweep), *_wrong_when_fetched(sweep, course.reference)]:
+            tally.is_wrong(words)
+    return sweep
+
+
+@contextlib.contextmanager
+def _kills_a_node(sweep: SweepOnCluster, tally: Tally) -> Iterator[None]:
+    """Start a sweep, kill a node amid its trials, and see afterwards that they have moved."""
     sweep.start()
 
     def with_checkpoint() -> Machine | None:
-        for worker in cluster.workers:
+        for worker in sweep.cluster.workers:
             if any(sweep.has_checkpoint(number) for number in sweep.on(worker)):
                 return worker
         return None
@@ -74,18 +102,35 @@ def node_killed(course: Course, tally: Tally) -> SweepOnCluster:
     sweep.wait_until(lambda: with_checkpoint() is not None)
     victim = with_checkpoint()
     if victim is None:
-        tally.is_wrong(f"no trial on a node beside the head wrote a checkpoint: {sweep.words}")
-        return sweep
+        sweep.gone(0)
+        raise AssertionError(f"no trial beside the head wrote a checkpoint: {sweep.words}")
     trials = {number: sweep.has_checkpoint(number) for number in sorted(sweep.on(victim))}
     tally.injected(sweep, f"{victim.name} is killed, with its trials {list(trials)}")
-    cluster.kill(victim)
-    tally.check_readable(sweep)
-    tally.check_end(sweep, sweep.wait(ENDS_WITHIN_SECONDS))
+    sweep.cluster.kill(victim)
+    yield
     for number, has_checkpoint in trials.items():
         _check_moved(sweep, tally, number, victim)
         if has_checkpoint and "going on after step" not in sweep.log_of(number):
             tally.is_wrong(f"trial {number} has begun anew, though it had a checkpoint")
-    return sweep
+
+
+def _wrong_when_fetched(sweep: SubmittedSweep, reference: dict[int, states.Ended]) -> Iterator[str]:
+    """What differs, of what has arrived, from what an undisturbed sweep would have sent."""
+    found = states.results(states.study_of(sweep))
+    if found != reference:
+        yield f"the fetched study has {found}, not {reference}"
+    client, where = MlflowClient(sweep.mlflow), json.loads((sweep.dir / "mlflow.json").read_text())
+    runs = client.search_runs([where["experiment_id"]])
+    by_trial = Counter(run.data.tags.get("trial_number", "parent") for run in runs)
+    if by_trial != Counter(["parent", *map(str, reference)]):
+        yield f"MLflow has the runs {by_trial}"
+    unfinished = [run.data.tags for run in runs if run.info.status != "FINISHED"]
+    if unfinished:
+        yield f"MLflow has runs that are not FINISHED: {unfinished}"
+    best = min(ended.eval_loss_best for ended in reference.values() if ended.eval_loss_best)
+    if f"{best:.4f}" not in (sweep.dir / "output.txt").read_text():
+        yield "the fetched output.txt does not tell the best eval loss"
+    yield from states.broken_adapter(sweep.dir / "best" / "adapter")
 
 
 def all_at_once(course: Course, tally: Tally, *, seconds: float = 20.0) -> SweepOnCluster:
@@ -161,6 +206,7 @@ def node_slow(course: Course, tally: Tally) -> SweepOnCluster:
 
 FAULTS: dict[str, Callable[[Course, Tally], SweepOnCluster]] = {
     "kill": node_killed,
+    "submitted": node_killed_of_a_submitted_sweep,
     "cut": lambda course, tally: head_disconnected(course, tally, seconds=60.0),
     "join": node_joins,
     "slow": node_slow,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.cluster.machines import Machine
+from tests.cluster.machines import HOME, Machine
 from tests.cluster.nodes import Cluster
-from tests.faults.campaign import SweepUnderTest, title
+from tests.faults.campaign import NAME, SweepUnderTest, title
 
 STARTS = re.compile(r"^\S+  trial (\d+) .* starts on \S.* of (\S+)$", re.MULTILINE)
 ENDS = re.compile(r"^\S+  trial (\d+)  [a-z_ ]+: ", re.MULTILINE)
@@ -79,14 +80,19 @@ class SweepOnCluster(SweepUnderTest):
         """The trials that run now on a node."""
         return {number for number, node in self.running().items() if node == machine.name}
 
+    @property
+    def dir_there(self) -> Path:
+        """The sweep's folder where it runs, as seen from here."""
+        return self.dir
+
     def log_of(self, number: int) -> str:
         """What a trial has said, as far as that is in the sweep's folder."""
-        path = self.dir / "trials" / f"{number:03d}" / "log.txt"
+        path = self.dir_there / "trials" / f"{number:03d}" / "log.txt"
         return path.read_text(errors="replace") if path.exists() else ""
 
     def has_checkpoint(self, number: int) -> bool:
         """Whether the sweep's folder has what a running trial would go on from."""
-        return (self.dir / "trials" / f"{number:03d}" / "checkpoint.safetensors").exists()
+        return (self.dir_there / "trials" / f"{number:03d}" / "checkpoint.safetensors").exists()
 
     def wait_until(self, is_so: Callable[[], bool], seconds: float = 240) -> bool:
         """Wait for something; false if the command ends or nothing happens before."""
@@ -95,3 +101,29 @@ class SweepOnCluster(SweepUnderTest):
             if time.monotonic() > deadline or self.wait(0.2) is not None:
                 return is_so()
         return True
+
+
+class SubmittedSweep(SweepOnCluster):
+    """One sweep that is submitted from outside, followed and fetched.
+
+    Args:
+        space: The YAML file, on this machine.
+        cluster: Where it runs.
+    """
+
+    def __init__(self, space: Path, cluster: Cluster) -> None:
+        super().__init__(space, cluster)
+        self._environment = dict(cluster.access)
+
+    def start(self) -> None:
+        """Submit it; the command ends when the sweep has."""
+        self._start("submit", str(self.space), "--no-check", "--follow", "--wait")
+
+    def _command_line(self, *words: str) -> list[str]:
+        at = ("--address", self.cluster.dashboard)
+        return [sys.executable, "-m", "sweep", *words, *at, "--to", str(self.output)]
+
+    @property
+    def dir_there(self) -> Path:
+        """The sweep's folder on the head, as seen from here."""
+        return self.cluster.head.files / HOME.relative_to("/") / "sweeps" / NAME

@@ -1,4 +1,4 @@
-"""The fault campaign on a cluster in short: a node joins late, the head is cut off, a node dies."""
+"""The fault campaign on a cluster in short: a node joins late, the head is cut off, nodes die."""
 
 from __future__ import annotations
 
@@ -33,4 +33,13 @@ def test_a_sweep_ends_the_same_though_nodes_are_slow_cut_off_late_and_killed(
     tally = Tally("all", 4, course.reference)
     faults.all_at_once(course, tally)
     assert tally.found == []
-    assert tally.n_injected == tally.n_wanted
+    assert tally.n_injected == 4
+
+
+def test_a_sweep_submitted_from_outside_ends_the_same_though_a_node_is_killed(
+    course: Course,
+) -> None:
+    tally = Tally("submitted", 1, course.reference)
+    faults.node_killed_of_a_submitted_sweep(course, tally)
+    assert tally.found == []
+    assert tally.n_injected == 1

@@ -93,7 +93,7 @@ def _unreadable(sweep: SweepUnderTest, scratch: Path) -> Iterator[str]:
     needed = [sweep.dir / "trials" / f"{n:03d}" / "adapter" for n in _ranked(trials)]
     there = [*sweep.dir.glob("trials/*/adapter"), *sweep.dir.glob("best/adapter")]
     for adapter in sorted({*needed, *there}):
-        yield from _broken_adapter(adapter)
+        yield from broken_adapter(adapter)
     if (sweep.dir / "best").exists():
         yield from _broken_best(sweep.dir / "best")
 
@@ -146,7 +146,8 @@ def _read_runs(sweep: SweepUnderTest, scratch: Path) -> None:
         client.get_metric_history(run.info.run_id, "eval_loss")
 
 
-def _broken_adapter(folder: Path) -> Iterator[str]:
+def broken_adapter(folder: Path) -> Iterator[str]:
+    """What is wrong with the files of an adapter."""
     try:
         json.loads((folder / "adapter_config.json").read_text())
         assert load_file(folder / "adapter_model.safetensors"), "it holds no tensor"
@@ -273,7 +274,7 @@ def _wrong_in_mlflow(
 def _broken_artifact(client: MlflowClient, run_id: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            yield from _broken_adapter(Path(client.download_artifacts(run_id, "adapter", scratch)))
+            yield from broken_adapter(Path(client.download_artifacts(run_id, "adapter", scratch)))
         except Exception as error:
             yield f"MLflow's adapter of run {run_id} cannot be fetched: {error!r}"
 

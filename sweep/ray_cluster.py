@@ -17,6 +17,9 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Ray's default is 15: whatever else runs on the box would come before the trials.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Its library's own handler of signals: SIGTERM would abort the process while Ray connects, and when
+# Ray ends the handler goes and takes ours with it, so that SIGTERM kills.
+os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
 if "RAY_ADDRESS" not in os.environ:
     # A Ray of our own is for this machine: its servers listen on localhost only. By its name the
     # switch is for other systems; what it does is to make localhost the node's address.
@@ -59,16 +62,11 @@ def connect(*, n_cpu_workers: int | None) -> int:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Hear Ctrl-C and SIGTERM when what stands below is done: Ray cannot end half connected.
-
-    While it connects, SIGTERM is heard by a handler of its library first, which has an alarm abort
-    the process three seconds later.
-    """
+    """Hear Ctrl-C and SIGTERM when what stands below is done: Ray cannot end half connected."""
     heard: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         heard.append(number)
-        signal.alarm(0)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -117,3 +117,25 @@ except KeyboardInterrupt:
 def test_a_sigterm_while_ray_connects_ends_in_order() -> None:
     done = subprocess.run([sys.executable, "-c", TERMINATED], capture_output=True, check=False)
     assert done.returncode == 130, done.stderr.decode()
+
+
+LEAVES = """
+import os, signal, sys, threading
+heard = []
+signal.signal(signal.SIGTERM, lambda *_: heard.append("SIGTERM"))
+from sweep import ray_cluster
+import ray
+ray_cluster.connect(n_cpu_workers=1)
+inner = ray.shutdown
+def shutdown():
+    inner()
+    os.kill(os.getpid(), signal.SIGTERM)
+ray.shutdown = shutdown
+ray_cluster.disconnect()
+print(*heard)
+"""
+
+
+def test_a_sigterm_while_ray_ends_does_not_kill() -> None:
+    done = subprocess.run([sys.executable, "-c", LEAVES], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b"SIGTERM\n"), done.stderr.decode()

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sweep import journal, recorded
+from sweep import http_at_once, journal, recorded
 from sweep.background import without_secrets
 from sweep.journal import Event
 from sweep.mlflow_sqlite import make_tables, unusable
@@ -43,6 +43,8 @@ from mlflow.store.artifact.artifact_repository_registry import (  # noqa: E402
     get_artifact_repository,
 )
 from sqlalchemy.exc import DBAPIError  # noqa: E402
+
+http_at_once.install()
 
 _LONGEST_TAG = 5000  # characters; MLflow 3.17 takes 8000, older servers less
 

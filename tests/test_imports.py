@@ -56,7 +56,7 @@ def test_ray_has_one_home() -> None:
 
 
 def test_mlflow_has_one_home() -> None:
-    assert set(importers("mlflow")) == {"sweep/mlflow_runs.py"}
+    assert set(importers("mlflow")) == {"sweep/mlflow_runs.py", "sweep/mlflow_sqlite.py"}
 
 
 def test_postgresql_has_one_home() -> None:

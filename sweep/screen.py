@@ -5,7 +5,9 @@ from __future__ import annotations
 import bisect
 import heapq
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -208,6 +210,17 @@ class PlainScreen:
         )
 
 
+class _Live(Live):
+    """Rich's, which first says what is to be said."""
+
+    before_refresh: Callable[[], None] | None = None
+
+    def refresh(self) -> None:
+        if self.before_refresh is not None:
+            self.before_refresh()
+        super().refresh()
+
+
 class LiveScreen:
     """A table that is drawn anew twice a second; what is said scrolls by above it."""
 
@@ -215,20 +228,33 @@ class LiveScreen:
         self._console = console
         self._progress = progress
         self._title = title
-        self._live = Live(
+        self._lines: deque[Text] = deque()
+        """What scrolls by next: with each line rich draws the table anew, for 20 ms."""
+        self._live = _Live(
             get_renderable=self._draw, console=console, refresh_per_second=2, transient=True
         )
+        self._live.before_refresh = self._print_lines
 
     def __enter__(self) -> Self:
         self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._print_lines()
         self._live.stop()
 
     def say(self, words: str) -> None:
         """A line above the table."""
-        self._console.print(Text(words))
+        self._lines.append(Text(words))
+        self._print_lines()
+
+    def _print_lines(self) -> None:
+        lines: list[Text] = []
+        with suppress(IndexError):  # the thread that draws takes some, too
+            while True:
+                lines.append(self._lines.popleft())
+        if lines:
+            self._console.print(Group(*lines))
 
     def trial_started(self, config: TrialConfig, place: Place) -> None:
         """A row more."""
@@ -244,7 +270,7 @@ class LiveScreen:
         line = Text(f"{config.name if config else f'{number:03d}'}  ")
         line.append(f"{result.outcome}", style=COLOURS[result.outcome])
         line.append(f"  {result.reason}", style="dim")
-        self._console.print(line)
+        self._lines.append(line)
 
     def _draw(self) -> RenderableType:
         progress, now = self._progress, self._progress.clock()

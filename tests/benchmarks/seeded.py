@@ -75,8 +75,8 @@ def _add_rows(rows: Rows, trial: FrozenTrial, study_id: int) -> None:
             "number": trial.number,
             "study_id": study_id,
             "state": trial.state,
-            "_datetime_start_utc": trial.datetime_start,
-            "_datetime_complete_utc": trial.datetime_complete,
+            "datetime_start": trial.datetime_start,
+            "datetime_complete": trial.datetime_complete,
         }
     )
     for name, value in trial.params.items():

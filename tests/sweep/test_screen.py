@@ -185,6 +185,7 @@ def test_brackets_in_a_reason_are_not_taken_for_colours(
 ) -> None:
     screen_console, out = console(terminal=True)
     screen = LiveScreen(screen_console, progress, "")
-    screen.trial_started(config(0), PLACE)
-    screen.trial_ended(0, TrialResult(outcome="failed", reason="KeyError: '[/red]' [bold]"))
+    with screen:
+        screen.trial_started(config(0), PLACE)
+        screen.trial_ended(0, TrialResult(outcome="failed", reason="KeyError: '[/red]' [bold]"))
     assert "KeyError: '[/red]' [bold]" in out.getvalue()

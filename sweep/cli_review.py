@@ -1,0 +1,63 @@
+"""The commands that look at sweeps and put their result into people's hands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from sweep.cli_options import Output, SweepName, console, fail, known_folder
+
+app = typer.Typer()
+
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+# As in sweep.training_yaml and sweep.show, which are imported only when they are needed.
+Trainer = Literal["trl", "axolotl", "llama-factory"]
+
+
+@app.command()
+def best(
+    name: SweepName,
+    output: Output = Path("sweeps"),
+    trial: Annotated[
+        int | None,
+        typer.Option(min=0, help="Another trial than the best.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+    yaml: Annotated[
+        Trainer | None,
+        typer.Option(help="Print a training configuration for it.", show_default=False),
+    ] = None,
+) -> None:
+    """Say which trial is the best, or print its configuration for another trainer.
+
+    Example: sweep best my --yaml trl > sft.yaml. Exit codes: 0 there is one, 1 there is none yet.
+    """
+    if as_json and yaml is not None:
+        fail("--json and --yaml: the output is one of the two; give one.")
+    folder = known_folder(output, name, "sweep.json")
+
+    from sweep import best
+    from sweep.record import NoWinner, read_record
+
+    try:
+        record = read_record(folder, trial)
+    except NoWinner as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    if yaml is not None:
+        from sweep.training_yaml import training_yaml
+
+        typer.echo(training_yaml(record, yaml), nl=False)
+    elif as_json:
+        _print_json(best.as_json(record))
+    else:
+        console().print(best.in_words(record), soft_wrap=True)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))

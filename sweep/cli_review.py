@@ -17,6 +17,58 @@ AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 # As in sweep.training_yaml and sweep.show, which are imported only when they are needed.
 Trainer = Literal["trl", "axolotl", "llama-factory"]
+Sort = Literal["eval_loss", "number", "seconds"]
+
+
+@app.command("list")
+def list_(output: Output = Path("sweeps"), as_json: AsJson = False) -> None:
+    """List the sweeps of a folder: state, trials, best eval loss, when.
+
+    Example: sweep list --output /data/sweeps
+    """
+    from sweep import listing
+
+    sweeps = listing.read_all(output)
+    if as_json:
+        _print_json(listing.as_json(sweeps))
+    else:
+        console().print(listing.in_words(sweeps, output))
+
+
+@app.command()
+def show(
+    name: SweepName,
+    trial: Annotated[
+        int | None, typer.Argument(min=0, metavar="TRIAL", help="One trial, by its number.")
+    ] = None,
+    output: Output = Path("sweeps"),
+    sort: Annotated[
+        Sort, typer.Option(help="Of the table of trials, the smallest first.")
+    ] = "eval_loss",
+    as_json: AsJson = False,
+) -> None:
+    """Show all trials of a sweep, or one with its curve, its files and why it ended.
+
+    Example: sweep show my 17
+    """
+    folder = known_folder(output, name, "sweep.json")
+
+    from sweep import show
+    from sweep.record import read_record
+    from sweep.status import read_status
+
+    if trial is None:
+        status = read_status(folder)
+        if as_json:
+            _print_json(show.all_as_json(status, sort))
+        else:
+            console().print(show.all_in_words(status, sort))
+        return
+    record = read_record(folder, trial)
+    if as_json:
+        _print_json(show.one_as_json(record))
+    else:
+        console().print(show.one_in_words(record))
 
 
 @app.command()

@@ -152,5 +152,35 @@ def export(
         raise typer.Exit(1)
 
 
+@app.command()
+def clean(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="The sweep's name, or --all.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="All sweeps of the folder, and caches none of them uses.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it nothing is.")] = False,
+    output: Output = Path("sweeps"),
+) -> None:
+    """Say what may be deleted and how much that frees; delete it with --yes.
+
+    Checkpoints of ended trials, what killed processes left, with --all also tokenised data in the
+    cache that no sweep uses. Never the study, adapters, logs or MLflow's files; never of a sweep
+    that runs. Example: sweep clean my --yes
+    """
+    if (name is None) == (not every):
+        fail("sweep clean: must have the name of one sweep, or --all; give one of the two.")
+    if name is not None:
+        folders = [known_folder(output, name, "sweep.json")]
+    else:
+        folders = sorted({path.parent for path in output.glob("*/sweep.json")})
+
+    from sweep import clean
+
+    found, left_alone = clean.clean(folders, caches=every, delete=yes)
+    console().print(clean.in_words(found, left_alone, deleted=yes))
+
+
 def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))

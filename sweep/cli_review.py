@@ -182,5 +182,17 @@ def clean(
     console().print(clean.in_words(found, left_alone, deleted=yes))
 
 
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of SPACE.yaml, for editors.
+
+    Example: sweep schema > space.schema.json; then, as first line of the file:
+    # yaml-language-server: $schema=space.schema.json
+    """
+    from sweep.schema import space_schema
+
+    _print_json(space_schema())
+
+
 def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))

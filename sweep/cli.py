@@ -7,11 +7,11 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from sweep import cli_cluster
+from sweep import cli_cluster, cli_review
 from sweep.cli_options import (
     Gpus,
     Hours,
@@ -26,9 +26,8 @@ from sweep.cli_options import (
     fail,
     overrides_of,
 )
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from sweep.cli_options import console as _console
+from sweep.cli_options import known_folder as _known_folder
 
 app = typer.Typer(
     help="Find good LoRA and QLoRA hyperparameters without babysitting.",
@@ -307,6 +306,7 @@ def ui(
 
 
 app.add_typer(cli_cluster.app)
+app.add_typer(cli_review.app)
 
 
 def main() -> None:
@@ -330,15 +330,6 @@ def _interrupted() -> NoReturn:
     sys.exit(130)
 
 
-def _known_folder(output: Path, name: str, with_file: str) -> Path:
-    """The folder of a sweep that has got as far as writing a certain file."""
-    known = sorted(path.parent.name for path in output.glob(f"*/{with_file}"))
-    if name not in known:
-        there = f"There are: {', '.join(known)}." if known else "There is none yet."
-        fail(f"{(output / name).resolve()}: no such sweep. {there} Look elsewhere with --output.")
-    return output / name
-
-
 def _make_output(output: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -355,12 +346,3 @@ def _free_port(wanted: int) -> int:
                 return port
     fail(f"--port {wanted}: it and the next 100 are taken; choose another.")
     raise AssertionError
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    # A log has no width; rich would cut its tables at 80 columns.
-    width = None if sys.stdout.isatty() else 120
-    # markup=False: names and rows of a user may hold square brackets.
-    return Console(highlight=False, markup=False, emoji=False, width=width)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="The search space.")]
 Trials = Annotated[
@@ -66,3 +69,22 @@ def overrides_of(sets: list[str] | None, name: str | None, seed: int | None) -> 
     if seed is not None:
         overrides["seed"] = str(seed)
     return overrides
+
+
+def known_folder(output: Path, name: str, with_file: str) -> Path:
+    """The folder of a sweep that has got as far as writing a certain file."""
+    known = sorted(path.parent.name for path in output.glob(f"*/{with_file}"))
+    if name not in known:
+        there = f"There are: {', '.join(known)}." if known else "There is none yet."
+        fail(f"{(output / name).resolve()}: no such sweep. {there} Look elsewhere with --output.")
+    return output / name
+
+
+def console() -> Console:
+    """Where words for people go, without markup of their own."""
+    from rich.console import Console
+
+    # A log has no width; rich would cut its tables at 80 columns.
+    width = None if sys.stdout.isatty() else 120
+    # markup=False: names and rows of a user may hold square brackets.
+    return Console(highlight=False, markup=False, emoji=False, width=width)

@@ -40,7 +40,13 @@ OFTEN_MEANT = {
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,  # `sweep schema` shows them
+    )
 
 
 class Data(_Strict):
@@ -51,6 +57,7 @@ class Data(_Strict):
     eval: str | Annotated[float, Field(gt=0, lt=1)]
     """The same, or the share of train that is held out."""
     max_length: Annotated[int, Field(gt=1, le=LONGEST)] | None = None
+    """Tokens; longer rows are cut. The usual: 1024."""
     columns: dict[str, str] = {}
     """Our name of a column → the file's own."""
     template: str | None = None
@@ -58,35 +65,45 @@ class Data(_Strict):
     chat: bool | None = None
     """Render prompt and completion with the model's chat template; None: if it has one."""
     loss_on: Literal["completion", "all"] = "completion"
+    """What is learnt, and what eval loss counts."""
 
 
 class Budget(_Strict):
     """`budget`: the sweep ends at whichever comes first."""
 
     trials: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Trials of the whole study that end, however they end. 24 if there is no other budget."""
     hours: Annotated[float, Field(gt=0, le=100_000)] | None = None
+    """Of this run of the command; trials that still run are set aside."""
     gpu_hours: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    """In which GPUs (or CPU workers) held trials, of the whole study."""
     stop_when_flat: Annotated[int, Field(ge=1)] | None = None
+    """So many trials in a row without a better eval loss, beyond noise."""
 
 
 class Evaluate(_Strict):
     """`evaluate`: how often, on how many rows."""
 
     times: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Evaluations in a full trial, at equal shares of its run."""
     rows: Annotated[int, Field(ge=1)] = 256
+    """Eval rows of each evaluation, at most."""
 
 
 class Overfit(_Strict):
     """`pruning.overfit`"""
 
     min_rise: Annotated[float, Field(gt=0)] = 0.01
+    """How far above the trial's own best eval loss, relative."""
     patience: Annotated[int, Field(ge=1)] = 3
+    """So many evaluations in a row."""
 
 
 class Diverged(_Strict):
     """`pruning.diverged`"""
 
     factor: Annotated[float, Field(gt=1)] = 1.5
+    """How far losses may rise."""
 
 
 class Outclassed(_Strict):
@@ -95,43 +112,69 @@ class Outclassed(_Strict):
     pruner: Literal["successive_halving", "hyperband", "median", "percentile"] = (
         "successive_halving"
     )
+    """Optuna's pruner of that name."""
     factor: Annotated[int, Field(ge=2)] = 4
+    """Of halving and Hyperband: the best 1 in so many go on."""
     percentile: Annotated[float, Field(gt=0, lt=100)] = 25.0
+    """Of percentile: the best so many per cent go on."""
     min_peers: Annotated[int, Field(ge=1)] = 4
+    """Other trials that must have come as far before anyone is stopped."""
 
 
 class Pruning(_Strict):
     """`pruning`: each can be switched off with false, save that a lost trial is always ended."""
 
     overfit: Overfit | Literal[False] = Overfit()
+    """Stop trials that overfit; false: never."""
     diverged: Diverged = Diverged()
+    """When a trial counts as lost."""
     outclassed: Outclassed | Literal[False] = Outclassed()
+    """Stop trials that are worse than their peers; false: never."""
 
 
 class Settings(_Strict):
     """The keys of the file, the search apart."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    """The study, the MLflow experiment, the folder under sweeps/. The file's name by default."""
     base_model: Annotated[str, Field(min_length=1)]
+    """A hub id, a folder, or the built-in smollm2-135m."""
     revision: Annotated[str, Field(pattern=r"^[\w+-]+([./][\w+-]+)*$", max_length=100)] | None = (
         None
     )
+    """A branch, tag or commit of the hub; by default the hub's own default branch."""
     trust_remote_code: bool = False
+    """Whether the model's own Python code may run."""
     backend: Literal["auto", "transformers", "unsloth"] = "auto"
+    """What trains. auto: Unsloth on GPUs where it is installed, else transformers with peft."""
     quantization: Literal["nf4", "int8", "none"] = "nf4"
+    """The frozen weights: 4 bits with double quantisation, 8 bits, 16 bits."""
     compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Of the matrix products. auto: bfloat16, or float16 on a GPU that only emulates it."""
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
+    """auto: adamw_8bit on a GPU, adamw on processors."""
     micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Rows per forward pass, tried first and halved until it fits. auto: 16 on a GPU, else 8."""
     gpus_per_trial: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = 1
+    """GPUs that train each trial together, or the share of one that a trial gets."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """Of training between two checkpoints of a trial; shorter trials write none."""
     stall_minutes: Annotated[float, Field(gt=0)] = 30.0
+    """Without a step, after which a trial's process counts as hung and is ended."""
     data: Data
+    """Where the rows are and how they are read."""
     budget: Budget = Budget()
+    """The sweep ends at whichever comes first."""
     evaluate: Evaluate = Evaluate()
+    """How often, on how many rows."""
     pruning: Pruning = Pruning()
+    """When trials are stopped early."""
     sampler: Literal["tpe", "gp", "random", "grid"] = "tpe"
+    """Who chooses the next point; grid needs lists or ranges with steps."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of the sampler, the split and every trial."""
     keep_adapters: Annotated[int, Field(ge=1)] = 5
+    """Adapters kept on disk and in MLflow: those of the best so many trials."""
 
     @property
     def processes_per_trial(self) -> int:

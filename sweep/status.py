@@ -52,6 +52,8 @@ class Trial:
     """The lowest so far."""
     n_lost: int
     """Times that its process or machine was lost."""
+    seconds: float | None
+    """Of training and evaluation; None before its end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,8 +78,8 @@ class Status:
     """Writes that MLflow does not have yet."""
 
 
-def read_status(folder: Path) -> Status:
-    """Read how the sweep of a folder is.
+def open_to_read(folder: Path) -> optuna.Study:
+    """Open the study of a folder, to be looked at.
 
     Raises:
         StudyError: There is none, or it cannot be read.
@@ -86,21 +88,31 @@ def read_status(folder: Path) -> Status:
         raise StudyError(f"{folder}: has no study.db, so no sweep has begun there.")
     server = server_of(folder)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    running_in = holder(folder)
     try:
         study = optuna.load_study(
             study_name=None if server is None else folder.name, storage=study_reader(folder)
         )
-        found = study.get_trials(deepcopy=False)
-        attributes = study.user_attrs
+        study.get_trials(deepcopy=False)
     except (KeyError, ValueError):
         raise StudyError(f"{folder}: has no study yet, so no sweep has begun there.") from None
     except Exception as error:
         place = server or folder / "study.db"
         raise StudyError(f"{place}: the study cannot be read: {cause_of(error)}") from None
+    return study
+
+
+def read_status(folder: Path) -> Status:
+    """Read how the sweep of a folder is.
+
+    Raises:
+        StudyError: There is none, or it cannot be read.
+    """
+    running_in = holder(folder)
+    study = open_to_read(folder)
+    attributes = study.user_attrs
     trials = [
         _trial(trial, attributes, lives=running_in is not None)
-        for trial in found
+        for trial in study.get_trials(deepcopy=False)
         if "hyperparameters" in trial.user_attrs
     ]
     state, reason, since = _state(attributes, running_in)
@@ -139,6 +151,7 @@ def _trial(trial: FrozenTrial, attributes: dict[str, Any], *, lives: bool) -> Tr
     if not trial.state.is_finished():
         is_running = lives and trial.state is TrialState.RUNNING
         outcome = "running" if is_running else "waiting"
+    result = trial.user_attrs.get("result") if trial.state.is_finished() else None
     n_evaluations = (attributes.get("task") or {}).get("evaluations") or 1
     return Trial(
         number=trial.number,
@@ -149,6 +162,7 @@ def _trial(trial: FrozenTrial, attributes: dict[str, Any], *, lives: bool) -> Tr
         done=max(trial.intermediate_values, default=0) / n_evaluations,
         eval_loss=lowest,
         n_lost=int(trial.user_attrs.get("n_lost", 0)),
+        seconds=result and result["training_seconds"] + result["evaluation_seconds"],
     )
 
 

@@ -11,15 +11,7 @@ import torch
 from transformers import get_scheduler
 
 from trials.config import TrialConfig
-
-SCHEDULERS = {
-    "cosine": "cosine",
-    "linear": "linear",
-    "constant": "constant_with_warmup",
-    "warmup_stable_decay": "warmup_stable_decay",
-}
-DECAY_SHARE = 0.2
-"""Share of the steps in which warmup_stable_decay falls (Hägele et al., 2024: 10 to 20 %)."""
+from trials.schedules import DECAY_SHARE, SCHEDULERS
 
 
 def make_optimizer(

@@ -85,6 +85,24 @@ def place(path: Path, key: str | None, make: Callable[[], TokenSplit]) -> TokenS
     return TokenSplit.load(path)
 
 
+def unused() -> list[Path]:
+    """Return the entries that no prepared folder is linked to, and the halves of such.
+
+    Where caches and sweeps lie on two file systems there are no links, and every entry is unused:
+    sweeps have copies.
+    """
+    folder = cache_dir()
+    entries = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    return [e for e in entries if all(p.stat().st_nlink == 1 for p in e.glob("rows.*.npy"))]
+
+
+def drop(entry: Path) -> None:
+    """Delete an entry, unless a sweep has begun to use it."""
+    with _locked(entry):
+        if entry in unused():
+            shutil.rmtree(entry, ignore_errors=True)
+
+
 @contextmanager
 def _locked(entry: Path) -> Iterator[None]:
     entry.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 import sweep.search  # noqa: F401 - once, not in each process that reads a file
 from sweep import check
-from sweep.cli import _console
+from sweep.cli_options import console
 from sweep.space import load_space
 from tests.faults.mutants import BYTE_MUTATIONS, Content, put
 
@@ -235,7 +235,7 @@ def checked(space: SpaceText) -> None:
     loaded = load_space(space.write(), space.overrides)
     json.dumps(check.request(loaded, Path("data"), on_gpus=False))
     found = check.Check(Path("data"), REPORT, on_gpus=False)
-    _console().print(check.in_words(loaded, found))
+    console().print(check.in_words(loaded, found))
     loaded.text.encode()
 
 

@@ -1,0 +1,198 @@
+"""The commands that look at sweeps and put their result into people's hands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from sweep.cli_options import Output, SweepName, console, fail, known_folder
+
+app = typer.Typer()
+
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+# As in sweep.training_yaml and sweep.show, which are imported only when they are needed.
+Trainer = Literal["trl", "axolotl", "llama-factory"]
+Sort = Literal["eval_loss", "number", "seconds"]
+
+
+@app.command("list")
+def list_(output: Output = Path("sweeps"), as_json: AsJson = False) -> None:
+    """List the sweeps of a folder: state, trials, best eval loss, when.
+
+    Example: sweep list --output /data/sweeps
+    """
+    from sweep import listing
+
+    sweeps = listing.read_all(output)
+    if as_json:
+        _print_json(listing.as_json(sweeps))
+    else:
+        console().print(listing.in_words(sweeps, output))
+
+
+@app.command()
+def show(
+    name: SweepName,
+    trial: Annotated[
+        int | None, typer.Argument(min=0, metavar="TRIAL", help="One trial, by its number.")
+    ] = None,
+    output: Output = Path("sweeps"),
+    sort: Annotated[
+        Sort, typer.Option(help="Of the table of trials, the smallest first.")
+    ] = "eval_loss",
+    as_json: AsJson = False,
+) -> None:
+    """Show all trials of a sweep, or one with its curve, its files and why it ended.
+
+    Example: sweep show my 17
+    """
+    folder = known_folder(output, name, "sweep.json")
+
+    from sweep import show
+    from sweep.record import read_record
+    from sweep.status import read_status
+
+    if trial is None:
+        status = read_status(folder)
+        if as_json:
+            _print_json(show.all_as_json(status, sort))
+        else:
+            console().print(show.all_in_words(status, sort))
+        return
+    record = read_record(folder, trial)
+    if as_json:
+        _print_json(show.one_as_json(record))
+    else:
+        console().print(show.one_in_words(record))
+
+
+@app.command()
+def best(
+    name: SweepName,
+    output: Output = Path("sweeps"),
+    trial: Annotated[
+        int | None,
+        typer.Option(min=0, help="Another trial than the best.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+    yaml: Annotated[
+        Trainer | None,
+        typer.Option(help="Print a training configuration for it.", show_default=False),
+    ] = None,
+) -> None:
+    """Say which trial is the best, or print its configuration for another trainer.
+
+    Example: sweep best my --yaml trl > sft.yaml. Exit codes: 0 there is one, 1 there is none yet.
+    """
+    if as_json and yaml is not None:
+        fail("--json and --yaml: the output is one of the two; give one.")
+    folder = known_folder(output, name, "sweep.json")
+
+    from sweep import best
+    from sweep.record import NoWinner, read_record
+
+    try:
+        record = read_record(folder, trial)
+    except NoWinner as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    if yaml is not None:
+        from sweep.training_yaml import training_yaml
+
+        typer.echo(training_yaml(record, yaml), nl=False)
+    elif as_json:
+        _print_json(best.as_json(record))
+    else:
+        console().print(best.in_words(record), soft_wrap=True)
+
+
+@app.command()
+def export(
+    name: SweepName,
+    to: Annotated[Path, typer.Option(metavar="DIR", help="A folder that does not exist yet.")],
+    trial: Annotated[
+        int | None,
+        typer.Option(min=0, help="Another trial than the best.", show_default=False),
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="The whole model in 16 bits, the adapter merged in.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option(help="Load it in a fresh process and measure its eval loss.")
+    ] = True,
+    output: Output = Path("sweeps"),
+) -> None:
+    """Copy the best adapter with a model card, or the model merged with it, and check it.
+
+    Example: sweep export my --to my-adapter. Exit codes: 0 done, 1 its eval loss is not the logged
+    one (within 1 %) or there is no best trial, 2 bad input.
+    """
+    folder = known_folder(output, name, "sweep.json")
+
+    from sweep import export
+    from sweep.record import NoWinner, read_record
+
+    try:
+        record = read_record(folder, trial)
+    except NoWinner as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    measured = export.export(record, to, merge=merge, check=check, say=typer.echo)
+    for each in measured:
+        typer.echo(export.in_words(each, is_merged=merge))
+    what = "model" if merge else "adapter"
+    typer.echo(f"The {what} of trial {record.trial.number}, with a model card:  {to}")
+    if wrong := export.verdict(measured, record, is_merged=merge):
+        typer.echo(wrong, err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def clean(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="The sweep's name, or --all.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="All sweeps of the folder, and caches none of them uses.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it nothing is.")] = False,
+    output: Output = Path("sweeps"),
+) -> None:
+    """Say what may be deleted and how much that frees; delete it with --yes.
+
+    Checkpoints of ended trials, what killed processes left, with --all also tokenised data in the
+    cache that no sweep uses. Never the study, adapters, logs or MLflow's files; never of a sweep
+    that runs. Example: sweep clean my --yes
+    """
+    if (name is None) == (not every):
+        fail("sweep clean: must have the name of one sweep, or --all; give one of the two.")
+    if name is not None:
+        folders = [known_folder(output, name, "sweep.json")]
+    else:
+        folders = sorted({path.parent for path in output.glob("*/sweep.json")})
+
+    from sweep import clean
+
+    found, left_alone = clean.clean(folders, caches=every, delete=yes)
+    console().print(clean.in_words(found, left_alone, deleted=yes))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of SPACE.yaml, for editors.
+
+    Example: sweep schema > space.schema.json; then, as first line of the file:
+    # yaml-language-server: $schema=space.schema.json
+    """
+    from sweep.schema import space_schema
+
+    _print_json(space_schema())
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))

@@ -1,0 +1,131 @@
+"""What was exported, used as its receiver would: with torch, transformers and peft alone.
+
+Run in a process of its own: `python -m trials.exported REQUEST.json ANSWER.json`. Nothing of this
+project is imported, so that a loss measured here needs nothing of it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own spelling
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+IGNORED = -100
+BATCH_SIZE = 8
+"""Rows of a forward pass, the longest together."""
+
+Row = dict[str, list[int]]
+"""`input_ids` and `labels`; a label is -100 where there is no loss."""
+
+
+def dtype_of(compute_dtype: str) -> torch.dtype:
+    """Return the type of the matrix products, as a trial of that setting has it here."""
+    if compute_dtype != "auto":
+        named: torch.dtype = getattr(torch, compute_dtype)
+        return named
+    if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
+
+
+def merge(request: dict[str, Any], target: Path) -> None:
+    """Write the base model in 16 bits with the adapter added to its weights, and the tokenizer."""
+    dtype = dtype_of(request["compute_dtype"])
+    dtype = torch.bfloat16 if dtype is torch.float32 else dtype
+    base = AutoModelForCausalLM.from_pretrained(
+        request["base"], dtype=dtype, use_safetensors=True, **_where(request)
+    )
+    # safe_merge: an adapter with values that are no numbers is refused.
+    merged = PeftModel.from_pretrained(base, request["adapter"]).merge_and_unload(safe_merge=True)
+    merged.save_pretrained(target)
+    AutoTokenizer.from_pretrained(request["base"], **_where(request)).save_pretrained(target)
+
+
+def load(request: dict[str, Any], quantization: str) -> Any:
+    """Return the exported model: merged, or the adapter on its base in `quantization`."""
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    dtype = dtype_of(request["compute_dtype"])
+    settings: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "use_safetensors": True}
+    if quantization == "nf4":
+        settings["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    elif quantization == "int8":
+        settings["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    if request["is_merged"]:
+        return AutoModelForCausalLM.from_pretrained(
+            request["exported"], trust_remote_code=request["trust_remote_code"], **settings
+        ).eval()
+    base = AutoModelForCausalLM.from_pretrained(request["base"], **_where(request), **settings)
+    return PeftModel.from_pretrained(base, request["exported"]).eval()
+
+
+def _where(request: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "revision": request["revision"],
+        "trust_remote_code": request["trust_remote_code"],
+    }
+
+
+@torch.no_grad()
+def eval_loss(model: Any, rows: Sequence[Row], dtype: torch.dtype) -> float:
+    """Return the mean negative log-likelihood per supervised token, in nats.
+
+    Summed over all tokens and divided once. The first token of a row is never a target.
+    """
+    device = next(model.parameters()).device
+    nats, n_tokens = 0.0, 0
+    for batch in _batches(sorted(rows, key=lambda row: len(row["input_ids"]))):
+        longest = len(batch[-1]["input_ids"])
+
+        def padded(lists: Iterable[list[int]], padding: int, n: int = longest) -> torch.Tensor:
+            return torch.tensor([row + [padding] * (n - len(row)) for row in lists], device=device)
+
+        labels = padded((row["labels"] for row in batch), IGNORED)[:, 1:]
+        mask = padded(([1] * len(row["input_ids"]) for row in batch), 0)
+        with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
+            logits = model(
+                input_ids=padded((row["input_ids"] for row in batch), 0), attention_mask=mask
+            ).logits[:, :-1]
+        # (batch, sequence - 1, vocabulary), in 32 bits where there is loss
+        is_target = labels != IGNORED
+        nats += float(
+            F.cross_entropy(logits[is_target].float(), labels[is_target], reduction="sum")
+        )
+        n_tokens += int(is_target.sum())
+    return nats / n_tokens
+
+
+def _batches(rows: Sequence[Row]) -> Iterable[Sequence[Row]]:
+    return (rows[first : first + BATCH_SIZE] for first in range(0, len(rows), BATCH_SIZE))
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Do what is asked: merge, or measure the eval loss for each `quantizations`."""
+    if request["task"] == "merge":
+        merge(request, Path(request["exported"]))
+        return {}
+    with Path(request["rows"]).open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    dtype = dtype_of(request["compute_dtype"])
+    return {kind: eval_loss(load(request, kind), rows, dtype) for kind in request["quantizations"]}
+
+
+def main(request_path: str, answer_path: str) -> None:
+    """Answer the request of one file in the other."""
+    found = answer(json.loads(Path(request_path).read_text(encoding="utf-8")))
+    Path(answer_path).write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

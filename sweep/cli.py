@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from sweep import cli_cluster
+from sweep import cli_cluster, cli_report
 from sweep.cli_options import (
     Gpus,
     Hours,
@@ -307,6 +307,7 @@ def ui(
 
 
 app.add_typer(cli_cluster.app)
+app.add_typer(cli_report.app)
 
 
 def main() -> None:

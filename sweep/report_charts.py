@@ -27,6 +27,8 @@ COLOURS = {
 N_CURVES = 200
 N_POINTS = 1500
 """Drawn at most: more are one blot, and slow on a phone."""
+LOW_TO_HIGH = [[0, "#1f77e0"], [0.5, "#8a8f98"], [1, "#d99a00"]]
+"""Stands out on white and on black, and to those who do not tell red from green."""
 LOGARITHMIC = ("learning_rate",)
 
 
@@ -58,7 +60,7 @@ def curves(data: Data) -> Figure:
             y += [*(loss for _, loss in trial.curve), None]
             text += [*(f"trial {trial.number:03d}" for _ in trial.curve), None]
         if x:
-            traces.append(_lines(outcome, COLOURS[outcome], x, y, text, width=1, opacity=0.55))
+            traces.append(_lines(outcome, COLOURS[outcome], x, y, text, width=1, opacity=0.7))
     if winner is not None:
         x, y = [100 * i / n for i, _ in winner.curve], [loss for _, loss in winner.curve]
         text = [f"trial {winner.number:03d}, the winner"] * len(x)
@@ -136,7 +138,7 @@ def one_slice(data: Data, name: str) -> Figure:
             x = [_plain(trial.values[name]) for trial in some]
             traces.append(_dots(outcome, colour, x, [trial.best for trial in some], some))
     figure = _figure(traces, name, _loss_axis([t.best for t in shown if t.best is not None]))
-    figure["layout"]["xaxis"]["type"] = _axis_type(name, [t.values[name] for t in shown])
+    figure["layout"]["xaxis"] |= _x_axis(name, [trial.values[name] for trial in shown])
     figure["layout"]["height"] = 260
     return figure
 
@@ -150,11 +152,11 @@ def parallel(data: Data) -> Figure:
     trace = {
         "type": "parcoords",
         "dimensions": [*axes, {"label": "eval loss", "values": losses}],
-        "line": {"color": losses, "colorscale": "Viridis", "reversescale": True},
+        "line": {"color": losses, "colorscale": LOW_TO_HIGH},
         "labelangle": -20,
         "labelside": "bottom",
     }
-    margin = {"l": 50, "r": 50, "t": 25, "b": 90}
+    margin = {"l": 50, "r": 70, "t": 25, "b": 90}
     return {"data": [trace], "layout": {"height": 380, "margin": margin}}
 
 
@@ -167,8 +169,8 @@ def _axis(name: str, values: Sequence[Any]) -> Figure:
         return {"label": name, "values": places, **ticks}
     if kind == "log":
         logs = [math.log10(value) for value in values]
-        places = [min(logs) + i * (max(logs) - min(logs)) / 4 for i in range(5)]
-        ticks = {"tickvals": places, "ticktext": [f"{10**place:.1e}" for place in places]}
+        marks = [min(logs) + i * (max(logs) - min(logs)) / 4 for i in range(5)]
+        ticks = {"tickvals": marks, "ticktext": [f"{10**mark:.1e}" for mark in marks]}
         return {"label": name, "values": logs, **ticks}
     few = sorted(set(values))
     ticks = {"tickvals": few} if len(few) <= 8 else {}
@@ -182,7 +184,7 @@ def overfitting(trials: Sequence[Shown]) -> Figure:
     trace = _dots("overfit", COLOURS["overfit"], x, [trial.best_epoch for trial in some], some)
     axis = {"title": {"text": "epoch where it began"}, "rangemode": "tozero"}
     figure = _figure([trace], "learning_rate", axis)
-    figure["layout"]["xaxis"]["type"] = "log"
+    figure["layout"]["xaxis"] |= _x_axis("learning_rate", x)
     return figure
 
 
@@ -210,6 +212,17 @@ def _axis_type(name: str, values: Sequence[Any]) -> str:
     if any(isinstance(_plain(value), str) for value in values):
         return "category"
     return "log" if name in LOGARITHMIC and min(values, default=1) > 0 else "linear"
+
+
+def _x_axis(name: str, values: Sequence[Any]) -> Figure:
+    kind = _axis_type(name, values)
+    few = sorted(set(values)) if kind != "category" else []
+    if 0 < len(few) <= 8:
+        return {"type": kind, "tickvals": few}
+    if kind == "log":
+        decades = math.log10(max(values) / min(values))
+        return {"type": kind, "tickformat": ".0e", "dtick": 1 if decades >= 1.5 else "D2"}
+    return {"type": kind}
 
 
 def _loss_axis(losses: Sequence[float]) -> Figure:

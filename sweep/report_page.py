@@ -279,7 +279,7 @@ def _slices(data: Data, chart: Chart) -> str:
     if len(data.ranked) < 2:
         return text
     return (
-        f"{text}<h2>All of them together</h2><p>Look at which way the darkest lines (the lowest "
+        f"{text}<h2>All of them together</h2><p>Look at which way the bluest lines (the lowest "
         "eval loss) go. Drag along an axis to keep only the trials in that part.</p>"
         f'<div class="wide">{chart(charts.parallel(data))}</div>'
     )

@@ -207,8 +207,8 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
                     sweep.note(STATES[status], failure or "")
                 summary = _summary(job, sweep, wall_seconds=time.monotonic() - began)
                 page = write_report_or_say(job.output_dir, job.storage, screen.say)
-                words = report.as_markdown(summary)
-                tracker.close_sweep(status, _winner(summary), words, page)
+                note = report.as_markdown(summary)
+                tracker.close_sweep(status, _winner(summary), note, page)
             except StudyAway as error:  # best/ and the summary are the next run's
                 failure = failure or str(error)
                 status = "FAILED" if status == "FINISHED" else status

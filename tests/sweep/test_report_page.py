@@ -203,7 +203,8 @@ def test_what_pruning_saved_is_the_rest_of_the_run(folder: Path, study: optuna.S
     add(study, "outclassed", [2.0], rank=8, learning_rate=1e-4)  # 100 s for a quarter
     add(study, "completed", [2.0, 1.5, 1.4, 1.4], rank=8, learning_rate=1e-4)
     add(study, "diverged", [], rank=16, learning_rate=1e-2)  # nothing to estimate from
-    assert saved_seconds(read_data(folder).trials) == (pytest.approx(300.0), 1)
+    seconds, n_trials = saved_seconds(read_data(folder).trials)
+    assert seconds == pytest.approx(300.0) and n_trials == 1
 
 
 def test_a_sweep_that_has_just_begun_has_a_page(folder: Path, study: optuna.Study) -> None:

@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage
 from sweep import report_charts as charts
 from sweep.report import against_base
 from sweep.report_data import Data, Shown, read_data
-from sweep.report_importance import MIN_TRIALS, N_RESAMPLES, importances, usable
+from sweep.report_importance import MAX_TRIALS, MIN_TRIALS, N_RESAMPLES, importances, usable
 from sweep.words import counted, duration
 from trials.whole_file import write_whole
 
@@ -247,6 +247,7 @@ def _importance(data: Data, chart: Chart) -> str:
             f"{head}<p>{counted(n, 'trial')} with an eval loss that counts: too few to say. From "
             f"{MIN_TRIALS} on it is shown here.</p>"
         )
+    drawn = f", {MAX_TRIALS:,} of them drawn at random" if n > MAX_TRIALS else ""
     first = found[0]
     sure = (
         f"{escape(first.name)} comes first, beyond what resampling moves."
@@ -259,7 +260,7 @@ def _importance(data: Data, chart: Chart) -> str:
         f'<p class="dim">PED-ANOVA: how much the best tenth differ from all in each '
         f"hyperparameter. From {n} trials with an eval loss that counts (those stopped as "
         f"outclassed are not among them); the spread is from the 10th to the 90th percentile of "
-        f"{N_RESAMPLES} resamples of these trials.</p>"
+        f"{N_RESAMPLES} resamples of these trials{drawn}.</p>"
     )
 
 

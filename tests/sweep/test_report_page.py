@@ -186,6 +186,12 @@ def test_the_headline_names_winner_and_base(folder: Path, study: optuna.Study) -
     assert "Eval loss 1.4000 against 3.0000 of the base model itself" in text
 
 
+def test_a_winner_no_better_than_the_base_model_is_said(folder: Path, study: optuna.Study) -> None:
+    study.set_user_attr("base_eval_loss", 1.405)
+    two(study, second=1.5)
+    assert "no better than the base model, beyond noise" in words(write_report(folder).read_text())
+
+
 def test_few_trials_have_no_importance(folder: Path, study: optuna.Study) -> None:
     two(study, second=1.5)
     assert importances(read_data(folder).frozen) == []

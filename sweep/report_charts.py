@@ -147,14 +147,17 @@ def parallel(data: Data) -> Figure:
     """Hyperparameters of each trial that counts, as a line across axes, coloured by eval loss."""
     shown = thinned(data.ranked, N_POINTS)
     names = [n for n in data.searched if all(t.values.get(n) is not None for t in shown)]
-    losses = [trial.best for trial in shown]
+    losses = [trial.best for trial in shown if trial.best is not None]
+    # Up to where eight in ten lie: one bad trial would give all others the same colour.
+    ends = {"cmin": min(losses), "cmax": sorted(losses)[int(0.8 * (len(losses) - 1))]}
     axes = [_axis(name, [trial.values[name] for trial in shown]) for name in names]
     trace = {
         "type": "parcoords",
         "dimensions": [*axes, {"label": "eval loss", "values": losses}],
-        "line": {"color": losses, "colorscale": LOW_TO_HIGH},
+        "line": {"color": losses, "colorscale": LOW_TO_HIGH, **ends},
         "labelangle": -20,
         "labelside": "bottom",
+        "rangefont": {"color": "rgba(0,0,0,0)"},  # would lie over the labels
     }
     margin = {"l": 50, "r": 70, "t": 25, "b": 90}
     return {"data": [trace], "layout": {"height": 380, "margin": margin}}

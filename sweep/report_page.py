@@ -227,7 +227,7 @@ def _slices(data: Data, chart: Chart) -> str:
     text = (
         "<h2>Each hyperparameter by itself</h2><p>Look for where the lowest dots gather; at the "
         "edge of a range, widen the search there. A trial that was stopped early shows the lowest "
-        "it had reached.</p>"
+        "it had reached; the highest losses are cut off.</p>"
     )
     if there > charts.N_POINTS:
         text += _thinned(charts.N_POINTS, there, "trials")

@@ -351,7 +351,12 @@ class Runs:
             child.may_have_adapter = False
 
     def _close(
-        self, time: int, status: str, winner: Mapping[str, Any] | None, summary: str
+        self,
+        time: int,
+        status: str,
+        winner: Mapping[str, Any] | None,
+        summary: str,
+        report_path: str | None = None,  # not in events that an older version wrote
     ) -> None:
         self._end_running(time)
         tags: dict[str, object] = {"mlflow.note.content": summary}
@@ -364,6 +369,8 @@ class Runs:
             if run is not None:
                 tags["winner_run_id"] = run.info.run_id
         self._log(self.parent_run_id, metrics, tags=tags)
+        if report_path is not None and Path(report_path).is_file():
+            self._client.log_artifact(self.parent_run_id, report_path)
         self._client.set_terminated(self.parent_run_id, status, end_time=time)
 
     def _stop(self, time: int) -> None:

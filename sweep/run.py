@@ -25,6 +25,7 @@ from sweep.disk import Room
 from sweep.folder import is_asked_to_stop, locked, open_folder, study_writer, sweep_id
 from sweep.journal import is_closed
 from sweep.postgresql import Address
+from sweep.report_page import write_report_or_say
 from sweep.resolve import choose_backend, model_config, resolver
 from sweep.screen import Progress, Screen, make_screen
 from sweep.space import Space
@@ -205,7 +206,9 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
                 with suppress(StudyAway):
                     sweep.note(STATES[status], failure or "")
                 summary = _summary(job, sweep, wall_seconds=time.monotonic() - began)
-                tracker.close_sweep(status, _winner(summary), report.as_markdown(summary))
+                page = write_report_or_say(job.output_dir, job.storage, screen.say)
+                note = report.as_markdown(summary)
+                tracker.close_sweep(status, _winner(summary), note, page)
             except StudyAway as error:  # best/ and the summary are the next run's
                 failure = failure or str(error)
                 status = "FAILED" if status == "FINISHED" else status
@@ -274,8 +277,9 @@ def _end_in_order(job: Job, sweep: Sweep, console: Console) -> None:
     """Bring best/ and MLflow to the end of the study, which a killed process had reached alone."""
     tracker, _ = _open_trackers(job, sweep)
     summary = _summary(job, sweep, wall_seconds=0.0)
-    tracker.close_sweep("FINISHED", _winner(summary), report.as_markdown(summary))
     sweep.note("finished", "")
+    page = write_report_or_say(job.output_dir, job.storage, console.print)
+    tracker.close_sweep("FINISHED", _winner(summary), report.as_markdown(summary), page)
     if words := tracker.in_words:
         console.print(words, style="red", markup=False)
 

@@ -151,6 +151,7 @@ class MlflowTracker:
         status: Literal["FINISHED", "FAILED", "KILLED"],
         winner: Mapping[str, object] | None,
         summary: str,
+        report: Path | None = None,
     ) -> None:
         """Send what is left and end the parent run. Gives up 60 s after the last successful write,
         or 15 where somebody has stopped the sweep and waits for the prompt.
@@ -158,8 +159,10 @@ class MlflowTracker:
         Args:
             winner: `trial` (its number), `eval_loss`, and whatever else is worth a tag.
             summary: Markdown, shown as the parent run's description.
+            report: The sweep's report.html, which becomes an artifact of the parent run.
         """
-        self._put("close", status=status, winner=winner, summary=summary)
+        path = None if report is None else str(report.resolve())
+        self._put("close", status=status, winner=winner, summary=summary, report_path=path)
         assert self._writer is not None, "open_sweep comes first"
         patience = STOPPED_PATIENCE_SECONDS if status == "KILLED" else None
         self._writer.close(patience_seconds=patience)

@@ -63,6 +63,10 @@ def test_postgresql_has_one_home() -> None:
     assert set(importers("psycopg")) == {"sweep/postgresql.py"}
 
 
+def test_plotly_has_one_home() -> None:
+    assert set(importers("plotly")) == {"sweep/report_page.py"}
+
+
 def modules_after(code: str) -> set[str]:
     """The modules of a fresh process after `code`."""
     show = "import sys; sys.stderr.write('\\n' + ' '.join(sys.modules))"

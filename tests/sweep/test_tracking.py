@@ -314,6 +314,14 @@ def test_the_parent_run_tells_how_the_sweep_ended(folder: Path) -> None:
     assert run.data.tags["dataset"] == "f00d"
 
 
+def test_the_report_is_an_artifact_of_the_parent_run(folder: Path) -> None:
+    tracker = opened(folder)
+    (folder / "report.html").write_text("<p>what was found</p>")
+    tracker.close_sweep("KILLED", None, "Stopped.", folder / "report.html")
+    (kept,) = (folder / "mlartifacts").glob(f"{tracker.parent_run_id}/artifacts/report.html")
+    assert kept.read_text() == "<p>what was found</p>"
+
+
 def test_no_trial_is_left_running(folder: Path) -> None:
     tracker = opened(folder)
     tracker.trial_started(config(folder), PLACE)

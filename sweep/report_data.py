@@ -1,0 +1,169 @@
+"""What report.html shows, read from a study: of a sweep that runs, has ended, or has died."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from sweep.ended import COUNTS
+from sweep.flat import EndedCurve, Flatness
+from sweep.folder import has_study, holder, server_of, study_reader
+from sweep.storage import StudyError, cause_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shown:
+    """A trial as the report shows it."""
+
+    number: int
+    outcome: str
+    """Of an ended trial; `running`, or `waiting` to be continued."""
+    reason: str
+    values: Mapping[str, Any]
+    """Its hyperparameters."""
+    curve: Sequence[tuple[int, float]]
+    """Index of each evaluation and its eval loss in nats; finite ones only."""
+    best: float | None
+    """The lowest eval loss; None where there is none."""
+    best_epoch: float | None
+    """Passes over the training rows when it was lowest; None where that is not known."""
+    done: float
+    """Share of its run."""
+    seconds: float | None
+    """Of training and evaluation; None while it has not ended."""
+    ended_at: float | None
+    """Seconds of the epoch."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether its eval loss may win: completed and overfit trials."""
+        return self.outcome in COUNTS and self.best is not None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """All that the report is made of."""
+
+    name: str
+    state: str
+    trials: Sequence[Shown]
+    base_eval_loss: float | None
+    noise: float
+    """How far an eval loss moves late in a trial, in nats (`sweep.flat`); 0 where not known."""
+    began_at: float | None
+    """Seconds of the epoch."""
+    gpu_hours: float | None
+    """In which GPUs (or CPU workers) held trials, of the whole study."""
+    frozen: Sequence[FrozenTrial]
+    """The trials as Optuna has them, for the importance."""
+
+    @property
+    def ranked(self) -> list[Shown]:
+        """Those that count, the lowest eval loss first."""
+        counted = [trial for trial in self.trials if trial.counts]
+        return sorted(counted, key=lambda trial: (trial.best, trial.number))
+
+    @property
+    def searched(self) -> list[str]:
+        """The hyperparameters that differ between trials."""
+        names = list(dict.fromkeys(name for trial in self.trials for name in trial.values))
+        return [n for n in names if len({str(t.values.get(n)) for t in self.trials}) > 1]
+
+    @property
+    def n_like_the_winner(self) -> int:
+        """The first so many of the ranked, the winner among them, differ by no more than noise."""
+        losses = [trial.best for trial in self.ranked if trial.best is not None]
+        return bisect.bisect_right(losses, losses[0] + self.noise) if losses else 0
+
+
+def read_data(folder: Path, storage: BaseStorage | None = None) -> Data:
+    """Read what there is of a sweep.
+
+    Args:
+        storage: The study's, where it is open; None: where the folder says.
+
+    Raises:
+        StudyError: There is none, or it cannot be read.
+    """
+    if storage is None and not has_study(folder):
+        raise StudyError(f"{folder}: has no study, so no sweep has begun there.")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    is_shared = storage is not None or server_of(folder) is not None
+    lives = holder(folder) is not None
+    try:
+        study = optuna.load_study(
+            study_name=folder.name if is_shared else None,
+            storage=study_reader(folder) if storage is None else storage,
+        )
+        found = study.get_trials(deepcopy=False)
+        known = study.user_attrs
+    except (KeyError, ValueError):
+        raise StudyError(f"{folder}: has no study yet, so no sweep has begun there.") from None
+    except Exception as error:
+        place = server_of(folder) or folder / "study.db"
+        raise StudyError(f"{place}: the study cannot be read: {cause_of(error)}") from None
+    frozen = [trial for trial in found if "hyperparameters" in trial.user_attrs]
+    n_evaluations = (known.get("task") or {}).get("evaluations") or max(
+        (max(trial.intermediate_values, default=1) for trial in frozen), default=1
+    )
+    trials = [_shown(trial, n_evaluations, lives=lives) for trial in frozen]
+    began = [t.datetime_start.timestamp() for t in frozen if t.datetime_start]
+    state = str(known.get("state", ["not begun"])[0])
+    if state == "running" and not lives:
+        state = "broken off"
+    return Data(
+        name=study.study_name,
+        state=state,
+        trials=trials,
+        base_eval_loss=known.get("base_eval_loss"),
+        noise=_noise(trials),
+        began_at=min(began, default=None),
+        gpu_hours=float(known["gpu_seconds"]) / 3600 if "gpu_seconds" in known else None,
+        frozen=frozen,
+    )
+
+
+def _noise(trials: Sequence[Shown]) -> float:
+    flatness = Flatness()
+    for trial in trials:
+        if trial.counts:
+            flatness.add(EndedCurve(trial.best, [loss for _, loss in trial.curve]))
+    return flatness.noise
+
+
+def _shown(trial: FrozenTrial, n_evaluations: int, *, lives: bool) -> Shown:
+    known = trial.user_attrs
+    curve = [
+        (index, loss)
+        for index, loss in sorted(trial.intermediate_values.items())
+        if math.isfinite(loss)
+    ]
+    outcome = known.get("outcome", "failed")
+    if not trial.state.is_finished():
+        outcome = "running" if lives and trial.state is TrialState.RUNNING else "waiting"
+    result = known.get("result") or {}
+    best = known.get("eval_loss_best", min((loss for _, loss in curve), default=None))
+    seconds = None
+    if "training_seconds" in result:
+        seconds = float(result["training_seconds"] + result["evaluation_seconds"])
+    ended = trial.datetime_complete
+    return Shown(
+        number=trial.number,
+        outcome=outcome,
+        reason=known.get("outcome_reason", "") if trial.state.is_finished() else "",
+        values=known["hyperparameters"],
+        curve=curve,
+        best=best if best is not None and math.isfinite(best) else None,
+        best_epoch=(result.get("best") or {}).get("epoch"),
+        done=max(trial.intermediate_values, default=0) / n_evaluations,
+        seconds=seconds,
+        ended_at=ended.timestamp() if ended else None,
+    )

@@ -98,11 +98,16 @@ class Budget:
         self._began = self.clock()
 
     @property
-    def is_over(self) -> bool:
-        """Whether running trials have to be cut off now."""
+    def is_stopped(self) -> bool:
+        """Whether anybody has asked for the end, in whichever way."""
         if not self.stop.is_set() and self.is_asked():
             self.stop.set()
-        return self.stop.is_set() or self.seconds_left == 0.0
+        return self.stop.is_set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether running trials have to be cut off now."""
+        return self.is_stopped or self.seconds_left == 0.0
 
     def is_spent(self, sweep: AskTell) -> bool:
         """Whether running trials have to be cut off, for `gpu_hours` too."""
@@ -118,7 +123,7 @@ class Budget:
         Args:
             n_trials: That have ended or run.
         """
-        if self.stop.is_set():
+        if self.is_stopped:
             return "stopped"
         if self.seconds_left == 0.0:
             return "the hours are over"

@@ -77,6 +77,12 @@ def test_every_slot_is_busy_and_every_trial_ends_once() -> None:
     assert sweep.told == list(range(7))
 
 
+def test_a_word_to_end_is_heard_while_trials_still_begin() -> None:
+    sweep, runner = Asking(), Slots(1000)
+    assert run(sweep, runner, Budget(None, None, is_asked=lambda: sweep.asked == 5)) == "stopped"
+    assert sweep.asked == 5
+
+
 def test_trials_that_run_are_heard_while_others_begin() -> None:
     class Heard(Slots):
         def __init__(self) -> None:

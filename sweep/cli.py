@@ -98,7 +98,7 @@ def run(
 
     import signal
 
-    from sweep.run import Options, run
+    from sweep.run_sweep import Options, run
     from sweep.space import load_space
 
     # Before the first trial; from then on `run` listens itself.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from sweep.run import Options, _new_tracker
+from sweep.run_sweep import Options, _new_tracker
 from sweep.space import load_space
 
 pytestmark = pytest.mark.filterwarnings(

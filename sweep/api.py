@@ -1,0 +1,134 @@
+"""A sweep from Python: `sweep.run("space.yaml")`, in a script or a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # `import sweep` stays light
+    import pandas as pd
+    from rich.console import Console
+
+    from sweep.record import Record
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepResult:
+    """What a run of a sweep has come to."""
+
+    name: str
+    folder: Path
+    """The sweep's: study.db, trials/, best/, report."""
+    exit_code: int | None
+    """0 done, 1 failed, 130 interrupted: as of the command. None: it was only read."""
+    best: Record | None
+    """The trial with the lowest eval loss that counts; None: there is none."""
+    trials: pd.DataFrame
+    """A row for each trial, by its number: outcome, reason, eval_loss (the lowest, nats per
+    supervised token), seconds, and a column for each hyperparameter."""
+    curves: pd.DataFrame
+    """A row for each evaluation of each trial that has ended: trial, index, step, epoch,
+    eval_loss, train_loss and what else was measured. Missing numbers are NaN."""
+
+    @property
+    def adapter(self) -> Path | None:
+        """The best trial's adapter, as peft loads it."""
+        return self.best.adapter if self.best else None
+
+    def _repr_html_(self) -> str:
+        if self.trials.empty:
+            return f"<b>{escape(self.name)}</b>: no trial yet"
+        ranked = self.trials.sort_values("eval_loss").head(10)
+        words = f"the lowest eval losses of {len(self.trials)} trials"
+        return f"<b>{escape(self.name)}</b>: {words}{ranked.to_html()}"
+
+
+def run(
+    space: str | Path,
+    *,
+    output: str | Path = "sweeps",
+    workers: int | None = None,
+    gpus: int | None = None,
+    mlflow: str | None = None,
+    study: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> SweepResult:
+    """Run a sweep, or continue it, as `sweep run` does; return what it has come to.
+
+    Args:
+        space: The YAML file.
+        output: Folder of all sweeps.
+        workers: Trials at once on processors; None: GPUs where there are any.
+        gpus: To use at most; None: all.
+        mlflow: A server's address; None: a database in the sweep's folder.
+        study: A PostgreSQL database's address; None: a file in the sweep's folder.
+        settings: Changes to the file: `{"budget.trials": 8, "search.rank": [8, 16]}`.
+        console: Where its words and its table go; by default to the screen, or the notebook.
+
+    Raises:
+        SpaceError, StudyError, TrackingError: In words, before any trial starts.
+    """
+    import json
+
+    from rich.console import Console
+
+    from sweep.run_sweep import Options
+    from sweep.run_sweep import run as run_sweep
+    from sweep.space import load_space
+
+    changes = {key: json.dumps(value) for key, value in (settings or {}).items()}
+    checked = load_space(Path(space), changes)
+    options = Options(output=Path(output), workers=workers, gpus=gpus, mlflow=mlflow, study=study)
+    options.output.mkdir(parents=True, exist_ok=True)
+    code = run_sweep(checked, options, console or Console())
+    return read_result(options.output / checked.name, code)
+
+
+def read_result(folder: str | Path, exit_code: int | None = None) -> SweepResult:
+    """Read what a sweep has come to, running or not.
+
+    Args:
+        folder: The sweep's own.
+
+    Raises:
+        StudyError: There is none, or it cannot be read.
+    """
+    import pandas as pd
+
+    from sweep.record import NoWinner, read_record
+    from sweep.status import open_to_read, read_status
+
+    folder = Path(folder)
+    status = read_status(folder)
+    try:
+        best = read_record(folder)
+    except NoWinner:
+        best = None
+    trials = [
+        {
+            "trial": trial.number,
+            "outcome": trial.outcome,
+            "reason": trial.reason,
+            "eval_loss": trial.eval_loss,
+            "seconds": trial.seconds,
+            **trial.hyperparameters,
+        }
+        for trial in status.trials
+    ]
+    curves = [
+        {"trial": trial.number, **point}
+        for trial in open_to_read(folder).get_trials(deepcopy=False)
+        for point in trial.user_attrs.get("curve", [])
+    ]
+    return SweepResult(
+        name=status.name,
+        folder=folder,
+        exit_code=exit_code,
+        best=best,
+        trials=pd.DataFrame(trials).set_index("trial") if trials else pd.DataFrame(),
+        curves=pd.DataFrame(curves),
+    )

@@ -5,6 +5,7 @@ Colours of text and grid are not in them: the page sets these, for light or dark
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -217,14 +218,22 @@ def _axis_type(name: str, values: Sequence[Any]) -> str:
     return "log" if name in LOGARITHMIC and min(values, default=1) > 0 else "linear"
 
 
+def _are_apart(values: Sequence[float], kind: str) -> bool:
+    """Whether each of some ascending values has room for its label beside the next."""
+    places = [math.log10(value) for value in values] if kind == "log" else values
+    room = 0.12 * (places[-1] - places[0])
+    return all(after - before >= room for before, after in itertools.pairwise(places))
+
+
 def _x_axis(name: str, values: Sequence[Any]) -> Figure:
     kind = _axis_type(name, values)
     few = sorted(set(values)) if kind != "category" else []
-    if 0 < len(few) <= 8:
-        return {"type": kind, "tickvals": few}
+    if 0 < len(few) <= 8 and _are_apart(few, kind):
+        words = [f"{value:.1e}" if 0 < value < 0.01 else f"{value:g}" for value in few]
+        return {"type": kind, "tickvals": few, "ticktext": words}
     if kind == "log":
         decades = math.log10(max(values) / min(values))
-        return {"type": kind, "tickformat": ".0e", "dtick": 1 if decades >= 1.5 else "D2"}
+        return {"type": kind, "tickformat": ".0e", "dtick": 1 if decades >= 2.5 else "D2"}
     return {"type": kind}
 
 

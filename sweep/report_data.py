@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.ended import COUNTS
 from sweep.flat import EndedCurve, Flatness
-from sweep.folder import has_study, holder, server_of, study_reader
-from sweep.storage import StudyError, cause_of
+from sweep.folder import holder
+from sweep.status import open_to_read
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,23 +92,9 @@ def read_data(folder: Path, storage: BaseStorage | None = None) -> Data:
     Raises:
         StudyError: There is none, or it cannot be read.
     """
-    if storage is None and not has_study(folder):
-        raise StudyError(f"{folder}: has no study, so no sweep has begun there.")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    is_shared = storage is not None or server_of(folder) is not None
     lives = holder(folder) is not None
-    try:
-        study = optuna.load_study(
-            study_name=folder.name if is_shared else None,
-            storage=study_reader(folder) if storage is None else storage,
-        )
-        found = study.get_trials(deepcopy=False)
-        known = study.user_attrs
-    except (KeyError, ValueError):
-        raise StudyError(f"{folder}: has no study yet, so no sweep has begun there.") from None
-    except Exception as error:
-        place = server_of(folder) or folder / "study.db"
-        raise StudyError(f"{place}: the study cannot be read: {cause_of(error)}") from None
+    study = open_to_read(folder, storage)
+    found, known = study.get_trials(deepcopy=False), study.user_attrs
     frozen = [trial for trial in found if "hyperparameters" in trial.user_attrs]
     n_evaluations = (known.get("task") or {}).get("evaluations") or max(
         (max(trial.intermediate_values, default=1) for trial in frozen), default=1

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -78,19 +79,23 @@ class Status:
     """Writes that MLflow does not have yet."""
 
 
-def open_to_read(folder: Path) -> optuna.Study:
+def open_to_read(folder: Path, storage: BaseStorage | None = None) -> optuna.Study:
     """Open the study of a folder, to be looked at.
+
+    Args:
+        storage: The study's, where it is open; None: where the folder says.
 
     Raises:
         StudyError: There is none, or it cannot be read.
     """
-    if not has_study(folder):
+    if storage is None and not has_study(folder):
         raise StudyError(f"{folder}: has no study.db, so no sweep has begun there.")
     server = server_of(folder)
+    is_shared = storage is not None or server is not None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         study = optuna.load_study(
-            study_name=None if server is None else folder.name, storage=study_reader(folder)
+            study_name=folder.name if is_shared else None, storage=storage or study_reader(folder)
         )
         study.get_trials(deepcopy=False)
     except (KeyError, ValueError):

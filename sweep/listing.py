@@ -11,8 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sweep.status import Status, read_status
-from sweep.words import duration
+from sweep.status import Status, ago, read_status
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +94,6 @@ def in_words(sweeps: list[Listed], output: Path) -> RenderableType:
 def _when(status: Status) -> str:
     if status.since is None:
         return ""
-    seconds = max(0.0, time.time() - status.since)
-    if status.state == "running":
-        return f"for {duration(seconds)}"
-    if seconds > 48 * 3600:
+    if status.state != "running" and time.time() - status.since > 48 * 3600:
         return time.strftime("%Y-%m-%d", time.localtime(status.since))
-    return f"{duration(seconds)} ago"
+    return ago(status)

@@ -66,7 +66,7 @@ class Status:
     state: str
     reason: str
     since: float | None
-    """Seconds of the epoch: when its process began, or when it ended."""
+    """Seconds of the epoch: when its process began, or when it ended; broken off: when it began."""
     process: dict[str, Any] | None
     """pid and host of the process that runs it."""
     trials: list[Trial]
@@ -183,7 +183,7 @@ def in_words(status: Status) -> RenderableType:
     if status.process is not None:
         line.append(f", as process {status.process['pid']} on {status.process['host']}")
     if status.since is not None:
-        line.append(f", {_ago(status)}", style="not bold dim")
+        line.append(f", {ago(status)}", style="not bold dim")
     parts: list[RenderableType] = [line]
     if status.reason:
         parts.append(Text(status.reason, style="red"))
@@ -207,10 +207,14 @@ def in_words(status: Status) -> RenderableType:
     return Group(*parts)
 
 
-def _ago(status: Status) -> str:
+def ago(status: Status) -> str:
+    """How long a sweep has run, or how long ago it ended."""
     assert status.since is not None
     seconds = max(0.0, time.time() - status.since)
-    return f"for {duration(seconds)}" if status.state == "running" else f"{duration(seconds)} ago"
+    if status.state == "running":
+        return f"for {duration(seconds)}"
+    begun = "begun " if status.state == "broken off" else ""  # nobody wrote when it died
+    return f"{begun}{duration(seconds)} ago"
 
 
 def _table(heading: str, trials: list[Trial]) -> Table:

@@ -103,11 +103,11 @@ def read_result(folder: str | Path, exit_code: int | None = None) -> SweepResult
     from sweep.status import open_to_read, read_status
 
     folder = Path(folder)
-    status = read_status(folder)
     try:
         best = read_record(folder)
+        status = best.sweep
     except NoWinner:
-        best = None
+        best, status = None, read_status(folder)
     trials = [
         {
             "trial": trial.number,

@@ -23,11 +23,11 @@ from sweep.cli_options import (
     SweepName,
     Trials,
     Workers,
+    console,
     fail,
+    known_folder,
     overrides_of,
 )
-from sweep.cli_options import console as _console
-from sweep.cli_options import known_folder as _known_folder
 
 app = typer.Typer(
     help="Find good LoRA and QLoRA hyperparameters without babysitting.",
@@ -107,7 +107,7 @@ def run(
     _make_output(output)
     options = Options(output=output, workers=workers, gpus=gpus, mlflow=mlflow, study=study)
     try:
-        code = run(checked, options, _console())
+        code = run(checked, options, console())
     except KeyboardInterrupt:
         _interrupted()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is written: the exit code shall say so
@@ -130,16 +130,16 @@ def check(
     from sweep.space import load_space
 
     checked = load_space(space, overrides_of(sets, name, seed))
-    console = _console()
+    terminal = console()
     on_gpus = wants_gpus(workers=workers)
     with tempfile.TemporaryDirectory() as scratch:
         found = check.prepare_data(
             checked,
             Path(scratch) / "data",
             on_gpus=on_gpus,
-            say=console.print,
+            say=terminal.print,
         )
-    console.print(check.in_words(checked, found))
+    terminal.print(check.in_words(checked, found))
 
 
 @app.command()
@@ -205,7 +205,7 @@ def trial(
         pdb=pdb,
     )
     try:
-        code = run(checked, options, _console())
+        code = run(checked, options, console())
     except KeyboardInterrupt:
         typer.echo("Interrupted.", err=True)
         code = 130
@@ -219,7 +219,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Say how a sweep is: its trials, whether it runs, was stopped or died. Changes nothing."""
-    folder = _known_folder(output, name, "sweep.json")
+    folder = known_folder(output, name, "sweep.json")
 
     from sweep import status
 
@@ -227,7 +227,7 @@ def status(
     if as_json:
         typer.echo(json.dumps(status.as_json(found), indent=1, ensure_ascii=False))
     else:
-        _console().print(status.in_words(found))
+        console().print(status.in_words(found))
 
 
 @app.command()
@@ -249,7 +249,7 @@ def stop(
     if address is not None:
         raise typer.Exit(cli_cluster.stop(name, address, wait=wait))
 
-    folder = _known_folder(output, name, "lock")
+    folder = known_folder(output, name, "lock")
 
     from sweep.stop import stop
 
@@ -273,7 +273,7 @@ def sync(
 
     Exit codes: 0 everything is sent, 1 some is left.
     """
-    folder = _known_folder(output, name, "lock")
+    folder = known_folder(output, name, "lock")
 
     from sweep.folder import locked
     from sweep.tracking import send_rest
@@ -290,7 +290,7 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
 ) -> None:
     """Show a sweep in MLflow's UI, on this machine only."""
-    where = json.loads((_known_folder(output, name, "mlflow.json") / "mlflow.json").read_text())
+    where = json.loads((known_folder(output, name, "mlflow.json") / "mlflow.json").read_text())
 
     from sweep.tracking import TrackingError, ui_command
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from sweep.cli_options import Output, SweepName, fail
+from sweep.cli_options import Output, SweepName, fail, known_folder
 
 app = typer.Typer()
 
@@ -17,15 +17,12 @@ def report(name: SweepName, output: Output = Path("sweeps")) -> None:
 
     From the study alone: also while the sweep runs, and after it died. Example: sweep report my
     """
-    known = sorted(path.parent.name for path in output.glob("*/sweep.json"))
-    if name not in known:
-        there = f"There are: {', '.join(known)}." if known else "There is none yet."
-        fail(f"{(output / name).resolve()}: no such sweep. {there} Look elsewhere with --output.")
+    folder = known_folder(output, name, "sweep.json")
 
     from sweep.report_page import write_report
 
     try:
-        path = write_report(output / name)
+        path = write_report(folder)
     except OSError as error:
-        fail(f"{error.filename or output / name}: cannot be written: {error.strerror}.")
+        fail(f"{error.filename or folder}: cannot be written: {error.strerror}.")
     typer.echo(path.resolve())

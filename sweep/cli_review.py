@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from sweep.cli_options import Output, SweepName, console, fail, known_folder
 
+if TYPE_CHECKING:
+    from sweep.record import Record
+
 app = typer.Typer()
 
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
-
+OtherTrial = Annotated[
+    int | None,
+    typer.Option("--trial", min=0, help="Another trial than the best.", show_default=False),
+]
 
 # As in sweep.training_yaml and sweep.show, which are imported only when they are needed.
 Trainer = Literal["trl", "axolotl", "llama-factory"]
@@ -75,10 +81,7 @@ def show(
 def best(
     name: SweepName,
     output: Output = Path("sweeps"),
-    trial: Annotated[
-        int | None,
-        typer.Option(min=0, help="Another trial than the best.", show_default=False),
-    ] = None,
+    trial: OtherTrial = None,
     as_json: AsJson = False,
     yaml: Annotated[
         Trainer | None,
@@ -94,13 +97,8 @@ def best(
     folder = known_folder(output, name, "sweep.json")
 
     from sweep import best
-    from sweep.record import NoWinner, read_record
 
-    try:
-        record = read_record(folder, trial)
-    except NoWinner as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
+    record = _best_or(trial, folder)
     if yaml is not None:
         from sweep.training_yaml import training_yaml
 
@@ -115,10 +113,7 @@ def best(
 def export(
     name: SweepName,
     to: Annotated[Path, typer.Option(metavar="DIR", help="A folder that does not exist yet.")],
-    trial: Annotated[
-        int | None,
-        typer.Option(min=0, help="Another trial than the best.", show_default=False),
-    ] = None,
+    trial: OtherTrial = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="The whole model in 16 bits, the adapter merged in.")
     ] = False,
@@ -135,13 +130,8 @@ def export(
     folder = known_folder(output, name, "sweep.json")
 
     from sweep import export
-    from sweep.record import NoWinner, read_record
 
-    try:
-        record = read_record(folder, trial)
-    except NoWinner as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
+    record = _best_or(trial, folder)
     measured = export.export(record, to, merge=merge, check=check, say=typer.echo)
     for each in measured:
         typer.echo(export.in_words(each, is_merged=merge))
@@ -192,6 +182,17 @@ def schema() -> None:
     from sweep.schema import space_schema
 
     _print_json(space_schema())
+
+
+def _best_or(trial: int | None, folder: Path) -> Record:
+    """Read the best trial, or another one; ends the command where there is none."""
+    from sweep.record import NoWinner, read_record
+
+    try:
+        return read_record(folder, trial)
+    except NoWinner as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
 
 
 def _print_json(value: Any) -> None:

@@ -80,7 +80,6 @@ def export(
         )
     if check and trial.eval_loss is None:
         raise ExportError(f"trial {trial.number} has no eval loss to check against: --no-check.")
-    _make_parent(target)
     unfinished = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     request = {
         "base": local_or_hub(config.model.name),
@@ -93,6 +92,7 @@ def export(
         "rows": str(sample.resolve()),
     }
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         if merge:
             say(f"merging trial {trial.number} into {config.model.name}, in 16 bits")
             unfinished.mkdir()
@@ -121,13 +121,6 @@ def _no_adapter(record: Record) -> str:
         f"trial {record.trial.number} ({record.trial.outcome}) has no adapter on this disk: "
         f"the best keep_adapters are kept. {there}"
     )
-
-
-def _make_parent(target: Path) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ExportError(f"--to {target}: cannot be written: {error.strerror}.") from None
 
 
 def _train_data(record: Record) -> str:

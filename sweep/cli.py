@@ -293,13 +293,14 @@ def ui(
     where = json.loads((known_folder(output, name, "mlflow.json") / "mlflow.json").read_text())
 
     from sweep.tracking import TrackingError, ui_command
+    from sweep.where import page_of
 
     free = _free_port(port)
     try:
         command = ui_command(where["uri"], free)
     except TrackingError as error:
         fail(str(error))
-    address = f"http://127.0.0.1:{free}/#/experiments/{where['experiment_id']}/runs"
+    address = page_of(f"http://127.0.0.1:{free}", where["experiment_id"], output / name)
     typer.echo(f"MLflow shows {name} at {address}  (Ctrl-C ends it)")
     sys.stdout.flush()
     os.execv(command[0], command)

@@ -9,7 +9,6 @@ import math
 import os
 import re
 import sqlite3
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,8 +20,12 @@ from typing import Any
 from sweep import http_at_once, journal, recorded
 from sweep.background import without_secrets
 from sweep.journal import Event
+from sweep.mlflow_champion import is_registered, register
 from sweep.mlflow_sqlite import make_tables, unusable
-from sweep.where import TrackingError
+from sweep.mlflow_system import system_monitors
+from sweep.mlflow_view import TAG as VIEW_TAG
+from sweep.mlflow_view import address, saved_view
+from sweep.where import TrackingError, sweep_id
 from trials.whole_file import write_whole
 
 # MLflow reads most of these when it is imported, and `mlflow server` inherits them from us.
@@ -37,7 +40,14 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import Metric, Param, RunTag  # noqa: E402
+from mlflow.entities import (  # noqa: E402
+    Dataset,
+    DatasetInput,
+    InputTag,
+    Metric,
+    Param,
+    RunTag,
+)
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.store.artifact.artifact_repository_registry import (  # noqa: E402
     get_artifact_repository,
@@ -107,6 +117,8 @@ class Runs:
         self._experiment_id: str | None = None
         self._parent: Any = None
         self._children: dict[int, _Child] = {}
+        self.registered: str | None = None
+        """What became of the winner in the registry of models, in words."""
         for logger in ("mlflow", "alembic"):  # every failed attempt would be a traceback
             logging.getLogger(logger).setLevel(logging.CRITICAL)
         self._writes: dict[str, Callable[..., None]] = {
@@ -116,6 +128,8 @@ class Runs:
             "end": self._end,
             "upload": self._upload,
             "drop": self._drop,
+            "note": self._note,
+            "register": self._register,
             "close": self._close,
             "stop": self._stop,
         }
@@ -133,7 +147,7 @@ class Runs:
 
     @cached_property
     def _monitors(self) -> list[Any]:
-        return _system_monitors()
+        return system_monitors()
 
     @cached_property
     def _client(self) -> MlflowClient:
@@ -187,7 +201,7 @@ class Runs:
 
     def _find_or_create_parent(self, time: int) -> Any:
         if self._parent is None:
-            tags = {"sweep.role": "parent", "sweep.id": _sweep_id(self._output_dir)}
+            tags = {"sweep.role": "parent", "sweep.id": sweep_id(self._output_dir)}
             self._parent = self._find_run(tags)
             if self._parent is None:
                 self._parent = self._create_run(self._name, time, tags)
@@ -247,6 +261,7 @@ class Runs:
         params: Mapping[str, object],
         tags: Mapping[str, str],
         space_path: str,
+        datasets: Sequence[Mapping[str, str]] = (),  # none in events that an older version wrote
         **_: object,  # `ended`, of events that an older version wrote
     ) -> None:
         self._forget()
@@ -259,6 +274,16 @@ class Runs:
         self._log(self.parent_run_id, params=_new_params(params, parent), tags=tags)
         if Path(space_path).is_file():
             self._client.log_artifact(self.parent_run_id, space_path)
+        self._save_view(time)
+        known = {found.dataset.digest for found in parent.inputs.dataset_inputs}
+        if new := [_input(dataset) for dataset in datasets if dataset["digest"] not in known]:
+            self._client.log_inputs(self.parent_run_id, new)
+
+    def _save_view(self, time: int, losses: Sequence[float] | None = None) -> None:
+        """Let MLflow's page of runs show the trials; the losses are known at the end."""
+        view = saved_view("Trials, the best first", self.parent_run_id, time, losses)
+        tag = f"{VIEW_TAG}{sweep_id(self._output_dir)}"
+        self._client.set_experiment_tag(self.experiment_id, tag, view)
 
     def _start(
         self,
@@ -345,10 +370,47 @@ class Runs:
     def _drop(self, time: int, number: int) -> None:
         with suppress(_NoRunError):
             child = self._child(number)
-            if child.may_have_adapter and self._client.list_artifacts(child.run_id, "adapter"):
+            if (
+                child.may_have_adapter
+                and self._client.list_artifacts(child.run_id, "adapter")
+                and not is_registered(self._client, child.run_id)
+            ):
                 artifacts = get_artifact_repository(child.artifact_uri, tracking_uri=self.uri)
                 artifacts.delete_artifacts("adapter")
             child.may_have_adapter = False
+
+    def _note(self, time: int, text: str) -> None:
+        """Write the parent run's description, while the sweep runs."""
+        self._log(self.parent_run_id, tags={"mlflow.note.content": self._with_links(text)})
+
+    def _with_links(self, text: str) -> str:
+        """Put addresses in place of `(#trial-17)`, `(#trials)`, `(#curves)` and `(plots/…)`."""
+        view = sweep_id(self._output_dir)
+
+        def address_of(found: re.Match[str]) -> str:
+            target = found[1]
+            if target == "trials":
+                return f"({address(self.experiment_id, view)})"
+            if target == "curves":
+                return f"({address(self.experiment_id, view, charts=True)})"
+            try:
+                run_id = self._child(int(target.removeprefix("trial-"))).run_id
+            except _NoRunError:
+                return str(found[0])
+            return f"(#/experiments/{self.experiment_id}/runs/{run_id})"
+
+        text = re.sub(r"\(#(trial-\d+|trials|curves)\)", address_of, text)
+        artifact = f"get-artifact?run_uuid={self.parent_run_id}&path=plots/"
+        return text.replace("(plots/", f"({artifact}")
+
+    def _register(
+        self, time: int, name: str, number: int, tags: Mapping[str, str], description: str
+    ) -> None:
+        """Register the winner's adapter, which has arrived: uploads come before."""
+        run_id = self._child(number).run_id
+        text = self._with_links(description)
+        self.registered = register(self._client, name, run_id, tags, text)
+        self._log(self.parent_run_id, tags={"registered_model": self.registered})
 
     def _close(
         self,
@@ -356,10 +418,17 @@ class Runs:
         status: str,
         winner: Mapping[str, Any] | None,
         summary: str,
-        report_path: str | None = None,  # not in events that an older version wrote
+        report_path: str | None = None,  # these not in events that an older version wrote
+        plot_paths: Sequence[str] = (),
+        losses: Sequence[float] | None = None,
     ) -> None:
         self._end_running(time)
-        tags: dict[str, object] = {"mlflow.note.content": summary}
+        if losses is not None:
+            self._save_view(time, losses)
+        for path in plot_paths:
+            if Path(path).is_file():
+                self._client.log_artifact(self.parent_run_id, path, "plots")
+        tags: dict[str, object] = {"mlflow.note.content": self._with_links(summary)}
         metrics: list[Metric] = []
         if winner is not None:
             parent = self._client.get_run(self.parent_run_id)
@@ -415,6 +484,12 @@ class Runs:
         self._client.log_batch(run_id, metrics, known, _tags(tags), synchronous=True)
 
 
+def _input(dataset: Mapping[str, str]) -> DatasetInput:
+    context = [InputTag("mlflow.data.context", dataset["context"])]
+    keys = ("name", "digest", "source_type", "source", "profile")
+    return DatasetInput(Dataset(**{key: dataset[key] for key in keys}), context)
+
+
 def _new_params(params: Mapping[str, object], run: Any) -> dict[str, object]:
     """Those that the run does not have: a parameter stays as it was logged first."""
     return {key: value for key, value in params.items() if key not in run.data.params}
@@ -428,32 +503,6 @@ def _changed(metrics: Mapping[str, float], run: Any, time: int) -> list[Metric]:
 
 def _tags(tags: Mapping[str, object]) -> list[RunTag]:
     return [RunTag(key, str(value)[:_LONGEST_TAG]) for key, value in tags.items()]
-
-
-def _system_monitors() -> list[Any]:
-    """Return MLflow's probes of this machine.
-
-    Not its SystemMetricsMonitor: that one writes from a second thread, gives up at the first
-    error, and its end waits for the server.
-    """
-    with suppress(ImportError):  # psutil is optional in MLflow
-        from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
-        from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
-        from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
-        from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
-
-        found = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
-        with suppress(ImportError, RuntimeError):  # no pynvml; no GPU
-            found.append(GPUMonitor())
-        return found
-    return []
-
-
-def _sweep_id(output_dir: Path) -> str:
-    path = output_dir / "mlflow_sweep_id.txt"
-    if not path.exists():
-        write_whole(path, f"{uuid.uuid4()}\n")
-    return path.read_text().strip()
 
 
 def _source() -> dict[str, str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult
 
@@ -79,6 +82,56 @@ def seconds(result: TrialResult) -> dict[str, float]:
         "training_seconds": result.training_seconds,
         "evaluation_seconds": result.evaluation_seconds,
     }
+
+
+def datasets(train: str, evaluation: str | float, found: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the rows that a sweep learns and those that it is judged by, as MLflow's datasets.
+
+    Args:
+        train, evaluation: Absolute paths or hub ids; of evaluation also the share held out.
+        found: The report of `trials.prepare`.
+    """
+    held_out = isinstance(evaluation, float)
+    source = train if held_out else str(evaluation)
+    name = f"{_name(train)} ({evaluation:g} held out)" if held_out else _name(source)
+    counts = next(iter(found["train"].values()))
+    return [
+        _dataset(_name(train), train, "training", found["train_fingerprint"], counts),
+        _dataset(name, source, "evaluation", found["eval_fingerprint"], found["eval"]),
+    ]
+
+
+def _name(source: str) -> str:
+    return source.rstrip("/").rpartition("/")[2]
+
+
+def _dataset(
+    name: str, source: str, context: str, fingerprint: str, counts: Mapping[str, int]
+) -> dict[str, str]:
+    is_file = source.startswith("/")
+    where = {"uri": source} if is_file or "://" in source else {"path": source}
+    return {
+        "name": name[:500],
+        "digest": fingerprint[:36],  # MLflow takes no more
+        "context": context,
+        "source_type": "hugging_face" if "path" in where else "local" if is_file else "http",
+        "source": json.dumps(where),
+        "profile": json.dumps(
+            {"num_rows": counts["rows"], "tokens": counts["tokens"]}
+            | {"supervised_tokens": counts["supervised_tokens"]}
+        ),
+    }
+
+
+def comparable(task: Mapping[str, Any]) -> str:
+    """Return a digest of what eval losses must have in common to be compared.
+
+    That is all of a study's task (`sweep.task`) but what is learnt, and by whom.
+    """
+    others = ("base_model", "train", "optimizer", "evaluations")
+    kept = {key: value for key, value in task.items() if key not in others}
+    kept["max_length"] = task["base_model"]["max_length"]
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _there(values: Mapping[str, object]) -> dict[str, object]:

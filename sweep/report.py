@@ -83,7 +83,7 @@ def _winner(summary: Summary) -> list[RenderableType]:
             "winner" if place == 0 else "",
             f"{trial.number:03d}",
             f"{trial.eval_loss_best:.4f}",
-            *(_short(trial.hyperparameters[name]) for name in SHOWN),
+            *(short(trial.hyperparameters[name]) for name in SHOWN),
             Text(trial.outcome, style=COLOURS[trial.outcome]),
             style="bold" if place == 0 else "",
         )
@@ -94,7 +94,8 @@ def _winner(summary: Summary) -> list[RenderableType]:
     return parts
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """A hyperparameter as a table shows it."""
     return f"{value:.2g}" if value < 0.01 else f"{value:g}"
 
 
@@ -121,25 +122,3 @@ def _stopped(summary: Summary) -> list[RenderableType]:
     if len(early) > 20:
         parts.append(Text(f"  and {len(early) - 20} more, in MLflow"))
     return parts
-
-
-def as_markdown(summary: Summary) -> str:
-    """The summary for the parent run's description in MLflow."""
-    counts = Counter(trial.outcome for trial in summary.ended)
-    lines = [
-        f"**{counted(len(summary.ended), 'trial')}**: "
-        + ", ".join(f"{n} {outcome}" for outcome, n in counts.most_common())
-    ]
-    if summary.winner is not None and summary.winner.eval_loss_best is not None:
-        lines += [
-            "",
-            against_base(summary.winner.eval_loss_best, summary.base_eval_loss),
-            "",
-            "| trial | eval loss | " + " | ".join(SHOWN.values()) + " | outcome |",
-            "|---" * (len(SHOWN) + 3) + "|",
-        ]
-        for trial in summary.ranked[:10]:
-            values = " | ".join(_short(trial.hyperparameters[name]) for name in SHOWN)
-            loss = f"{trial.eval_loss_best:.4f}"
-            lines.append(f"| {trial.number:03d} | {loss} | {values} | {trial.outcome} |")
-    return "\n".join(lines)

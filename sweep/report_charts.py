@@ -66,8 +66,8 @@ def curves(data: Data) -> Figure:
         x, y = [100 * i / n for i, _ in winner.curve], [loss for _, loss in winner.curve]
         text = [f"trial {winner.number:03d}, the winner"] * len(x)
         traces.append(_lines("winner", COLOURS[winner.outcome], x, y, text, width=4, opacity=1))
-    losses = [loss for trial in shown for _, loss in trial.curve]
-    return _figure(traces, "share of the trial's run, %", _loss_axis(losses), legend=True)
+    axis = _loss_axis(curve_losses(shown))
+    return _figure(traces, "share of the trial's run, %", axis, legend=True)
 
 
 def best_by_trial(data: Data) -> Figure:
@@ -138,7 +138,7 @@ def one_slice(data: Data, name: str) -> Figure:
         if some:
             x = [_plain(trial.values[name]) for trial in some]
             traces.append(_dots(outcome, colour, x, [trial.best for trial in some], some))
-    figure = _figure(traces, name, _loss_axis([t.best for t in shown if t.best is not None]))
+    figure = _figure(traces, name, _loss_axis(best_losses(shown)))
     figure["layout"]["xaxis"] |= _x_axis(name, [trial.values[name] for trial in shown])
     figure["layout"]["height"] = 260
     return figure
@@ -238,14 +238,34 @@ def _x_axis(name: str, values: Sequence[Any]) -> Figure:
 
 
 def _loss_axis(losses: Sequence[float]) -> Figure:
-    """From the lowest to where nine in ten lie: a trial that diverged would flatten the rest."""
     axis: Figure = {"title": {"text": "eval loss, nats"}}
-    if losses:
-        rising = sorted(losses)
-        low, high = rising[0], rising[int(0.9 * (len(rising) - 1))]
-        room = 0.08 * (high - low) or 0.05 * abs(low) or 0.1
-        axis["range"] = [low - room, high + 2 * room]
-    return axis
+    return axis | ({"range": loss_range(losses)} if losses else {})
+
+
+def loss_range(losses: Sequence[float]) -> list[float]:
+    """From the lowest to where nine in ten lie: a few that are far above would flatten the rest.
+
+    Args:
+        losses: One at least.
+    """
+    rising = sorted(losses)
+    low, high = rising[0], rising[int(0.9 * (len(rising) - 1))]
+    room = 0.08 * (high - low) or 0.05 * abs(low) or 0.1
+    return [low - room, high + 2 * room]
+
+
+def curve_losses(trials: Sequence[Shown]) -> list[float]:
+    """The eval losses of all curves, without those of trials that diverged."""
+    return [loss for trial in _sound(trials) for _, loss in trial.curve]
+
+
+def best_losses(trials: Sequence[Shown]) -> list[float]:
+    """The lowest eval loss of each trial that has one, without those that diverged."""
+    return [trial.best for trial in _sound(trials) if trial.best is not None]
+
+
+def _sound(trials: Sequence[Shown]) -> Sequence[Shown]:
+    return [trial for trial in trials if trial.outcome != "diverged"] or trials
 
 
 def _lines(

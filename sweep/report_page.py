@@ -14,8 +14,6 @@ from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
-from optuna.storages import BaseStorage
-
 from sweep import report_charts as charts
 from sweep.report import against_base
 from sweep.report_data import Data, Shown, read_data
@@ -31,30 +29,19 @@ N_ROWS = 20
 """Of the tables that could be long."""
 
 
-def write_report(folder: Path, storage: BaseStorage | None = None) -> Path:
+def write_report(folder: Path, data: Data | None = None) -> Path:
     """Write report.html into the folder of a sweep, whole or not at all, and return its path.
 
     Args:
-        storage: The study's, where it is open; None: where the folder says.
+        data: What there is of the sweep, where it has been read.
 
     Raises:
         StudyError: There is no study, or it cannot be read.
         OSError: The file cannot be written.
     """
     path = folder / FILE_NAME
-    write_whole(path, page(read_data(folder, storage)))
+    write_whole(path, page(data or read_data(folder)))
     return path
-
-
-def write_report_or_say(
-    folder: Path, storage: BaseStorage, say: Callable[[str], None]
-) -> Path | None:
-    """Write it at the end of a sweep, which must end in order whatever becomes of its report."""
-    try:
-        return write_report(folder, storage)
-    except Exception as error:
-        say(f"{FILE_NAME} was not written: {error}. Try again: sweep report {folder.name}")
-        return None
 
 
 def page(data: Data) -> str:

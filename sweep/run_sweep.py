@@ -18,14 +18,18 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
-from sweep import check, loop, report
+from sweep import check, loop, recorded, report
 from sweep.adapters import Adapters
+from sweep.description import Describer, as_markdown
 from sweep.devices import n_gpu_slots, n_visible_gpus, n_workers, wants_gpus
 from sweep.disk import Room
 from sweep.folder import is_asked_to_stop, locked, open_folder, study_writer, sweep_id
 from sweep.journal import is_closed
 from sweep.postgresql import Address
-from sweep.report_page import write_report_or_say
+from sweep.report_charts import curve_losses, loss_range
+from sweep.report_data import read_data
+from sweep.report_page import FILE_NAME, beyond_noise, write_report
+from sweep.report_plots import write_plots
 from sweep.resolve import choose_backend, model_config, resolver
 from sweep.screen import Progress, Screen, make_screen
 from sweep.space import Space
@@ -33,7 +37,7 @@ from sweep.storage import Patience, PatientStorage, StudyAway
 from sweep.study import Sweep, SweepFailed, open_study, sample_rows_so_far
 from sweep.task import keep_to_task
 from sweep.view import search_changes
-from sweep.where import artifacts_dir, command
+from sweep.where import artifacts_dir, command, page_of
 from sweep.words import counted
 from trials.config import Backend
 from trials.result_file import read_result
@@ -193,7 +197,8 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
             tracker, adapters = _open_trackers(job, sweep)
             if tracker.is_away:
                 screen.say(f"MLflow is away, its writes are kept for later: {tracker.first_error}")
-            sweep.trackers = [screen, tracker, adapters]
+            describer = Describer(lambda: tracker.describe(_so_far(job, sweep, began)))
+            sweep.trackers = [screen, tracker, adapters, describer]
             sweep.note("running", "")
             try:
                 status, failure = _loop(sweep, runner, budget, screen, room)
@@ -206,9 +211,7 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
                 with suppress(StudyAway):
                     sweep.note(STATES[status], failure or "")
                 summary = _summary(job, sweep, wall_seconds=time.monotonic() - began)
-                page = write_report_or_say(job.output_dir, job.storage, screen.say)
-                note = report.as_markdown(summary)
-                tracker.close_sweep(status, _winner(summary), note, page)
+                _close_tracker(job, sweep, tracker, status, summary, screen.say)
             except StudyAway as error:  # best/ and the summary are the next run's
                 failure = failure or str(error)
                 status = "FAILED" if status == "FINISHED" else status
@@ -264,7 +267,10 @@ def _new_tracker(space: Space, options: Options, output_dir: Path) -> MlflowTrac
 def _open_trackers(job: Job, sweep: Sweep) -> tuple[MlflowTracker, Adapters]:
     """Open MLflow and the adapters; they hear of what a process that was killed did not tell."""
     tracker = _new_tracker(job.space, job.options, job.output_dir)
-    tracker.open_sweep(_parent_params(job), _parent_tags(), job.output_dir / "space.yaml")
+    datasets = recorded.datasets(
+        str(job.space.source("train")), job.space.source("eval"), job.found.report
+    )
+    tracker.open_sweep(_parent_params(job), _parent_tags(), job.output_dir / "space.yaml", datasets)
     keep = job.space.settings.keep_adapters
     adapters = Adapters(sweep, job.output_dir, keep=keep, drop=tracker.drop_adapter)
     sweep.trackers = [tracker, adapters]
@@ -273,13 +279,52 @@ def _open_trackers(job: Job, sweep: Sweep) -> tuple[MlflowTracker, Adapters]:
     return tracker, adapters
 
 
+def _so_far(job: Job, sweep: Sweep, began: float) -> str:
+    summary = _summary(job, sweep, wall_seconds=time.monotonic() - began)
+    return as_markdown(summary, lives=True)
+
+
+def _close_tracker(
+    job: Job,
+    sweep: Sweep,
+    tracker: MlflowTracker,
+    status: Status,
+    summary: report.Summary,
+    say: Callable[[str], None],
+) -> None:
+    """Send MLflow the end of the sweep, with its report and the winner."""
+    page, plots, noise, losses = None, [], "", None
+    try:
+        data = read_data(job.output_dir, job.storage)
+        if found := curve_losses(data.trials):
+            losses = loss_range(found)
+        plots = write_plots(job.output_dir, data)
+        noise = beyond_noise(data) if summary.winner else ""
+        page = write_report(job.output_dir, data)
+    except Exception as error:  # a sweep must end in order whatever becomes of its report
+        again = command("report", job.output_dir)
+        say(f"{FILE_NAME} was not written: {error}. Try again: {again}")
+    text = as_markdown(summary, noise=noise, plots=plots)
+    winner, name = summary.winner, job.space.settings.register_as
+    if winner is not None and name is not None:
+        tags = {
+            "eval_loss": f"{winner.eval_loss_best:.6f}",
+            "sweep.task": recorded.comparable(sweep.task),
+            "sweep": job.space.name,
+            "base_model": job.space.settings.base_model,
+        }
+        tracker.register(name, winner.number, tags, as_markdown(summary))
+    tracker.close_sweep(status, _winner(summary), text, page, plots, losses)
+    if tracker.registered is not None:
+        say(f"The winner is registered as {tracker.registered}")
+
+
 def _end_in_order(job: Job, sweep: Sweep, console: Console) -> None:
     """Bring best/ and MLflow to the end of the study, which a killed process had reached alone."""
     tracker, _ = _open_trackers(job, sweep)
     summary = _summary(job, sweep, wall_seconds=0.0)
     sweep.note("finished", "")
-    page = write_report_or_say(job.output_dir, job.storage, console.print)
-    tracker.close_sweep("FINISHED", _winner(summary), report.as_markdown(summary), page)
+    _close_tracker(job, sweep, tracker, "FINISHED", summary, console.print)
     if words := tracker.in_words:
         console.print(words, style="red", markup=False)
 
@@ -403,7 +448,7 @@ def _see_it_all(output_dir: Path) -> str:
     known = output_dir / "mlflow.json"
     where = json.loads(known.read_text()) if known.exists() else {"uri": "sqlite:"}
     if not where["uri"].startswith("sqlite:"):
-        return f"{where['uri']}/#/experiments/{where['experiment_id']}/runs"
+        return page_of(where["uri"], where["experiment_id"], output_dir)
     return command("ui", output_dir)
 
 

@@ -175,6 +175,11 @@ class Settings(_Strict):
     """Of the sampler, the split and every trial."""
     keep_adapters: Annotated[int, Field(ge=1)] = 5
     """Adapters kept on disk and in MLflow: those of the best so many trials."""
+    # Python's own `register` of every class is in the way of the key's name.
+    register_as: Annotated[str, Field(pattern=r"^[^/:\x00-\x1f]+$", max_length=200)] | None = Field(
+        default=None, alias="register"
+    )
+    """A model in MLflow's registry: the winner becomes a version of it, with alias champion."""
 
     @property
     def processes_per_trial(self) -> int:
@@ -225,6 +230,11 @@ def _words(found: Any, path: tuple[str | int, ...]) -> str:
         return f"must be one of {names}, not {shown(value)}."
     if path == ("revision",) and kind in ("string_pattern_mismatch", "string_too_long"):
         return f"must be a branch, a tag or a commit of the hub, not {shown(value)}."
+    if path == ("register",) and kind in ("string_pattern_mismatch", "string_too_long"):
+        return (
+            f"must be a model's name in MLflow's registry, without / and : and of 200 characters "
+            f"at most, not {shown(value)}."
+        )
     if kind == "string_pattern_mismatch":
         return (
             f"must serve as a folder's name (letters, digits, '.', '_' and '-'; a letter or digit "
@@ -285,7 +295,7 @@ def _keys_at(path: tuple[str | int, ...]) -> list[str]:
         annotation = model.model_fields[str(part)].annotation
         options = getattr(annotation, "__args__", (annotation,))
         model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
-    keys = list(model.model_fields)
+    keys = [field.alias or name for name, field in model.model_fields.items()]
     return [*keys, "search", "start_with"] if model is Settings else keys
 
 

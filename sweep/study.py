@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -174,6 +174,11 @@ class Sweep:
         """The running trial that measures the base model before its first step."""
         enqueue_starts(study, space)
         self._view = View(study, space)
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """What all its trials share (`sweep.task`)."""
+        return dict(self._study.user_attrs["task"])
 
     @property
     def running(self) -> list[int]:

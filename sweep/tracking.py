@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -79,13 +79,18 @@ class MlflowTracker:
         params: Mapping[str, object],
         tags: Mapping[str, str],
         space_path: Path,
+        datasets: Sequence[Mapping[str, str]] = (),
     ) -> None:
         """Continue this sweep's parent run, or create it. A parameter logged before stays as it is.
+
+        Args:
+            datasets: Its rows (`recorded.datasets`).
 
         Raises:
             TrackingError: As the constructor.
         """
-        self._put("open", params=params, tags=tags, space_path=space_path.resolve())
+        path = space_path.resolve()
+        self._put("open", params=params, tags=tags, space_path=path, datasets=datasets)
         event = self._journal.first()
         if event and len(self._journal) == 1 and self._error is None:
             try:
@@ -146,23 +151,58 @@ class MlflowTracker:
         self._put("drop", number=number)
         shutil.rmtree(folder, ignore_errors=True)
 
+    def describe(self, text: str) -> None:
+        """Write the parent run's description while the sweep runs.
+
+        Args:
+            text: Markdown. A link to `#trial-17` leads to that trial's run, to `#trials` and
+                `#curves` to the page of all, and a picture `plots/…` is the sweep's own.
+        """
+        self._put("note", text=text)
+
+    def register(self, name: str, number: int, tags: Mapping[str, str], description: str) -> None:
+        """Register the adapter of trial `number`; comes before `close_sweep`.
+
+        Args:
+            name: Of the registered model.
+            tags: As `mlflow_champion.register`.
+            description: As `describe`.
+        """
+        self._put("register", name=name, number=number, tags=tags, description=description)
+
+    @property
+    def registered(self) -> str | None:
+        """What became of the winner in the registry of models, in words; None: nothing yet."""
+        return self._runs.registered
+
     def close_sweep(
         self,
         status: Literal["FINISHED", "FAILED", "KILLED"],
         winner: Mapping[str, object] | None,
         summary: str,
         report: Path | None = None,
+        plots: Sequence[Path] = (),
+        losses: Sequence[float] | None = None,
     ) -> None:
         """Send what is left and end the parent run. Gives up 60 s after the last successful write,
         or 15 where somebody has stopped the sweep and waits for the prompt.
 
         Args:
             winner: `trial` (its number), `eval_loss`, and whatever else is worth a tag.
-            summary: Markdown, shown as the parent run's description.
+            summary: As `describe`.
             report: The sweep's report.html, which becomes an artifact of the parent run.
+            plots: Pictures for the summary, which become such artifacts too.
+            losses: The lowest and the highest eval loss that MLflow's chart should show.
         """
-        path = None if report is None else str(report.resolve())
-        self._put("close", status=status, winner=winner, summary=summary, report_path=path)
+        self._put(
+            "close",
+            status=status,
+            winner=winner,
+            summary=summary,
+            report_path=None if report is None else str(report.resolve()),
+            plot_paths=[str(path.resolve()) for path in plots],
+            losses=losses,
+        )
         assert self._writer is not None, "open_sweep comes first"
         patience = STOPPED_PATIENCE_SECONDS if status == "KILLED" else None
         self._writer.close(patience_seconds=patience)

@@ -6,9 +6,12 @@ import json
 import re
 import shlex
 import sys
+import uuid
 from pathlib import Path
 
 from sweep.background import without_secrets
+from sweep.mlflow_view import address
+from trials.whole_file import write_whole
 
 
 class TrackingError(ValueError):
@@ -31,6 +34,19 @@ def ui_command(uri: str, port: int) -> list[str]:
     words = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     words += ["--no-serve-artifacts", "--workers", "1", "--uvicorn-opts", "--log-level warning"]
     return [*words, "--host", "127.0.0.1", "--port", str(port), "--allowed-hosts", hosts]
+
+
+def page_of(server: str, experiment_id: str, output_dir: Path) -> str:
+    """Return the address of the sweep's own view of its runs, on an MLflow server."""
+    return f"{server.rstrip('/')}/{address(experiment_id, sweep_id(output_dir))}"
+
+
+def sweep_id(output_dir: Path) -> str:
+    """Return what tells this sweep's runs from those of others on the server; it is made once."""
+    path = output_dir / "mlflow_sweep_id.txt"
+    if not path.exists():
+        write_whole(path, f"{uuid.uuid4()}\n")
+    return path.read_text().strip()
 
 
 def checked(uri: str) -> str:

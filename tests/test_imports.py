@@ -56,7 +56,12 @@ def test_ray_has_one_home() -> None:
 
 
 def test_mlflow_has_one_home() -> None:
-    assert set(importers("mlflow")) == {"sweep/mlflow_runs.py", "sweep/mlflow_sqlite.py"}
+    assert set(importers("mlflow")) == {
+        "sweep/mlflow_champion.py",
+        "sweep/mlflow_runs.py",
+        "sweep/mlflow_sqlite.py",
+        "sweep/mlflow_system.py",
+    }
 
 
 def test_postgresql_has_one_home() -> None:

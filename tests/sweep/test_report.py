@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from sweep.ended import Ended
-from sweep.report import Summary, against_base, as_markdown, in_words
+from sweep.report import Summary, against_base, in_words
 from trials.config import Outcome
 
 
@@ -89,9 +89,3 @@ def test_without_a_valued_trial_there_is_no_winner() -> None:
 )
 def test_a_missing_base_loss_stays_missing(base: float | None, words: str) -> None:
     assert words in against_base(1.5, base)
-
-
-def test_the_description_in_mlflow_is_a_table_of_the_best() -> None:
-    lines = as_markdown(summary()).splitlines()
-    assert lines[0] == "**3 trials**: 1 completed, 1 overfit, 1 failed"
-    assert "| 001 | 1.2500 | 16 | 32 | 0.00023 | 2 | 8 | overfit |" in lines

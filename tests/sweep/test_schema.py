@@ -48,7 +48,10 @@ def test_every_key_has_a_description() -> None:
     for name, definition in schema["definitions"].items():
         found |= dict(described(definition["properties"], f"{name}."))
     assert [key for key, has_description in found.items() if not has_description] == []
-    assert set(Settings.model_fields) | {"search", "start_with"} <= set(found)
+    assert {f.alias or n for n, f in Settings.model_fields.items()} | {
+        "search",
+        "start_with",
+    } <= set(found)
     assert {f"search.{name}" for name in HYPERPARAMETERS} <= set(found)
 
 

@@ -1,0 +1,130 @@
+"""How MLflow's page of runs shows a sweep: a saved view, with columns, an order and charts.
+
+Without one its table has no column of a hyperparameter, its charts are one bar for the sweep, and
+the trials are folded away. MLflow keeps views as tags of the experiment; what stands in one is
+what its page stores when somebody presses "Save view" (MLflow 3.17, `ExperimentPageUIState`). A
+page that does not know a key passes over it, and one without saved views shows its own columns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+TAG = "mlflow.sharedViewState."
+"""What the names of the experiment's tags begin with; the view's own id stands behind it."""
+
+HYPERPARAMETERS = ("rank", "alpha", "learning_rate", "epochs", "effective_batch_size")
+_CURVES, _MODEL, _SYSTEM = "sweep-curves", "sweep-model-metrics", "sweep-system-metrics"
+
+
+def address(experiment_id: str, view_id: str, *, charts: bool = False) -> str:
+    """Return where the view is on a server, from `#/` on."""
+    mode = "&compareRunsMode=CHART" if charts else ""
+    # Without the last MLflow's menu is that of traces and prompts.
+    return (
+        f"#/experiments/{experiment_id}/runs?viewStateShareKey={view_id}{mode}"
+        "&workflowType=machine_learning"
+    )
+
+
+def saved_view(
+    name: str, parent_run_id: str, time: int, losses: Sequence[float] | None = None
+) -> str:
+    """Return the tag's value.
+
+    Args:
+        name: As MLflow's menu of views shows it.
+        parent_run_id: Of the sweep's run; its trials stand open below it.
+        time: Milliseconds of the epoch.
+        losses: The lowest and the highest that the chart of eval losses should show; None: all.
+    """
+    state = json.dumps(_state(parent_run_id, losses))
+    return json.dumps({"name": name, "createdAt": time, "updatedAt": time, "state": state})
+
+
+def _state(parent_run_id: str, losses: Sequence[float] | None) -> dict[str, Any]:
+    columns = ["tags.`outcome`", "metrics.`eval_loss_best`"]
+    columns += [f"params.`{name}`" for name in HYPERPARAMETERS]
+    return {
+        "orderByKey": "metrics.`eval_loss_best`",
+        "orderByAsc": True,
+        "searchFilter": "",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": [*columns, "attributes.`Duration`"],
+        "columnWidths": {"run_name": 280, "metrics.`eval_loss_best`": 130},
+        "runsExpanded": {parent_run_id: True},
+        "runsHiddenMode": "SHOW_ALL",
+        "compareRunCharts": [
+            _line("eval_loss", losses),
+            _line("train_loss"),
+            _line("generalisation_gap"),
+            _chart(
+                "PARALLEL",
+                "hyperparameters",
+                selectedParams=list(HYPERPARAMETERS),
+                selectedMetrics=["eval_loss_best"],
+            ),
+            *(_scatter(name) for name in HYPERPARAMETERS),
+        ],
+        # Charts of other metrics are added by the page, to the sections of these names.
+        "compareRunSections": [
+            _section(_CURVES, "All trials", is_shown=True),
+            _section(_MODEL, "Model metrics", is_shown=False),
+            _section(_SYSTEM, "System metrics", is_shown=False),
+        ],
+    }
+
+
+def _section(section_id: str, name: str, *, is_shown: bool) -> dict[str, Any]:
+    return {
+        "uuid": section_id,
+        "name": name,
+        "display": is_shown,
+        "isReordered": True,
+        "deleted": False,
+        "isGenerated": False,
+    }
+
+
+def _chart(kind: str, chart_id: str, **settings: Any) -> dict[str, Any]:
+    return {
+        "type": kind,
+        "uuid": f"sweep-{chart_id}",
+        "metricSectionId": _CURVES,
+        "deleted": False,
+        "isGenerated": False,
+        **settings,
+    }
+
+
+def _line(metric: str, shown: Sequence[float] | None = None) -> dict[str, Any]:
+    return _chart(
+        "LINE",
+        metric,
+        metricKey=metric,
+        selectedMetricKeys=[metric],
+        scaleType="linear",
+        xAxisKey="step",
+        selectedXAxisMetricKey="",
+        xAxisScaleType="linear",
+        yAxisKey="metric",
+        lineSmoothness=0,
+        useGlobalLineSmoothing=True,
+        useGlobalXaxisKey=True,
+        # One diverged trial would press all others into one line.
+        range={"yMin": shown[0], "yMax": shown[1]} if shown else {},
+    )
+
+
+def _scatter(hyperparameter: str) -> dict[str, Any]:
+    return _chart(
+        "SCATTER",
+        hyperparameter,
+        xaxis={"key": hyperparameter, "type": "PARAM"},
+        yaxis={"key": "eval_loss_best", "type": "METRIC"},
+    )

@@ -6,6 +6,7 @@ MLflow folds away all but the first lines, so these say who won. Links to `#tria
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -78,7 +79,7 @@ class Describer:
 
     def __init__(self, describe: Callable[[], None]) -> None:
         self._describe = describe
-        self._described = time.monotonic()
+        self._described = -math.inf
 
     def trial_started(self, config: TrialConfig, place: Place) -> None:
         """Nothing is known of it yet."""

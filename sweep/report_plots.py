@@ -83,6 +83,8 @@ def _curves(data: Data, figure: Any) -> None:
 
 
 def _best(data: Data, figure: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes = _axes(figure.subplots(), "trials ended")
     ended = [trial for trial in data.trials if trial.ended_at is not None]
     ended.sort(key=lambda trial: (trial.ended_at, trial.number))
@@ -96,7 +98,7 @@ def _best(data: Data, figure: Any) -> None:
         axes.axhline(data.base_eval_loss, color="#8a8f98", linestyle=":", label="base model")
         axes.legend(frameon=False)
     axes.set_ylabel("best eval loss, nats")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _slices(data: Data, figure: Any) -> None:
@@ -119,6 +121,6 @@ def _slices(data: Data, figure: Any) -> None:
         if name in LOGARITHMIC:
             axes.set_xscale("log")
         elif not is_text and len(few := sorted(set(values))) <= 5:  # type: ignore[type-var]
-            axes.set_xticks(few)
+            axes.set_xticks(few)  # type: ignore[arg-type]
     all_axes[0].set_ylim(*loss_range(best_losses(shown)))
     all_axes[0].set_ylabel("best eval loss, nats")

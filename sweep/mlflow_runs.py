@@ -23,8 +23,8 @@ from sweep.journal import Event
 from sweep.mlflow_champion import is_registered, register
 from sweep.mlflow_sqlite import make_tables, unusable
 from sweep.mlflow_system import system_monitors
+from sweep.mlflow_view import MENU, address, saved_view
 from sweep.mlflow_view import TAG as VIEW_TAG
-from sweep.mlflow_view import address, saved_view
 from sweep.where import TrackingError, sweep_id
 from trials.whole_file import write_whole
 
@@ -397,7 +397,7 @@ class Runs:
                 run_id = self._child(int(target.removeprefix("trial-"))).run_id
             except _NoRunError:
                 return str(found[0])
-            return f"(#/experiments/{self.experiment_id}/runs/{run_id})"
+            return f"(#/experiments/{self.experiment_id}/runs/{run_id}?{MENU})"
 
         text = re.sub(r"\(#(trial-\d+|trials|curves)\)", address_of, text)
         artifact = f"get-artifact?run_uuid={self.parent_run_id}&path=plots/"
@@ -480,7 +480,7 @@ class Runs:
         tags: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         """Log all of it in one request, where MLflow takes as much in one."""
-        known = [Param(key, str(value)) for key, value in params.items() if value is not None]
+        known = [Param(key, _plain(value)) for key, value in params.items() if value is not None]
         self._client.log_batch(run_id, metrics, known, _tags(tags), synchronous=True)
 
 
@@ -499,6 +499,11 @@ def _changed(metrics: Mapping[str, float], run: Any, time: int) -> list[Metric]:
     """Metrics without a step that the run does not have with these very values; None: it is new."""
     known = {} if run is None else run.data.metrics
     return [Metric(key, v, time, 0) for key, v in metrics.items() if known.get(key) != v]
+
+
+def _plain(value: object) -> str:
+    """A parameter's text; whole floats without their `.0`."""
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _tags(tags: Mapping[str, object]) -> list[RunTag]:

@@ -15,6 +15,9 @@ from typing import Any
 TAG = "mlflow.sharedViewState."
 """What the names of the experiment's tags begin with; the view's own id stands behind it."""
 
+MENU = "workflowType=machine_learning"
+"""Of an address: without it MLflow's menu is that of traces and prompts."""
+
 HYPERPARAMETERS = ("rank", "alpha", "learning_rate", "epochs", "effective_batch_size")
 _CURVES, _MODEL, _SYSTEM = "sweep-curves", "sweep-model-metrics", "sweep-system-metrics"
 
@@ -22,11 +25,7 @@ _CURVES, _MODEL, _SYSTEM = "sweep-curves", "sweep-model-metrics", "sweep-system-
 def address(experiment_id: str, view_id: str, *, charts: bool = False) -> str:
     """Return where the view is on a server, from `#/` on."""
     mode = "&compareRunsMode=CHART" if charts else ""
-    # Without the last MLflow's menu is that of traces and prompts.
-    return (
-        f"#/experiments/{experiment_id}/runs?viewStateShareKey={view_id}{mode}"
-        "&workflowType=machine_learning"
-    )
+    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={view_id}{mode}&{MENU}"
 
 
 def saved_view(
@@ -56,7 +55,7 @@ def _state(parent_run_id: str, losses: Sequence[float] | None) -> dict[str, Any]
         "modelVersionFilter": "All Runs",
         "datasetsFilter": [],
         "selectedColumns": [*columns, "attributes.`Duration`"],
-        "columnWidths": {"run_name": 280, "metrics.`eval_loss_best`": 130},
+        "columnWidths": {"attributes.`Run Name`": 280, "metrics.`eval_loss_best`": 130},
         "runsExpanded": {parent_run_id: True},
         "runsHiddenMode": "SHOW_ALL",
         "compareRunCharts": [

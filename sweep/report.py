@@ -96,7 +96,7 @@ def _winner(summary: Summary) -> list[RenderableType]:
 
 def short(value: float) -> str:
     """A hyperparameter as a table shows it."""
-    return f"{value:.2g}" if value < 0.01 else f"{value:g}"
+    return f"{value:.2g}" if value < 0.1 else f"{value:g}"
 
 
 def against_base(eval_loss: float, base_eval_loss: float | None) -> str:

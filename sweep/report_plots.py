@@ -55,6 +55,7 @@ def _axes(place: Axes, x_label: str) -> Axes:
     place.spines[["top", "right"]].set_visible(False)
     place.grid(alpha=0.25)
     place.set_xlabel(x_label)
+    place.ticklabel_format(axis="y", useOffset=False)  # 2.6471, not 14 and +2.647 elsewhere
     return place
 
 

@@ -199,8 +199,8 @@ def test_every_setting_is_a_parameter(folder: Path) -> None:
     run_trial(tracker, config(folder), [1.5])
     close(tracker)
     params = children(folder, tracker)[0].data.params
-    wanted = {"base_model": "tiny", "backend": "transformers", "rank": "16", "alpha": "32.0"}
-    wanted |= {"learning_rate": "0.00031", "epochs": "2.0", "effective_batch_size": "16"}
+    wanted = {"base_model": "tiny", "backend": "transformers", "rank": "16", "alpha": "32"}
+    wanted |= {"learning_rate": "0.00031", "epochs": "2", "effective_batch_size": "16"}
     wanted |= {"micro_batch_size": "8", "gradient_accumulation_steps": "2", "seed": "1"}
     assert wanted.items() <= params.items()
     assert not {"data_dir", "output_dir", "number", "model", "revision"} & params.keys()

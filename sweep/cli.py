@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from sweep import cli_cluster, cli_report, cli_review
+from sweep import cli_cluster, cli_confirm, cli_report, cli_review
 from sweep.cli_options import (
     Gpus,
     Hours,
@@ -307,6 +307,7 @@ def ui(
 
 
 app.add_typer(cli_cluster.app)
+app.add_typer(cli_confirm.app)
 app.add_typer(cli_report.app)
 app.add_typer(cli_review.app)
 

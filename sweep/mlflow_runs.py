@@ -96,6 +96,7 @@ class Runs:
 
     Args:
         tried: Sequence of the latest event that may have been sent before; infinite: any may.
+        run_name: Of the parent run; None: `name`.
     """
 
     def __init__(
@@ -106,12 +107,13 @@ class Runs:
         artifacts_dir: Path | None,
         *,
         tried: float = math.inf,
+        run_name: str | None = None,
     ) -> None:
         self.uri = uri
         self._tried = tried
         self._is_new_event = False
         self._parent_is_new = False
-        self._name = name
+        self._name, self._run_name = name, run_name or name
         self._output_dir = output_dir
         self._artifacts_dir = artifacts_dir
         self._experiment_id: str | None = None
@@ -204,7 +206,7 @@ class Runs:
             tags = {"sweep.role": "parent", "sweep.id": sweep_id(self._output_dir)}
             self._parent = self._find_run(tags)
             if self._parent is None:
-                self._parent = self._create_run(self._name, time, tags)
+                self._parent = self._create_run(self._run_name, time, tags)
                 self._parent_is_new = True
         return self._parent
 
@@ -269,7 +271,7 @@ class Runs:
         if parent.info.status != "RUNNING":
             self._client.update_run(self.parent_run_id, status="RUNNING")
         self._end_running(time)
-        note = f"**{self._name}** is running. Its folder: `{self._output_dir}`."
+        note = f"**{self._run_name}** is running. Its folder: `{self._output_dir}`."
         tags = {**tags, "mlflow.note.content": note}
         self._log(self.parent_run_id, params=_new_params(params, parent), tags=tags)
         if Path(space_path).is_file():
@@ -281,7 +283,7 @@ class Runs:
 
     def _save_view(self, time: int, losses: Sequence[float] | None = None) -> None:
         """Let MLflow's page of runs show the trials; the losses are known at the end."""
-        view = saved_view("Trials, the best first", self.parent_run_id, time, losses)
+        view = saved_view(f"{self._run_name}: the best first", self.parent_run_id, time, losses)
         tag = f"{VIEW_TAG}{sweep_id(self._output_dir)}"
         self._client.set_experiment_tag(self.experiment_id, tag, view)
 
@@ -446,7 +448,7 @@ class Runs:
         """No process runs the sweep: nothing may look as if one did."""
         self._end_running(time)
         if self._client.get_run(self.parent_run_id).info.status == "RUNNING":
-            note = f"**{self._name}** was broken off. Its folder: `{self._output_dir}`."
+            note = f"**{self._run_name}** was broken off. Its folder: `{self._output_dir}`."
             self._log(self.parent_run_id, tags={"mlflow.note.content": note})
             self._client.set_terminated(self.parent_run_id, "KILLED", end_time=time)
 

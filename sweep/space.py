@@ -124,6 +124,16 @@ def load_space(path: Path, overrides: Mapping[str, str] | None = None) -> Space:
     return _build(raw, file)
 
 
+def space_as_run(path: Path) -> Space:
+    """Read a space that was checked when it was run; its data may be elsewhere by now.
+
+    Raises:
+        SpaceError: It cannot be read.
+    """
+    file = read(path, {})
+    return _build(file.plain, file)
+
+
 def _field_problems(raw: dict[str, Any], path: Path) -> list[Problem]:
     fields = {key: value for key, value in raw.items() if key not in ("search", "start_with")}
     problems: list[Problem] = []

@@ -48,6 +48,7 @@ class MlflowTracker:
         output_dir: The sweep's folder. A file in it, `mlflow_sweep_id.txt`, tells this sweep's
             parent run from one of the same name that somebody else has on the same server;
             another, `mlflow.json`, says where the sweep is tracked.
+        run_name: Of the parent run; None: the sweep's own name.
 
     Raises:
         TrackingError: `uri` cannot be used, or does not answer within 10 seconds, and the sweep is
@@ -55,7 +56,13 @@ class MlflowTracker:
     """
 
     def __init__(
-        self, *, uri: str, name: str, artifacts_dir: Path | None, output_dir: Path
+        self,
+        *,
+        uri: str,
+        name: str,
+        artifacts_dir: Path | None,
+        output_dir: Path,
+        run_name: str | None = None,
     ) -> None:
         self._writer: Writer | None = None
         self._error: str | None = None
@@ -63,7 +70,9 @@ class MlflowTracker:
         self._output_dir = output_dir
         self._journal = Journal(output_dir / journal.FILE_NAME)
         tried = self._journal.sequence
-        self._runs = Runs(checked(uri), name, output_dir, artifacts_dir, tried=tried)
+        self._runs = Runs(
+            checked(uri), name, output_dir, artifacts_dir, tried=tried, run_name=run_name
+        )
         known = tracked_at(output_dir)
         self._is_continued = known == without_secrets(uri)
         if known and not self._is_continued and len(self._journal):

@@ -110,6 +110,34 @@ def best(
 
 
 @app.command()
+def compare(
+    one: Annotated[str, typer.Argument(metavar="A", help="A sweep's name, or NAME:TRIAL.")],
+    other: Annotated[str, typer.Argument(metavar="B", help="The same.")],
+    output: Output = Path("sweeps"),
+    as_json: AsJson = False,
+) -> None:
+    """Set two sweeps, or two trials, side by side; say whether their eval losses compare.
+
+    A sweep stands for its best trial. Example: sweep compare my my-2, sweep compare my:17 my:4
+    """
+    from sweep import compare
+
+    sides = [compare.read_side(*_named(given, output)) for given in (one, other)]
+    if as_json:
+        _print_json(compare.as_json(*sides))
+    else:
+        console().print(compare.in_words(*sides))
+
+
+def _named(given: str, output: Path) -> tuple[Path, int | None]:
+    """`my:17` → the sweep's folder and the trial's number."""
+    name, colon, number = given.partition(":")
+    if colon and not number.isdecimal():
+        fail(f"{given}: a trial is named as NAME:TRIAL with its number, such as {name}:17.")
+    return known_folder(output, name, "sweep.json"), int(number) if colon else None
+
+
+@app.command()
 def export(
     name: SweepName,
     to: Annotated[Path, typer.Option(metavar="DIR", help="A folder that does not exist yet.")],

@@ -130,7 +130,7 @@ def comparable(task: Mapping[str, Any]) -> str:
     """
     others = ("base_model", "train", "optimizer", "evaluations")
     kept = {key: value for key, value in task.items() if key not in others}
-    kept["max_length"] = task["base_model"]["max_length"]
+    kept["max_length"] = task.get("base_model", {}).get("max_length")
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -40,7 +40,7 @@ def keep_to_task(study: optuna.Study, space: Space, check: Check, backend: Backe
         study.set_user_attr("task", task)
         study.set_user_attr("evaluate_rows", space.settings.evaluate.rows)
         return
-    changed = _changes(known, task)
+    changed = changes(known, task)
     if not changed:
         return
     backends = known["base_model"].get("backend"), backend
@@ -53,16 +53,16 @@ def keep_to_task(study: optuna.Study, space: Space, check: Check, backend: Backe
     )
 
 
-def _changes(known: Mapping[str, Any], now: Mapping[str, Any], parent: str = "") -> list[str]:
-    """What differs, one text for each key: `base_model.backend: transformers → unsloth`."""
-    changes = []
+def changes(known: Mapping[str, Any], now: Mapping[str, Any], parent: str = "") -> list[str]:
+    """Say what differs, one text for each key: `base_model.backend: transformers → unsloth`."""
+    found: list[str] = []
     for key in now:
         before, after = known.get(key), now[key]
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            changes += _changes(before, after, f"{parent}{key}.")
+            found += changes(before, after, f"{parent}{key}.")
         elif before != after:
-            changes.append(f"{parent}{key}: {_brief(before)} → {_brief(after)}")
-    return changes
+            found.append(f"{parent}{key}: {_brief(before)} → {_brief(after)}")
+    return found
 
 
 def _brief(value: object) -> str:

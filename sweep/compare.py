@@ -1,0 +1,205 @@
+"""`sweep compare`: two sweeps, or two trials, side by side; and whether their losses compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sweep.record import NoWinner, Record, read_record
+from sweep.recorded import comparable
+from sweep.report_data import Data, read_data
+from sweep.space_file import SpaceError, read
+from sweep.status import Status, open_to_read, read_status
+from sweep.task import changes
+from sweep.words import counted, duration
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Side:
+    """One of the two."""
+
+    status: Status
+    record: Record | None
+    """The trial that stands for it: the best, or the one that was named; None: there is none."""
+    task: Mapping[str, Any]
+    """What all its trials share; empty before the first."""
+    data: Data
+    settings: Mapping[str, str]
+    """Dotted keys of its space and their values, as written."""
+
+    @property
+    def name(self) -> str:
+        """As a heading."""
+        number = "" if self.record is None else f", trial {self.record.trial.number}"
+        return f"{self.status.name}{number}"
+
+    @property
+    def loss(self) -> float | None:
+        """The lowest eval loss of its trial, in nats per supervised token."""
+        return None if self.record is None else self.record.trial.eval_loss
+
+
+def read_side(folder: Path, trial: int | None) -> Side:
+    """Read one side.
+
+    Args:
+        trial: None: the one with the lowest eval loss.
+
+    Raises:
+        StudyError: There is no such sweep or trial, or it cannot be read.
+    """
+    try:
+        record = read_record(folder, trial)
+    except NoWinner:
+        record = None
+    return Side(
+        status=record.sweep if record else read_status(folder),
+        record=record,
+        task=dict(open_to_read(folder).user_attrs.get("task") or {}),
+        data=read_data(folder),
+        settings=_settings(folder),
+    )
+
+
+def _settings(folder: Path) -> dict[str, str]:
+    try:
+        return dict(_flat(read(folder / "space.yaml", {}).plain))
+    except (SpaceError, OSError):
+        return {}
+
+
+def _flat(value: Mapping[str, Any], parent: str = "") -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for key, each in value.items():
+        if isinstance(each, Mapping):
+            found += _flat(each, f"{parent}{key}.")
+        else:
+            found.append((f"{parent}{key}", str(each)))
+    return found
+
+
+def why_not_comparable(one: Side, other: Side) -> str | None:
+    """Why the eval losses of two sides say nothing of each other; None: they do."""
+    if not one.task or not other.task:
+        return "One of them has not begun a trial."
+    keys = {"eval", "tokenizer", "sample_rows", "chat", "loss_on", "seed"}
+    if comparable(one.task) == comparable(other.task):
+        return None
+    apart = {key: one.task.get(key) for key in keys}, {key: other.task.get(key) for key in keys}
+    lengths = [side.task.get("base_model", {}).get("max_length") for side in (one, other)]
+    words = changes(*apart)
+    if lengths[0] != lengths[1]:
+        words.append(f"max_length: {lengths[0]} → {lengths[1]}")
+    return f"Their eval losses do not compare ({'; '.join(words) or 'another task'})."
+
+
+def verdict(one: Side, other: Side) -> str:
+    """What the difference of their eval losses says, in words."""
+    if why := why_not_comparable(one, other):
+        return why
+    if one.loss is None or other.loss is None:
+        return "One of them has no eval loss that counts yet."
+    noise = max(one.data.noise, other.data.noise)
+    apart = other.loss - one.loss
+    better = one if apart > 0 else other
+    lead = f"{abs(apart):.4f} nats ({abs(apart) / max(one.loss, other.loss):.1%})"
+    said = f"{better.name} is lower by {lead}"
+    if noise == 0.0:
+        return f"{said}; how much of that is noise is not known."
+    if abs(apart) <= noise:
+        return f"They are not told apart: {lead} are within noise ({noise:.4f} nats)."
+    return (
+        f"{said}, beyond noise ({noise:.4f} nats, the median move between late evaluations of a "
+        f"trial). One seed each: sweep confirm says more."
+    )
+
+
+def in_words(one: Side, other: Side) -> RenderableType:
+    """Both sides as tables, and the verdict."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("", one.name, other.name):
+        table.add_column(heading, overflow="fold")
+    for label, *cells in _rows(one, other):
+        table.add_row(Text(label, style="dim"), *cells)
+    parts: list[RenderableType] = [table, Text()]
+    differing = [row for row in _settings_rows(one, other) if row[1] != row[2]]
+    if differing:
+        settings = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for heading in ("what differs in their files", one.status.name, other.status.name):
+            settings.add_column(heading, overflow="fold")
+        for row in differing:
+            settings.add_row(*row)
+        parts += [settings, Text()]
+    return Group(*parts, Text(verdict(one, other), style="bold"))
+
+
+def _rows(one: Side, other: Side) -> list[tuple[str, str, str]]:
+    def both(label: str, of: Any) -> tuple[str, str, str]:
+        return label, of(one), of(other)
+
+    def outcomes(side: Side) -> str:
+        return ", ".join(f"{n} {outcome}" for outcome, n in side.status.outcomes.items())
+
+    def seconds(side: Side) -> str:
+        found = None if side.record is None else side.record.trial.seconds
+        return "" if found is None else duration(found)
+
+    rows = [
+        both("eval loss", lambda s: "" if s.loss is None else f"{s.loss:.4f}"),
+        both("base model's own", lambda s: _loss(s.status.base_eval_loss)),
+        both("outcome", lambda s: s.record.trial.outcome if s.record else ""),
+        both("time of the trial", seconds),
+        both("the sweep", lambda s: f"{s.status.state}, {counted(len(s.status.trials), 'trial')}"),
+        both("", outcomes),
+        both("GPU hours", lambda s: f"{s.status.gpu_hours:.2f}"),
+    ]
+    values = [side.record.trial.hyperparameters if side.record else {} for side in (one, other)]
+    for name in dict.fromkeys([*values[0], *values[1]]):
+        shown = [_value(value.get(name)) for value in values]
+        if shown[0] != shown[1]:
+            rows.append((name, shown[0], shown[1]))
+    return rows
+
+
+def _loss(loss: float | None) -> str:
+    return "" if loss is None else f"{loss:.4f}"
+
+
+def _value(value: object) -> str:
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _settings_rows(one: Side, other: Side) -> list[tuple[str, str, str]]:
+    keys = dict.fromkeys([*one.settings, *other.settings])
+    return [(key, one.settings.get(key, ""), other.settings.get(key, "")) for key in keys]
+
+
+def as_json(one: Side, other: Side) -> dict[str, Any]:
+    """The same for programs."""
+    sides = [
+        {
+            "sweep": side.status.name,
+            "trial": side.record and side.record.trial.number,
+            "eval_loss": side.loss,
+            "base_eval_loss": side.status.base_eval_loss,
+            "hyperparameters": side.record.trial.hyperparameters if side.record else None,
+            "outcomes": side.status.outcomes,
+            "gpu_hours": side.status.gpu_hours,
+            "noise": side.data.noise,
+        }
+        for side in (one, other)
+    ]
+    differing = {k: [a, b] for k, a, b in _settings_rows(one, other) if a != b}
+    why = why_not_comparable(one, other)
+    return {
+        "sides": sides,
+        "settings": differing,
+        "comparable": why is None,
+        "verdict": verdict(one, other),
+    }

@@ -84,7 +84,9 @@ def run(
     checked = load_space(Path(space), changes)
     options = Options(output=Path(output), workers=workers, gpus=gpus, mlflow=mlflow, study=study)
     options.output.mkdir(parents=True, exist_ok=True)
-    code = run_sweep(checked, options, console or Console())
+    # markup=False: names and rows of a user may hold square brackets.
+    console = console or Console(highlight=False, markup=False, emoji=False)
+    code = run_sweep(checked, options, console)
     return read_result(options.output / checked.name, code)
 
 

@@ -15,11 +15,11 @@ ENTER, ESCAPE, BACKSPACE = "\r\n", "\x1b", "\x7f\b"
 LONGEST = 9
 """Digits of a trial's number."""
 HELP = """\
-s Enter            stop in order, as Ctrl-C does: running trials write a checkpoint, and the same
-                   command goes on. A second Ctrl-C does not wait for checkpoints.
-p NUMBER Enter     prune a running trial: it ends as `stopped` at its next evaluation
-?                  close this help
-Elsewhere: sweep stop, sweep prune."""
+s Enter         stop in order, as Ctrl-C does: running trials write a checkpoint
+                and the same command goes on; Ctrl-C then leaves those out
+p NUMBER Enter  prune a running trial: it ends as stopped at its next evaluation
+?               close this help
+From elsewhere: sweep stop, sweep prune."""
 
 Mode = Literal["", "stop", "prune"]
 

@@ -196,6 +196,8 @@ class Progress:
                 whole, since = of_epoch * trial.config.epochs, trial.began
             rest.append(max(0.0, whole * ahead[trial.index] - (now - since)))
         n_waiting = max(0, self.budget.trials - self.n_ended - len(running))
+        if not running and not n_waiting:
+            return None
         epochs = list(self._queued.values())[:n_waiting]
         epochs += [self._pace.mean_epochs] * (n_waiting - len(epochs))
         waiting = [of_epoch * each * ahead[-1] for each in epochs]

@@ -39,7 +39,7 @@ def test_keys_prune_a_trial_and_end_the_sweep_in_order(space: Path, terminal: On
     terminal.until("001 r")
     assert not terminal.echoes
     terminal.type("?")
-    terminal.until("Elsewhere: sweep stop, sweep prune.")
+    terminal.until("From elsewhere: sweep stop, sweep prune.")
     terminal.type("p19\r")
     terminal.until("Trial 19 does not run.")
     terminal.type("p0\r")

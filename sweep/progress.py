@@ -108,6 +108,11 @@ class Progress:
         ]
         self._valued.sort()
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a trial has had a slot yet."""
+        return self._pace is not None
+
     def started(self, config: TrialConfig, place: Place) -> None:
         """A trial has its slot."""
         if self._pace is None:

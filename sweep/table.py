@@ -63,7 +63,8 @@ def _headline(progress: Progress, title: str, now: float) -> Text:
 
 def _running(progress: Progress, now: float, width: int, height: int) -> RenderableType:
     if not progress.running:
-        return Text("workers load the base model …", style="dim")
+        words = "no trial runs" if progress.has_begun else "workers load the base model …"
+        return Text(words, style="dim")
     wide = width >= WIDE
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for heading in ("running", "progress", "train", "eval", "eval curve", "left"):

@@ -41,7 +41,10 @@ class SweepResult:
     def _repr_html_(self) -> str:
         if self.trials.empty:
             return f"<b>{escape(self.name)}</b>: no trial yet"
-        ranked = self.trials.sort_values("eval_loss").head(10)
+        ranked = self.trials.sort_values("eval_loss").drop(columns="reason").head(10)
+        if len(self.trials) > 1:  # what all trials share tells nothing
+            shown = ("outcome", "eval_loss", "seconds")
+            ranked = ranked[[c for c in ranked if c in shown or self.trials[c].nunique() > 1]]
         words = f"the lowest eval losses of {len(self.trials)} trials"
         return f"<b>{escape(self.name)}</b>: {words}{ranked.to_html()}"
 
@@ -73,18 +76,26 @@ def run(
         SpaceError, StudyError, TrackingError: In words, before any trial starts.
     """
     import json
+    import logging
+    import warnings
 
     from rich.console import Console
 
-    from sweep.run_sweep import Options
-    from sweep.run_sweep import run as run_sweep
+    # In a notebook tqdm and Ray ask for ipywidgets, which nothing here needs.
+    logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")
+        from sweep.run_sweep import Options
+        from sweep.run_sweep import run as run_sweep
     from sweep.space import load_space
 
     changes = {key: json.dumps(value) for key, value in (settings or {}).items()}
     checked = load_space(Path(space), changes)
     options = Options(output=Path(output), workers=workers, gpus=gpus, mlflow=mlflow, study=study)
     options.output.mkdir(parents=True, exist_ok=True)
-    code = run_sweep(checked, options, console or Console())
+    # markup=False: names and rows of a user may hold square brackets.
+    console = console or Console(highlight=False, markup=False, emoji=False)
+    code = run_sweep(checked, options, console)
     return read_result(options.output / checked.name, code)
 
 

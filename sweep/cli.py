@@ -6,8 +6,10 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -17,6 +19,7 @@ from sweep.cli_options import (
     Hours,
     Name,
     Output,
+    Refused,
     Seed,
     Sets,
     SpaceFile,
@@ -28,6 +31,9 @@ from sweep.cli_options import (
     known_folder,
     overrides_of,
 )
+
+if TYPE_CHECKING:
+    from sweep.events import Events
 
 app = typer.Typer(
     help="Find good LoRA and QLoRA hyperparameters without babysitting.",
@@ -83,35 +89,60 @@ def run(
         ),
     ] = None,
     sets: Sets = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Write events for programs, one JSON object a line."),
+    ] = False,
 ) -> None:
     """Run a sweep, or continue it: the same command goes on where it was stopped.
 
+    Example: sweep run my.yaml --trials 24 --gpus 2
+
     Ctrl-C ends it in order. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
     """
-    overrides = overrides_of(sets, name, seed)
-    if trials is not None:
-        overrides["budget.trials"] = str(trials)
-    if hours is not None:
-        overrides["budget.hours"] = str(hours)
-    if workers is not None and gpus is not None:
-        fail("--workers and --gpus: trials run on processors or on GPUs; give one of the two.")
-
     import signal
-
-    from sweep.run_sweep import Options, run
-    from sweep.space import load_space
 
     # Before the first trial; from then on `run` listens itself.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    checked = load_space(space, overrides)
-    _make_output(output)
-    options = Options(output=output, workers=workers, gpus=gpus, mlflow=mlflow, study=study)
-    try:
-        code = run(checked, options, console())
-    except KeyboardInterrupt:
-        _interrupted()
+    with _events(as_json) as events:
+        overrides = overrides_of(sets, name, seed)
+        if trials is not None:
+            overrides["budget.trials"] = str(trials)
+        if hours is not None:
+            overrides["budget.hours"] = str(hours)
+        if workers is not None and gpus is not None:
+            fail("--workers and --gpus: trials run on processors or on GPUs; give one of the two.")
+
+        from sweep.run_sweep import Options, run
+        from sweep.space import load_space
+
+        checked = load_space(space, overrides)
+        _make_output(output)
+        options = Options(output=output, workers=workers, gpus=gpus, mlflow=mlflow, study=study)
+        code = run(checked, options, console(stderr=as_json), events)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is written: the exit code shall say so
     raise typer.Exit(code)
+
+
+@contextmanager
+def _events(wanted: bool) -> Iterator[Events | None]:
+    """Give where events for programs go; what ends the command there is told to them, too."""
+    events = None
+    if wanted:
+        from sweep.events import Events
+
+        events = Events.on_stdout()
+    try:
+        yield events
+    except KeyboardInterrupt:  # typer would make it an Abort
+        if events is not None:
+            events.error(INTERRUPTED, 130)
+        _interrupted()
+    except (Exception, Refused) as error:
+        words = error.words if isinstance(error, Refused) else _in_words(error)
+        if events is not None:
+            events.error(*((words, 2) if words else (f"A fault of the program: {error!r}", 1)))
+        raise
 
 
 @app.command()
@@ -257,6 +288,33 @@ def stop(
 
 
 @app.command()
+def prune(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The sweep's name, or its job's on a cluster.")
+    ],
+    trial: Annotated[int, typer.Argument(min=0, metavar="TRIAL", help="Its number.")],
+    output: Output = Path("sweeps"),
+    address: cli_cluster.Address = None,
+) -> None:
+    """End one running trial by hand: its outcome is `stopped`, and the sweep goes on.
+
+    Example: sweep prune my 17
+
+    It ends at its next evaluation. Exit codes: 0 it will end, 1 it does not run.
+    """
+    if not (output / name).exists():
+        address = address or os.environ.get("RAY_API_SERVER_ADDRESS")
+    if address is not None:
+        raise typer.Exit(cli_cluster.prune(name, trial, address))
+
+    folder = known_folder(output, name, "lock")
+
+    from sweep.prune import prune
+
+    raise typer.Exit(prune(folder, trial, typer.echo))
+
+
+@app.command()
 def sync(
     name: SweepName,
     output: Output = Path("sweeps"),
@@ -312,24 +370,36 @@ app.add_typer(cli_report.app)
 app.add_typer(cli_review.app)
 
 
+INTERRUPTED = "Interrupted; what had ended is kept, and the same command goes on."
+
+
 def main() -> None:
     """Run a command; what a user got wrong is said in words and exits with 2."""
     try:
         app()
-    except ValueError as error:
-        if type(error).__module__.split(".")[0] not in ("sweep", "trials"):
-            raise  # a fault of ours: it deserves its traceback
-        fail(str(error))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (ValueError, OSError) as error:
+        words = _in_words(error)
+        if words is None:
             raise
-        fail(f"No room on the disk: {error.filename or error}. Make some and try again.")
+        fail(words)
     except KeyboardInterrupt:
         _interrupted()
 
 
+def _in_words(error: Exception) -> str | None:
+    """What a user got wrong; None: a fault of ours, which deserves its traceback."""
+    if isinstance(error, ValueError) and type(error).__module__.split(".")[0] in (
+        "sweep",
+        "trials",
+    ):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"No room on the disk: {error.filename or error}. Make some and try again."
+    return None
+
+
 def _interrupted() -> NoReturn:
-    typer.echo("Interrupted; what had ended is kept, and the same command goes on.", err=True)
+    typer.echo(INTERRUPTED, err=True)
     sys.exit(130)
 
 

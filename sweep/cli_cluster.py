@@ -196,6 +196,15 @@ def stop(given: str, address: str, *, wait: bool) -> int:
     return stop_job(cluster, job, wait=wait, say=typer.echo)
 
 
+def prune(given: str, number: int, address: str) -> int:
+    """End one trial of a sweep on a cluster; returns the exit code."""
+    cluster, job = _find(given, address)
+
+    from sweep.prune import prune_job
+
+    return prune_job(cluster, job, number, say=typer.echo)
+
+
 def _find(given: str, address: str | None) -> tuple[Cluster, Job]:
     from sweep.submit import Cluster, default_address
 

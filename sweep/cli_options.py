@@ -46,14 +46,23 @@ Sets = Annotated[
 ]
 
 
+class Refused(SystemExit):
+    """What a user got wrong has been said; the command ends with 2."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(2)
+        self.words = words
+
+
 def fail(words: str) -> NoReturn:
     """Say what a user got wrong, and end."""
     from sweep.background import without_secrets
 
     # What a file holds stands in messages: it must not move the cursor of the terminal.
     shown = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in words)
-    typer.echo(without_secrets(shown), err=True)
-    sys.exit(2)
+    shown = without_secrets(shown)
+    typer.echo(shown, err=True)
+    raise Refused(shown)
 
 
 def overrides_of(sets: list[str] | None, name: str | None, seed: int | None) -> dict[str, str]:
@@ -80,11 +89,11 @@ def known_folder(output: Path, name: str, with_file: str) -> Path:
     return output / name
 
 
-def console() -> Console:
+def console(*, stderr: bool = False) -> Console:
     """Where words for people go, without markup of their own."""
     from rich.console import Console
 
     # A log has no width; rich would cut its tables at 80 columns.
-    width = None if sys.stdout.isatty() else 120
+    width = None if (sys.stderr if stderr else sys.stdout).isatty() else 120
     # markup=False: names and rows of a user may hold square brackets.
-    return Console(highlight=False, markup=False, emoji=False, width=width)
+    return Console(highlight=False, markup=False, emoji=False, width=width, stderr=stderr)

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import numpy as np
 from sweep.ended import COUNTS
 from sweep.loop import Place
 from sweep.paired import Difference, Mean, difference, mean_of
-from sweep.pruners import ByItself
+from sweep.pruners import ByItself, stopped_by_hand
 from sweep.record import Record, read_record
 from sweep.status import read_status
 from sweep.storage import StudyError
@@ -159,6 +159,8 @@ class Confirmation:
     by_itself: ByItself
     trackers: Sequence[Tracker] = ()
     base_eval_loss: float | None = None
+    is_asked_to_prune: Callable[[int], bool] = lambda number: False
+    """Whether a person wants run `number` to end."""
 
     def __post_init__(self) -> None:
         self._waiting = deque(run.config for run in self.runs if run.result is None)
@@ -191,6 +193,9 @@ class Confirmation:
         else:
             curve.append(point)
             stop = self.by_itself.verdict(curve, self.base_eval_loss)
+            n_evaluations = self._running[number].n_evaluations
+            if stop is None and point.index < n_evaluations and self.is_asked_to_prune(number):
+                stop = stopped_by_hand(point, n_evaluations)
         for tracker in self.trackers:
             tracker.trial_reported(number, point)
         return stop

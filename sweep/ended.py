@@ -23,6 +23,8 @@ STATES: Mapping[Outcome, TrialState] = {
     "overfit": TrialState.COMPLETE,
     "diverged": TrialState.PRUNED,
     "outclassed": TrialState.PRUNED,
+    # By hand. What it would have come to is not known, whatever its user thought of it.
+    "stopped": TrialState.PRUNED,
     # The sampler never sees FAIL and would draw the same corner again; a constraint it sees.
     "out_of_memory": TrialState.PRUNED,
     "failed": TrialState.FAIL,
@@ -42,6 +44,8 @@ class Ended:
     reason: str
     eval_loss_best: float | None
     seconds: float
+    last_index: int = 0
+    """Of its last evaluation, 1…K; 0: it had none."""
 
     @property
     def place(self) -> tuple[float, int] | None:
@@ -72,6 +76,7 @@ class AllEnded:
             reason=known["outcome_reason"],
             eval_loss_best=known.get("eval_loss_best"),
             seconds=_seconds(known["result"]),
+            last_index=known["curve"][-1]["index"] if known["curve"] else 0,
         )
         self._trials[trial.number] = ended
         if ended.place is not None:

@@ -1,4 +1,4 @@
-"""A sweep's folder: who wrote it, where its study is, who runs in it, who asks that one to stop."""
+"""A sweep's folder: its writer, its study, who runs in it, and what others ask of that one."""
 
 from __future__ import annotations
 
@@ -268,3 +268,22 @@ def ask_to_stop(folder: Path) -> None:
 def is_asked_to_stop(folder: Path) -> bool:
     """Whether somebody has left word."""
     return (folder / "stop").exists()
+
+
+def ask_to_prune(folder: Path, number: int) -> None:
+    """Leave word that a trial shall end; it is heard at the trial's next evaluation."""
+    _prune_word(folder, number).touch()
+
+
+def is_asked_to_prune(folder: Path, number: int) -> bool:
+    """Whether somebody has left word."""
+    return _prune_word(folder, number).exists()
+
+
+def forget_prune(folder: Path, number: int) -> None:
+    """Take the word away: the trial has ended."""
+    _prune_word(folder, number).unlink(missing_ok=True)
+
+
+def _prune_word(folder: Path, number: int) -> Path:
+    return folder / f"prune-{number:03d}"

@@ -162,6 +162,15 @@ class Outclassed:
         )
 
 
+def stopped_by_hand(point: EvalPoint, n_evaluations: int) -> Stop:
+    """The verdict on a trial that its user wants to end."""
+    share = point.index / n_evaluations
+    return Stop(
+        outcome="stopped",
+        reason=f"Stopped by hand at {share:.0%} of its run, with eval loss {point.eval_loss:.4f}.",
+    )
+
+
 def make_outclassed(settings: OutclassedSettings) -> Outclassed:
     """The configured pruner; its steps are evaluations, shares of a trial's own run."""
     inner: BasePruner

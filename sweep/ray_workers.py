@@ -21,6 +21,7 @@ from sweep.ray_ends import death, is_machine_lost, of_elsewhere, stall
 from sweep.ray_files import Courier, Seen
 from sweep.ray_slots import LOADS_TO_GIVE_UP, Arriving, Slot, Timings
 from sweep.ray_worker import Home, Share, Worker
+from sweep.usage import Usage
 from sweep.words import counted
 from trials import worker as messages
 from trials.config import Fault, ModelConfig, TrialConfig, TrialResult
@@ -66,6 +67,7 @@ class RayRunner:
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.timings = Timings()
+        self.usage = Usage()
         self._model = model
         self._n_slots = n_slots
         self._on_gpus = on_gpus
@@ -113,6 +115,7 @@ class RayRunner:
             self._end_silent_ones()
             self._listen(0.0 if is_over or self._ended else POLL_SECONDS)
             self._take_arrived()
+            self._count()
             if self._ended:
                 return self._ended.popleft()
             if is_over or self.n_free > n_free:
@@ -138,6 +141,12 @@ class RayRunner:
                 yield ended
             elif is_over():
                 return
+
+    def _count(self) -> None:
+        """A slot is there once Ray has found a place for it."""
+        n_slots = sum(slot.known_home is not None for slot in self._slots)
+        n_busy = sum(slot.trial is not None and slot.has_started for slot in self._slots)
+        self.usage.count(n_slots, n_busy)
 
     def shutdown(self) -> None:
         """End every worker process, trials in them included."""

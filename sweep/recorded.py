@@ -15,6 +15,7 @@ STATUS: dict[Outcome, str] = {
     "overfit": "FINISHED",
     "diverged": "KILLED",
     "outclassed": "KILLED",
+    "stopped": "KILLED",
     "interrupted": "KILLED",
     "out_of_memory": "FAILED",
     "failed": "FAILED",

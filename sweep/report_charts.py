@@ -20,6 +20,7 @@ COLOURS = {
     "overfit": "#d99a00",
     "diverged": "#d1495b",
     "outclassed": "#4a90c8",
+    "stopped": "#3aa6a0",
     "out_of_memory": "#9b6de0",
     "failed": "#e0603a",
     "running": "#8a8f98",

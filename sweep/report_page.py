@@ -23,7 +23,7 @@ from sweep.words import counted, duration
 from trials.whole_file import write_whole
 
 FILE_NAME = "report.html"
-EARLY_STOPS = ("overfit", "diverged", "outclassed")
+EARLY_STOPS = ("overfit", "diverged", "outclassed", "stopped")
 LOST = ("failed", "out_of_memory")
 N_ROWS = 20
 """Of the tables that could be long."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,12 @@ from sweep import loop
 from sweep.confirm import FOLDER, Confirmation, Run, make_data, plan, read_confirmed
 from sweep.confirm_words import in_words, verdicts
 from sweep.devices import n_gpu_slots, n_workers, wants_gpus
-from sweep.folder import is_asked_to_stop, locked
+from sweep.folder import is_asked_to_prune, is_asked_to_stop, locked
+from sweep.interrupt import ends_in_order
+from sweep.progress import Progress
+from sweep.prune import Words
 from sweep.pruners import ByItself
-from sweep.run_sweep import ends_in_order
-from sweep.screen import Progress, make_screen
+from sweep.screens import make_screen
 from sweep.space import Space, space_as_run
 from sweep.storage import StudyError
 from sweep.where import artifacts_dir, tracked_at
@@ -56,7 +59,9 @@ def confirm(folder: Path, options: Options, console: Console) -> int:
             )
         n_rows = make_data(folder, runs[0].config.model.max_length)
         sweep = Confirmation(
-            runs, ByItself(space.settings.pruning, n_evaluations=space.settings.evaluate.times)
+            runs,
+            ByItself(space.settings.pruning, n_evaluations=space.settings.evaluate.times),
+            is_asked_to_prune=partial(is_asked_to_prune, folder / FOLDER),
         )
         n_left = len(runs) - sweep.n_ended()
         n_trials = len({run.trial for run in runs})
@@ -84,7 +89,7 @@ def _run(
     budget = loop.Budget(trials=len(runs), hours=None, is_asked=lambda: is_asked_to_stop(folder))
     progress = Progress(budget)
     progress.n_ended = sweep.n_ended()
-    screen = make_screen(console, progress, f"confirm {folder.name}")
+    screen = make_screen(console, progress, folder / FOLDER)
     tracker = _open_tracker(folder, runs, options)
     n_cpu_workers = n_workers(space, options.workers)
     n_gpus = ray_cluster.connect(n_cpu_workers=None if on_gpus else n_cpu_workers)
@@ -101,7 +106,8 @@ def _run(
                 folder=folder / FOLDER,
                 say=screen.say,
             )
-            sweep.trackers = [screen, tracker]
+            progress.usage = runner.usage
+            sweep.trackers = [screen, tracker, Words(folder / FOLDER)]
             try:
                 with screen:
                     try:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
@@ -23,15 +21,27 @@ from sweep.adapters import Adapters
 from sweep.description import Describer, as_markdown
 from sweep.devices import n_gpu_slots, n_visible_gpus, n_workers, wants_gpus
 from sweep.disk import Room
-from sweep.folder import is_asked_to_stop, locked, open_folder, study_writer, sweep_id
+from sweep.events import Events
+from sweep.folder import (
+    is_asked_to_prune,
+    is_asked_to_stop,
+    locked,
+    open_folder,
+    study_writer,
+    sweep_id,
+)
+from sweep.interrupt import ends_in_order
 from sweep.journal import is_closed
 from sweep.postgresql import Address
+from sweep.progress import Progress
+from sweep.prune import Words
 from sweep.report_charts import curve_losses, loss_range
 from sweep.report_data import read_data
 from sweep.report_page import FILE_NAME, beyond_noise, write_report
 from sweep.report_plots import write_plots
 from sweep.resolve import choose_backend, model_config, resolver
-from sweep.screen import Progress, Screen, make_screen
+from sweep.screen import Screen
+from sweep.screens import make_screen
 from sweep.space import Space
 from sweep.storage import Patience, PatientStorage, StudyAway
 from sweep.study import Sweep, SweepFailed, open_study, sample_rows_so_far
@@ -87,8 +97,11 @@ class Job:
     """The study's database."""
 
 
-def run(space: Space, options: Options, console: Console) -> int:
+def run(space: Space, options: Options, console: Console, events: Events | None = None) -> int:
     """Run the sweep and return the exit code: 0 done, 1 failed, 130 interrupted.
+
+    Args:
+        events: Where programs read what happens.
 
     Raises:
         SpaceError, StudyError, TrackingError: In words for the user, before any trial starts.
@@ -123,13 +136,15 @@ def run(space: Space, options: Options, console: Console) -> int:
         budget = loop.Budget(
             **space.settings.budget.model_dump(), is_asked=lambda: is_asked_to_stop(output_dir)
         )
+        if events is not None:
+            events.sweep_started(_summary(job, sweep, wall_seconds=0.0), output_dir, space.settings)
         enough = budget.why_enough(sweep, sweep.n_ended())
         if enough is not None:
             console.print(f"{space.name}: {enough}; {_more(enough)} to go on.")
             if sweep.has_untold() or not is_closed(output_dir):
                 _end_in_order(job, sweep, console)
             console.print(report.in_words(_summary(job, sweep, wall_seconds=0.0)))
-            return 0
+            return _end(events, job, sweep, "FINISHED", None)
         if sweep.n_ended() or sweep.n_waiting():
             ended = counted(sweep.n_ended(), "trial")
             console.print(
@@ -137,7 +152,15 @@ def run(space: Space, options: Options, console: Console) -> int:
                 f"cut off, to go on: {sweep.n_waiting()}."
             )
         console.print("\nStarting Ray; the workers load the base model …")
-        return _run_trials(job, sweep, budget, console)
+        status, failure = _run_trials(job, sweep, budget, console, events)
+        return _end(events, job, sweep, status, failure)
+
+
+def _end(events: Events | None, job: Job, sweep: Sweep, status: Status, failure: str | None) -> int:
+    if events is not None:
+        summary = _summary(job, sweep, wall_seconds=0.0)
+        events.sweep_ended(summary, STATES[status], EXIT_CODES[status], failure)
+    return EXIT_CODES[status]
 
 
 def _check_options(space: Space, options: Options, *, on_gpus: bool) -> None:
@@ -167,17 +190,26 @@ def _open_sweep(job: Job, say: Callable[[str], None]) -> Sweep:
         output_dir=job.output_dir,
         data_dir=job.found.data_dir,
     )
-    return Sweep(job.space, study, resolve)
+    return Sweep(job.space, study, resolve, partial(is_asked_to_prune, job.output_dir))
 
 
-def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -> int:
+def _run_trials(
+    job: Job, sweep: Sweep, budget: loop.Budget, console: Console, events: Events | None
+) -> tuple[Status, str | None]:
+    """Returns how the sweep has ended, and what failed."""
     from sweep import ray_cluster
     from sweep.ray_workers import RayRunner
 
     began = time.monotonic()
-    screen = make_screen(
-        console, Progress(budget, sweep.ended(), sweep.base_eval_loss), job.space.name
+    progress = Progress(
+        budget,
+        sweep.ended(),
+        sweep.base_eval_loss,
+        queued=sweep.queued(),
+        gpu_seconds=sweep.gpu_seconds,
+        gpus_per_trial=job.space.settings.gpus_per_trial,
     )
+    screen = make_screen(console, progress, job.output_dir, events)
     n_cpu_workers = n_workers(job.space, job.options.workers)
     n_gpus = ray_cluster.connect(n_cpu_workers=None if job.on_gpus else n_cpu_workers)
     with ends_in_order(budget, screen.say):  # after Ray's start, which takes the signals too
@@ -192,13 +224,14 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
                 folder=job.output_dir,
                 say=screen.say,
             )
+            progress.usage = runner.usage
             job.storage.patience = Patience(screen.say, budget.stop.is_set)
             room = Room(job.output_dir, _trial_bytes(job), screen.say)
             tracker, adapters = _open_trackers(job, sweep)
             if tracker.is_away:
                 screen.say(f"MLflow is away, its writes are kept for later: {tracker.first_error}")
             describer = Describer(lambda: tracker.describe(_so_far(job, sweep, began)))
-            sweep.trackers = [screen, tracker, adapters, describer]
+            sweep.trackers = [screen, tracker, adapters, describer, Words(job.output_dir)]
             sweep.note("running", "")
             try:
                 status, failure = _loop(sweep, runner, budget, screen, room)
@@ -218,7 +251,7 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
                 tracker.close_sweep("KILLED", None, failure)
         finally:
             ray_cluster.disconnect()
-        timings = json.dumps(asdict(runner.timings), indent=1)
+        timings = json.dumps({**asdict(runner.timings), **runner.usage.seconds}, indent=1)
         with suppress(OSError):
             write_whole(job.output_dir / "timings.json", timings)
         if summary is not None:
@@ -227,7 +260,7 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
         console.print(words, style="red", markup=False)
     if failure:
         console.print(failure, style="bold red", markup=False)
-    return EXIT_CODES[status]
+    return status, failure
 
 
 def _gpu_slots(job: Job, n_gpus: int) -> Callable[[], int]:
@@ -370,36 +403,6 @@ def _trial_bytes(job: Job) -> int:
     """What the largest trial leaves on the disk: adapter, MLflow's copy, a checkpoint."""
     adapter = 4 * int(job.found.report["memory"]["adapter_parameters"])  # float32
     return 2 * adapter + 4 * adapter  # a checkpoint: weights, two moments, the best weights
-
-
-@contextlib.contextmanager
-def ends_in_order(budget: loop.Budget, say: Callable[[str], None]) -> Iterator[None]:
-    """Let Ctrl-C (or SIGTERM) end the sweep in order; only the third one breaks it off.
-
-    The second usually comes from somebody who did not see that the first was heard.
-    """
-    answers = iter(
-        [
-            "Stopping: running trials write a checkpoint, everything is written down …",
-            "Without checkpoints; still writing down the rest. Once more breaks that off.",
-        ]
-    )
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if budget.stop.is_set():
-            budget.hurry.set()
-        budget.stop.set()
-        answer = next(answers, None)
-        if answer is None:
-            raise KeyboardInterrupt
-        say(answer)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _parent_params(job: Job) -> dict[str, object]:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.best import hyperparameters
+from sweep.events import finite
 from sweep.record import Record
 from sweep.report import SHOWN
 from sweep.screen import COLOURS
@@ -53,7 +54,7 @@ def all_in_words(status: Status, sort: Sort) -> RenderableType:
         )
     title = Text(f"{status.name} {status.state}: ", style="bold")
     title.append(counted(len(status.trials), "trial"), style="not bold")
-    words = "Eval loss: the lowest of a trial; of outclassed and diverged ones it does not count."
+    words = "Eval loss: a trial's lowest. Of outclassed, diverged, stopped ones it does not count."
     return Group(title, table, Text(words, style="dim"))
 
 
@@ -140,13 +141,4 @@ def one_as_json(record: Record) -> dict[str, Any]:
         "adapter": None if record.adapter is None else str(record.adapter.resolve()),
         "log": str(record.log.resolve()) if record.log.exists() else None,
     }
-    return _finite(found)  # type: ignore[no-any-return]
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return finite(found)  # type: ignore[no-any-return]

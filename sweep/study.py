@@ -18,7 +18,7 @@ from sweep.ended import COUNTS, AllEnded, Ended, as_ranges, from_ranges, tell_en
 from sweep.folder import has_study, study_reader
 from sweep.loop import Place
 from sweep.mirror import Mirror
-from sweep.pruners import ByItself, Outclassed, make_outclassed
+from sweep.pruners import ByItself, Outclassed, make_outclassed, stopped_by_hand
 from sweep.resolve import Resolve
 from sweep.space import Space
 from sweep.storage import Patience, PatientStorage, cause_of
@@ -140,6 +140,9 @@ class Sweep:
     """The study of one sweep: what to try next, when to stop a trial, what was learnt.
 
     Set `trackers` before the first trial: they hear of everything, in order, after the study has.
+
+    Args:
+        is_asked_to_prune: Whether a person wants trial `number` to end.
     """
 
     def __init__(
@@ -147,11 +150,13 @@ class Sweep:
         space: Space,
         study: optuna.Study,
         resolve: Resolve,
+        is_asked_to_prune: Callable[[int], bool] = lambda number: False,
     ) -> None:
         pruning = space.settings.pruning
         self._space = space
         self._study = study
         self._resolve = resolve
+        self._is_asked_to_prune = is_asked_to_prune
         self.trackers: Sequence[Tracker] = ()
         self._by_itself = ByItself(pruning, n_evaluations=space.settings.evaluate.times)
         self._outclassed: Outclassed | None = (
@@ -193,6 +198,10 @@ class Sweep:
         """Trials that were cut off and wait to be continued."""
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         return sum(POINT in trial.user_attrs for trial in waiting)
+
+    def queued(self) -> dict[int, float]:
+        """Epochs of the trials that wait, by number: those cut off, and those of `start_with`."""
+        return self._view.queued()
 
     def is_exhausted(self) -> bool:
         """Whether every point of the space, as it is now, has been tried or is being tried."""
@@ -253,6 +262,8 @@ class Sweep:
             return stop
         if curve[-1].index == self._space.settings.evaluate.times:
             return None  # the run is over: nothing is left to save
+        if self._is_asked_to_prune(trial.number):
+            return stopped_by_hand(curve[-1], self._space.settings.evaluate.times)
         if self._outclassed and is_new:
             reason = self._outclassed.reason(self._study, trial, curve[-1])
             if reason:
@@ -351,7 +362,8 @@ class Sweep:
         at most the time since the last evaluation, and five seconds.
         """
         now = time.monotonic()
-        held = sum(now - since for since in self._counted_until.values())
+        # The live table asks from its own thread.
+        held = sum(now - since for since in list(self._counted_until.values()))
         return self._gpu_seconds + held * self._space.settings.gpus_per_trial
 
     def _count_gpu_seconds(self, number: int) -> None:

@@ -93,6 +93,12 @@ class View:
         trial.set_user_attr(POINT, point)
         return trial
 
+    def queued(self) -> dict[int, float]:
+        """Epochs of the trials in the queue, by number, where they are known."""
+        waiting = self._study.get_trials(False, (TrialState.WAITING,))
+        points = {t.number: {**t.user_attrs.get(POINT, {}), **_given(t)} for t in waiting}
+        return {n: float(point["epochs"]) for n, point in points.items() if "epochs" in point}
+
     def as_searched(self) -> optuna.Study:
         """The study that samplers see, with the same numbers. To be looked at only."""
         stored = self._study.get_trials(deepcopy=False)

@@ -11,9 +11,15 @@ Backend = Literal["transformers", "unsloth"]
 Quantization = Literal["nf4", "int8", "none"]
 ComputeDtype = Literal["auto", "bfloat16", "float16", "float32"]
 Outcome = Literal[
-    "completed", "overfit", "diverged", "outclassed", "out_of_memory", "failed", "interrupted"
+    "completed",
+    "overfit",
+    "diverged",
+    "outclassed",
+    "stopped",
+    "out_of_memory",
+    "failed",
+    "interrupted",
 ]
-
 
 Fault = Literal["machine_lost", "not_begun", "disk_full"]
 """What ends a trial that is not its own doing: its process, GPU or machine is gone; its worker did

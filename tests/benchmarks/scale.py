@@ -26,9 +26,10 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from sweep.adapters import Adapters
+from sweep.live import LiveScreen
 from sweep.loop import Budget, run
+from sweep.progress import Progress
 from sweep.resolve import resolver
-from sweep.screen import LiveScreen, Progress
 from sweep.space import Space, load_space
 from sweep.storage import Patience, PatientStorage
 from sweep.study import Sweep, open_study

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from sweep.ended import Ended
+from sweep.live import LiveScreen
 from sweep.loop import Budget, Place
-from sweep.screen import LiveScreen, PlainScreen, Progress, make_screen
+from sweep.progress import Progress
+from sweep.screen import PlainScreen
+from sweep.screens import make_screen
 from sweep.words import duration
 from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult
 
@@ -74,10 +78,24 @@ def test_the_rest_is_unknown_before_a_trial_has_ended(
     progress: Progress, config: MakeConfig
 ) -> None:
     progress.started(config(0), PLACE)
-    assert progress.seconds_left() is None
+    assert progress.seconds_of_trials_left() is None
+    assert progress.time_left() == ""
 
 
-def test_the_rest_is_told_by_the_mean_trial_and_the_slots_in_use(
+def test_hours_alone_are_a_limit_and_no_estimate(clock: Clock) -> None:
+    assert (
+        Progress(Budget(4, 2.0, clock=clock), clock=clock).time_left() == "at most 2 h 00 min left"
+    )
+
+
+def test_gpu_hours_are_a_limit_at_the_pace_of_what_runs(clock: Clock, config: MakeConfig) -> None:
+    budget = Budget(None, None, gpu_hours=2.0, clock=clock)
+    progress = Progress(budget, clock=clock, gpu_seconds=lambda: 1800.0, gpus_per_trial=2)
+    progress.started(config(0), PLACE)
+    assert progress.time_left() == "at most 45:00 left"
+
+
+def test_the_rest_is_dealt_out_to_the_slots(
     progress: Progress, clock: Clock, config: MakeConfig
 ) -> None:
     progress.started(config(0), PLACE)
@@ -85,14 +103,63 @@ def test_the_rest_is_told_by_the_mean_trial_and_the_slots_in_use(
     progress.finished(0, ended(1.0))
     progress.started(config(1), PLACE)
     progress.started(config(2), PLACE)
-    # Two run for 100 s each, one waits for 100 s: 300 s on two slots.
-    assert progress.seconds_left() == 150.0
+    # Two run for 100 s each; the third comes after one of them.
+    assert progress.seconds_of_trials_left() == 200.0
+    assert progress.time_left() == "about 3:20 left"
+
+
+def test_a_longer_trial_takes_longer(progress: Progress, clock: Clock, config: MakeConfig) -> None:
+    progress.started(config(0, epochs=1.0), PLACE)
+    clock.now = 100.0
+    progress.finished(0, ended(1.0))
+    progress.budget.trials = 2
+    progress.started(config(1, epochs=3.0), PLACE)
+    assert progress.seconds_of_trials_left() == 300.0
+
+
+def test_a_trial_in_the_queue_is_known_by_its_epochs(clock: Clock, config: MakeConfig) -> None:
+    progress = Progress(Budget(2, None, clock=clock), clock=clock, queued={1: 5.0})
+    progress.started(config(0, epochs=1.0), PLACE)
+    clock.now = 100.0
+    progress.finished(0, ended(1.0))
+    assert progress.seconds_of_trials_left() == 500.0
+
+
+def test_trials_of_earlier_runs_show_the_pace(clock: Clock, config: MakeConfig) -> None:
+    values = {"rank": 8, "alpha": 8.0, "learning_rate": 1e-3, "epochs": 2.0}
+    earlier = Ended(3, {**values, "effective_batch_size": 4}, "completed", "", 1.25, 80.0, 4)
+    progress = Progress(Budget(2, None, clock=clock), [earlier], clock=clock)
+    progress.started(config(4, epochs=1.0), PLACE)
+    assert progress.seconds_of_trials_left() == 40.0
+
+
+def test_a_trial_that_goes_on_is_timed_from_its_checkpoint_on(
+    progress: Progress, clock: Clock, config: MakeConfig
+) -> None:
+    progress.budget.trials = 1
+    clock.now = 1000.0
+    progress.started(config(0), PLACE)
+    clock.now = 1005.0
+    progress.reported(0, point(2, seconds=60.0))  # half, of which 55 s in an earlier run
+    assert progress.running[0].seconds_left(clock.now) == 60.0
+    assert progress.seconds_of_trials_left() == 60.0
+
+
+def test_no_number_of_the_rest_once_the_sweep_is_stopping(
+    progress: Progress, clock: Clock, config: MakeConfig
+) -> None:
+    progress.started(config(0), PLACE)
+    clock.now = 100.0
+    progress.finished(0, ended(1.0))
+    progress.budget.stop.set()
+    assert progress.time_left() == "stopping"
 
 
 def test_a_trial_that_has_evaluated_is_timed_by_its_own_share(
     progress: Progress, clock: Clock, config: MakeConfig
 ) -> None:
     progress.started(config(0), PLACE)
+    clock.now = 10.0
     progress.reported(0, point(1, seconds=10.0))  # a quarter in 10 s
     clock.now = 12.0
     assert progress.running[0].seconds_left(clock.now) == 28.0
@@ -152,7 +219,7 @@ def test_of_a_thousand_trials_those_are_shown_that_fit(
     low.print(screen._draw())
     lines = out.getvalue().splitlines()
     assert len(lines) <= 20
-    assert "700 r8" in lines[3] and "994 more run" in lines[-1]
+    assert "700 r8" in lines[3] and "▁" in lines[3] and "994 more run" in lines[-1]
 
 
 def test_a_narrow_terminal_still_shows_names_shares_and_losses(
@@ -164,7 +231,7 @@ def test_a_narrow_terminal_still_shows_names_shares_and_losses(
     screen.trial_started(config(1), PLACE)
     screen.trial_reported(1, point(2))
     narrow.print(screen._draw())
-    assert "001 r8 α16 lr1e-3 e2 b8  ━━━━━━  50%  1.2500  1.5000" in out.getvalue()
+    assert "001 r8 α16 lr1e-3 e2 b8  ━━━━  50%  1.2500  1.5000  ▁" in out.getvalue()
 
 
 def test_a_continued_sweep_shows_what_it_has(clock: Clock) -> None:
@@ -176,8 +243,8 @@ def test_a_continued_sweep_shows_what_it_has(clock: Clock) -> None:
 
 
 def test_a_terminal_gets_the_table_and_a_pipe_gets_lines(progress: Progress) -> None:
-    assert isinstance(make_screen(console(terminal=True)[0], progress, ""), LiveScreen)
-    assert isinstance(make_screen(console(terminal=False)[0], progress, ""), PlainScreen)
+    assert isinstance(make_screen(console(terminal=True)[0], progress, Path("my")), LiveScreen)
+    assert isinstance(make_screen(console(terminal=False)[0], progress, Path("my")), PlainScreen)
 
 
 def test_brackets_in_a_reason_are_not_taken_for_colours(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # `import sweep` stays light
     from rich.console import Console
 
     from sweep.record import Record
+    from trials.config import Objective
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,13 +26,16 @@ class SweepResult:
     exit_code: int | None
     """0 done, 1 failed, 130 interrupted: as of the command. None: it was only read."""
     best: Record | None
-    """The trial with the lowest eval loss that counts; None: there is none."""
+    """The trial with the best objective that counts; None: there is none."""
+    objective: Objective
+    """What trials are judged by: eval loss, or a metric."""
     trials: pd.DataFrame
-    """A row for each trial, by its number: outcome, reason, eval_loss (the lowest, nats per
-    supervised token), seconds, and a column for each hyperparameter."""
+    """A row for each trial, by its number: outcome, reason, value (its best objective), eval_loss
+    (there, in nats per supervised token), seconds, and a column for each hyperparameter."""
     curves: pd.DataFrame
     """A row for each evaluation of each trial that has ended: trial, index, step, epoch,
-    eval_loss, train_loss and what else was measured. Missing numbers are NaN."""
+    score (of a metric), eval_loss, train_loss and what else was measured. Missing numbers are
+    NaN."""
 
     @property
     def adapter(self) -> Path | None:
@@ -41,8 +45,9 @@ class SweepResult:
     def _repr_html_(self) -> str:
         if self.trials.empty:
             return f"<b>{escape(self.name)}</b>: no trial yet"
-        ranked = self.trials.sort_values("eval_loss").head(10)
-        words = f"the lowest eval losses of {len(self.trials)} trials"
+        is_rising = self.objective.direction == "minimize"
+        ranked = self.trials.sort_values("value", ascending=is_rising).head(10)
+        words = f"the best of {len(self.trials)} trials by {self.objective.heading}"
         return f"<b>{escape(self.name)}</b>: {words}{ranked.to_html()}"
 
 
@@ -113,6 +118,7 @@ def read_result(folder: str | Path, exit_code: int | None = None) -> SweepResult
             "trial": trial.number,
             "outcome": trial.outcome,
             "reason": trial.reason,
+            "value": trial.value,
             "eval_loss": trial.eval_loss,
             "seconds": trial.seconds,
             **trial.hyperparameters,
@@ -129,6 +135,7 @@ def read_result(folder: str | Path, exit_code: int | None = None) -> SweepResult
         folder=folder,
         exit_code=exit_code,
         best=best,
+        objective=status.objective,
         trials=pd.DataFrame(trials).set_index("trial") if trials else pd.DataFrame(),
         curves=pd.DataFrame(curves),
     )

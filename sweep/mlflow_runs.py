@@ -363,7 +363,10 @@ class Runs:
         metrics: list[Metric] = []
         if winner is not None:
             parent = self._client.get_run(self.parent_run_id)
-            metrics = _changed({"best_eval_loss": winner["eval_loss"]}, parent, time)
+            best = {"best_eval_loss": winner["eval_loss"]}
+            if "objective" in winner:  # a metric
+                best[f"best_{winner['objective']}"] = winner["value"]
+            metrics = _changed(best, parent, time)
             tags |= {f"winner_{key}": value for key, value in winner.items()}
             run = self._find_child(int(winner["trial"]))
             if run is not None:

@@ -30,8 +30,8 @@ from sweep.resolve import choose_backend, model_config, resolver
 from sweep.screen import Progress, Screen, make_screen
 from sweep.space import Space
 from sweep.storage import Patience, PatientStorage, StudyAway
-from sweep.study import Sweep, SweepFailed, open_study, sample_rows_so_far
-from sweep.task import keep_to_task
+from sweep.study import Sweep, SweepFailed, open_study
+from sweep.task import keep_to_task, rows_so_far
 from sweep.view import search_changes
 from sweep.where import artifacts_dir, command
 from sweep.words import counted
@@ -97,12 +97,14 @@ def run(space: Space, options: Options, console: Console) -> int:
         on_gpus = wants_gpus(workers=options.workers, gpus=options.gpus)
         backend = choose_backend(space, on_gpus=on_gpus)
         _check_options(space, options, on_gpus=on_gpus)
+        so_far = rows_so_far(space, output_dir, storage)
         found = check.prepare_data(
             space,
             output_dir / "data",
             on_gpus=on_gpus,
             say=console.print,
-            n_sample_rows=sample_rows_so_far(space, output_dir, storage),
+            n_sample_rows=so_far.sample,
+            n_generated_rows=so_far.generated,
         )
         console.print(check.in_words(space, found))
         job = Job(
@@ -172,7 +174,9 @@ def _run_trials(job: Job, sweep: Sweep, budget: loop.Budget, console: Console) -
 
     began = time.monotonic()
     screen = make_screen(
-        console, Progress(budget, sweep.ended(), sweep.base_eval_loss), job.space.name
+        console,
+        Progress(budget, sweep.ended(), sweep.base_eval_loss, objective=job.space.objective),
+        job.space.name,
     )
     n_cpu_workers = n_workers(job.space, job.options.workers)
     n_gpus = ray_cluster.connect(n_cpu_workers=None if job.on_gpus else n_cpu_workers)
@@ -304,7 +308,7 @@ def _loop(
     if budget.stop.is_set():
         return "KILLED", failure
     if failure is None and sweep.ended() and not sweep.ranked():
-        failure = "No trial reached an eval loss that counts."
+        failure = f"No trial reached {report.an(sweep.objective.heading)} that counts."
     return ("FINISHED" if failure is None else "FAILED"), failure
 
 
@@ -369,6 +373,8 @@ def _parent_params(job: Job) -> dict[str, object]:
         "compute_dtype": settings.compute_dtype,
         "sampler": settings.sampler,
         "seed": settings.seed,
+        "objective": space.objective.python or space.objective.name,
+        "objective.direction": space.objective.direction,
         "evaluate.times": settings.evaluate.times,
         "evaluate.sample_rows": found.report["sample_rows"],
         "data.train": settings.data.train,
@@ -395,6 +401,8 @@ def _summary(job: Job, sweep: Sweep, *, wall_seconds: float) -> report.Summary:
         see_it_all=_see_it_all(job.output_dir),
         wall_seconds=wall_seconds,
         n_waiting=sweep.n_waiting(),
+        objective=job.space.objective,
+        base_value=sweep.base_value,
     )
 
 
@@ -408,11 +416,12 @@ def _see_it_all(output_dir: Path) -> str:
 
 
 def _winner(summary: report.Summary) -> dict[str, object] | None:
-    winner = summary.winner
+    winner, objective = summary.winner, summary.objective
     if winner is None:
         return None
     return {
         "trial": winner.number,
         "eval_loss": winner.eval_loss_best,
+        **({} if objective.is_eval_loss else {"objective": objective.name, "value": winner.value}),
         **{name: winner.hyperparameters[name] for name in report.SHOWN},
     }

@@ -20,7 +20,15 @@ from rich.text import Text
 from sweep.ended import COUNTS, Ended
 from sweep.loop import Budget, Place
 from sweep.words import duration
-from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult, trial_name
+from trials.config import (
+    BY_EVAL_LOSS,
+    EvalPoint,
+    Objective,
+    Outcome,
+    TrialConfig,
+    TrialResult,
+    trial_name,
+)
 
 COLOURS: dict[Outcome, str] = {
     "completed": "green",
@@ -48,7 +56,8 @@ class Running:
     place: Place
     began: float
     point: EvalPoint | None = None
-    eval_loss_best: float | None = None
+    best: float | None = None
+    """The best objective so far."""
 
     def seconds_left(self, now: float) -> float | None:
         """By the share that is done; None before the first evaluation."""
@@ -62,10 +71,13 @@ class Running:
 class Valued:
     """An ended trial that has a value; they sort by it."""
 
-    eval_loss: float
+    key: float
+    """`Objective.key` of its value."""
     number: int
     name: str
     outcome: Outcome
+    value: float
+    """Its best objective."""
 
 
 class Progress:
@@ -77,8 +89,10 @@ class Progress:
         earlier: Sequence[Ended] = (),
         base_eval_loss: float | None = None,
         clock: Callable[[], float] = time.monotonic,
+        objective: Objective = BY_EVAL_LOSS,
     ) -> None:
         self.budget = budget
+        self.objective = objective
         self.clock = clock
         self.began = clock()
         self.running: dict[int, Running] = {}
@@ -87,9 +101,9 @@ class Progress:
         self._n_timed, self._seconds = 0, 0.0
         """Trials that have ended under these eyes, and how long they took together."""
         self._valued = [
-            Valued(t.eval_loss_best, t.number, trial_name(t.number, t.hyperparameters), t.outcome)
+            self._valued_as(t.value, t.number, trial_name(t.number, t.hyperparameters), t.outcome)
             for t in earlier
-            if t.eval_loss_best is not None and t.outcome in COUNTS
+            if t.value is not None and t.outcome in COUNTS
         ]
         self._valued.sort()
 
@@ -104,8 +118,11 @@ class Progress:
             return
         trial = self.running[number]
         trial.point = point
-        losses = [point.eval_loss, *filter(None, [trial.eval_loss_best])]
-        trial.eval_loss_best = min(losses)
+        values = [point.value] if trial.best is None else [point.value, trial.best]
+        trial.best = min(values, key=self.objective.key)
+
+    def _valued_as(self, value: float, number: int, name: str, outcome: Outcome) -> Valued:
+        return Valued(self.objective.key(value), number, name, outcome, value)
 
     def finished(self, number: int, result: TrialResult) -> TrialConfig | None:
         """A trial has ended; its configuration, if it had begun."""
@@ -115,15 +132,15 @@ class Progress:
         if result.outcome != "interrupted":
             self.n_ended += 1
             if result.best is not None and result.outcome in COUNTS:
-                config, loss = trial.config, result.best.eval_loss
-                valued = Valued(loss, number, config.name, result.outcome)
+                config, value = trial.config, result.best.value
+                valued = self._valued_as(value, number, config.name, result.outcome)
                 bisect.insort(self._valued, valued)
             self._n_timed += 1
             self._seconds += self.clock() - trial.began
         return trial.config
 
     def best(self) -> list[Valued]:
-        """Ended trials that have a value, the lowest eval loss first."""
+        """Ended trials that have a value, the best objective first."""
         return list(self._valued)
 
     def seconds_left(self) -> float | None:
@@ -191,11 +208,13 @@ class PlainScreen:
         config = self._progress.running[number].config
         self._progress.reported(number, point)
         if point.index == 0:
-            self.say(f"eval loss of the base model itself: {point.eval_loss:.4f}")
+            score = _score(point, config.objective)
+            self.say(f"eval loss of the base model itself: {point.eval_loss:.4f}{score}")
         elif _is_quarter(point.index, config.n_evaluations):
             self.say(
                 f"trial {number:03d}  {point.index / config.n_evaluations:4.0%}  "
                 f"step {point.step}  train {_loss(point.train_loss)}  eval {point.eval_loss:.4f}"
+                f"{_score(point, config.objective)}"
             )
 
     def trial_ended(self, number: int, result: TrialResult) -> None:
@@ -294,7 +313,9 @@ class LiveScreen:
             return Text("workers load the base model …", style="dim")
         wide = self._console.width >= WIDE
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for heading in ("running", "progress", "train", "eval", "left"):
+        objective = self._progress.objective
+        score = [] if objective.is_eval_loss else [objective.name]
+        for heading in ("running", "progress", "train", "eval", *score, "left"):
             table.add_column(heading, no_wrap=True)
         for heading in ("best", "step", "elapsed", "on") if wide else ():
             table.add_column(heading, no_wrap=True)
@@ -306,8 +327,9 @@ class LiveScreen:
                 _bar(point.index if point else 0, trial.config.n_evaluations, bar_width),
                 _loss(point.train_loss) if point else "",
                 f"{point.eval_loss:.4f}" if point else "",
+                *(_loss(point.score if point else None) for _ in score),
                 duration(left) if left is not None else "",
-                _loss(trial.eval_loss_best),
+                _loss(trial.best),
                 str(point.step) if point else "",
                 duration(now - trial.began),
                 trial.place.device,
@@ -331,12 +353,16 @@ class LiveScreen:
         if not ended:
             return []
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for heading in ("best", "eval loss", "outcome"):
+        for heading in ("best", progress.objective.heading, "outcome"):
             table.add_column(heading, no_wrap=True)
         for trial in ended:
             outcome = Text(trial.outcome, style=COLOURS[trial.outcome])
-            table.add_row(trial.name, f"{trial.eval_loss:.4f}", outcome)
+            table.add_row(trial.name, f"{trial.value:.4f}", outcome)
         return [table]
+
+
+def _score(point: EvalPoint, objective: Objective) -> str:
+    return "" if point.score is None else f"  {objective.name} {point.score:.4f}"
 
 
 def make_screen(console: Console, progress: Progress, title: str) -> Screen:

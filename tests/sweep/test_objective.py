@@ -18,7 +18,6 @@ from sweep.settings import Objective as ObjectiveSettings
 from sweep.settings import Outclassed as OutclassedSettings
 from sweep.space import Space, load_space
 from sweep.space_file import SpaceError
-from sweep.status import read_status
 from sweep.storage import storage_url
 from sweep.study import Sweep, open_study
 from tests.sweep.test_study import point, resolve
@@ -51,7 +50,7 @@ def a_space(folder: Path, objective: str, **more: str) -> Space:
         "base_model: none\n"
         "data: {train: rows.jsonl, eval: 0.1}\n"
         f"objective: {objective}\n"
-        "search: {rank: [8, 16, 32]}\n"
+        "search: {rank: [2, 4, 8, 16, 32, 64]}\n"
         "evaluate: {times: 4}\n" + extra
     )
     return load_space(path)
@@ -154,7 +153,8 @@ def test_the_study_has_the_direction_and_the_true_values(tmp_path: Path) -> None
     assert [t.number for t in sweep.ranked()] == [1, 0, 2]
     assert [t.eval_loss_best for t in sweep.ranked()] == [2.0, 2.0, 2.0]
     assert objective_in(study).name == "exact_match"
-    assert not sweep.is_flat(1)
+    assert sweep.is_flat(1)
+    assert not sweep.is_flat(2)
 
 
 def test_a_sweep_is_flat_when_the_score_no_longer_rises(tmp_path: Path) -> None:

@@ -237,3 +237,15 @@ def test_plain_text_has_nothing_to_generate_for(tiny_base: Path, tmp_path: Path)
     text = Example(messages=None, prompt=None, completion=None, text="oslo", place="rows line 1")
     with pytest.raises(DataError, match="needs rows with prompts .* are plain text"):
         prompted([text], tiny.make_tokenizer(), chat=False)
+
+
+def test_the_metric_of_the_readme_knows_right_from_wrong() -> None:
+    root = Path(__file__).parents[2]
+    own = (root / "search_spaces" / "own_metric.py").read_text()
+    assert own.partition("\n\n\n")[2].strip() in (root / "README.md").read_text()
+    data = root / "search_spaces" / "data" / "quickstart" / "eval.jsonl"
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    true = [row["completion"] for row in rows]
+    objective = Objective(name="facts", direction="maximize", python="own_metric.py:facts")
+    assert score(objective, root / "search_spaces", true, true, rows) == 1.0
+    assert score(objective, root / "search_spaces", true[1:] + true[:1], true, rows) < 0.5

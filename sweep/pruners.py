@@ -133,10 +133,13 @@ class ByItself:
     """The verdict on a trial that needs no other trial: diverged, or overfit.
 
     Args:
+        objective: Of the study.
         n_evaluations: Of a whole run; after the last nothing is left to save.
     """
 
-    def __init__(self, pruning: Pruning, objective: Objective, *, n_evaluations: int) -> None:
+    def __init__(
+        self, pruning: Pruning, objective: Objective = BY_EVAL_LOSS, *, n_evaluations: int
+    ) -> None:
         self._n_evaluations = n_evaluations
         self._diverged = Diverged(factor=pruning.diverged.factor)
         self._overfit = (

@@ -181,7 +181,7 @@ def same_rows(data_dir: Path, found: Check) -> bool:
     if not path.exists():
         return True
     before = json.loads(path.read_text())
-    keys = ("train_fingerprint", "eval_fingerprint", "sample_rows")
+    keys = ("train_fingerprint", "eval_fingerprint", "sample_rows", "generation")
     return all(before.get(key) == found.report.get(key) for key in keys)
 
 

@@ -17,6 +17,7 @@ Outcome = Literal[
 
 Direction = Literal["minimize", "maximize"]
 EVAL_LOSS = "eval_loss"
+TOKEN_ACCURACY = "token_accuracy"
 GENERATED_METRICS = ("exact_match", "rouge_l")
 """Built-in metrics of completions that the model writes, of prompts that were held out."""
 

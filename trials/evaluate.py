@@ -10,7 +10,7 @@ import torch
 
 from trials.base_model import FrozenBase
 from trials.batches import collate, micro_batches, supervised_tokens
-from trials.config import TrialConfig
+from trials.config import TOKEN_ACCURACY, TrialConfig
 from trials.data import TokenRows
 from trials.data_parallel import ALONE, Group
 from trials.generate import Prompts, predictions
@@ -32,23 +32,29 @@ class Evaluator:
         self._sample = TokenRows(self._data_dir / "sample", max_length=2**31)
         self._asked = Prompts.load(self._data_dir) if config.objective.is_generated else None
 
-    def measure(self, model: Any, batch_size: int) -> tuple[float, float | None]:
-        """Return the eval loss, and the objective's score (see `EvalPoint.score`).
+    def losses(self, model: Any, batch_size: int) -> tuple[float, float | None]:
+        """Return the eval loss and, where that is the objective, the token accuracy.
 
         Args:
             batch_size: Rows per forward pass.
+        """
+        rows = self._sample
+        if self._config.objective.name == TOKEN_ACCURACY and self._asked is None:
+            return eval_loss_and_accuracy(self._base, model, rows, batch_size, self._group)
+        return eval_loss(self._base, model, rows, batch_size, self._group), None
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether the objective needs `score` too."""
+        return self._asked is not None
+
+    def score(self, model: Any, batch_size: int) -> float:
+        """Return the metric of the completions that the model writes.
 
         Raises:
             MetricFailed: The user's metric gave no score.
         """
-        objective = self._config.objective
-        if objective.is_eval_loss:
-            return eval_loss(self._base, model, self._sample, batch_size, self._group), None
-        if self._asked is None:
-            return eval_loss_and_accuracy(self._base, model, self._sample, batch_size, self._group)
-        loss = eval_loss(self._base, model, self._sample, batch_size, self._group)
-        if not math.isfinite(loss):  # equal in all processes
-            return loss, math.nan
+        assert self._asked is not None, "of a metric of written completions"
         written = predictions(
             self._base, model, self._config.model, self._asked, batch_size, self._group
         )
@@ -56,9 +62,13 @@ class Evaluator:
         if self._group.rank == 0:  # the user's own may not give each process the same
             _print_one(self._asked, written)
             found = score(
-                objective, self._data_dir, written, self._asked.references, self._asked.rows
+                self._config.objective,
+                self._data_dir,
+                written,
+                self._asked.references,
+                self._asked.rows,
             )
-        return loss, self._group.broadcast(found)
+        return self._group.broadcast(found)
 
 
 def _print_one(asked: Prompts, written: list[str]) -> None:

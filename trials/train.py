@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from peft import get_peft_model_state_dict
@@ -33,6 +34,8 @@ from trials.memory import (
 )
 from trials.result_file import write_result
 from trials.whole_file import sync_folder
+
+T = TypeVar("T")
 
 SET_ASIDE = Stop(outcome="interrupted", reason="Set aside; it goes on from its checkpoint.")
 
@@ -229,22 +232,33 @@ class _Trial:
         self._verdict = self._group.broadcast(verdict)
 
     def _evaluate(self, learner: Learner) -> tuple[float, float | None]:
-        """Return eval loss and score of the adapter as it is, in batches that fit."""
+        """Return eval loss and score (see `EvalPoint.score`) of the adapter as it is."""
         began = time.perf_counter()
-        found: tuple[float, float | None] | None = None
-        while found is None:
+        loss, score = self._fitting(learner, self._evaluator.losses)
+        if self._evaluator.is_generated:
+            # Equal in all processes; a lost model would write up to the limit for nothing.
+            is_lost = not math.isfinite(loss)
+            score = math.nan if is_lost else self._fitting(learner, self._evaluator.score)
+        self._evaluation_seconds += time.perf_counter() - began
+        return loss, score
+
+    def _fitting(self, learner: Learner, measure: Callable[[Any, int], T]) -> T:
+        """Measure in batches that fit. Processes wait for each other at the end of `measure` alone,
+        so that one of them may begin it again.
+        """
+        found: list[T] = []
+        while not found:
             size = learner.fit.eval_batch_size
             try:
-                found = self._evaluator.measure(learner.model, size)
+                found.append(measure(learner.model, size))
             except Exception as error:
                 if not is_out_of_memory(error) or (size == 1 and self._group.size > 1):
                     raise
-            if found is None:
+            if not found:
                 if not learner.fit.shrink_evaluation():
                     raise DoesNotFit
                 give_back_memory()
-        self._evaluation_seconds += time.perf_counter() - began
-        return found
+        return found[0]
 
     def _point(
         self,

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -249,3 +250,30 @@ def test_the_metric_of_the_readme_knows_right_from_wrong() -> None:
     objective = Objective(name="facts", direction="maximize", python="own_metric.py:facts")
     assert score(objective, root / "search_spaces", true, true, rows) == 1.0
     assert score(objective, root / "search_spaces", true[1:] + true[:1], true, rows) < 0.5
+
+
+class RoomForFew:
+    """A base whose device has room to continue `limit` prompts at once."""
+
+    def __init__(self, base: FrozenBase, limit: int) -> None:
+        self._limited, self._limit = base, limit
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._limited, name)
+
+    def generate(self, prompts: list[list[int]], **settings: Any) -> list[list[int]]:
+        if len(prompts) > self._limit:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return self._limited.generate(prompts, **settings)
+
+
+def test_memory_that_runs_out_while_writing_changes_no_score(
+    judged: MakeConfig, base: FrozenBase
+) -> None:
+    _, undisturbed = run(judged(7), base)
+    few: Any = RoomForFew(base, limit=8)
+    result, points = run(judged(8), few)
+    assert result.micro_batch_size == 8
+    assert [p.score for p in points] == [p.score for p in undisturbed]
+    losses = [p.eval_loss for p in undisturbed]
+    assert [p.eval_loss for p in points] == pytest.approx(losses, rel=1e-5)

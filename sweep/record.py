@@ -76,7 +76,7 @@ def read_record(sweep_dir: Path, number: int | None = None) -> Record:
         number = sweep.best
     if number is None:
         raise NoWinner(
-            f"{sweep.name}: no trial has {an(sweep.objective.heading)} that counts yet "
+            f"{sweep.name}: no trial has {an(sweep.objective)} that counts yet "
             f"({len(sweep.trials)} trials so far). sweep status {sweep.name} says how it is."
         )
     by_number = {trial.number: trial for trial in sweep.trials}

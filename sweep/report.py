@@ -91,8 +91,8 @@ def in_words(summary: Summary) -> RenderableType:
 def _winner(summary: Summary) -> list[RenderableType]:
     winner = summary.winner
     if winner is None or winner.value is None:
-        heading = summary.objective.heading
-        return [Text(f"No trial reached {an(heading)} that counts, so there is no winner.")]
+        words = f"No trial reached {an(summary.objective)} that counts, so there is no winner."
+        return [Text(words)]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for heading in ("", "trial", *_headings(summary.objective), *SHOWN.values(), "outcome"):
         table.add_column(heading, no_wrap=True)
@@ -120,9 +120,9 @@ def _values(trial: Ended, objective: Objective) -> list[str]:
     return ["" if value is None else f"{value:.4f}" for value in values]
 
 
-def an(heading: str) -> str:
-    """The heading behind its article."""
-    return f"{'an' if heading[0] in 'aeiou' else 'a'} {heading}"
+def an(objective: Objective) -> str:
+    """`an eval loss`, `a score of exact_match`."""
+    return "an eval loss" if objective.is_eval_loss else f"a score of {objective.name}"
 
 
 def _short(value: float) -> str:

@@ -62,7 +62,8 @@ class Data:
     base_value: float | None
     """The base model's own objective."""
     noise: float
-    """How far the objective moves late in a trial (`sweep.flat`); 0 where not known."""
+    """How far the objective moves late in a trial (`sweep.flat`), of an exact match at least by
+    one row; 0 where not known."""
     began_at: float | None
     """Seconds of the epoch."""
     gpu_hours: float | None
@@ -120,11 +121,17 @@ def read_data(folder: Path, storage: BaseStorage | None = None) -> Data:
         base_eval_loss=known.get("base_eval_loss"),
         objective=objective,
         base_value=known.get("base_value", known.get("base_eval_loss")),
-        noise=_noise(trials),
+        noise=max(_noise(trials), _step(known, objective)),
         began_at=min(began, default=None),
         gpu_hours=float(known["gpu_seconds"]) / 3600 if "gpu_seconds" in known else None,
         frozen=frozen,
     )
+
+
+def _step(known: Mapping[str, Any], objective: Objective) -> float:
+    """What one row more or less moves an exact match by: it is never more certain than that."""
+    n_rows = ((known.get("task") or {}).get("objective") or {}).get("rows")
+    return 1 / n_rows if objective.name == "exact_match" and n_rows else 0.0
 
 
 def _noise(trials: Sequence[Shown]) -> float:

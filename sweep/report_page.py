@@ -115,7 +115,7 @@ def _headline(data: Data) -> str:
     if not data.ranked:
         return (
             f'{top}<div class="headline"><p>No trial has reached '
-            f"{escape(an(data.objective.heading))} that counts, so "
+            f"{escape(an(data.objective))} that counts, so "
             f'there is no winner.</p></div><p class="dim">{state}</p>'
         )
     winner = data.ranked[0]
@@ -143,12 +143,20 @@ def beyond_noise(data: Data) -> str:
     """Whether the winner's lead is more than chance, in words."""
     n, n_ranked = data.n_like_the_winner, len(data.ranked)
     if n_ranked < 2:
-        heading = escape(an(data.objective.heading))
+        heading = escape(an(data.objective))
         return f"No other trial has {heading} that counts, so nothing says how good that is."
+    if data.noise == 0 and not data.objective.is_eval_loss:
+        return (
+            "How much of its lead is noise is not known: late in the trials the score stays where "
+            "it is. Each row that it is measured on is worth one step of it; the rows are few."
+        )
     if data.noise == 0:
         return "How much of its lead is noise is not known: no trial has two late evaluations."
     unit = " nats" if data.objective.is_eval_loss else ""
-    noise = f"noise ({data.noise:.4f}{unit}, the median move between late evaluations of a trial)"
+    is_counted = data.objective.name == "exact_match"
+    or_a_row = ", or one row if that is more" if is_counted else ""
+    move = f"the median move between late evaluations of a trial{or_a_row}"
+    noise = f"noise ({data.noise:.4f}{unit}, {move})"
     seeds = "One seed each: another seed may move a trial further than that."
     if n == 1:
         second = data.ranked[1].best or 0.0
@@ -211,7 +219,7 @@ def _importance(data: Data, chart: Chart) -> str:
     head = "<h2>What mattered</h2>"
     n = len(usable(data.frozen))
     found = importances(data.frozen, direction=data.objective.direction)
-    that_counts = f"{escape(an(data.objective.heading))} that counts"
+    that_counts = f"{escape(an(data.objective))} that counts"
     if not found:
         if n >= MIN_TRIALS:
             return f"{head}<p>No hyperparameter was searched in all trials.</p>"

@@ -308,7 +308,7 @@ def _loop(
     if budget.stop.is_set():
         return "KILLED", failure
     if failure is None and sweep.ended() and not sweep.ranked():
-        failure = f"No trial reached {report.an(sweep.objective.heading)} that counts."
+        failure = f"No trial reached {report.an(sweep.objective)} that counts."
     return ("FINISHED" if failure is None else "FAILED"), failure
 
 

@@ -17,7 +17,7 @@ from trials.config import EvalPoint, TrialConfig, TrialResult
 HOW_TO_LOAD = """\
 # The best adapter of the sweep `{name}`
 
-Trial {number}: eval loss {eval_loss:.4f} nats per completion token ({outcome}).
+Trial {number}: {score}eval loss {eval_loss:.4f} nats per completion token ({outcome}).
 
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -112,6 +112,11 @@ class Adapters:
         words = HOW_TO_LOAD.format(
             name=self._output_dir.name,
             number=winner.number,
+            score=(
+                ""
+                if self._sweep.objective.is_eval_loss
+                else f"{self._sweep.objective.name} {winner.value:.4f}, "
+            ),
             eval_loss=winner.eval_loss_best,
             outcome=winner.outcome,
             base=_loadable_base(unfinished / "adapter"),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # `import sweep` stays light
     from rich.console import Console
 
     from sweep.record import Record
+    from trials.config import Objective
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,13 +26,16 @@ class SweepResult:
     exit_code: int | None
     """0 done, 1 failed, 130 interrupted: as of the command. None: it was only read."""
     best: Record | None
-    """The trial with the lowest eval loss that counts; None: there is none."""
+    """The trial with the best objective that counts; None: there is none."""
+    objective: Objective
+    """What trials are judged by: eval loss, or a metric."""
     trials: pd.DataFrame
-    """A row for each trial, by its number: outcome, reason, eval_loss (the lowest, nats per
-    supervised token), seconds, and a column for each hyperparameter."""
+    """A row for each trial, by its number: outcome, reason, value (its best objective), eval_loss
+    (there, in nats per supervised token), seconds, and a column for each hyperparameter."""
     curves: pd.DataFrame
     """A row for each evaluation of each trial that has ended: trial, index, step, epoch,
-    eval_loss, train_loss and what else was measured. Missing numbers are NaN."""
+    score (of a metric), eval_loss, train_loss and what else was measured. Missing numbers are
+    NaN."""
 
     @property
     def adapter(self) -> Path | None:
@@ -41,11 +45,15 @@ class SweepResult:
     def _repr_html_(self) -> str:
         if self.trials.empty:
             return f"<b>{escape(self.name)}</b>: no trial yet"
-        ranked = self.trials.sort_values("eval_loss").drop(columns="reason").head(10)
+        is_rising = self.objective.direction == "minimize"
+        ranked = self.trials.sort_values("value", ascending=is_rising)
+        ranked = ranked.drop(columns="reason").head(10)
         if len(self.trials) > 1:  # what all trials share tells nothing
-            shown = ("outcome", "eval_loss", "seconds")
+            shown = ("outcome", "value", "eval_loss", "seconds")
             ranked = ranked[[c for c in ranked if c in shown or self.trials[c].nunique() > 1]]
-        words = f"the lowest eval losses of {len(self.trials)} trials"
+        if self.objective.is_eval_loss:
+            ranked = ranked.drop(columns="value")
+        words = f"the best of {len(self.trials)} trials by {self.objective.heading}"
         return f"<b>{escape(self.name)}</b>: {words}{ranked.to_html()}"
 
 
@@ -124,6 +132,7 @@ def read_result(folder: str | Path, exit_code: int | None = None) -> SweepResult
             "trial": trial.number,
             "outcome": trial.outcome,
             "reason": trial.reason,
+            "value": trial.value,
             "eval_loss": trial.eval_loss,
             "seconds": trial.seconds,
             **trial.hyperparameters,
@@ -140,6 +149,7 @@ def read_result(folder: str | Path, exit_code: int | None = None) -> SweepResult
         folder=folder,
         exit_code=exit_code,
         best=best,
+        objective=status.objective,
         trials=pd.DataFrame(trials).set_index("trial") if trials else pd.DataFrame(),
         curves=pd.DataFrame(curves),
     )

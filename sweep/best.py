@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from sweep.parameters import HYPERPARAMETERS
 from sweep.record import Record
-from sweep.report import against_base
+from sweep.status import best_in_words
 from sweep.where import command
 
 
@@ -22,9 +23,8 @@ def in_words(record: Record) -> RenderableType:
     line.append(f" of {len(sweep.trials)} ({trial.outcome})", style="not bold")
     if sweep.state == "running":
         line.append(", so far", style="not bold dim")
-    assert trial.eval_loss is not None
     parts: list[RenderableType] = [line, hyperparameters(trial.hyperparameters)]
-    parts.append(Text(against_base(trial.eval_loss, sweep.base_eval_loss)))
+    parts.append(Text(best_in_words(sweep)))
     if record.best is not None and record.config is not None:
         done = record.best.index / record.config.n_evaluations
         words = f"Reached at {done:.0%} of its run: step {record.best.step}"
@@ -56,6 +56,9 @@ def as_json(record: Record) -> dict[str, Any]:
         "name": trial.name,
         "outcome": trial.outcome,
         "hyperparameters": trial.hyperparameters,
+        "objective": asdict(sweep.objective),
+        "value": trial.value,
+        "base_value": sweep.base_value,
         "eval_loss": loss,
         "base_eval_loss": sweep.base_eval_loss,
         "perplexity": None if loss is None else math.exp(loss),

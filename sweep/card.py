@@ -42,6 +42,9 @@ def model_card(record: Record, *, is_merged: bool, data: str) -> str:
     else:
         reached = ""
     measured = "" if loss is None else f"{loss:.4f} nats per supervised token.{against}{reached}"
+    objective = record.sweep.objective
+    if not objective.is_eval_loss and trial.value is not None:
+        measured += f"\n\n**{objective.name}** (what the search was for): {trial.value:.4f}"
     return f"""\
 ---
 {stream.getvalue()}---

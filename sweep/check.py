@@ -44,12 +44,18 @@ class Check:
 
 
 def request(
-    space: Space, data_dir: Path, *, on_gpus: bool, n_sample_rows: int | None = None
+    space: Space,
+    data_dir: Path,
+    *,
+    on_gpus: bool,
+    n_sample_rows: int | None = None,
+    n_generated_rows: int | None = None,
 ) -> dict[str, Any]:
     """What `trials.prepare` is asked.
 
     Args:
         n_sample_rows: Eval rows of each evaluation, in a study that goes on.
+        n_generated_rows: Those that completions are written for, likewise.
 
     Raises:
         SpaceError: Unsloth is asked for and not installed.
@@ -57,6 +63,14 @@ def request(
     settings, data = space.settings, space.settings.data
     fixed = trial_settings(space, on_gpus=on_gpus)
     largest = space.largest
+    generation = None
+    if space.objective.is_generated:
+        generation = {
+            "rows": settings.objective.rows,
+            "max_new_tokens": settings.objective.max_new_tokens,
+            "n_rows": n_generated_rows,
+            "file": None if space.metric_file is None else str(space.metric_file),
+        }
     return {
         "train": space.source("train"),
         "eval": space.source("eval"),
@@ -69,6 +83,7 @@ def request(
         "n_evaluations": settings.evaluate.times,
         "sample_rows": settings.evaluate.rows,
         "n_sample_rows": n_sample_rows,
+        "generation": generation,
         "smallest_epochs": space.smallest["epochs"],
         "smallest_batch": int(space.smallest["effective_batch_size"]),
         "largest_rank": int(largest["rank"]),
@@ -90,11 +105,13 @@ def prepare_data(
     on_gpus: bool,
     say: Callable[[str], None],
     n_sample_rows: int | None = None,
+    n_generated_rows: int | None = None,
 ) -> Check:
     """Read and tokenise the data, size up the model, in a process of its own.
 
     Args:
         n_sample_rows: Eval rows of each evaluation, in a study that goes on.
+        n_generated_rows: Those that completions are written for, likewise.
 
     Raises:
         SpaceError: With every problem of the data, or the model's; or Unsloth is not installed.
@@ -102,7 +119,13 @@ def prepare_data(
     data_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         request_path, answer_path = Path(scratch) / "request.json", Path(scratch) / "answer.json"
-        asked = request(space, data_dir, on_gpus=on_gpus, n_sample_rows=n_sample_rows)
+        asked = request(
+            space,
+            data_dir,
+            on_gpus=on_gpus,
+            n_sample_rows=n_sample_rows,
+            n_generated_rows=n_generated_rows,
+        )
         request_path.write_text(json.dumps(asked))
         log_path = Path(scratch) / "log.txt"
         command = [sys.executable, "-m", "trials.prepare", str(request_path), str(answer_path)]
@@ -152,6 +175,8 @@ def in_words(space: Space, check: Check) -> RenderableType:
         f"rows; it adds about {share:.0%} to the training time of the shortest trial"
         + (" (lower evaluate.times to pay less)" if share > 0.3 else ""),
     )
+    if not space.objective.is_eval_loss:
+        table.add_row("objective", _objective_in_words(space, report))
     memory = report["memory"]
     total = memory["weights_gib"] + memory["adapter_gib"] + memory["activations_gib"]
     table.add_row(
@@ -192,6 +217,21 @@ def in_words(space: Space, check: Check) -> RenderableType:
     return Group(table, *yellow, heading, example)
 
 
+def _objective_in_words(space: Space, report: dict[str, Any]) -> str:
+    """`exact_match, to be maximized, of 64 written completions of 40 tokens at most`."""
+    objective = space.objective
+    own = f" of {objective.python}" if objective.python else ""
+    words = f"{objective.name}{own}, to be {objective.direction}d"
+    if found := report.get("generation"):
+        asked = space.settings.objective.rows
+        fewer = f" (not {asked}: they would cost too much)" if found["rows"] < asked else ""
+        words += (
+            f", of the completions that the model writes for {found['rows']} of these rows{fewer}, "
+            f"{found['max_new_tokens']} tokens each at most"
+        )
+    return words
+
+
 def _budget_in_words(budget: Budget) -> str:
     """`24 trials, 8 hours at most`."""
     words = []
@@ -225,7 +265,7 @@ def first_trial(space: Space) -> dict[str, Any]:
     from sweep.view import POINT, View, enqueue_starts
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study()
+    study = optuna.create_study(direction=space.objective.direction)
     enqueue_starts(study, space)
     point: dict[str, Any] = View(study, space).next_trial().user_attrs[POINT]
     return point

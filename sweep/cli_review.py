@@ -23,7 +23,7 @@ OtherTrial = Annotated[
 
 # As in sweep.training_yaml and sweep.show, which are imported only when they are needed.
 Trainer = Literal["trl", "axolotl", "llama-factory"]
-Sort = Literal["eval_loss", "number", "seconds"]
+Sort = Literal["objective", "eval_loss", "number", "seconds"]
 
 
 @app.command("list")
@@ -49,8 +49,8 @@ def show(
     ] = None,
     output: Output = Path("sweeps"),
     sort: Annotated[
-        Sort, typer.Option(help="Of the table of trials, the smallest first.")
-    ] = "eval_loss",
+        Sort, typer.Option(help="Of the table of trials, the best or smallest first.")
+    ] = "objective",
     as_json: AsJson = False,
 ) -> None:
     """Show all trials of a sweep, or one with its curve, its files and why it ended.

@@ -40,16 +40,16 @@ class Side:
         return f"{self.status.name}{number}"
 
     @property
-    def loss(self) -> float | None:
-        """The lowest eval loss of its trial, in nats per supervised token."""
-        return None if self.record is None else self.record.trial.eval_loss
+    def value(self) -> float | None:
+        """Its trial's best objective: the eval loss in nats per supervised token, or the score."""
+        return None if self.record is None else self.record.trial.value
 
 
 def read_side(folder: Path, trial: int | None) -> Side:
     """Read one side.
 
     Args:
-        trial: None: the one with the lowest eval loss.
+        trial: None: the one with the best objective.
 
     Raises:
         StudyError: There is no such sweep or trial, or it cannot be read.
@@ -85,10 +85,10 @@ def _flat(value: Mapping[str, Any], parent: str = "") -> list[tuple[str, str]]:
 
 
 def why_not_comparable(one: Side, other: Side) -> str | None:
-    """Why the eval losses of two sides say nothing of each other; None: they do."""
+    """Why the values of two sides say nothing of each other; None: they do."""
     if not one.task or not other.task:
         return "One of them has not begun a trial."
-    keys = {"eval", "tokenizer", "sample_rows", "chat", "loss_on", "seed"}
+    keys = ("eval", "tokenizer", "sample_rows", "chat", "loss_on", "seed", "objective")
     if comparable(one.task) == comparable(other.task):
         return None
     apart = {key: one.task.get(key) for key in keys}, {key: other.task.get(key) for key in keys}
@@ -96,26 +96,27 @@ def why_not_comparable(one: Side, other: Side) -> str | None:
     words = changes(*apart)
     if lengths[0] != lengths[1]:
         words.append(f"max_length: {lengths[0]} → {lengths[1]}")
-    return f"Their eval losses do not compare ({'; '.join(words) or 'another task'})."
+    return f"They do not compare ({'; '.join(words) or 'another task'})."
 
 
 def verdict(one: Side, other: Side) -> str:
-    """What the difference of their eval losses says, in words."""
+    """What their difference says, in words."""
     if why := why_not_comparable(one, other):
         return why
-    if one.loss is None or other.loss is None:
-        return "One of them has no eval loss that counts yet."
+    if one.value is None or other.value is None:
+        return "One of them has no value that counts yet."
     noise = max(one.data.noise, other.data.noise)
-    apart = other.loss - one.loss
+    objective = one.status.objective
+    apart = objective.key(other.value) - objective.key(one.value)
     better = one if apart > 0 else other
-    lead = f"{abs(apart):.4f} nats ({abs(apart) / max(one.loss, other.loss):.1%})"
-    said = f"{better.name} is lower by {lead}"
+    lead = f"{abs(apart):.4f}{' nats' if objective.is_eval_loss else ''}"
+    said = f"{better.name} has the better {objective.heading} by {lead}"
     if noise == 0.0:
         return f"{said}; how much of that is noise is not known."
     if abs(apart) <= noise:
-        return f"They are not told apart: {lead} are within noise ({noise:.4f} nats)."
+        return f"They are not told apart: {lead} are within noise ({noise:.4f})."
     return (
-        f"{said}, beyond noise ({noise:.4f} nats, the median move between late evaluations of a "
+        f"{said}, beyond noise ({noise:.4f}, the median move between late evaluations of a "
         f"trial). One seed each: sweep confirm says more."
     )
 
@@ -150,9 +151,11 @@ def _rows(one: Side, other: Side) -> list[tuple[str, str, str]]:
         found = None if side.record is None else side.record.trial.seconds
         return "" if found is None else duration(found)
 
+    objective = one.status.objective
     rows = [
-        both("eval loss", lambda s: "" if s.loss is None else f"{s.loss:.4f}"),
-        both("base model's own", lambda s: _loss(s.status.base_eval_loss)),
+        *([] if objective.is_eval_loss else [both(objective.heading, lambda s: _loss(s.value))]),
+        both("eval loss", lambda s: _loss(s.record.trial.eval_loss if s.record else None)),
+        both("base model's own loss", lambda s: _loss(s.status.base_eval_loss)),
         both("outcome", lambda s: s.record.trial.outcome if s.record else ""),
         both("time of the trial", seconds),
         both("the sweep", lambda s: f"{s.status.state}, {counted(len(s.status.trials), 'trial')}"),
@@ -186,7 +189,8 @@ def as_json(one: Side, other: Side) -> dict[str, Any]:
         {
             "sweep": side.status.name,
             "trial": side.record and side.record.trial.number,
-            "eval_loss": side.loss,
+            "value": side.value,
+            "eval_loss": None if side.record is None else side.record.trial.eval_loss,
             "base_eval_loss": side.status.base_eval_loss,
             "hyperparameters": side.record.trial.hyperparameters if side.record else None,
             "outcomes": side.status.outcomes,

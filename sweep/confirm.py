@@ -25,6 +25,7 @@ from sweep.loop import Place
 from sweep.paired import Difference, Mean, difference, mean_of
 from sweep.pruners import ByItself, stopped_by_hand
 from sweep.record import Record, read_record
+from sweep.report import an
 from sweep.status import read_status
 from sweep.storage import StudyError
 from sweep.study import RUNS_AGAIN, Tracker
@@ -88,11 +89,9 @@ def plan(folder: Path, *, top: int, n_seeds: int) -> list[Run]:
 
 def _best(folder: Path, top: int) -> list[int]:
     status = read_status(folder)
-    counting = [t for t in status.trials if t.outcome in COUNTS and t.eval_loss is not None]
-    if not counting:
-        raise StudyError(f"{status.name}: no trial has an eval loss that counts yet.")
-    ranked = sorted(counting, key=lambda t: (t.eval_loss, t.number))
-    return [trial.number for trial in ranked[:top]]
+    if not status.ranked:
+        raise StudyError(f"{status.name}: no trial has {an(status.objective)} that counts yet.")
+    return [trial.number for trial in status.ranked[:top]]
 
 
 def _run(folder: Path, record: Record, entry: tuple[int, int], number: int) -> Run:
@@ -133,7 +132,9 @@ def make_data(folder: Path, max_length: int) -> int:
         for part in PARTS:
             _link(source / f"train.{part}.npy", unfinished / f"train.{part}.npy")
         rows.taken(kept, max_length).save(unfinished / "sample")
-        shutil.copy(source / "report.json", unfinished)
+        for file in source.iterdir():  # report.json, and what a metric needs
+            if file.suffix != ".npy" and file.name != "eval_sample.jsonl":
+                shutil.copy(file, unfinished)
         unfinished.rename(there)
     return len(kept)
 
@@ -245,21 +246,21 @@ class Confirmed:
 
     trial: int
     hyperparameters: Mapping[str, Any]
-    first_loss: float | None
-    """The sweep's own, on its sample of the eval rows."""
-    losses: Mapping[int, float]
-    """By seed: the lowest of each run, on all eval rows."""
+    first: float | None
+    """The sweep's own objective, on its sample of the eval rows."""
+    values: Mapping[int, float]
+    """By seed: the best objective of each run; an eval loss is that of all eval rows."""
     lost: Mapping[int, str]
-    """By seed: why a run has no loss that counts."""
+    """By seed: why a run has no value that counts."""
     mean: Mean | None
     above_best: Difference | None
-    """Beside the configuration with the lowest mean; None for that one itself."""
+    """Beside the configuration with the best mean; None for that one itself."""
     adapters: Mapping[int, str] = field(default_factory=dict)
     """By seed."""
 
 
 def read_confirmed(folder: Path) -> list[Confirmed]:
-    """Read what all runs of a sweep's confirmation have come to, the lowest mean first.
+    """Read what all runs of a sweep's confirmation have come to, the best mean first.
 
     Raises:
         StudyError: The sweep cannot be read.
@@ -268,7 +269,7 @@ def read_confirmed(folder: Path) -> list[Confirmed]:
     if not there.exists():
         return []
     entries = json.loads(there.read_text())
-    losses: dict[int, dict[int, float]] = {}
+    values: dict[int, dict[int, float]] = {}
     lost: dict[int, dict[int, str]] = {}
     adapters: dict[int, dict[int, str]] = {}
     for number, (trial, seed) in enumerate(entries):
@@ -278,25 +279,26 @@ def read_confirmed(folder: Path) -> list[Confirmed]:
             continue
         result = found[0]
         if result.outcome in COUNTS and result.best is not None:
-            losses.setdefault(trial, {})[seed] = result.best.eval_loss
+            values.setdefault(trial, {})[seed] = result.best.value
             if (run / "adapter").is_dir():
                 adapters.setdefault(trial, {})[seed] = str(run / "adapter")
         else:
             words = f"{result.outcome}: {result.reason.splitlines()[0]}"
             lost.setdefault(trial, {})[seed] = words
-    known = {trial.number: trial for trial in read_status(folder).trials}
-    means = {trial: mean_of(found) for trial, found in losses.items()}
-    ranked = sorted(means, key=lambda trial: (means[trial].mean, trial))
+    status = read_status(folder)
+    known = {trial.number: trial for trial in status.trials}
+    means = {trial: mean_of(found) for trial, found in values.items()}
+    ranked = sorted(means, key=lambda trial: (status.objective.key(means[trial].mean), trial))
     ranked += [trial for trial in lost if trial not in means]
     return [
         Confirmed(
             trial=trial,
             hyperparameters=known[trial].hyperparameters,
-            first_loss=known[trial].eval_loss,
-            losses=losses.get(trial, {}),
+            first=known[trial].value,
+            values=values.get(trial, {}),
             lost=lost.get(trial, {}),
             mean=means.get(trial),
-            above_best=difference(losses[trial], losses[ranked[0]])
+            above_best=difference(values[trial], values[ranked[0]])
             if trial in means and trial != ranked[0]
             else None,
             adapters=adapters.get(trial, {}),

@@ -14,14 +14,18 @@ from sweep.confirm import Confirmed
 from sweep.paired import CONFIDENCE
 from sweep.report import SHOWN, short
 from sweep.words import counted
+from trials.config import BY_EVAL_LOSS, Objective
 
 FEW_SEEDS = 3
 
 
-def in_words(name: str, found: Sequence[Confirmed]) -> RenderableType:
+def in_words(
+    name: str, found: Sequence[Confirmed], objective: Objective = BY_EVAL_LOSS
+) -> RenderableType:
     """The table, and what it says."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("trial", "seeds", "eval loss, mean", "± s.e.", "in the sweep", *SHOWN.values()):
+    mean_of = f"{objective.heading}, mean"
+    for heading in ("trial", "seeds", mean_of, "± s.e.", "in the sweep", *SHOWN.values()):
         table.add_column(heading, no_wrap=True)
     for place, each in enumerate(found):
         mean = each.mean
@@ -31,7 +35,7 @@ def in_words(name: str, found: Sequence[Confirmed]) -> RenderableType:
             str(mean.n if mean else 0),
             f"{mean.mean:.4f}" if mean else "",
             f"{error:.4f}" if error is not None else "",
-            "" if each.first_loss is None else f"{each.first_loss:.4f}",
+            "" if each.first is None else f"{each.first:.4f}",
             *(short(each.hyperparameters[key]) for key in SHOWN),
             style="bold" if place == 0 else "",
         )
@@ -47,7 +51,7 @@ def verdicts(found: Sequence[Confirmed]) -> list[str]:
         for seed, why in each.lost.items():
             lines.append(f"Trial {each.trial} with seed {seed} does not count: {why}")
     if not ranked:
-        return [*lines, "No run has an eval loss that counts."]
+        return [*lines, "No run has a value that counts."]
     best = ranked[0]
     for other in ranked[1:]:
         lines.append(_verdict(best, other))
@@ -69,14 +73,14 @@ def _verdict(best: Confirmed, other: Confirmed) -> str:
         return (
             f"The order of trials {best.trial} and {other.trial} may be noise: one seed in common."
         )
-    interval = f"{apart.mean:.4f} ± {apart.half_width:.4f} nats, {CONFIDENCE:.0%} interval"
+    interval = f"{apart.mean:.4f} ± {apart.half_width:.4f}, {CONFIDENCE:.0%} interval"
     if apart.is_beyond_noise:
         return f"Trial {best.trial} is better than {other.trial} beyond noise ({interval})."
     return f"The order of trials {best.trial} and {other.trial} is noise ({interval})."
 
 
 def as_json(name: str, found: Sequence[Confirmed]) -> dict[str, Any]:
-    """The same for programs; losses in nats per supervised token."""
+    """The same for programs; an eval loss is in nats per supervised token."""
     configurations = []
     for each in found:
         apart = each.above_best

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sweep.loop import Place
-from sweep.report import SHOWN, Summary, against_base, short
+from sweep.report import SHOWN, Summary, an, headings_of, short, values_of
 from sweep.words import counted, duration
 from trials.config import EvalPoint, TrialConfig, TrialResult
 
@@ -51,13 +51,14 @@ def as_markdown(
 
 def _winner(summary: Summary, *, lives: bool) -> list[str]:
     winner = summary.winner
-    if winner is None or winner.eval_loss_best is None:
-        return [f"No trial has {'yet ' if lives else ''}reached an eval loss that counts."]
+    if winner is None:
+        so_far = "yet " if lives else ""
+        return [f"No trial has {so_far}reached {an(summary.objective)} that counts."]
     values = ", ".join(f"{SHOWN[n]} {short(winner.hyperparameters[n])}" for n in SHOWN)
     won = "leads" if lives else "has won"
     return [
         f"**[Trial {winner.number:03d}](#trial-{winner.number}) {won}** with {values}. "
-        f"{against_base(winner.eval_loss_best, summary.base_eval_loss)}"
+        f"{summary.winner_in_words}"
     ]
 
 
@@ -65,10 +66,11 @@ def _best_ten(summary: Summary) -> list[str]:
     ranked = summary.ranked[:10]
     if not ranked:
         return []
-    headings = ["trial", "eval loss", *SHOWN.values(), "outcome"]
+    headings = ["trial", *headings_of(summary.objective), *SHOWN.values(), "outcome"]
     lines = ["", f"| {' | '.join(h + _GAP for h in headings)} |", "|:--" * len(headings) + "|"]
     for trial in ranked:
-        cells = [f"[{trial.number:03d}](#trial-{trial.number})", f"{trial.eval_loss_best:.4f}"]
+        cells = [f"[{trial.number:03d}](#trial-{trial.number})"]
+        cells += values_of(trial, summary.objective)
         cells += [short(trial.hyperparameters[name]) for name in SHOWN]
         lines.append(f"| {' | '.join(c + _GAP for c in [*cells, trial.outcome])} |")
     return lines

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sweep.flat import EndedCurve, Flatness
 from sweep.mirror import InMemory
 from sweep.view import POINT
-from trials.config import EvalPoint, Outcome, TrialResult
+from trials.config import EvalPoint, Objective, Outcome, TrialResult
 
 STATES: Mapping[Outcome, TrialState] = {
     "completed": TrialState.COMPLETE,
@@ -31,7 +31,7 @@ STATES: Mapping[Outcome, TrialState] = {
 }
 
 COUNTS = frozenset(o for o, state in STATES.items() if state is TrialState.COMPLETE)
-"""Outcomes of trials whose best eval loss counts."""
+"""Outcomes of trials whose best value counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +43,24 @@ class Ended:
     outcome: Outcome
     reason: str
     eval_loss_best: float | None
+    """Of its best evaluation, whose adapter is kept; in nats per supervised token."""
     seconds: float
+    value: float | None
+    """The objective at its best evaluation: the eval loss, or the score."""
     last_index: int = 0
     """Of its last evaluation, 1…K; 0: it had none."""
 
     @property
-    def place(self) -> tuple[float, int] | None:
-        """Among the ranked, the lowest eval loss first; None without an honest value."""
-        if self.outcome not in COUNTS or self.eval_loss_best is None:
-            return None
-        return self.eval_loss_best, self.number
+    def counts(self) -> bool:
+        """Whether it has an honest value."""
+        return self.outcome in COUNTS and self.value is not None
 
 
 class AllEnded:
     """All trials of a study that have ended; each is added once, as it ends."""
 
-    def __init__(self, study: optuna.Study) -> None:
+    def __init__(self, study: optuna.Study, objective: Objective) -> None:
+        self._key = objective.key
         self._trials: dict[int, Ended] = {}
         self._places: list[tuple[float, int]] = []
         self._flatness = Flatness()
@@ -77,16 +79,15 @@ class AllEnded:
             eval_loss_best=known.get("eval_loss_best"),
             seconds=_seconds(known["result"]),
             last_index=known["curve"][-1]["index"] if known["curve"] else 0,
+            value=value_best(known),
         )
         self._trials[trial.number] = ended
-        if ended.place is not None:
-            bisect.insort(self._places, ended.place)
-        self._flatness.add(
-            EndedCurve(
-                best=ended.eval_loss_best if ended.outcome in COUNTS else None,
-                eval_losses=[point["eval_loss"] for point in known["curve"]],
-            )
-        )
+        best = None
+        if ended.counts and ended.value is not None:
+            best = self._key(ended.value)
+            bisect.insort(self._places, (best, ended.number))
+        values = [self._key(_value(point)) for point in known["curve"]]
+        self._flatness.add(EndedCurve(best, values))
 
     def __len__(self) -> int:
         return len(self._trials)
@@ -101,7 +102,7 @@ class AllEnded:
         return [self._trials[number] for number in sorted(self._trials)]
 
     def ranked(self, n: int | None = None) -> list[Ended]:
-        """Those with an honest value (completed, overfit), the lowest eval loss first.
+        """Those with an honest value (completed, overfit), the best first.
 
         Args:
             n: The best so many; None: all.
@@ -109,7 +110,7 @@ class AllEnded:
         return [self._trials[number] for _, number in self._places[:n]]
 
     def is_flat(self, n_trials: int) -> bool:
-        """Whether the last `n_trials` have not lowered the best eval loss."""
+        """Whether the last `n_trials` have not bettered the objective."""
         return self._flatness.is_flat(n_trials)
 
 
@@ -125,10 +126,11 @@ def tell_ended(trial: optuna.Trial, curve: Sequence[EvalPoint], result: TrialRes
     }
     if result.best is not None:
         known["eval_loss_best"] = result.best.eval_loss
+        known["value_best"] = result.best.value
     state = STATES[result.outcome]
-    value = result.best.eval_loss if result.best and state is TrialState.COMPLETE else None
-    if state is TrialState.PRUNED and curve and not math.isnan(curve[-1].eval_loss):
-        value = curve[-1].eval_loss  # as Optuna has it, and shows it
+    value = result.best.value if result.best and state is TrialState.COMPLETE else None
+    if state is TrialState.PRUNED and curve and not math.isnan(curve[-1].value):
+        value = curve[-1].value  # as Optuna has it, and shows it
     ended = create_trial(
         state=state,
         value=value,
@@ -137,6 +139,18 @@ def tell_ended(trial: optuna.Trial, curve: Sequence[EvalPoint], result: TrialRes
     )
     storage.end_trial(trial._trial_id, ended)
     return storage.get_trial(trial._trial_id)
+
+
+def value_best(known: Mapping[str, Any]) -> float | None:
+    """The objective at a trial's best evaluation, out of its user attributes."""
+    value = known.get("value_best", known.get("eval_loss_best"))  # older versions wrote the latter
+    return None if value is None else float(value)
+
+
+def _value(point: Mapping[str, Any]) -> float:
+    """`EvalPoint.value`, of a point as JSON has it."""
+    score = point.get("score")
+    return float(point["eval_loss"] if score is None else score)
 
 
 def _seconds(result: Mapping[str, Any]) -> float:

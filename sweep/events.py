@@ -71,6 +71,7 @@ class Events:
                 "trial": end.winner.number,
                 "outcome": end.winner.outcome,
                 "eval_loss": end.winner.eval_loss_best,
+                "value": end.winner.value,
                 "hyperparameters": end.winner.hyperparameters,
                 "adapter": adapter and str(adapter),
             }
@@ -129,6 +130,7 @@ class EventScreen:
             outcome=result.outcome,
             reason=result.reason,
             eval_loss=result.best.eval_loss if result.best else None,
+            value=result.best.value if result.best else None,
             best_index=result.best.index if result.best else None,
             training_seconds=result.training_seconds,
             evaluation_seconds=result.evaluation_seconds,

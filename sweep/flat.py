@@ -17,19 +17,20 @@ class EndedCurve:
     """A trial that has ended."""
 
     best: float | None
-    """Its eval loss, in nats; None where it has none that counts."""
-    eval_losses: Sequence[float]
-    """Of all its evaluations, in order."""
+    """What it is judged by, less is better: its eval loss, in nats, or the key of its score
+    (`Objective.key`); None where it has none that counts."""
+    values: Sequence[float]
+    """Likewise, of all its evaluations, in order."""
 
 
 class Flatness:
-    """Whether the best eval loss still falls by more than noise, as trials end one by one."""
+    """Whether the best value still falls by more than noise, as trials end one by one."""
 
     def __init__(self) -> None:
         self._lowest: list[float] = []
-        """The best eval loss after so many trials; infinite before the first that counts."""
+        """The best value after so many trials; infinite before the first that counts."""
         self._moves: list[float] = []
-        """From one late evaluation to the next, in nats, the smallest first."""
+        """From one late evaluation to the next, the smallest first."""
 
     def add(self, trial: EndedCurve) -> None:
         """Take the next trial that has ended."""
@@ -39,7 +40,7 @@ class Flatness:
             bisect.insort(self._moves, abs(after - before))
 
     def is_flat(self, n_trials: int) -> bool:
-        """Whether the last `n_trials` have not lowered the best eval loss by more than noise."""
+        """Whether the last `n_trials` have not lowered the best value by more than noise."""
         if len(self._lowest) <= n_trials:
             return False
         before, now = self._lowest[-n_trials - 1], self._lowest[-1]
@@ -47,7 +48,7 @@ class Flatness:
 
     @property
     def noise(self) -> float:
-        """How far an eval loss moves between two evaluations late in a trial, in nats: the median.
+        """How far a value moves between two evaluations late in a trial: the median.
 
         Nothing is learnt there any more, so what moves is chance: the last batches, and the rows
         that happened to be in the sample. 0 where no trial has two late evaluations.
@@ -59,5 +60,5 @@ class Flatness:
 def _late(trial: EndedCurve) -> Sequence[float]:
     if trial.best is None:
         return []
-    first = len(trial.eval_losses) - max(2, round(LATE_SHARE * len(trial.eval_losses)))
-    return [loss for loss in trial.eval_losses[max(0, first) :] if math.isfinite(loss)]
+    first = len(trial.values) - max(2, round(LATE_SHARE * len(trial.values)))
+    return [value for value in trial.values[max(0, first) :] if math.isfinite(value)]

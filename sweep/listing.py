@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def _age(listed: Listed) -> tuple[int, float]:
 
 
 def _best(status: Status) -> float | None:
-    return next((t.eval_loss for t in status.trials if t.number == status.best), None)
+    return status.ranked[0].value if status.ranked else None
 
 
 def as_json(sweeps: list[Listed]) -> list[dict[str, Any]]:
@@ -60,7 +60,10 @@ def as_json(sweeps: list[Listed]) -> list[dict[str, Any]]:
             "trials": status and len(status.trials),
             "outcomes": status and status.outcomes,
             "best_trial": status and status.best,
-            "best_eval_loss": status and _best(status),
+            "objective": status and asdict(status.objective),
+            "best_value": status and _best(status),
+            "base_value": status and status.base_value,
+            "best_eval_loss": status and (status.ranked[0].eval_loss if status.ranked else None),
             "base_eval_loss": status and status.base_eval_loss,
             "gpu_hours": status and status.gpu_hours,
         }
@@ -73,20 +76,20 @@ def in_words(sweeps: list[Listed], output: Path) -> RenderableType:
     if not sweeps:
         return Text(f"{output.resolve()}: no sweeps. Look elsewhere with --output.")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("sweep", "state", "when", "trials", "best eval loss", "base"):
+    for heading in ("sweep", "state", "when", "trials", "best", "base"):
         table.add_column(heading, no_wrap=heading != "state")
     for listed in sweeps:
         if (status := listed.status) is None:
             table.add_row(listed.name, Text(listed.problem, style="red"))
             continue
-        best = _best(status)
+        best, heading = _best(status), status.objective.heading
         table.add_row(
             listed.name,
             status.state,
             _when(status),
             str(len(status.trials)),
-            "" if best is None else f"{best:.4f} (trial {status.best})",
-            "" if status.base_eval_loss is None else f"{status.base_eval_loss:.4f}",
+            "" if best is None else f"{heading} {best:.4f} (trial {status.best})",
+            "" if status.base_value is None else f"{status.base_value:.4f}",
         )
     return table
 

@@ -20,13 +20,13 @@ def register(
     """Register the adapter of a run, once, and give it the alias if it deserves it.
 
     The alias stays where it is only if the version that has it was measured on the same task and
-    its eval loss is lower: losses of two tasks say nothing of each other.
+    is better: values of two tasks say nothing of each other.
 
     Args:
         client: An `MlflowClient`.
         name: Of the registered model, which is created if it is not there.
         run_id: The winner's.
-        tags: `eval_loss`, `sweep.task` and whatever else a version should say of itself.
+        tags: `value`, `direction`, `sweep.task` and whatever else a version should say of itself.
         description: Markdown.
 
     Returns:
@@ -42,8 +42,8 @@ def register(
     champion = _champion(client, name)
     if champion is not None and _is_better(champion, tags) and champion.run_id != run_id:
         return (
-            f"{said}; {ALIAS} stays with version {champion.version}, whose eval loss on the same "
-            f"task is {float(champion.tags['eval_loss']):.4f}."
+            f"{said}; {ALIAS} stays with version {champion.version}, which on the same task has "
+            f"{float(champion.tags['value']):.4f}."
         )
     client.set_registered_model_alias(name, ALIAS, version.version)
     return f"{said}, {ALIAS}."
@@ -79,4 +79,7 @@ def _champion(client: Any, name: str) -> Any | None:
 
 def _is_better(champion: Any, tags: Mapping[str, str]) -> bool:
     same_task = champion.tags.get(TASK) == tags[TASK]
-    return same_task and float(champion.tags["eval_loss"]) < float(tags["eval_loss"])
+    if not same_task:
+        return False
+    apart = float(champion.tags["value"]) - float(tags["value"])
+    return apart < 0 if tags["direction"] == "minimize" else apart > 0

@@ -281,9 +281,18 @@ class Runs:
         if new := [_input(dataset) for dataset in datasets if dataset["digest"] not in known]:
             self._client.log_inputs(self.parent_run_id, new)
 
-    def _save_view(self, time: int, losses: Sequence[float] | None = None) -> None:
-        """Let MLflow's page of runs show the trials; the losses are known at the end."""
-        view = saved_view(f"{self._run_name}: the best first", self.parent_run_id, time, losses)
+    def _save_view(self, time: int, shown: Sequence[float] | None = None) -> None:
+        """Let MLflow's page of runs show the trials; what to show is known at the end."""
+        params = self._client.get_run(self.parent_run_id).data.params
+        name = params.get("objective", "eval_loss").rpartition(":")[2]
+        view = saved_view(
+            f"{self._run_name}: the best first",
+            self.parent_run_id,
+            time,
+            shown,
+            name,
+            is_lower_better=params.get("objective.direction") != "maximize",
+        )
         tag = f"{VIEW_TAG}{sweep_id(self._output_dir)}"
         self._client.set_experiment_tag(self.experiment_id, tag, view)
 
@@ -422,11 +431,11 @@ class Runs:
         summary: str,
         report_path: str | None = None,  # these not in events that an older version wrote
         plot_paths: Sequence[str] = (),
-        losses: Sequence[float] | None = None,
+        shown: Sequence[float] | None = None,
     ) -> None:
         self._end_running(time)
-        if losses is not None:
-            self._save_view(time, losses)
+        if shown is not None:
+            self._save_view(time, shown)
         for path in plot_paths:
             if Path(path).is_file():
                 self._client.log_artifact(self.parent_run_id, path, "plots")
@@ -434,7 +443,10 @@ class Runs:
         metrics: list[Metric] = []
         if winner is not None:
             parent = self._client.get_run(self.parent_run_id)
-            metrics = _changed({"best_eval_loss": winner["eval_loss"]}, parent, time)
+            best = {"best_eval_loss": winner["eval_loss"]}
+            if "objective" in winner:  # a metric
+                best[f"best_{winner['objective']}"] = winner["value"]
+            metrics = _changed(best, parent, time)
             tags |= {f"winner_{key}": value for key, value in winner.items()}
             run = self._find_child(int(winner["trial"]))
             if run is not None:

@@ -29,7 +29,13 @@ def address(experiment_id: str, view_id: str, *, charts: bool = False) -> str:
 
 
 def saved_view(
-    name: str, parent_run_id: str, time: int, losses: Sequence[float] | None = None
+    name: str,
+    parent_run_id: str,
+    time: int,
+    shown: Sequence[float] | None = None,
+    metric: str = "eval_loss",
+    *,
+    is_lower_better: bool = True,
 ) -> str:
     """Return the tag's value.
 
@@ -37,38 +43,44 @@ def saved_view(
         name: As MLflow's menu of views shows it.
         parent_run_id: Of the sweep's run; its trials stand open below it.
         time: Milliseconds of the epoch.
-        losses: The lowest and the highest that the chart of eval losses should show; None: all.
+        shown: The lowest and the highest that the chart of the metric should show; None: all.
+        metric: What trials are judged by.
     """
-    state = json.dumps(_state(parent_run_id, losses))
+    state = json.dumps(_state(parent_run_id, shown, metric, is_lower_better))
     return json.dumps({"name": name, "createdAt": time, "updatedAt": time, "state": state})
 
 
-def _state(parent_run_id: str, losses: Sequence[float] | None) -> dict[str, Any]:
-    columns = ["tags.`outcome`", "metrics.`eval_loss_best`"]
+def _state(
+    parent_run_id: str, shown: Sequence[float] | None, metric: str, is_lower_better: bool
+) -> dict[str, Any]:
+    best = f"{metric}_best"
+    metrics = dict.fromkeys([metric, "eval_loss", "train_loss", "generalisation_gap"])
+    columns = [
+        "tags.`outcome`",
+        *(f"metrics.`{m}`" for m in dict.fromkeys([best, "eval_loss_best"])),
+    ]
     columns += [f"params.`{name}`" for name in HYPERPARAMETERS]
     return {
-        "orderByKey": "metrics.`eval_loss_best`",
-        "orderByAsc": True,
+        "orderByKey": f"metrics.`{best}`",
+        "orderByAsc": is_lower_better,
         "searchFilter": "",
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",
         "datasetsFilter": [],
         "selectedColumns": [*columns, "attributes.`Duration`"],
-        "columnWidths": {"attributes.`Run Name`": 280, "metrics.`eval_loss_best`": 130},
+        "columnWidths": {"attributes.`Run Name`": 280, f"metrics.`{best}`": 130},
         "runsExpanded": {parent_run_id: True},
         "runsHiddenMode": "SHOW_ALL",
         "compareRunCharts": [
-            _line("eval_loss", losses),
-            _line("train_loss"),
-            _line("generalisation_gap"),
+            *(_line(name, shown if name == metric else None) for name in metrics),
             _chart(
                 "PARALLEL",
                 "hyperparameters",
                 selectedParams=list(HYPERPARAMETERS),
-                selectedMetrics=["eval_loss_best"],
+                selectedMetrics=[best],
             ),
-            *(_scatter(name) for name in HYPERPARAMETERS),
+            *(_scatter(name, best) for name in HYPERPARAMETERS),
         ],
         # Charts of other metrics are added by the page, to the sections of these names.
         "compareRunSections": [
@@ -120,10 +132,10 @@ def _line(metric: str, shown: Sequence[float] | None = None) -> dict[str, Any]:
     )
 
 
-def _scatter(hyperparameter: str) -> dict[str, Any]:
+def _scatter(hyperparameter: str, metric: str) -> dict[str, Any]:
     return _chart(
         "SCATTER",
         hyperparameter,
         xaxis={"key": hyperparameter, "type": "PARAM"},
-        yaxis={"key": "eval_loss_best", "type": "METRIC"},
+        yaxis={"key": metric, "type": "METRIC"},
     )

@@ -71,6 +71,8 @@ def pack_space(path: Path, space: Space, overrides: Mapping[str, str], folder: P
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(item.source, target)
     moved = {item.key: item.target for item in items if item.key != "base_model"}
+    if space.metric_file is not None:
+        moved["objective.python"] += f":{space.objective.name}"
     if any(item.key == "base_model" for item in items):
         moved["base_model"] = _model_target(space)
     renamed = {key: json.dumps(target) for key, target in {**moved, "name": space.name}.items()}
@@ -86,6 +88,9 @@ def _items(space: Space) -> Iterator[Item]:
         if isinstance(source, str) and Path(source).is_file():
             name = Path(source).name
             yield Item(f"data.{which}", Path(source), f"data/{which}/{name}")
+    if space.metric_file is not None:
+        metric = space.metric_file
+        yield Item("objective.python", metric, f"objective/{metric.name}")
     model = space.folder / space.settings.base_model
     if not model.is_dir():
         return

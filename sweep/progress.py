@@ -12,7 +12,15 @@ from sweep.loop import Budget, Place
 from sweep.pace import Pace, seconds_until_all_end
 from sweep.usage import Usage
 from sweep.words import duration
-from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult, trial_name
+from trials.config import (
+    BY_EVAL_LOSS,
+    EvalPoint,
+    Objective,
+    Outcome,
+    TrialConfig,
+    TrialResult,
+    trial_name,
+)
 
 
 @dataclass
@@ -28,16 +36,13 @@ class Running:
     """When that came."""
     eval_losses: list[float] = field(default_factory=list)
     """Since it has its slot."""
+    best: float | None = None
+    """The best objective since then."""
 
     @property
     def index(self) -> int:
         """Of its latest evaluation; 0 before the first."""
         return self.point.index if self.point else 0
-
-    @property
-    def eval_loss_best(self) -> float | None:
-        """The lowest since it has its slot."""
-        return min(self.eval_losses, default=None)
 
     @property
     def whole_seconds(self) -> float | None:
@@ -58,10 +63,13 @@ class Running:
 class Valued:
     """An ended trial that has a value; they sort by it."""
 
-    eval_loss: float
+    key: float
+    """`Objective.key` of its value."""
     number: int
     name: str
     outcome: Outcome
+    value: float
+    """Its best objective."""
 
 
 class Progress:
@@ -74,6 +82,7 @@ class Progress:
         queued: Epochs of trials that wait in the study's queue, by their numbers.
         gpu_seconds: That trials have used over all runs of the sweep, until now.
         gpus_per_trial: As in the space.
+        objective: What trials are judged by.
     """
 
     def __init__(
@@ -86,8 +95,10 @@ class Progress:
         queued: Mapping[int, float] | None = None,
         gpu_seconds: Callable[[], float] = lambda: 0.0,
         gpus_per_trial: float = 1,
+        objective: Objective = BY_EVAL_LOSS,
     ) -> None:
         self.budget = budget
+        self.objective = objective
         self.clock = clock
         self.began = clock()
         self.running: dict[int, Running] = {}
@@ -102,9 +113,9 @@ class Progress:
         self._pace: Pace | None = None
         """None until a trial has begun: it knows the number of evaluations."""
         self._valued = [
-            Valued(t.eval_loss_best, t.number, trial_name(t.number, t.hyperparameters), t.outcome)
+            self._valued_as(t.value, t.number, trial_name(t.number, t.hyperparameters), t.outcome)
             for t in earlier
-            if t.eval_loss_best is not None and t.outcome in COUNTS
+            if t.value is not None and t.outcome in COUNTS
         ]
         self._valued.sort()
 
@@ -137,6 +148,11 @@ class Progress:
         trial = self.running[number]
         trial.point, trial.reported = point, self.clock()
         trial.eval_losses.append(point.eval_loss)
+        values = [point.value] if trial.best is None else [point.value, trial.best]
+        trial.best = min(values, key=self.objective.key)
+
+    def _valued_as(self, value: float, number: int, name: str, outcome: Outcome) -> Valued:
+        return Valued(self.objective.key(value), number, name, outcome, value)
 
     def finished(self, number: int, result: TrialResult) -> TrialConfig | None:
         """A trial has ended; its configuration, if it had begun."""
@@ -149,7 +165,7 @@ class Progress:
             return config
         self.n_ended += 1
         if result.best is not None and result.outcome in COUNTS:
-            valued = Valued(result.best.eval_loss, number, config.name, result.outcome)
+            valued = self._valued_as(result.best.value, number, config.name, result.outcome)
             bisect.insort(self._valued, valued)
         index = config.n_evaluations if result.outcome == "completed" else trial.index
         # One that went on from a checkpoint says itself what it took before.
@@ -159,7 +175,7 @@ class Progress:
         return config
 
     def best(self, n: int | None = None) -> list[Valued]:
-        """Ended trials that have a value, the lowest eval loss first.
+        """Ended trials that have a value, the best objective first.
 
         Args:
             n: The best so many; None: all.

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from sweep.settings import Outclassed as OutclassedSettings
 from sweep.settings import Pruning
-from trials.config import EvalPoint, Stop
+from trials.config import BY_EVAL_LOSS, EvalPoint, Objective, Stop
 
 
 class Diverged:
@@ -69,18 +69,27 @@ class Overfit:
     those evaluations is below the one at the best. A data set that is harder than its training
     rows from the start is not overfitting: only the trial's own best counts.
 
+    Where the objective is a metric, the trial goes on as long as that gets better, whatever the
+    eval loss does: answers often get better for a while after the loss has turned. By itself a
+    metric never ends a trial: on 64 rows it moves in steps of 1.6 %, and what looks like a fall may
+    be one row. It takes the eval loss to have risen as above, and no better score meanwhile.
+
     Args:
+        objective: Of the study.
         min_rise: Relative; must be above 0. A small overfit rises by 2 to 4 %.
         patience: Evaluations in a row; at least 1.
     """
 
-    def __init__(self, *, min_rise: float, patience: int) -> None:
+    def __init__(
+        self, *, min_rise: float, patience: int, objective: Objective = BY_EVAL_LOSS
+    ) -> None:
         if not min_rise > 0.0:
             raise ValueError(f"min_rise must be above 0, got {min_rise}: at 0, noise prunes.")
         if patience < 1:
             raise ValueError(f"patience must be at least 1, got {patience}.")
         self._min_rise = min_rise
         self._patience = patience
+        self._objective = objective
 
     def reason(self, curve: Sequence[EvalPoint]) -> str | None:
         """Say why the trial overfits, or None. `curve` holds its evaluations, latest last."""
@@ -93,13 +102,30 @@ class Overfit:
         train_loss = fmean(point.train_loss for point in since if point.train_loss is not None)
         if not train_loss < best.train_loss:
             return None
+        if not self._objective.is_eval_loss and self._gets_better(curve):
+            return None
         latest = curve[-1]
         rise = latest.eval_loss / best.eval_loss - 1
         return (
             f"Eval loss {latest.eval_loss:.4f} at step {latest.step} is {rise:.1%} above the "
             f"trial's best, {best.eval_loss:.4f} at step {best.step}, and was more than "
             f"{self._min_rise:.1%} above it {self._patience} times in a row, while train loss fell "
-            f"from {best.train_loss:.4f} to {train_loss:.4f}."
+            f"from {best.train_loss:.4f} to {train_loss:.4f}{self._score_in_words(curve)}."
+        )
+
+    def _gets_better(self, curve: Sequence[EvalPoint]) -> bool:
+        """Whether one of the last `patience` evaluations has the best score so far."""
+        keys = [self._objective.key(point.value) for point in curve]
+        before, latest = keys[: -self._patience], keys[-self._patience :]
+        return not before or min(latest) < min(before)
+
+    def _score_in_words(self, curve: Sequence[EvalPoint]) -> str:
+        if self._objective.is_eval_loss:
+            return ""
+        best = min(curve, key=lambda point: self._objective.key(point.value))
+        return (
+            f"; {self._objective.name} has not been better meanwhile than {best.value:.4f} "
+            f"at step {best.step}"
         )
 
 
@@ -107,13 +133,20 @@ class ByItself:
     """The verdict on a trial that needs no other trial: diverged, or overfit.
 
     Args:
+        objective: Of the study.
         n_evaluations: Of a whole run; after the last nothing is left to save.
     """
 
-    def __init__(self, pruning: Pruning, *, n_evaluations: int) -> None:
+    def __init__(
+        self, pruning: Pruning, objective: Objective = BY_EVAL_LOSS, *, n_evaluations: int
+    ) -> None:
         self._n_evaluations = n_evaluations
         self._diverged = Diverged(factor=pruning.diverged.factor)
-        self._overfit = Overfit(**pruning.overfit.model_dump()) if pruning.overfit else None
+        self._overfit = (
+            Overfit(**pruning.overfit.model_dump(), objective=objective)
+            if pruning.overfit
+            else None
+        )
 
     def verdict(self, curve: Sequence[EvalPoint], base_eval_loss: float | None) -> Stop | None:
         """Judge a trial by its evaluations after step 0, latest last; None to go on."""
@@ -130,14 +163,16 @@ class Outclassed:
 
     Args:
         inner: Optuna's own pruner.
+        objective: Of the study.
         min_peers: Other trials that must have reached the step before a verdict counts: with
             fewer, halving would stop the second trial for being worse than the first.
     """
 
-    def __init__(self, inner: BasePruner, *, min_peers: int) -> None:
+    def __init__(self, inner: BasePruner, objective: Objective, *, min_peers: int) -> None:
         if min_peers < 1:
             raise ValueError(f"min_peers must be at least 1, got {min_peers}.")
         self._inner = inner
+        self._objective = objective
         self._min_peers = min_peers
 
     def reason(self, study: optuna.Study, trial: optuna.Trial, point: EvalPoint) -> str | None:
@@ -155,10 +190,12 @@ class Outclassed:
         ]
         if len(peers) < self._min_peers:
             return None
-        place = 1 + sum(loss < point.eval_loss for loss in peers)
+        key, heading = self._objective.key, self._objective.heading
+        place = 1 + sum(key(value) < key(point.value) for value in peers)
         return (
-            f"Eval loss {point.eval_loss:.4f} at step {point.step} ranks {place} of "
-            f"{len(peers) + 1} trials at this share of their runs; the best had {min(peers):.4f}."
+            f"{heading[0].upper()}{heading[1:]} {point.value:.4f} at step {point.step} ranks "
+            f"{place} of {len(peers) + 1} trials at this share of their runs; the best had "
+            f"{min(peers, key=key):.4f}."
         )
 
 
@@ -171,7 +208,9 @@ def stopped_by_hand(point: EvalPoint, n_evaluations: int) -> Stop:
     )
 
 
-def make_outclassed(settings: OutclassedSettings) -> Outclassed:
+def make_outclassed(
+    settings: OutclassedSettings, objective: Objective = BY_EVAL_LOSS
+) -> Outclassed:
     """The configured pruner; its steps are evaluations, shares of a trial's own run."""
     inner: BasePruner
     if settings.pruner == "median":
@@ -187,7 +226,7 @@ def make_outclassed(settings: OutclassedSettings) -> Outclassed:
         inner = optuna.pruners.SuccessiveHalvingPruner(
             min_resource=1, reduction_factor=settings.factor
         )
-    return Outclassed(inner, min_peers=settings.min_peers)
+    return Outclassed(inner, objective, min_peers=settings.min_peers)
 
 
 def _shown(loss: float | None) -> str:

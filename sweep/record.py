@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweep.report import an
 from sweep.status import Status, Trial, open_to_read, read_status
 from sweep.storage import StudyError
-from trials.config import EvalPoint, ModelConfig, TrialConfig, TrialResult
+from trials.config import EvalPoint, ModelConfig, Objective, TrialConfig, TrialResult
 from trials.result_file import result_of
 
 
@@ -28,9 +29,9 @@ class Record:
     result: TrialResult | None
     """None: it has not ended."""
     curve: list[EvalPoint]
-    """Empty before its end: of a running trial the study holds eval losses alone."""
-    eval_losses: dict[int, float]
-    """By the index of the evaluation, 1…K; known of a running trial too."""
+    """Empty before its end: of a running trial the study holds the objective alone."""
+    values: dict[int, float]
+    """The objective by the index of the evaluation, 1…K; known of a running trial too."""
     folder: Path
     adapter: Path | None
     """None: deleted, since better ones came, or it never had one."""
@@ -64,7 +65,7 @@ def read_record(sweep_dir: Path, number: int | None = None) -> Record:
     """Read a trial of a sweep.
 
     Args:
-        number: None: the trial with the lowest eval loss.
+        number: None: the trial with the best objective.
 
     Raises:
         NoWinner: There is none.
@@ -75,7 +76,7 @@ def read_record(sweep_dir: Path, number: int | None = None) -> Record:
         number = sweep.best
     if number is None:
         raise NoWinner(
-            f"{sweep.name}: no trial has an eval loss that counts yet "
+            f"{sweep.name}: no trial has {an(sweep.objective)} that counts yet "
             f"({len(sweep.trials)} trials so far). sweep status {sweep.name} says how it is."
         )
     by_number = {trial.number: trial for trial in sweep.trials}
@@ -98,7 +99,7 @@ def read_record(sweep_dir: Path, number: int | None = None) -> Record:
         config=config,
         result=result_of(known.user_attrs["result"]) if ended else None,
         curve=[EvalPoint(**point) for point in known.user_attrs["curve"]] if ended else [],
-        eval_losses=dict(known.intermediate_values),
+        values=dict(known.intermediate_values),
         folder=folder,
         adapter=next((p for p in adapters if (p / "adapter_config.json").exists()), None),
     )
@@ -107,7 +108,9 @@ def read_record(sweep_dir: Path, number: int | None = None) -> Record:
 def _config(folder: Path) -> TrialConfig | None:
     try:
         written: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return TrialConfig(**{**written, "model": ModelConfig(**written["model"])})
+        objective = Objective(**written.get("objective", {}))  # older versions wrote none
+        model = ModelConfig(**written["model"])
+        return TrialConfig(**{**written, "model": model, "objective": objective})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

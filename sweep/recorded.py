@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult
+from trials.config import EvalPoint, Objective, Outcome, TrialConfig, TrialResult
 
 STATUS: dict[Outcome, str] = {
     "completed": "FINISHED",
@@ -33,6 +34,7 @@ def params(config: TrialConfig) -> dict[str, object]:
     model = asdict(config.model)
     for key in ("model", "number", "data_dir", "output_dir", "micro_batch_size"):
         del values[key]
+    values["objective"] = config.objective.python or config.objective.name
     return _there({"base_model": model.pop("name"), **model, **values})
 
 
@@ -51,8 +53,12 @@ def params_found(config: TrialConfig, result: TrialResult) -> dict[str, object]:
     )
 
 
-def metrics(point: EvalPoint) -> dict[str, object]:
-    """Return an evaluation's values; those that were not measured are left out."""
+def metrics(point: EvalPoint, objective: Objective, best: float | None) -> dict[str, object]:
+    """Return an evaluation's values; those that were not measured are left out.
+
+    Args:
+        best: The trial's best score so far, where the objective is a metric.
+    """
     gap = point.eval_loss - point.train_loss if point.train_loss is not None else None
     values = {
         "train_loss": point.train_loss,
@@ -64,6 +70,8 @@ def metrics(point: EvalPoint) -> dict[str, object]:
         "gpu_memory_gib": point.gpu_memory_gib,
         "epoch": point.epoch,
     }
+    if point.score is not None and math.isfinite(point.score):
+        values |= {objective.name: point.score, f"{objective.name}_best": best}
     return _there(values)
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from sweep.ended import Ended
 from sweep.screen import COLOURS
 from sweep.words import counted, duration
+from trials.config import BY_EVAL_LOSS, Objective
 
 SHOWN = {
     "rank": "rank",
@@ -33,7 +34,7 @@ class Summary:
     name: str
     ended: Sequence[Ended]
     ranked: Sequence[Ended]
-    """Trials with an honest value, the lowest eval loss first."""
+    """Trials with an honest value, the best first."""
     base_eval_loss: float | None
     best_dir: Path | None
     """The winner's adapter; None when there is none."""
@@ -42,11 +43,27 @@ class Summary:
     wall_seconds: float
     n_waiting: int
     """Trials that were cut off and wait to be continued."""
+    objective: Objective = BY_EVAL_LOSS
+    base_value: float | None = None
+    """The base model's own objective; of eval loss it is `base_eval_loss`."""
 
     @property
     def winner(self) -> Ended | None:
-        """The trial with the lowest eval loss."""
+        """The trial with the best objective."""
         return self.ranked[0] if self.ranked else None
+
+    @property
+    def winner_in_words(self) -> str:
+        """The winner beside the base model, by the objective and by eval loss."""
+        winner = self.winner
+        assert winner is not None and winner.value is not None
+        return judged_against_base(
+            self.objective,
+            winner.value,
+            self.base_value,
+            winner.eval_loss_best,
+            self.base_eval_loss,
+        )
 
 
 def in_words(summary: Summary) -> RenderableType:
@@ -73,25 +90,41 @@ def in_words(summary: Summary) -> RenderableType:
 
 def _winner(summary: Summary) -> list[RenderableType]:
     winner = summary.winner
-    if winner is None or winner.eval_loss_best is None:
-        return [Text("No trial reached an eval loss that counts, so there is no winner.")]
+    if winner is None or winner.value is None:
+        words = f"No trial reached {an(summary.objective)} that counts, so there is no winner."
+        return [Text(words)]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("", "trial", "eval loss", *SHOWN.values(), "outcome"):
+    for heading in ("", "trial", *headings_of(summary.objective), *SHOWN.values(), "outcome"):
         table.add_column(heading, no_wrap=True)
     for place, trial in enumerate(summary.ranked[:5]):
         table.add_row(
             "winner" if place == 0 else "",
             f"{trial.number:03d}",
-            f"{trial.eval_loss_best:.4f}",
+            *values_of(trial, summary.objective),
             *(short(trial.hyperparameters[name]) for name in SHOWN),
             Text(trial.outcome, style=COLOURS[trial.outcome]),
             style="bold" if place == 0 else "",
         )
-    words = against_base(winner.eval_loss_best, summary.base_eval_loss)
-    parts: list[RenderableType] = [table, Text(words)]
+    parts: list[RenderableType] = [table, Text(summary.winner_in_words)]
     if summary.best_dir is not None:
         parts.append(Text(f"Its adapter:  {summary.best_dir / 'adapter'}"))
     return parts
+
+
+def headings_of(objective: Objective) -> list[str]:
+    """Of the columns of `values_of`."""
+    return [objective.heading] + ([] if objective.is_eval_loss else ["eval loss"])
+
+
+def values_of(trial: Ended, objective: Objective) -> list[str]:
+    """A trial's objective, and its eval loss beside it where that is another."""
+    values = [trial.value] if objective.is_eval_loss else [trial.value, trial.eval_loss_best]
+    return ["" if value is None else f"{value:.4f}" for value in values]
+
+
+def an(objective: Objective) -> str:
+    """`an eval loss`, `a score of exact_match`."""
+    return "an eval loss" if objective.is_eval_loss else f"a score of {objective.name}"
 
 
 def short(value: float) -> str:
@@ -107,6 +140,21 @@ def against_base(eval_loss: float, base_eval_loss: float | None) -> str:
         f"Eval loss {eval_loss:.4f} against {base_eval_loss:.4f} of the base model itself "
         f"(perplexity {math.exp(eval_loss):.2f} against {math.exp(base_eval_loss):.2f})."
     )
+
+
+def judged_against_base(
+    objective: Objective,
+    value: float,
+    base_value: float | None,
+    eval_loss: float | None,
+    base_eval_loss: float | None,
+) -> str:
+    """The winner beside the base model: by its objective, then by its eval loss."""
+    losses = "" if eval_loss is None else against_base(eval_loss, base_eval_loss)
+    if objective.is_eval_loss:
+        return losses
+    base = "" if base_value is None else f" against {base_value:.4f} of the base model itself"
+    return f"{objective.name} {value:.4f}{base} (to be {objective.direction}d). {losses}".rstrip()
 
 
 def _stopped(summary: Summary) -> list[RenderableType]:

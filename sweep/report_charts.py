@@ -12,6 +12,7 @@ from typing import Any
 
 from sweep.report_data import Data, Shown
 from sweep.report_importance import Importance
+from trials.config import Objective
 
 Figure = dict[str, Any]
 
@@ -45,7 +46,7 @@ def thinned(trials: Sequence[Shown], most: int) -> list[Shown]:
 
 
 def curves(data: Data) -> Figure:
-    """Eval loss over the share of each trial's own run."""
+    """The objective over the share of each trial's own run."""
     ranked = data.ranked
     winner = ranked[0] if ranked else None
     n = max((trial.curve[-1][0] / trial.done for trial in data.trials if trial.curve), default=1.0)
@@ -67,14 +68,14 @@ def curves(data: Data) -> Figure:
         x, y = [100 * i / n for i, _ in winner.curve], [loss for _, loss in winner.curve]
         text = [f"trial {winner.number:03d}, the winner"] * len(x)
         traces.append(_lines("winner", COLOURS[winner.outcome], x, y, text, width=4, opacity=1))
-    axis = _loss_axis(curve_losses(shown))
+    axis = _value_axis(curve_values(shown), data.objective)
     return _figure(traces, "share of the trial's run, %", axis, legend=True)
 
 
 def best_by_trial(data: Data) -> Figure:
-    """The lowest eval loss so far, over trials in the order in which they ended."""
+    """The best objective so far, over trials in the order in which they ended."""
     ended = _in_order(data)
-    return _best(ended, list(range(1, len(ended) + 1)), "trials ended")
+    return _best(ended, list(range(1, len(ended) + 1)), "trials ended", data.objective)
 
 
 def best_by_time(data: Data) -> Figure:
@@ -83,8 +84,9 @@ def best_by_time(data: Data) -> Figure:
     began = data.began_at or 0.0
     hours = [((trial.ended_at or began) - began) / 3600 for trial in ended]
     if max(hours, default=0.0) < 1:
-        return _best(ended, [60 * h for h in hours], "minutes since the first trial began")
-    return _best(ended, hours, "hours since the first trial began")
+        minutes = [60 * h for h in hours]
+        return _best(ended, minutes, "minutes since the first trial began", data.objective)
+    return _best(ended, hours, "hours since the first trial began", data.objective)
 
 
 def _in_order(data: Data) -> list[Shown]:
@@ -92,20 +94,24 @@ def _in_order(data: Data) -> list[Shown]:
     return sorted(ended, key=lambda trial: (trial.ended_at, trial.number))
 
 
-def _best(ended: Sequence[Shown], places: Sequence[float], title: str) -> Figure:
+def _best(
+    ended: Sequence[Shown], places: Sequence[float], title: str, objective: Objective
+) -> Figure:
     x: list[float | None] = []
     y: list[float | None] = []
     text: list[str | None] = []
-    lowest = math.inf
+    best: float | None = None
     for trial, place in zip(ended, places, strict=True):
-        if trial.counts and trial.best is not None and trial.best < lowest:
-            lowest = trial.best
-            x, y, text = [*x, place], [*y, lowest], [*text, f"trial {trial.number:03d}"]
+        if not trial.counts or trial.best is None:
+            continue
+        if best is None or objective.key(trial.best) < objective.key(best):
+            best = trial.best
+            x, y, text = [*x, place], [*y, best], [*text, f"trial {trial.number:03d}"]
     if x:
-        x, y, text = [*x, places[-1]], [*y, lowest], [*text, "so far"]
+        x, y, text = [*x, places[-1]], [*y, best], [*text, "so far"]
     trace = _lines("best", COLOURS["completed"], x, y, text, width=3, opacity=1)
     trace |= {"mode": "lines+markers", "line": {**trace["line"], "shape": "hv"}}
-    return _figure([trace], title, {"title": {"text": "best eval loss, nats"}})
+    return _figure([trace], title, {"title": {"text": f"best {axis_title(objective)}"}})
 
 
 def importance(found: Sequence[Importance]) -> Figure:
@@ -130,7 +136,7 @@ def importance(found: Sequence[Importance]) -> Figure:
 
 
 def one_slice(data: Data, name: str) -> Figure:
-    """Best eval loss of each trial against one hyperparameter."""
+    """The best objective of each trial against one hyperparameter."""
     there = [t for t in data.trials if t.best is not None and t.values.get(name) is not None]
     shown = thinned(there, N_POINTS)
     traces = []
@@ -139,23 +145,25 @@ def one_slice(data: Data, name: str) -> Figure:
         if some:
             x = [_plain(trial.values[name]) for trial in some]
             traces.append(_dots(outcome, colour, x, [trial.best for trial in some], some))
-    figure = _figure(traces, name, _loss_axis(best_losses(shown)))
+    figure = _figure(traces, name, _value_axis(best_values(shown), data.objective))
     figure["layout"]["xaxis"] |= _x_axis(name, [trial.values[name] for trial in shown])
     figure["layout"]["height"] = 260
     return figure
 
 
 def parallel(data: Data) -> Figure:
-    """Hyperparameters of each trial that counts, as a line across axes, coloured by eval loss."""
+    """Hyperparameters of each trial that counts, as a line across axes, coloured by objective."""
     shown = thinned(data.ranked, N_POINTS)
     names = [n for n in data.searched if all(t.values.get(n) is not None for t in shown)]
     losses = [trial.best for trial in shown if trial.best is not None]
     # Up to where eight in ten lie: one bad trial would give all others the same colour.
-    ends = {"cmin": min(losses), "cmax": sorted(losses)[int(0.8 * (len(losses) - 1))]}
+    ranked = sorted(losses, key=data.objective.key)
+    low, high = sorted([ranked[0], ranked[int(0.8 * (len(ranked) - 1))]])
+    ends = {"cmin": low, "cmax": high, "reversescale": data.objective.direction == "maximize"}
     axes = [_axis(name, [trial.values[name] for trial in shown]) for name in names]
     trace = {
         "type": "parcoords",
-        "dimensions": [*axes, {"label": "eval loss", "values": losses}],
+        "dimensions": [*axes, {"label": data.objective.heading, "values": losses}],
         "line": {"color": losses, "colorscale": LOW_TO_HIGH, **ends},
         "labelangle": -20,
         "labelside": "bottom",
@@ -238,30 +246,37 @@ def _x_axis(name: str, values: Sequence[Any]) -> Figure:
     return {"type": kind}
 
 
-def _loss_axis(losses: Sequence[float]) -> Figure:
-    axis: Figure = {"title": {"text": "eval loss, nats"}}
-    return axis | ({"range": loss_range(losses)} if losses else {})
+def axis_title(objective: Objective) -> str:
+    """With its unit."""
+    return "eval loss, nats" if objective.is_eval_loss else objective.name
 
 
-def loss_range(losses: Sequence[float]) -> list[float]:
-    """From the lowest to where nine in ten lie: a few that are far above would flatten the rest.
+def _value_axis(values: Sequence[float], objective: Objective) -> Figure:
+    axis: Figure = {"title": {"text": axis_title(objective)}}
+    return axis | ({"range": value_range(values, objective)} if values else {})
+
+
+def value_range(values: Sequence[float], objective: Objective) -> list[float]:
+    """From the best to where nine in ten lie: a few that are far off would flatten the rest.
 
     Args:
-        losses: One at least.
+        values: One at least.
     """
-    rising = sorted(losses)
-    low, high = rising[0], rising[int(0.9 * (len(rising) - 1))]
-    room = 0.08 * (high - low) or 0.05 * abs(low) or 0.1
-    return [low - room, high + 2 * room]
+    ranked = sorted(values, key=objective.key)
+    best, worst = ranked[0], ranked[int(0.9 * (len(ranked) - 1))]
+    room = 0.08 * abs(worst - best) or 0.05 * abs(best) or 0.1
+    if objective.direction == "minimize":
+        return [best - room, worst + 2 * room]
+    return [worst - 2 * room, best + room]
 
 
-def curve_losses(trials: Sequence[Shown]) -> list[float]:
-    """The eval losses of all curves, without those of trials that diverged."""
-    return [loss for trial in _sound(trials) for _, loss in trial.curve]
+def curve_values(trials: Sequence[Shown]) -> list[float]:
+    """The objective in all curves, without those of trials that diverged."""
+    return [value for trial in _sound(trials) for _, value in trial.curve]
 
 
-def best_losses(trials: Sequence[Shown]) -> list[float]:
-    """The lowest eval loss of each trial that has one, without those that diverged."""
+def best_values(trials: Sequence[Shown]) -> list[float]:
+    """The best of each trial that has one, without those that diverged."""
     return [trial.best for trial in _sound(trials) if trial.best is not None]
 
 

@@ -12,10 +12,12 @@ from typing import Any
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from sweep.ended import COUNTS
+from sweep.ended import COUNTS, value_best
 from sweep.flat import EndedCurve, Flatness
 from sweep.folder import holder
+from sweep.objective import objective_in
 from sweep.status import open_to_read
+from trials.config import Objective
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,11 +31,12 @@ class Shown:
     values: Mapping[str, Any]
     """Its hyperparameters."""
     curve: Sequence[tuple[int, float]]
-    """Index of each evaluation and its eval loss in nats; finite ones only."""
+    """Index of each evaluation and its objective: the eval loss in nats, or the score; finite ones
+    only."""
     best: float | None
-    """The lowest eval loss; None where there is none."""
+    """The best objective; None where there is none."""
     best_epoch: float | None
-    """Passes over the training rows when it was lowest; None where that is not known."""
+    """Passes over the training rows when it was best; None where that is not known."""
     done: float
     """Share of its run."""
     seconds: float | None
@@ -43,7 +46,7 @@ class Shown:
 
     @property
     def counts(self) -> bool:
-        """Whether its eval loss may win: completed and overfit trials."""
+        """Whether its objective may win: completed and overfit trials."""
         return self.outcome in COUNTS and self.best is not None
 
 
@@ -55,8 +58,12 @@ class Data:
     state: str
     trials: Sequence[Shown]
     base_eval_loss: float | None
+    objective: Objective
+    base_value: float | None
+    """The base model's own objective."""
     noise: float
-    """How far an eval loss moves late in a trial, in nats (`sweep.flat`); 0 where not known."""
+    """How far the objective moves late in a trial (`sweep.flat`), of an exact match at least by
+    one row; 0 where not known."""
     began_at: float | None
     """Seconds of the epoch."""
     gpu_hours: float | None
@@ -66,9 +73,11 @@ class Data:
 
     @property
     def ranked(self) -> list[Shown]:
-        """Those that count, the lowest eval loss first."""
-        counted = [trial for trial in self.trials if trial.counts]
-        return sorted(counted, key=lambda trial: (trial.best, trial.number))
+        """Those that count, the best objective first."""
+        key = self.objective.key
+        counted = [(trial.best, trial) for trial in self.trials if trial.counts]
+        valued = [(key(best), trial) for best, trial in counted if best is not None]
+        return [trial for _, trial in sorted(valued, key=lambda v: (v[0], v[1].number))]
 
     @property
     def searched(self) -> list[str]:
@@ -79,8 +88,8 @@ class Data:
     @property
     def n_like_the_winner(self) -> int:
         """The first so many of the ranked, the winner among them, differ by no more than noise."""
-        losses = [trial.best for trial in self.ranked if trial.best is not None]
-        return bisect.bisect_right(losses, losses[0] + self.noise) if losses else 0
+        keys = [self.objective.key(trial.best) for trial in self.ranked if trial.best is not None]
+        return bisect.bisect_right(keys, keys[0] + self.noise) if keys else 0
 
 
 def read_data(folder: Path, storage: BaseStorage | None = None) -> Data:
@@ -99,7 +108,8 @@ def read_data(folder: Path, storage: BaseStorage | None = None) -> Data:
     n_evaluations = (known.get("task") or {}).get("evaluations") or max(
         (max(trial.intermediate_values, default=1) for trial in frozen), default=1
     )
-    trials = [_shown(trial, n_evaluations, lives=lives) for trial in frozen]
+    objective = objective_in(study)
+    trials = [_shown(trial, n_evaluations, objective, lives=lives) for trial in frozen]
     began = [t.datetime_start.timestamp() for t in frozen if t.datetime_start]
     state = str(known.get("state", ["not begun"])[0])
     if state == "running" and not lives:
@@ -109,33 +119,43 @@ def read_data(folder: Path, storage: BaseStorage | None = None) -> Data:
         state=state,
         trials=trials,
         base_eval_loss=known.get("base_eval_loss"),
-        noise=_noise(trials),
+        objective=objective,
+        base_value=known.get("base_value", known.get("base_eval_loss")),
+        noise=max(_noise(trials), _step(known, objective)),
         began_at=min(began, default=None),
         gpu_hours=float(known["gpu_seconds"]) / 3600 if "gpu_seconds" in known else None,
         frozen=frozen,
     )
 
 
+def _step(known: Mapping[str, Any], objective: Objective) -> float:
+    """What one row more or less moves an exact match by: it is never more certain than that."""
+    n_rows = ((known.get("task") or {}).get("objective") or {}).get("rows")
+    return 1 / n_rows if objective.name == "exact_match" and n_rows else 0.0
+
+
 def _noise(trials: Sequence[Shown]) -> float:
     flatness = Flatness()
     for trial in trials:
         if trial.counts:
-            flatness.add(EndedCurve(trial.best, [loss for _, loss in trial.curve]))
+            flatness.add(EndedCurve(trial.best, [value for _, value in trial.curve]))
     return flatness.noise
 
 
-def _shown(trial: FrozenTrial, n_evaluations: int, *, lives: bool) -> Shown:
+def _shown(trial: FrozenTrial, n_evaluations: int, objective: Objective, *, lives: bool) -> Shown:
     known = trial.user_attrs
     curve = [
-        (index, loss)
-        for index, loss in sorted(trial.intermediate_values.items())
-        if math.isfinite(loss)
+        (index, value)
+        for index, value in sorted(trial.intermediate_values.items())
+        if math.isfinite(value)
     ]
     outcome = known.get("outcome", "failed")
     if not trial.state.is_finished():
         outcome = "running" if lives and trial.state is TrialState.RUNNING else "waiting"
     result = known.get("result") or {}
-    best = known.get("eval_loss_best", min((loss for _, loss in curve), default=None))
+    best = value_best(known)
+    if best is None:
+        best = min((value for _, value in curve), key=objective.key, default=None)
     seconds = None
     if "training_seconds" in result:
         seconds = float(result["training_seconds"] + result["evaluation_seconds"])

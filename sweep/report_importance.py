@@ -12,6 +12,8 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
+from trials.config import Direction
+
 MIN_TRIALS = 20
 """Below, PED-ANOVA compares a best tenth of one or two trials with the rest: chance."""
 N_RESAMPLES = 20
@@ -31,11 +33,13 @@ class Importance:
 
 
 def usable(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials with a value that counts: of others the best eval loss was never reached."""
+    """Trials with a value that counts: of others the best was never reached."""
     return [t for t in trials if t.state is TrialState.COMPLETE and t.params]
 
 
-def importances(trials: Sequence[FrozenTrial], seed: int = 0) -> list[Importance]:
+def importances(
+    trials: Sequence[FrozenTrial], seed: int = 0, direction: Direction = "minimize"
+) -> list[Importance]:
     """Return the importances, the largest first; nothing where there are too few trials.
 
     The spread is that of bootstrap resamples: the trials drawn again, with replacement.
@@ -46,8 +50,10 @@ def importances(trials: Sequence[FrozenTrial], seed: int = 0) -> list[Importance
     chance = random.Random(seed)
     if len(counted) > MAX_TRIALS:
         counted = chance.sample(counted, MAX_TRIALS)
-    whole = _shares(counted)
-    drawn = [_shares(chance.choices(counted, k=len(counted))) for _ in range(N_RESAMPLES)]
+    whole = _shares(counted, direction)
+    drawn = [
+        _shares(chance.choices(counted, k=len(counted)), direction) for _ in range(N_RESAMPLES)
+    ]
     found = []
     for name, share in whole.items():
         deciles = statistics.quantiles([shares.get(name, 0.0) for shares in drawn], n=10)
@@ -55,8 +61,8 @@ def importances(trials: Sequence[FrozenTrial], seed: int = 0) -> list[Importance
     return sorted(found, key=lambda importance: -importance.share)
 
 
-def _shares(trials: Sequence[FrozenTrial]) -> dict[str, float]:
-    study = optuna.create_study(direction="minimize")
+def _shares(trials: Sequence[FrozenTrial], direction: Direction) -> dict[str, float]:
+    study = optuna.create_study(direction=direction)
     study.add_trials(
         optuna.trial.create_trial(value=t.value, params=t.params, distributions=t.distributions)
         for t in trials

@@ -15,11 +15,12 @@ from html import escape
 from pathlib import Path
 
 from sweep import report_charts as charts
-from sweep.report import against_base
+from sweep.report import an, judged_against_base
 from sweep.report_data import Data, Shown, read_data
 from sweep.report_importance import MAX_TRIALS, MIN_TRIALS, N_RESAMPLES, importances, usable
 from sweep.report_style import POLICY, SCRIPT, STYLE
 from sweep.words import counted, duration
+from trials.config import Objective
 from trials.whole_file import write_whole
 
 FILE_NAME = "report.html"
@@ -100,7 +101,8 @@ def _headline(data: Data) -> str:
     state = f"{counted(len(data.trials), 'trial')}: {outcomes}. The sweep: {escape(data.state)}."
     if not data.ranked:
         return (
-            f'{top}<div class="headline"><p>No trial has reached an eval loss that counts, so '
+            f'{top}<div class="headline"><p>No trial has reached '
+            f"{escape(an(data.objective))} that counts, so "
             f'there is no winner.</p></div><p class="dim">{state}</p>'
         )
     winner = data.ranked[0]
@@ -108,10 +110,19 @@ def _headline(data: Data) -> str:
     names = data.searched or list(winner.values)
     point = ", ".join(f"{escape(name)} {_value(winner.values.get(name))}" for name in names)
     return (
-        f'{top}<div class="headline"><p><strong>Trial {winner.number:03d} has the lowest eval loss'
-        f"</strong>, with {point}.</p>"
-        f"<p>{against_base(winner.best, data.base_eval_loss)}</p>"
+        f'{top}<div class="headline"><p><strong>Trial {winner.number:03d} has the '
+        f"{data.objective.extreme} {escape(data.objective.heading)}</strong>, with {point}.</p>"
+        f"<p>{escape(_against_base(data))}</p>"
         f'<p>{beyond_noise(data)}{_no_better_than_base(data)}</p></div><p class="dim">{state}</p>'
+    )
+
+
+def _against_base(data: Data) -> str:
+    best = data.ranked[0].best
+    assert best is not None
+    eval_loss = best if data.objective.is_eval_loss else None
+    return judged_against_base(
+        data.objective, best, data.base_value, eval_loss, data.base_eval_loss
     )
 
 
@@ -119,14 +130,24 @@ def beyond_noise(data: Data) -> str:
     """Whether the winner's lead is more than chance, in words."""
     n, n_ranked = data.n_like_the_winner, len(data.ranked)
     if n_ranked < 2:
-        return "No other trial has an eval loss that counts, so nothing says how good that is."
+        heading = escape(an(data.objective))
+        return f"No other trial has {heading} that counts, so nothing says how good that is."
+    if data.noise == 0 and not data.objective.is_eval_loss:
+        return (
+            "How much of its lead is noise is not known: late in the trials the score stays where "
+            "it is. Each row that it is measured on is worth one step of it; the rows are few."
+        )
     if data.noise == 0:
         return "How much of its lead is noise is not known: no trial has two late evaluations."
-    noise = f"noise ({data.noise:.4f} nats, the median move between late evaluations of a trial)"
+    unit = " nats" if data.objective.is_eval_loss else ""
+    is_counted = data.objective.name == "exact_match"
+    or_a_row = ", or one row if that is more" if is_counted else ""
+    move = f"the median move between late evaluations of a trial{or_a_row}"
+    noise = f"noise ({data.noise:.4f}{unit}, {move})"
     seeds = "One seed each: another seed may move a trial further than that."
     if n == 1:
         second = data.ranked[1].best or 0.0
-        lead = second - (data.ranked[0].best or 0.0)
+        lead = abs(second - (data.ranked[0].best or 0.0))
         return f"Its lead of {lead:.4f} over the second is beyond {noise}. {seeds}"
     return (
         f"<strong>The first {n} are not told apart</strong>: they differ by no more than {noise}. "
@@ -135,8 +156,9 @@ def beyond_noise(data: Data) -> str:
 
 
 def _no_better_than_base(data: Data) -> str:
-    base, best = data.base_eval_loss, data.ranked[0].best
-    if base is None or best is None or base - best > data.noise:
+    base, best = data.base_value, data.ranked[0].best
+    key = data.objective.key
+    if base is None or best is None or key(base) - key(best) > data.noise:
         return ""
     return " <strong>The winner is no better than the base model, beyond noise.</strong>"
 
@@ -152,7 +174,7 @@ def _best_ten(data: Data) -> str:
         cells += [_value(trial.values.get(name)) for name in names]
         rows.append([*cells, _outcome(trial.outcome), seconds])
     return "<h2>The best ten</h2>" + _table(
-        ["trial", "eval loss", *map(escape, names), "outcome", "time"], rows
+        ["trial", escape(data.objective.heading), *map(escape, names), "outcome", "time"], rows
     )
 
 
@@ -160,10 +182,12 @@ def _curves(data: Data, chart: Chart) -> str:
     with_curve = sum(bool(trial.curve) for trial in data.trials)
     if not with_curve:
         return ""
+    heading = escape(data.objective.heading)
+    better, worse = _falls_and_turns(data.objective)
     text = (
-        "<h2>Eval loss of the trials</h2><p>Look at whether the winner's curve still falls at its "
-        "end (more epochs may help) or has turned up (fewer). Each trial over its own run; the top "
-        "tenth of the losses is cut off.</p>"
+        f"<h2>{heading[0].upper()}{heading[1:]} of the trials</h2><p>Look at whether the winner's "
+        f"curve still {better} at its end (more epochs may help) or has turned {worse} (fewer). "
+        f"Each trial over its own run; the worst tenth is cut off.</p>"
     )
     if with_curve > charts.N_CURVES:
         text += _thinned(charts.N_CURVES, with_curve, "curves")
@@ -171,7 +195,7 @@ def _curves(data: Data, chart: Chart) -> str:
     if not data.ranked:
         return text
     return (
-        f"{text}<h2>The best eval loss over time</h2><p>Look at the right end: where it is flat, "
+        f"{text}<h2>The best {heading} over time</h2><p>Look at the right end: where it is flat, "
         "more trials of this search bring little.</p>"
         f'<div class="grid">{chart(charts.best_by_trial(data))}{chart(charts.best_by_time(data))}'
         "</div>"
@@ -181,12 +205,13 @@ def _curves(data: Data, chart: Chart) -> str:
 def _importance(data: Data, chart: Chart) -> str:
     head = "<h2>What mattered</h2>"
     n = len(usable(data.frozen))
-    found = importances(data.frozen)
+    found = importances(data.frozen, direction=data.objective.direction)
+    that_counts = f"{escape(an(data.objective))} that counts"
     if not found:
         if n >= MIN_TRIALS:
             return f"{head}<p>No hyperparameter was searched in all trials.</p>"
         return (
-            f"{head}<p>{counted(n, 'trial')} with an eval loss that counts: too few to say. From "
+            f"{head}<p>{counted(n, 'trial')} with {that_counts}: too few to say. From "
             f"{MIN_TRIALS} on it is shown here.</p>"
         )
     drawn = f", {MAX_TRIALS:,} of them drawn at random" if n > MAX_TRIALS else ""
@@ -200,7 +225,7 @@ def _importance(data: Data, chart: Chart) -> str:
         f"{head}<p>Look for bars whose spread stays clear of the next one's. {sure}</p>"
         f"{chart(charts.importance(found))}"
         f'<p class="dim">PED-ANOVA: how much the best tenth differ from all in each '
-        f"hyperparameter. From {n} trials with an eval loss that counts (those stopped as "
+        f"hyperparameter. From {n} trials with {that_counts} (those stopped as "
         f"outclassed are not among them); the spread is from the 10th to the 90th percentile of "
         f"{N_RESAMPLES} resamples of these trials{drawn}.</p>"
     )
@@ -211,10 +236,11 @@ def _slices(data: Data, chart: Chart) -> str:
     there = sum(trial.best is not None for trial in data.trials)
     if not names or not there:
         return ""
+    extreme = data.objective.extreme
     text = (
-        "<h2>Each hyperparameter by itself</h2><p>Look for where the lowest dots gather; at the "
-        "edge of a range, widen the search there. A trial that was stopped early shows the lowest "
-        "it had reached; the highest losses are cut off.</p>"
+        f"<h2>Each hyperparameter by itself</h2><p>Look for where the {extreme} dots gather; at "
+        f"the edge of a range, widen the search there. A trial that was stopped early shows the "
+        f"{extreme} it had reached; the worst are cut off.</p>"
     )
     if there > charts.N_POINTS:
         text += _thinned(charts.N_POINTS, there, "trials")
@@ -222,8 +248,9 @@ def _slices(data: Data, chart: Chart) -> str:
     if len(data.ranked) < 2:
         return text
     return (
-        f"{text}<h2>All of them together</h2><p>Look at which way the bluest lines (the lowest "
-        "eval loss) go. Drag along an axis to keep only the trials in that part.</p>"
+        f"{text}<h2>All of them together</h2><p>Look at which way the bluest lines (the {extreme} "
+        f"{escape(data.objective.heading)}) go. Drag along an axis to keep only the trials in "
+        "that part.</p>"
         f'<div class="wide">{chart(charts.parallel(data))}</div>'
     )
 
@@ -236,7 +263,7 @@ def _overfitting(data: Data, chart: Chart) -> str:
         return f"{head}<p>No trial was stopped as overfit.</p>" if not overfit else ""
     return (
         f"{head}<p>The epoch at which each of {counted(len(placed), 'overfit trial')} had its "
-        "lowest eval loss. Look for the height above which there are no dots: more epochs than "
+        "best evaluation. Look for the height above which there are no dots: more epochs than "
         f"that are not needed at that learning rate.</p>{chart(charts.overfitting(placed))}"
     )
 
@@ -348,6 +375,10 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _outcome(outcome: str) -> str:
     colour = charts.COLOURS[outcome]
     return f'<span class="dot" style="background:{colour}"></span>{_words(outcome)}'
+
+
+def _falls_and_turns(objective: Objective) -> tuple[str, str]:
+    return ("falls", "up") if objective.direction == "minimize" else ("rises", "down")
 
 
 def _words(outcome: str) -> str:

@@ -12,10 +12,11 @@ from sweep.report_charts import (
     LOGARITHMIC,
     N_CURVES,
     N_POINTS,
-    best_losses,
-    curve_losses,
-    loss_range,
+    axis_title,
+    best_values,
+    curve_values,
     thinned,
+    value_range,
 )
 from sweep.report_data import Data
 
@@ -34,8 +35,8 @@ def write_plots(folder: Path, data: Data) -> list[Path]:
     from matplotlib.figure import Figure  # half a second, which only the end of a sweep pays
 
     draw: dict[str, Callable[[Data, Figure], None]] = {
-        "eval_loss_by_trial": _curves,
-        "best_eval_loss": _best,
+        "curves_by_trial": _curves,
+        "best_so_far": _best,
         "hyperparameters": _slices,
     }
     if not any(trial.curve for trial in data.trials):
@@ -78,8 +79,8 @@ def _curves(data: Data, figure: Any) -> None:
             marker="." if len(trial.curve) == 1 else "",
             zorder=3 if trial is winner else 2,
         )
-    axes.set_ylim(*loss_range(curve_losses(shown)))
-    axes.set_ylabel("eval loss, nats")
+    axes.set_ylim(*value_range(curve_values(shown), data.objective))
+    axes.set_ylabel(axis_title(data.objective))
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 
 
@@ -89,16 +90,16 @@ def _best(data: Data, figure: Any) -> None:
     axes = _axes(figure.subplots(), "trials ended")
     ended = [trial for trial in data.trials if trial.ended_at is not None]
     ended.sort(key=lambda trial: (trial.ended_at, trial.number))
-    lowest, so_far = math.inf, []
+    best, so_far = math.nan, []
     for trial in ended:
         if trial.counts and trial.best is not None:
-            lowest = min(lowest, trial.best)
-        so_far.append(lowest if math.isfinite(lowest) else math.nan)
+            best = min((b for b in (trial.best, best) if b == b), key=data.objective.key)
+        so_far.append(best)
     axes.step(range(1, len(ended) + 1), so_far, where="post", color=COLOURS["completed"])
-    if data.base_eval_loss is not None:
-        axes.axhline(data.base_eval_loss, color="#8a8f98", linestyle=":", label="base model")
+    if data.base_value is not None:
+        axes.axhline(data.base_value, color="#8a8f98", linestyle=":", label="base model")
         axes.legend(frameon=False)
-    axes.set_ylabel("best eval loss, nats")
+    axes.set_ylabel(f"best {axis_title(data.objective)}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
@@ -123,5 +124,5 @@ def _slices(data: Data, figure: Any) -> None:
             axes.set_xscale("log")
         elif not is_text and len(few := sorted(set(values))) <= 5:  # type: ignore[type-var]
             axes.set_xticks(few)  # type: ignore[arg-type]
-    all_axes[0].set_ylim(*loss_range(best_losses(shown)))
+    all_axes[0].set_ylim(*value_range(best_values(shown), data.objective))
     all_axes[0].set_ylabel("best eval loss, nats")

@@ -76,6 +76,8 @@ def _has_unsloth() -> bool:
 def _against_unsloth(space: Space, *, on_gpus: bool) -> str | None:
     """Say why auto does not choose Unsloth, or None."""
     settings = space.settings
+    if not space.objective.is_eval_loss:
+        return "Unsloth measures eval loss alone"
     if not on_gpus:
         return "trials run on processors"
     if settings.gpus_per_trial > 1:
@@ -176,6 +178,7 @@ def resolver(
             checkpoint_minutes=space.settings.checkpoint_minutes,
             stall_minutes=space.settings.stall_minutes,
             seed=space.settings.seed,
+            objective=space.objective,
             **values,
         )
 

@@ -60,7 +60,11 @@ def confirm(folder: Path, options: Options, console: Console) -> int:
         n_rows = make_data(folder, runs[0].config.model.max_length)
         sweep = Confirmation(
             runs,
-            ByItself(space.settings.pruning, n_evaluations=space.settings.evaluate.times),
+            ByItself(
+                space.settings.pruning,
+                space.objective,
+                n_evaluations=space.settings.evaluate.times,
+            ),
             is_asked_to_prune=partial(is_asked_to_prune, folder / FOLDER),
         )
         n_left = len(runs) - sweep.n_ended()
@@ -70,7 +74,7 @@ def confirm(folder: Path, options: Options, console: Console) -> int:
             f"all {n_rows} eval rows; {n_left} of {counted(len(runs), 'run')} to do."
         )
         code = _run(folder, space, runs, sweep, options, on_gpus, console) if n_left else 0
-    console.print(in_words(folder.name, read_confirmed(folder)))
+    console.print(in_words(folder.name, read_confirmed(folder), space.objective))
     return code
 
 
@@ -87,7 +91,7 @@ def _run(
     from sweep.ray_workers import RayRunner
 
     budget = loop.Budget(trials=len(runs), hours=None, is_asked=lambda: is_asked_to_stop(folder))
-    progress = Progress(budget)
+    progress = Progress(budget, objective=space.objective)
     progress.n_ended = sweep.n_ended()
     screen = make_screen(console, progress, folder / FOLDER)
     tracker = _open_tracker(folder, runs, options)

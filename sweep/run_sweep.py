@@ -35,7 +35,7 @@ from sweep.journal import is_closed
 from sweep.postgresql import Address
 from sweep.progress import Progress
 from sweep.prune import Words
-from sweep.report_charts import curve_losses, loss_range
+from sweep.report_charts import curve_values, value_range
 from sweep.report_data import read_data
 from sweep.report_page import FILE_NAME, beyond_noise, write_report
 from sweep.report_plots import write_plots
@@ -44,8 +44,8 @@ from sweep.screen import Screen
 from sweep.screens import make_screen
 from sweep.space import Space
 from sweep.storage import Patience, PatientStorage, StudyAway
-from sweep.study import Sweep, SweepFailed, open_study, sample_rows_so_far
-from sweep.task import keep_to_task
+from sweep.study import Sweep, SweepFailed, open_study
+from sweep.task import keep_to_task, rows_so_far
 from sweep.view import search_changes
 from sweep.where import artifacts_dir, command, page_of
 from sweep.words import counted
@@ -114,12 +114,14 @@ def run(space: Space, options: Options, console: Console, events: Events | None 
         on_gpus = wants_gpus(workers=options.workers, gpus=options.gpus)
         backend = choose_backend(space, on_gpus=on_gpus)
         _check_options(space, options, on_gpus=on_gpus)
+        so_far = rows_so_far(space, output_dir, storage)
         found = check.prepare_data(
             space,
             output_dir / "data",
             on_gpus=on_gpus,
             say=console.print,
-            n_sample_rows=sample_rows_so_far(space, output_dir, storage),
+            n_sample_rows=so_far.sample,
+            n_generated_rows=so_far.generated,
         )
         console.print(check.in_words(space, found))
         job = Job(
@@ -208,6 +210,7 @@ def _run_trials(
         queued=sweep.queued(),
         gpu_seconds=sweep.gpu_seconds,
         gpus_per_trial=job.space.settings.gpus_per_trial,
+        objective=job.space.objective,
     )
     screen = make_screen(console, progress, job.output_dir, events)
     n_cpu_workers = n_workers(job.space, job.options.workers)
@@ -326,11 +329,11 @@ def _close_tracker(
     say: Callable[[str], None],
 ) -> None:
     """Send MLflow the end of the sweep, with its report and the winner."""
-    page, plots, noise, losses = None, [], "", None
+    page, plots, noise, shown = None, [], "", None
     try:
         data = read_data(job.output_dir, job.storage)
-        if found := curve_losses(data.trials):
-            losses = loss_range(found)
+        if found := curve_values(data.trials):
+            shown = value_range(found, data.objective)
         plots = write_plots(job.output_dir, data)
         noise = beyond_noise(data) if summary.winner else ""
         page = write_report(job.output_dir, data)
@@ -341,13 +344,16 @@ def _close_tracker(
     winner, name = summary.winner, job.space.settings.register_as
     if winner is not None and name is not None:
         tags = {
+            "objective": job.space.objective.name,
+            "direction": job.space.objective.direction,
+            "value": f"{winner.value:.6f}",
             "eval_loss": f"{winner.eval_loss_best:.6f}",
             "sweep.task": recorded.comparable(sweep.task),
             "sweep": job.space.name,
             "base_model": job.space.settings.base_model,
         }
         tracker.register(name, winner.number, tags, as_markdown(summary))
-    tracker.close_sweep(status, _winner(summary), text, page, plots, losses)
+    tracker.close_sweep(status, _winner(summary), text, page, plots, shown)
     if tracker.registered is not None:
         say(f"The winner is registered as {tracker.registered}")
 
@@ -382,7 +388,7 @@ def _loop(
     if budget.stop.is_set():
         return "KILLED", failure
     if failure is None and sweep.ended() and not sweep.ranked():
-        failure = "No trial reached an eval loss that counts."
+        failure = f"No trial reached {report.an(sweep.objective)} that counts."
     return ("FINISHED" if failure is None else "FAILED"), failure
 
 
@@ -417,6 +423,8 @@ def _parent_params(job: Job) -> dict[str, object]:
         "compute_dtype": settings.compute_dtype,
         "sampler": settings.sampler,
         "seed": settings.seed,
+        "objective": space.objective.python or space.objective.name,
+        "objective.direction": space.objective.direction,
         "evaluate.times": settings.evaluate.times,
         "evaluate.sample_rows": found.report["sample_rows"],
         "data.train": settings.data.train,
@@ -443,6 +451,8 @@ def _summary(job: Job, sweep: Sweep, *, wall_seconds: float) -> report.Summary:
         see_it_all=_see_it_all(job.output_dir),
         wall_seconds=wall_seconds,
         n_waiting=sweep.n_waiting(),
+        objective=job.space.objective,
+        base_value=sweep.base_value,
     )
 
 
@@ -456,11 +466,12 @@ def _see_it_all(output_dir: Path) -> str:
 
 
 def _winner(summary: report.Summary) -> dict[str, object] | None:
-    winner = summary.winner
+    winner, objective = summary.winner, summary.objective
     if winner is None:
         return None
     return {
         "trial": winner.number,
         "eval_loss": winner.eval_loss_best,
+        **({} if objective.is_eval_loss else {"objective": objective.name, "value": winner.value}),
         **{name: winner.hyperparameters[name] for name in report.SHOWN},
     }

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from sweep.loop import Place
 from sweep.progress import Progress
-from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult
+from trials.config import EvalPoint, Objective, Outcome, TrialConfig, TrialResult
 
 COLOURS: dict[Outcome, str] = {
     "completed": "green",
@@ -75,11 +75,13 @@ class PlainScreen:
         config = self._progress.running[number].config
         self._progress.reported(number, point)
         if point.index == 0:
-            self.say(f"eval loss of the base model itself: {point.eval_loss:.4f}")
+            score = _score(point, config.objective)
+            self.say(f"eval loss of the base model itself: {point.eval_loss:.4f}{score}")
         elif _is_quarter(point.index, config.n_evaluations):
             self.say(
                 f"trial {number:03d}  {point.index / config.n_evaluations:4.0%}  "
                 f"step {point.step}  train {as_loss(point.train_loss)}  eval {point.eval_loss:.4f}"
+                f"{_score(point, config.objective)}"
             )
 
     def trial_ended(self, number: int, result: TrialResult) -> None:
@@ -91,6 +93,10 @@ class PlainScreen:
             f"trial {number:03d}  {result.outcome}: {result.reason}  "
             f"[{self._progress.n_ended}{of} trials" + (f", {left}]" if left else "]")
         )
+
+
+def _score(point: EvalPoint, objective: Objective) -> str:
+    return "" if point.score is None else f"  {objective.name} {point.score:.4f}"
 
 
 def _is_quarter(index: int, n_evaluations: int) -> bool:

@@ -159,9 +159,10 @@ def make_sampler(space: Space, number: int, observed: Observed | None = None) ->
         observed: What the sampler for an earlier trial of the study has seen; None: all is new.
     """
     searched = distributions(space)
+    direction = optuna.study.StudyDirection[space.objective.direction.upper()]
     seed = int(np.random.SeedSequence([space.settings.seed, number]).generate_state(1)[0])
     samplers: dict[str, Any] = {
-        "tpe": lambda: Tpe(observed or Observed(searched), seed=seed),
+        "tpe": lambda: Tpe(observed or Observed(searched, direction), seed=seed),
         "gp": lambda: optuna.samplers.GPSampler(seed=seed),
         "random": lambda: optuna.samplers.RandomSampler(seed=seed),
         "grid": lambda: optuna.samplers.RandomSampler(seed=seed),  # without repeats it is a grid

@@ -90,6 +90,22 @@ class Evaluate(_Strict):
     """Eval rows of each evaluation, at most."""
 
 
+class Objective(_Strict):
+    """`objective`: what trials are judged by. Eval loss is logged all the same."""
+
+    metric: Literal["eval_loss", "token_accuracy", "exact_match", "rouge_l"] | None = None
+    """A built-in one: eval_loss, unless python is given. exact_match and rouge_l compare what the
+    model writes for held-out prompts with the true completions."""
+    python: Annotated[str, Field(min_length=1)] | None = None
+    """One of your own, as `my_metrics.py:score`: a file beside the space, a function in it."""
+    direction: Literal["minimize", "maximize"] | None = None
+    """Which is better, less or more. Needed with python; a built-in metric has its own."""
+    rows: Annotated[int, Field(ge=1)] = 64
+    """Eval rows that completions are written for at each evaluation, at most."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
+    """Of a written completion; by default as many as the longest true one, 256 at most."""
+
+
 class Overfit(_Strict):
     """`pruning.overfit`"""
 
@@ -167,6 +183,8 @@ class Settings(_Strict):
     """The sweep ends at whichever comes first."""
     evaluate: Evaluate = Evaluate()
     """How often, on how many rows."""
+    objective: Objective = Objective()
+    """What trials are judged by."""
     pruning: Pruning = Pruning()
     """When trials are stopped early."""
     sampler: Literal["tpe", "gp", "random", "grid"] = "tpe"
@@ -284,6 +302,7 @@ _MEND_SECTION = {
     "columns": "write `columns: {prompt: <the file's column>}`",
     "budget": "write `budget: {trials: 24}`",
     "evaluate": "write `evaluate: {times: 20}`",
+    "objective": "write `objective: {metric: exact_match}`",
     "pruning": "write `pruning: {overfit: false, outclassed: false}`",
     "diverged": "a lost trial is always ended, its factor can be raised",
 }
@@ -316,5 +335,7 @@ def _place(key: str) -> str | None:
         return "under `search`"
     if key in _keys_at(()):
         return "at the top of the file"
-    sections = (name for name in ("data", "budget", "evaluate") if key in _keys_at((name,)))
+    sections = (
+        name for name in ("data", "budget", "evaluate", "objective") if key in _keys_at((name,))
+    )
     return next((f"under `{section}`" for section in sections), None)

@@ -21,7 +21,7 @@ from sweep.words import counted, duration
 from trials.config import EvalPoint
 from trials.worker import log_tail
 
-Sort = Literal["eval_loss", "number", "seconds"]
+Sort = Literal["objective", "eval_loss", "number", "seconds"]
 
 KEYS: dict[Sort, Callable[[Trial], tuple[float, int]]] = {
     "eval_loss": lambda t: (math.inf if t.eval_loss is None else t.eval_loss, t.number),
@@ -31,20 +31,32 @@ KEYS: dict[Sort, Callable[[Trial], tuple[float, int]]] = {
 
 
 def ordered(status: Status, sort: Sort) -> list[Trial]:
-    """All trials, the smallest value first; those without one last."""
-    return sorted(status.trials, key=KEYS[sort])
+    """All trials, the smallest value first, or the best objective; those without one last."""
+    if sort != "objective":
+        return sorted(status.trials, key=KEYS[sort])
+
+    def key(trial: Trial) -> tuple[float, int]:
+        value = math.inf if trial.value is None else status.objective.key(trial.value)
+        return value, trial.number
+
+    return sorted(status.trials, key=key)
 
 
 def all_in_words(status: Status, sort: Sort) -> RenderableType:
     """All trials of a sweep as a table."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("trial", "eval loss", "outcome", "done", *SHOWN.values(), "time", "lost"):
-        right = heading in ("eval loss", "done", "time")
+    objective = status.objective
+    values = [objective.heading] + ([] if objective.is_eval_loss else ["eval loss"])
+    for heading in ("trial", *values, "outcome", "done", *SHOWN.values(), "time", "lost"):
+        right = heading in (*values, "done", "time")
         table.add_column(heading, no_wrap=True, justify="right" if right else "left")
     for trial in ordered(status, sort):
         table.add_row(
             f"{trial.number:03d}",
-            "" if trial.eval_loss is None else f"{trial.eval_loss:.4f}",
+            *(
+                "" if value is None else f"{value:.4f}"
+                for value in [trial.value, trial.eval_loss][: len(values)]
+            ),
             Text(trial.outcome, style=COLOURS.get(trial.outcome, "")),  # type: ignore[call-overload]
             f"{trial.done:.0%}",
             *(f"{trial.hyperparameters[name]:.3g}" for name in SHOWN),
@@ -54,7 +66,11 @@ def all_in_words(status: Status, sort: Sort) -> RenderableType:
         )
     title = Text(f"{status.name} {status.state}: ", style="bold")
     title.append(counted(len(status.trials), "trial"), style="not bold")
-    words = "Eval loss: a trial's lowest. Of outclassed, diverged, stopped ones it does not count."
+    heading = f"{objective.heading[0].upper()}{objective.heading[1:]}"
+    words = (
+        f"{heading}: a trial's {objective.extreme}. Of outclassed, diverged, stopped ones it does "
+        f"not count."
+    )
     return Group(title, table, Text(words, style="dim"))
 
 
@@ -72,8 +88,8 @@ def one_in_words(record: Record) -> RenderableType:
     parts.append(hyperparameters(trial.hyperparameters))
     if record.curve:
         parts.append(_curve(record))
-    elif record.eval_losses:
-        parts.append(_losses(record.eval_losses))
+    elif record.values:
+        parts.append(_values(record))
     else:
         parts.append(Text("It has not evaluated yet." if record.result is None else "No curve."))
     files = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
@@ -88,7 +104,10 @@ def one_in_words(record: Record) -> RenderableType:
 
 def _curve(record: Record) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 2), header_style="dim")
-    for heading in ("step", "epoch", "eval loss", "train loss", "lr", "grad norm", "tokens/s"):
+    objective = record.sweep.objective
+    score = [] if objective.is_eval_loss else [objective.name]
+    losses = ("eval loss", "train loss")
+    for heading in ("step", "epoch", *score, *losses, "lr", "grad norm", "tokens/s"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("")
     for point in record.curve:
@@ -104,6 +123,7 @@ def _cells(point: EvalPoint) -> list[str]:
     return [
         str(point.step),
         f"{point.epoch:.2f}",
+        *([] if point.score is None else [f"{point.score:.4f}"]),
         f"{point.eval_loss:.4f}",
         shown(point.train_loss, ".4f"),
         shown(point.learning_rate, ".2e"),
@@ -112,12 +132,12 @@ def _cells(point: EvalPoint) -> list[str]:
     ]
 
 
-def _losses(losses: dict[int, float]) -> Table:
+def _values(record: Record) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 2), header_style="dim")
-    for heading in ("evaluation", "eval loss"):
+    for heading in ("evaluation", record.sweep.objective.heading):
         table.add_column(heading, justify="right")
-    for index, loss in sorted(losses.items()):
-        table.add_row(str(index), f"{loss:.4f}")
+    for index, value in sorted(record.values.items()):
+        table.add_row(str(index), f"{value:.4f}")
     return table
 
 
@@ -129,14 +149,18 @@ def all_as_json(status: Status, sort: Sort) -> dict[str, Any]:
 def one_as_json(record: Record) -> dict[str, Any]:
     """A trial for programs. A loss that is not a number is null."""
     curve = [asdict(point) for point in record.curve]
-    losses = {str(index): loss for index, loss in sorted(record.eval_losses.items())}
+    objective = record.sweep.objective
+    values = {str(index): value for index, value in sorted(record.values.items())}
+    losses = {str(point.index): point.eval_loss for point in record.curve}
     found: dict[str, Any] = {
         "sweep": record.sweep.name,
         **asdict(record.trial),
         "config": None if record.config is None else asdict(record.config),
         "result": None if record.result is None else asdict(record.result),
         "curve": curve,
-        "eval_losses": losses,
+        "objective": asdict(objective),
+        "values": values,
+        "eval_losses": values if objective.is_eval_loss else losses,
         "folder": str(record.folder.resolve()),
         "adapter": None if record.adapter is None else str(record.adapter.resolve()),
         "log": str(record.log.resolve()) if record.log.exists() else None,

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from sweep.objective import metric_path, objective_of
+from sweep.objective import problems as objective_problems
 from sweep.parameters import (
     HYPERPARAMETERS,
     Choices,
@@ -27,6 +29,7 @@ from sweep.points import known_good
 from sweep.settings import Budget, Settings, as_name, problems_of, unknown_key
 from sweep.space_file import SpaceError, SpaceFile, did_you_mean, read, shortened
 from trials.addresses import is_address, local_path, wrong_address
+from trials.config import Objective
 
 DEFAULT_TRIALS = 24
 MOST_GRID_POINTS = 100_000
@@ -57,6 +60,17 @@ class Space:
     def n_points(self) -> float:
         """Points of the space; infinite when a range is continuous."""
         return math.prod(_size(domain) for domain in self.domains.values())
+
+    @property
+    def objective(self) -> Objective:
+        """What trials are judged by."""
+        return objective_of(self.settings.objective)
+
+    @property
+    def metric_file(self) -> Path | None:
+        """The user's own metric; None: a built-in one."""
+        python = self.settings.objective.python
+        return None if python is None else metric_path(python, self.folder).resolve()
 
     def may_be(self, name: str, value: Value) -> bool:
         """Whether a trial may have this value, such as true of `use_dora`."""
@@ -118,7 +132,11 @@ def load_space(path: Path, overrides: Mapping[str, str] | None = None) -> Space:
     """
     file = read(path, overrides or {})
     raw = file.plain
-    problems = [*_field_problems(raw, path), *_search_problems(raw)]
+    problems = [
+        *_field_problems(raw, path),
+        *objective_problems(raw, path.parent),
+        *_search_problems(raw),
+    ]
     if problems:
         raise SpaceError(file.in_words(problems))
     return _build(raw, file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,17 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sweep.ended import COUNTS
+from sweep.ended import COUNTS, value_best
 from sweep.folder import Holder, has_study, holder, server_of, study_reader
 from sweep.journal import FILE_NAME as JOURNAL
 from sweep.journal import Journal
-from sweep.report import SHOWN, against_base
+from sweep.objective import objective_in
+from sweep.report import SHOWN, judged_against_base
 from sweep.screen import COLOURS
 from sweep.storage import cause_of
 from sweep.study import StudyError
 from sweep.words import counted, duration
-from trials.config import trial_name
+from trials.config import Objective, trial_name
 
 IN_WORDS = {
     "running": "runs",
@@ -50,7 +51,9 @@ class Trial:
     done: float
     """Share of its run."""
     eval_loss: float | None
-    """The lowest so far."""
+    """The lowest so far; where the objective is a metric, at its best, and None before the end."""
+    value: float | None
+    """The best objective so far: the eval loss, or the score."""
     n_lost: int
     """Times that its process or machine was lost."""
     seconds: float | None
@@ -72,11 +75,21 @@ class Status:
     trials: list[Trial]
     outcomes: dict[str, int]
     base_eval_loss: float | None
+    objective: Objective
+    """What trials are judged by."""
+    base_value: float | None
+    """The base model's own objective."""
     best: int | None
-    """Number of the trial with the lowest eval loss."""
+    """Number of the trial with the best objective."""
     gpu_hours: float
     unsent: int
     """Writes that MLflow does not have yet."""
+
+    @property
+    def ranked(self) -> list[Trial]:
+        """Trials whose value counts, the best first."""
+        valued = [(t.value, t) for t in self.trials if t.outcome in COUNTS and t.value is not None]
+        return [t for _, t in sorted(valued, key=lambda v: (self.objective.key(v[0]), v[1].number))]
 
 
 def open_to_read(folder: Path, storage: BaseStorage | None = None) -> optuna.Study:
@@ -116,14 +129,12 @@ def read_status(folder: Path) -> Status:
     study = open_to_read(folder)
     attributes = study.user_attrs
     trials = [
-        _trial(trial, attributes, lives=running_in is not None)
+        _trial(trial, attributes, objective_in(study), lives=running_in is not None)
         for trial in study.get_trials(deepcopy=False)
         if "hyperparameters" in trial.user_attrs
     ]
     state, reason, since = _state(attributes, running_in)
-    valued = [t for t in trials if t.outcome in COUNTS and t.eval_loss is not None]
-    best = min(valued, key=lambda t: (t.eval_loss, t.number), default=None)
-    return Status(
+    status = Status(
         name=study.study_name,
         folder=str(folder),
         state=state,
@@ -133,10 +144,13 @@ def read_status(folder: Path) -> Status:
         trials=trials,
         outcomes=dict(Counter(trial.outcome for trial in trials)),
         base_eval_loss=attributes.get("base_eval_loss"),
-        best=best.number if best else None,
+        objective=objective_in(study),
+        base_value=attributes.get("base_value", attributes.get("base_eval_loss")),
+        best=None,
         gpu_hours=float(attributes.get("gpu_seconds", 0.0)) / 3600,
         unsent=len(Journal(folder / JOURNAL)),
     )
+    return replace(status, best=next((trial.number for trial in status.ranked), None))
 
 
 def _state(attributes: dict[str, Any], running_in: Holder | None) -> tuple[str, str, float | None]:
@@ -148,10 +162,15 @@ def _state(attributes: dict[str, Any], running_in: Holder | None) -> tuple[str, 
     return state, reason, when
 
 
-def _trial(trial: FrozenTrial, attributes: dict[str, Any], *, lives: bool) -> Trial:
+def _trial(
+    trial: FrozenTrial, attributes: dict[str, Any], objective: Objective, *, lives: bool
+) -> Trial:
     values = trial.user_attrs["hyperparameters"]
-    losses = [loss for loss in trial.intermediate_values.values() if math.isfinite(loss)]
-    lowest = trial.user_attrs.get("eval_loss_best", min(losses, default=None))
+    so_far = [value for value in trial.intermediate_values.values() if math.isfinite(value)]
+    best = value_best(trial.user_attrs)
+    if best is None:
+        best = min(so_far, key=objective.key, default=None)
+    at_best = trial.user_attrs.get("eval_loss_best")
     outcome = trial.user_attrs.get("outcome", "failed")
     if not trial.state.is_finished():
         is_running = lives and trial.state is TrialState.RUNNING
@@ -165,7 +184,8 @@ def _trial(trial: FrozenTrial, attributes: dict[str, Any], *, lives: bool) -> Tr
         reason=trial.user_attrs.get("outcome_reason", "") if trial.state.is_finished() else "",
         hyperparameters=values,
         done=max(trial.intermediate_values, default=0) / n_evaluations,
-        eval_loss=lowest,
+        eval_loss=best if objective.is_eval_loss else at_best,
+        value=best,
         n_lost=int(trial.user_attrs.get("n_lost", 0)),
         seconds=result and result["training_seconds"] + result["evaluation_seconds"],
     )
@@ -192,15 +212,11 @@ def in_words(status: Status) -> RenderableType:
     counts.append(f"; {status.gpu_hours:.2f} GPU hours", style="dim")
     parts.append(counts)
     going = [t for t in status.trials if t.outcome in ("running", "waiting")]
-    ranked = sorted(
-        (t for t in status.trials if t.outcome in COUNTS and t.eval_loss is not None),
-        key=lambda t: (t.eval_loss, t.number),
-    )
     if going:
-        parts.append(_table("now", going))
-    if ranked:
-        parts.append(_table("best", ranked[:5]))
-        parts.append(Text(against_base(float(ranked[0].eval_loss or 0.0), status.base_eval_loss)))
+        parts.append(_table("now", going, status.objective))
+    if status.ranked:
+        parts.append(_table("best", status.ranked[:5], status.objective))
+        parts.append(Text(best_in_words(status)))
     if status.unsent:
         words = f"{counted(status.unsent, 'write')} not in MLflow yet: sweep sync {status.name}"
         parts.append(Text(words, style="yellow"))
@@ -217,16 +233,26 @@ def ago(status: Status) -> str:
     return f"{begun}{duration(seconds)} ago"
 
 
-def _table(heading: str, trials: list[Trial]) -> Table:
+def best_in_words(status: Status) -> str:
+    """The best trial beside the base model, by the objective and by eval loss."""
+    best = status.ranked[0]
+    assert best.value is not None
+    return judged_against_base(
+        status.objective, best.value, status.base_value, best.eval_loss, status.base_eval_loss
+    )
+
+
+def _table(heading: str, trials: list[Trial], objective: Objective) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in (heading, "done", "eval loss", *SHOWN.values(), "lost"):
+    losses = [] if objective.is_eval_loss else ["eval loss"]
+    for name in (heading, "done", objective.heading, *losses, *SHOWN.values(), "lost"):
         table.add_column(name, no_wrap=True)
     for trial in trials:
-        loss = "" if trial.eval_loss is None else f"{trial.eval_loss:.4f}"
+        shown = [trial.value] if objective.is_eval_loss else [trial.value, trial.eval_loss]
         table.add_row(
             Text(f"{trial.number:03d} {trial.outcome}", style=COLOURS.get(trial.outcome, "")),  # type: ignore[call-overload]
             f"{trial.done:.0%}",
-            loss,
+            *("" if value is None else f"{value:.4f}" for value in shown),
             *(f"{trial.hyperparameters[name]:.3g}" for name in SHOWN),
             f"{trial.n_lost} ×" if trial.n_lost else "",
         )

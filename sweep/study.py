@@ -5,23 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
-from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from sweep.background import without_secrets
 from sweep.ended import COUNTS, AllEnded, Ended, as_ranges, from_ranges, tell_ended
-from sweep.folder import has_study, study_reader
 from sweep.loop import Place
 from sweep.mirror import Mirror
 from sweep.pruners import ByItself, Outclassed, make_outclassed, stopped_by_hand
 from sweep.resolve import Resolve
 from sweep.space import Space
-from sweep.storage import Patience, PatientStorage, cause_of
+from sweep.storage import Patience, PatientStorage
 from sweep.storage import StudyError as StudyError
 from sweep.view import POINT, View, enqueue_starts
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
@@ -76,7 +72,10 @@ def open_study(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     stored = PatientStorage(storage, Patience()) if isinstance(storage, str) else storage
     optuna.create_study(
-        study_name=space.name, storage=stored, direction="minimize", load_if_exists=True
+        study_name=space.name,
+        storage=stored,
+        direction=space.objective.direction,
+        load_if_exists=True,
     )
     study = optuna.load_study(
         study_name=space.name,
@@ -95,37 +94,6 @@ def open_study(
             curve = [point for point in points if point.index > 0]
             tell_ended(optuna.Trial(study, trial._trial_id), curve, _checked(result))
     return study
-
-
-def sample_rows_so_far(
-    space: Space, output_dir: Path, storage: optuna.storages.BaseStorage | None = None
-) -> int | None:
-    """Eval rows of each evaluation in the study that goes on; None: it is for `prepare` to say.
-
-    They follow from the shortest trial that is searched. When the search changes they stay, or
-    later losses would not compare with earlier ones.
-
-    Args:
-        storage: The study's, where it is open.
-
-    Raises:
-        StudyError: The study's server cannot be used.
-    """
-    if storage is None and not has_study(output_dir):
-        return None
-    try:
-        study = optuna.load_study(
-            study_name=space.name, storage=storage or study_reader(output_dir)
-        )
-    except KeyError:  # a study that was never opened
-        return None
-    except (SQLAlchemyError, StorageInternalError) as error:
-        raise StudyError(f"{space.name}: the study cannot be read: {cause_of(error)}") from None
-    known = study.user_attrs
-    if known.get("evaluate_rows") != space.settings.evaluate.rows:
-        return None
-    n_rows: int = known["task"]["sample_rows"]
-    return n_rows
 
 
 def put_back(study: optuna.Study, trial_id: int) -> None:
@@ -157,20 +125,25 @@ class Sweep:
         self._study = study
         self._resolve = resolve
         self._is_asked_to_prune = is_asked_to_prune
+        self.objective = space.objective
         self.trackers: Sequence[Tracker] = ()
-        self._by_itself = ByItself(pruning, n_evaluations=space.settings.evaluate.times)
+        self._by_itself = ByItself(
+            pruning, space.objective, n_evaluations=space.settings.evaluate.times
+        )
         self._outclassed: Outclassed | None = (
-            make_outclassed(pruning.outclassed) if pruning.outclassed else None
+            make_outclassed(pruning.outclassed, space.objective) if pruning.outclassed else None
         )
         self._running: dict[int, optuna.Trial] = {}
         self._curves: dict[int, list[EvalPoint]] = {}
         self._heard_of: set[int] = set()
         """Running trials that trackers have heard of: those that have begun."""
         self._causes: list[str] = []
-        self._ended = AllEnded(study)
+        self._ended = AllEnded(study, space.objective)
         self._passed_on = from_ranges(study.user_attrs.get("passed_on", []))
         self.base_eval_loss: float | None = study.user_attrs.get("base_eval_loss")
         """The base model's own eval loss; None until the first trial has measured it."""
+        self.base_value: float | None = study.user_attrs.get("base_value", self.base_eval_loss)
+        """The base model's own objective; None as above."""
         self._gpu_seconds = float(study.user_attrs.get("gpu_seconds", 0.0))
         self._gpu_seconds_noted = 0.0
         """When they were written down last."""
@@ -241,12 +214,15 @@ class Sweep:
         if point.index == 0:
             self.base_eval_loss = point.eval_loss
             self._study.set_user_attr("base_eval_loss", point.eval_loss)
+            self.base_value = point.value
+            if point.score is not None:
+                self._study.set_user_attr("base_value", point.score)
         else:
             curve.append(point)
             known = self._study._storage.get_trial(trial._trial_id).intermediate_values
             is_new = point.index not in known
             if is_new:
-                trial.report(point.eval_loss, point.index)
+                trial.report(point.value, point.index)
             verdict = self._verdict(trial, curve, is_new)
             for tracker in self.trackers:
                 tracker.trial_reported(number, point)
@@ -378,7 +354,7 @@ class Sweep:
             self._study.set_user_attr("gpu_seconds", self._gpu_seconds)
 
     def is_flat(self, n_trials: int) -> bool:
-        """Whether the last `n_trials` that ended have not lowered the best eval loss."""
+        """Whether the last `n_trials` that ended have not bettered the objective."""
         return self._ended.is_flat(n_trials)
 
     def _give_up_on_repeated_failure(self, result: TrialResult) -> None:
@@ -415,7 +391,7 @@ class Sweep:
         return self._ended.numbers
 
     def ranked(self, n: int | None = None) -> list[Ended]:
-        """Trials with an honest value (completed, overfit), the lowest eval loss first.
+        """Trials with an honest value (completed, overfit), the best objective first.
 
         Args:
             n: The best so many; None: all.

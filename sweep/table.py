@@ -67,7 +67,9 @@ def _running(progress: Progress, now: float, width: int, height: int) -> Rendera
         return Text(words, style="dim")
     wide = width >= WIDE
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("running", "progress", "train", "eval", "eval curve", "left"):
+    objective = progress.objective
+    score = [] if objective.is_eval_loss else [objective.name]
+    for heading in ("running", "progress", "train", "eval", "eval curve", *score, "left"):
         table.add_column(heading, no_wrap=True)
     for heading in ("best", "step", "elapsed", "on") if wide else ():
         table.add_column(heading, no_wrap=True)
@@ -81,8 +83,9 @@ def _running(progress: Progress, now: float, width: int, height: int) -> Rendera
             as_loss(point.train_loss) if point else "",
             as_loss(point.eval_loss) if point else "",
             _curve(trial, curve_width),
+            *(as_loss(point.score if point else None) for _ in score),
             duration(left) if left is not None else "",
-            as_loss(trial.eval_loss_best),
+            as_loss(trial.best),
             str(point.step) if point else "",
             duration(now - trial.began),
             trial.place.device,
@@ -107,11 +110,11 @@ def _best(progress: Progress) -> list[RenderableType]:
     if not ended:
         return []
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("best", "eval loss", "outcome"):
+    for heading in ("best", progress.objective.heading, "outcome"):
         table.add_column(heading, no_wrap=True)
     for trial in ended:
         outcome = Text(trial.outcome, style=COLOURS[trial.outcome])
-        table.add_row(trial.name, f"{trial.eval_loss:.4f}", outcome)
+        table.add_row(trial.name, f"{trial.value:.4f}", outcome)
     return [table]
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from sweep.check import Check
+from sweep.folder import has_study, study_reader
 from sweep.parameters import shown
 from sweep.resolve import model_config, trial_settings
 from sweep.space import Space
-from sweep.study import StudyError
-from trials.config import Backend
+from sweep.storage import StudyError, cause_of
+from trials.config import Backend, Objective
 
 
 def keep_to_task(study: optuna.Study, space: Space, check: Check, backend: Backend) -> None:
@@ -32,6 +36,7 @@ def keep_to_task(study: optuna.Study, space: Space, check: Check, backend: Backe
         "chat": found["chat"],
         "loss_on": space.settings.data.loss_on,
         "evaluations": space.settings.evaluate.times,
+        "objective": _objective(space, found),
         "optimizer": trial_settings(space, on_gpus=check.on_gpus).optimizer,
         "seed": space.settings.seed,
     }
@@ -39,7 +44,9 @@ def keep_to_task(study: optuna.Study, space: Space, check: Check, backend: Backe
     if known is None:
         study.set_user_attr("task", task)
         study.set_user_attr("evaluate_rows", space.settings.evaluate.rows)
+        study.set_user_attr("objective_rows", space.settings.objective.rows)
         return
+    known = {"objective": asdict(Objective()), **known}  # older versions knew of no other
     changed = changes(known, task)
     if not changed:
         return
@@ -50,6 +57,57 @@ def keep_to_task(study: optuna.Study, space: Space, check: Check, backend: Backe
     raise StudyError(
         f"{space.name}: this sweep has trials on another task (changed: {'; '.join(changed)}), "
         f"and they do not compare. {mend}"
+    )
+
+
+def _objective(space: Space, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What trials are judged by: another metric, or other rows of it, is another task."""
+    generation = found.get("generation") or {}
+    decides = ("rows", "max_new_tokens", "metric")
+    return {**asdict(space.objective), **{k: v for k, v in generation.items() if k in decides}}
+
+
+@dataclass(frozen=True, slots=True)
+class RowsSoFar:
+    """Rows of each evaluation in a study that goes on; None: it is for `prepare` to say."""
+
+    sample: int | None
+    """Whose loss is measured."""
+    generated: int | None
+    """That completions are written for."""
+
+
+def rows_so_far(
+    space: Space, output_dir: Path, storage: optuna.storages.BaseStorage | None = None
+) -> RowsSoFar:
+    """Return the rows of each evaluation in the study that goes on.
+
+    They follow from the shortest trial that is searched. When the search changes they stay, or
+    later values would not compare with earlier ones.
+
+    Args:
+        storage: The study's, where it is open.
+
+    Raises:
+        StudyError: The study's server cannot be used.
+    """
+    if storage is None and not has_study(output_dir):
+        return RowsSoFar(None, None)
+    try:
+        study = optuna.load_study(
+            study_name=space.name, storage=storage or study_reader(output_dir)
+        )
+    except KeyError:  # a study that was never opened
+        return RowsSoFar(None, None)
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise StudyError(f"{space.name}: the study cannot be read: {cause_of(error)}") from None
+    known, settings = study.user_attrs, space.settings
+    task = known.get("task") or {}
+    is_sample = known.get("evaluate_rows") == settings.evaluate.rows
+    is_generated = known.get("objective_rows") == settings.objective.rows
+    return RowsSoFar(
+        sample=task["sample_rows"] if is_sample else None,
+        generated=(task.get("objective") or {}).get("rows") if is_generated else None,
     )
 
 

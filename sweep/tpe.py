@@ -15,6 +15,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
 from optuna.samplers._tpe.sampler import default_gamma
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 _COMPLETE, _PRUNED, _INFEASIBLE, _RUNNING, _UNSEEN = range(5)
@@ -26,10 +27,16 @@ class Observed:
 
     Args:
         space: All that is sampled.
+        direction: Of the study.
     """
 
-    def __init__(self, space: Mapping[str, BaseDistribution]) -> None:
+    def __init__(
+        self,
+        space: Mapping[str, BaseDistribution],
+        direction: StudyDirection = StudyDirection.MINIMIZE,
+    ) -> None:
         self.space = space
+        self._sign = -1.0 if direction is StudyDirection.MAXIMIZE else 1.0
         self._trials: list[FrozenTrial] = []
         self._ranks = np.empty((0, 3))
         """Of each trial: its kind, and what TPE sorts its kind by."""
@@ -71,7 +78,7 @@ class Observed:
         return points[~np.isnan(points).any(axis=1)]
 
     def _look_at(self, number: int, trial: FrozenTrial) -> None:
-        self._ranks[number] = _rank(trial)
+        self._ranks[number] = _rank(trial, self._sign)
         params = trial.params
         self._points[number] = [
             distribution.to_internal_repr(params[name]) if name in params else math.nan
@@ -79,7 +86,7 @@ class Observed:
         ]
 
 
-def _rank(trial: FrozenTrial) -> tuple[float, float, float]:
+def _rank(trial: FrozenTrial, sign: float) -> tuple[float, float, float]:
     if trial.state is TrialState.RUNNING:
         return _RUNNING, 0.0, 0.0
     if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
@@ -89,11 +96,11 @@ def _rank(trial: FrozenTrial) -> tuple[float, float, float]:
         return _INFEASIBLE, violation, 0.0
     if trial.state is TrialState.COMPLETE:
         assert trial.value is not None
-        return _COMPLETE, trial.value, 0.0
+        return _COMPLETE, sign * trial.value, 0.0
     if not trial.intermediate_values:
         return _PRUNED, 1.0, 0.0
     step, value = max(trial.intermediate_values.items())
-    return _PRUNED, -step, math.inf if math.isnan(value) else value
+    return _PRUNED, -step, math.inf if math.isnan(value) else sign * value
 
 
 class Tpe(TPESampler):

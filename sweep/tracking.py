@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -67,6 +68,8 @@ class MlflowTracker:
         self._writer: Writer | None = None
         self._error: str | None = None
         self._configs: dict[int, TrialConfig] = {}
+        self._best_scores: dict[int, float] = {}
+        """Of each trial, where the objective is a metric."""
         self._output_dir = output_dir
         self._journal = Journal(output_dir / journal.FILE_NAME)
         tried = self._journal.sequence
@@ -120,6 +123,7 @@ class MlflowTracker:
     def trial_started(self, config: TrialConfig, place: Place) -> None:
         """Begin the child run of trial `config.number`, or go on in the one that it has."""
         self._configs[config.number] = config
+        self._best_scores.pop(config.number, None)  # it reports again what it had reported
         self._put(
             "start",
             number=config.number,
@@ -130,11 +134,15 @@ class MlflowTracker:
 
     def trial_reported(self, number: int, point: EvalPoint) -> None:
         """Log one evaluation; point 0 is also the sweep's `base_eval_loss`."""
+        objective, best = self._configs[number].objective, self._best_scores.get(number)
+        if point.index > 0 and point.score is not None and math.isfinite(point.score):
+            scores = [point.score] if best is None else [point.score, best]
+            best = self._best_scores[number] = min(scores, key=objective.key)
         self._put(
             "report",
             number=number,
             step=point.step,
-            metrics=recorded.metrics(point),
+            metrics=recorded.metrics(point, objective, best),
             tags=recorded.tags(point),
             is_base=point.index == 0,
         )
@@ -191,7 +199,7 @@ class MlflowTracker:
         summary: str,
         report: Path | None = None,
         plots: Sequence[Path] = (),
-        losses: Sequence[float] | None = None,
+        shown: Sequence[float] | None = None,
     ) -> None:
         """Send what is left and end the parent run. Gives up 60 s after the last successful write,
         or 15 where somebody has stopped the sweep and waits for the prompt.
@@ -201,7 +209,7 @@ class MlflowTracker:
             summary: As `describe`.
             report: The sweep's report.html, which becomes an artifact of the parent run.
             plots: Pictures for the summary, which become such artifacts too.
-            losses: The lowest and the highest eval loss that MLflow's chart should show.
+            shown: The lowest and the highest objective that MLflow's chart should show.
         """
         self._put(
             "close",
@@ -210,7 +218,7 @@ class MlflowTracker:
             summary=summary,
             report_path=None if report is None else str(report.resolve()),
             plot_paths=[str(path.resolve()) for path in plots],
-            losses=losses,
+            shown=shown,
         )
         assert self._writer is not None, "open_sweep comes first"
         patience = STOPPED_PATIENCE_SECONDS if status == "KILLED" else None

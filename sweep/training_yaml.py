@@ -85,6 +85,9 @@ def _heading(record: Record, run: Run, how: str) -> list[str]:
         if trial.eval_loss is not None
         else "it has no eval loss",
     ]
+    objective = record.sweep.objective
+    if not objective.is_eval_loss and trial.value is not None:
+        lines.append(f"{objective.name} {trial.value:.4f}: what the search was for")
     if record.best is not None and record.best.step < run.n_steps:
         lines.append(
             f"reached at step {record.best.step} of {run.n_steps}: keep the checkpoint that "

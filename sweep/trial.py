@@ -26,7 +26,7 @@ from sweep.pruners import ByItself
 from sweep.resolve import choose_backend, resolver, training_environment
 from sweep.screen import COLOURS
 from sweep.space import Space
-from sweep.study import sample_rows_so_far
+from sweep.task import rows_so_far
 from sweep.trial_params import (
     Recorded,
     named_params,
@@ -35,7 +35,7 @@ from sweep.trial_params import (
     recorded_params,
     unlike,
 )
-from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
+from trials.config import BY_EVAL_LOSS, EvalPoint, Objective, Stop, TrialConfig, TrialResult
 from trials.worker import write_config
 
 
@@ -74,12 +74,14 @@ def run(space: Space, options: Options, console: Console) -> int:
     )
     on_gpus = wants_gpus(workers=options.workers)
     os.environ.update(environment(space, options.workers, on_gpus=on_gpus))
+    so_far = rows_so_far(space, sweep_dir)
     found = prepare_data(
         space,
         sweep_dir / "alone" / "data",
         on_gpus=on_gpus,
         say=console.print,
-        n_sample_rows=sample_rows_so_far(space, sweep_dir),
+        n_sample_rows=so_far.sample,
+        n_generated_rows=so_far.generated,
     )
     config = alone(space, given, options, found, new_folder(sweep_dir / "alone"))
     console.print(in_words(config))
@@ -179,7 +181,7 @@ def same_rows(data_dir: Path, found: Check) -> bool:
     if not path.exists():
         return True
     before = json.loads(path.read_text())
-    keys = ("train_fingerprint", "eval_fingerprint", "sample_rows")
+    keys = ("train_fingerprint", "eval_fingerprint", "sample_rows", "generation")
     return all(before.get(key) == found.report.get(key) for key in keys)
 
 
@@ -188,7 +190,9 @@ class Verdicts:
 
     def __init__(self, space: Space) -> None:
         settings = space.settings
-        self._by_itself = ByItself(settings.pruning, n_evaluations=settings.evaluate.times)
+        self._by_itself = ByItself(
+            settings.pruning, space.objective, n_evaluations=settings.evaluate.times
+        )
 
     def on(self, points: Sequence[EvalPoint]) -> Stop | None:
         """The verdict on a trial's evaluations, point 0 included, latest last: None to go on."""
@@ -210,7 +214,9 @@ class Watch:
 
     def report(self, point: EvalPoint) -> Stop | None:
         """Take an evaluation; the answer is the verdict."""
-        self._console.print(Text(line(point, self._config.n_evaluations)), soft_wrap=True)
+        self._console.print(
+            Text(line(point, self._config.n_evaluations, self._config.objective)), soft_wrap=True
+        )
         self._points.append(point)
         path = Path(self._config.output_dir) / "curve.json"
         unfinished = path.with_suffix(".tmp")
@@ -219,7 +225,7 @@ class Watch:
         return self._verdicts.on(self._points) if self._verdicts else None
 
 
-def line(point: EvalPoint, n_evaluations: int) -> str:
+def line(point: EvalPoint, n_evaluations: int, objective: Objective = BY_EVAL_LOSS) -> str:
     """An evaluation in a line."""
     cells = [
         f"{point.index / n_evaluations:4.0%}",
@@ -227,6 +233,7 @@ def line(point: EvalPoint, n_evaluations: int) -> str:
         f"epoch {point.epoch:.2f}",
         None if point.train_loss is None else f"train {point.train_loss:.4f}",
         f"eval {point.eval_loss:.4f}",
+        None if point.score is None else f"{objective.name} {point.score:.4f}",
         None if point.learning_rate is None else f"lr {point.learning_rate:.2e}",
         None if point.grad_norm is None else f"grad norm {point.grad_norm:.3g}",
         None if point.tokens_per_second is None else f"{point.tokens_per_second:,.0f} tokens/s",

@@ -112,6 +112,6 @@ def unlike(recorded: Recorded, config: TrialConfig) -> str | None:
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     for key, value in now.items():
         if isinstance(value, dict):
-            yield from _changes(before[key], value)
+            yield from _changes(before.get(key, value), value)  # older versions wrote less
         elif before.get(key) != value:
             yield f"{key} {shown(before.get(key))} → {shown(value)}"

@@ -71,9 +71,9 @@ class View:
         self._searched = distributions(space)
         self._storage = InMemory()
         self._view = optuna.create_study(
-            storage=self._storage, pruner=optuna.pruners.NopPruner(), direction="minimize"
+            storage=self._storage, pruner=optuna.pruners.NopPruner(), direction=study.direction
         )
-        self._observed = Observed(self._searched)
+        self._observed = Observed(self._searched, study.direction)
         self._seen: list[FrozenTrial | None] = []
         """The stored trials that the view is up to date with."""
 

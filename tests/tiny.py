@@ -12,6 +12,7 @@ from typing import Any
 
 from trials.config import ModelConfig
 from trials.prepare import Request, prepare
+from trials.row_prompts import Ask
 
 PLACES = "oslo bergen lund turku riga tartu gdansk bremen ghent lille cork galway hull".split()
 SKIES = "rain snow sun fog hail cloud".split()
@@ -104,7 +105,9 @@ def model_config(base: Path) -> ModelConfig:
     )
 
 
-def prepared_data(base: Path, folder: Path, *, n_train: int, n_eval: int) -> Path:
+def prepared_data(
+    base: Path, folder: Path, *, n_train: int, n_eval: int, generation: Ask | None = None
+) -> Path:
     """Write and prepare a data set for the tiny model; returns the prepared folder."""
     prepare(
         Request(
@@ -126,6 +129,7 @@ def prepared_data(base: Path, folder: Path, *, n_train: int, n_eval: int) -> Pat
             optimizer="adamw",
             seed=0,
             output_dir=str(folder / "prepared"),
+            generation=generation,
         )
     )
     return folder / "prepared"

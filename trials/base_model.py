@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trials.config import ComputeDtype, ConfigError, ModelConfig, TrialConfig
@@ -70,6 +70,20 @@ class FrozenBase(Protocol):
 
         Returns:
             A float32 scalar on the device. The call does not wait for the device.
+        """
+
+    def nll_and_correct(
+        self, model: Any, batch: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `nll_sum`, and how many supervised tokens are the model's first choice."""
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, stop_ids: Sequence[int], max_new_tokens: int
+    ) -> list[list[int]]:
+        """Continue each prompt greedily, with the adapter as it is, up to a token of `stop_ids`.
+
+        Returns:
+            The new tokens of each, without the one that ended it.
         """
 
 

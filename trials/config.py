@@ -21,6 +21,14 @@ Outcome = Literal[
     "interrupted",
 ]
 
+
+Direction = Literal["minimize", "maximize"]
+EVAL_LOSS = "eval_loss"
+TOKEN_ACCURACY = "token_accuracy"
+GENERATED_METRICS = ("exact_match", "rouge_l")
+"""Built-in metrics of completions that the model writes, of prompts that were held out."""
+
+
 Fault = Literal["machine_lost", "not_begun", "disk_full"]
 """What ends a trial that is not its own doing: its process, GPU or machine is gone; its worker did
 not come up, though others did; there is no room on the disk."""
@@ -51,6 +59,44 @@ class ModelConfig:
     """Tokens of the longest row that a trial of the study may give it."""
     trust_remote_code: bool
     """Whether the model's own Python code may run. Off unless asked for by name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Objective:
+    """What the trials of a study are judged by."""
+
+    name: str = EVAL_LOSS
+    """`eval_loss`, a built-in metric, or the name of the user's function."""
+    direction: Direction = "minimize"
+    python: str | None = None
+    """`metric.py:score`, in the folder of the prepared data: the user's own; None: built in."""
+
+    @property
+    def is_eval_loss(self) -> bool:
+        """Whether it is the loss, which every evaluation gives."""
+        return self.name == EVAL_LOSS and self.python is None
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether it needs completions that the model writes itself."""
+        return self.python is not None or self.name in GENERATED_METRICS
+
+    @property
+    def heading(self) -> str:
+        """As a table names it."""
+        return "eval loss" if self.is_eval_loss else self.name
+
+    @property
+    def extreme(self) -> str:
+        """`lowest` or `highest`: which value is the best."""
+        return "lowest" if self.direction == "minimize" else "highest"
+
+    def key(self, value: float) -> float:
+        """Return what sorts values, the best first."""
+        return value if self.direction == "minimize" else -value
+
+
+BY_EVAL_LOSS = Objective()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +153,7 @@ class TrialConfig:
     stall_minutes: float
     """Without a step for so long, the trial's process is taken for hung and ended."""
     seed: int
+    objective: Objective = BY_EVAL_LOSS
 
     def __post_init__(self) -> None:
         if self.effective_batch_size % (self.micro_batch_size * self.gpus_per_trial):
@@ -165,6 +212,14 @@ class EvalPoint:
     """Peak since the trial began; None on a CPU."""
     seconds: float
     """Since the trial began."""
+    score: float | None = None
+    """The objective, where that is a metric: NaN where the eval loss is not finite, since then it
+    is not measured. None: the objective is the eval loss."""
+
+    @property
+    def value(self) -> float:
+        """What the trial is judged by, in the objective's own unit and sign."""
+        return self.eval_loss if self.score is None else self.score
 
     @property
     def is_finite(self) -> bool:
@@ -193,7 +248,8 @@ class TrialResult:
     fault: Fault | None = None
     """For a failure that is not of the trial's own doing: it may run again."""
     best: EvalPoint | None = None
-    """The evaluation with the lowest eval loss; its adapter is the one on disk."""
+    """The evaluation with the best objective, the lower eval loss where that is equal; its adapter
+    is the one on disk."""
     micro_batch_size: int | None = None
     """The micro-batch that fitted; None when the trial ended before one was known."""
     gradient_checkpointing: bool | None = None

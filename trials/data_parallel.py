@@ -58,6 +58,9 @@ class Group(Protocol):
     def broadcast(self, value: T) -> T:
         """Return what the first process gives."""
 
+    def gather(self, value: T) -> list[T]:
+        """Return what the processes give, in their order."""
+
 
 class Alone:
     """A trial in one process."""
@@ -74,6 +77,10 @@ class Alone:
     def broadcast(self, value: T) -> T:
         """Return the only value."""
         return value
+
+    def gather(self, value: T) -> list[T]:
+        """Return the only value."""
+        return [value]
 
 
 ALONE = Alone()
@@ -126,6 +133,13 @@ class Processes:
         with self._peers_alive():
             torch.distributed.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Return what the processes give, in their order."""
+        values: list[Any] = [None] * self.size
+        with self._peers_alive():
+            torch.distributed.all_gather_object(values, value)
+        return values
 
     @contextlib.contextmanager
     def _peers_alive(self) -> Iterator[None]:

@@ -1,18 +1,81 @@
-"""The eval loss: one number for all trials of a study, whatever fits into a batch."""
+"""The eval loss, one number for all trials of a study whatever fits into a batch; and a metric."""
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from trials.base_model import FrozenBase
 from trials.batches import collate, micro_batches, supervised_tokens
+from trials.config import TOKEN_ACCURACY, TrialConfig
 from trials.data import TokenRows
 from trials.data_parallel import ALONE, Group
+from trials.generate import Prompts, predictions
+from trials.metrics import score
 
 
-@torch.no_grad()
+class Evaluator:
+    """Measures a trial's eval loss and its objective, on rows that all trials of a study share.
+
+    Args:
+        group: Each of its processes takes its share of the rows; each gets the result.
+    """
+
+    def __init__(self, config: TrialConfig, base: FrozenBase, group: Group) -> None:
+        self._config, self._base, self._group = config, base, group
+        self._data_dir = Path(config.data_dir)
+        # Eval rows are cut at the largest max_length of the space, whatever this trial's own is:
+        # the eval losses of a study are over the same tokens.
+        self._sample = TokenRows(self._data_dir / "sample", max_length=2**31)
+        self._asked = Prompts.load(self._data_dir) if config.objective.is_generated else None
+
+    def losses(self, model: Any, batch_size: int) -> tuple[float, float | None]:
+        """Return the eval loss and, where that is the objective, the token accuracy.
+
+        Args:
+            batch_size: Rows per forward pass.
+        """
+        rows = self._sample
+        if self._config.objective.name == TOKEN_ACCURACY and self._asked is None:
+            return eval_loss_and_accuracy(self._base, model, rows, batch_size, self._group)
+        return eval_loss(self._base, model, rows, batch_size, self._group), None
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether the objective needs `score` too."""
+        return self._asked is not None
+
+    def score(self, model: Any, batch_size: int) -> float:
+        """Return the metric of the completions that the model writes.
+
+        Raises:
+            MetricFailed: The user's metric gave no score.
+        """
+        assert self._asked is not None, "of a metric of written completions"
+        written = predictions(
+            self._base, model, self._config.model, self._asked, batch_size, self._group
+        )
+        found = math.nan
+        if self._group.rank == 0:  # the user's own may not give each process the same
+            _print_one(self._asked, written)
+            found = score(
+                self._config.objective,
+                self._data_dir,
+                written,
+                self._asked.references,
+                self._asked.rows,
+            )
+        return self._group.broadcast(found)
+
+
+def _print_one(asked: Prompts, written: list[str]) -> None:
+    """Leave one pair in the trial's log: a wrong template or a missing stop shows there."""
+    print(f"written: {written[0]!r:.300}\nexpected: {asked.references[0]!r:.300}", flush=True)
+
+
 def eval_loss(
     base: FrozenBase, model: Any, rows: TokenRows, batch_size: int, group: Group = ALONE
 ) -> float:
@@ -24,18 +87,47 @@ def eval_loss(
     Args:
         group: Each of its processes takes its share of the rows.
     """
+    return _means(base, model, rows, batch_size, group, counts_correct=False)[0]
+
+
+def eval_loss_and_accuracy(
+    base: FrozenBase, model: Any, rows: TokenRows, batch_size: int, group: Group = ALONE
+) -> tuple[float, float]:
+    """Return `eval_loss`, and the share of supervised tokens that are the model's first choice.
+
+    Both come from one forward pass, in which the model has the true tokens before each.
+    """
+    return _means(base, model, rows, batch_size, group, counts_correct=True)
+
+
+@torch.no_grad()
+def _means(
+    base: FrozenBase,
+    model: Any,
+    rows: TokenRows,
+    batch_size: int,
+    group: Group,
+    *,
+    counts_correct: bool,
+) -> tuple[float, float]:
     was_training = model.training
     model.eval()
     try:
         order = rows.lengths.argsort(kind="stable")[::-1]
-        sums = torch.zeros(2, dtype=torch.float64, device=base.device)  # nats, tokens
+        # Nats, tokens that are the first choice, tokens.
+        sums = torch.zeros(3, dtype=torch.float64, device=base.device)
         n_tokens = 0
         for batch_rows in micro_batches(order[group.rank :: group.size], batch_size):
             batch = collate([rows[index] for index in batch_rows], pin=base.device.type == "cuda")
             n_tokens += supervised_tokens(batch)
-            sums[0] += base.nll_sum(model, batch).double()
-        sums[1] += n_tokens
+            if counts_correct:
+                nll, correct = base.nll_and_correct(model, batch)
+                sums[1] += correct
+            else:
+                nll = base.nll_sum(model, batch)
+            sums[0] += nll.double()
+        sums[2] += n_tokens
         group.sum(sums)
-        return float(sums[0]) / int(sums[1])
+        return float(sums[0]) / int(sums[2]), float(sums[1]) / int(sums[2])
     finally:
         model.train(was_training)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from trials.data import SplitCounts, TokenSplit
+    from trials.row_prompts import Ask
     from trials.row_tokens import LossOn
 
 FORMAT = 3
@@ -69,6 +70,8 @@ class Request:
     """The prepared folder; made whole or not at all."""
     n_sample_rows: int | None = None
     """Eval rows of each evaluation, where earlier trials have set them."""
+    generation: Ask | None = None
+    """None: the objective needs no completions that the model writes."""
 
 
 Splits = dict[str, list[Example]]
@@ -93,6 +96,9 @@ def prepare(request: Request) -> dict[str, Any]:
     if done.exists():
         report: dict[str, Any] = json.loads(done.read_text())
         is_sample = request.n_sample_rows in (None, report["sample_rows"])
+        if request.generation is not None:
+            n_rows = report.get("generation", {}).get("rows")
+            is_sample = is_sample and request.generation.n_rows in (None, n_rows)
         if is_sample and report["content"] == _content(request, fingerprints):
             return report
 
@@ -158,8 +164,18 @@ def _read(request: Request) -> Splits:
 def _content(request: Request, fingerprints: dict[str, str]) -> str:
     """A digest of all that decides the prepared folder."""
     # In the rows, in the report, or nowhere.
-    elsewhere = ("train", "eval", "columns", "template", "output_dir", "n_sample_rows")
+    elsewhere = (
+        "train",
+        "eval",
+        "columns",
+        "template",
+        "output_dir",
+        "n_sample_rows",
+        "generation",
+    )
     settings = {key: value for key, value in asdict(request).items() if key not in elsewhere}
+    if request.generation is not None:
+        settings["generation"] = request.generation.content
     model = _reachable(request.model, lambda: _model_digest(request.model))
     parts = [FORMAT, fingerprints, model, settings]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -243,6 +259,7 @@ def _write(
 ) -> dict[str, Any]:
     from trials import data
     from trials.row_notes import notes
+    from trials.row_prompts import allowed_tokens, write_prompts
     from trials.row_tokens import render
     from trials.token_cache import tokenizer_digest
 
@@ -262,6 +279,25 @@ def _write(
     sample.save(folder / "sample")
     data.write_sample(data.TokenRows(folder / "sample", longest), folder / "eval_sample.jsonl")
     example = render(train[0], tokenizer, chat=chat, loss_on=request.loss_on)
+    train_tokens, sample_tokens = counts[shortest].tokens, len(sample.ids)
+    generation = None
+    if request.generation is not None:
+        generation = write_prompts(
+            request.generation,
+            [splits["eval"][row] for row in chosen],
+            tokenizer,
+            chat=chat,
+            max_length=longest,
+            allowed_tokens=allowed_tokens(
+                train_tokens=train_tokens,
+                epochs=request.smallest_epochs,
+                n_evaluations=request.n_evaluations,
+                sample=sample_tokens,
+            ),
+            seed=request.seed,
+            folder=folder,
+        )
+    read = data.EVALUATION_COST * sample_tokens + (generation["cost"] if generation else 0.0)
     return {
         "chat": chat,
         "train": {str(length): asdict(c) for length, c in counts.items()},
@@ -270,7 +306,8 @@ def _write(
         "eval_fingerprint": fingerprints["eval"],
         "tokenizer": digest,
         "sample_rows": n_sample,
-        "evaluation_share": _evaluation_share(request, counts[shortest], len(sample.ids)),
+        "evaluation_share": _evaluation_share(request, counts[shortest], read),
+        **({"generation": generation} if generation else {}),
         "example": [[segment.text, segment.supervised] for segment in example],
         "notes": notes(train, chat=chat, n_eval_rows=len(kept)),
     }
@@ -337,14 +374,15 @@ def _check_kept(key: str, counts: SplitCounts, max_length: int, split: TokenSpli
         )
 
 
-def _evaluation_share(request: Request, train: SplitCounts, sample_tokens: int) -> float:
-    """What evaluation adds to the training time of the shortest trial."""
-    from trials.data import EVALUATION_COST
+def _evaluation_share(request: Request, train: SplitCounts, cost: float) -> float:
+    """What evaluation adds to the training time of the shortest trial.
 
+    Args:
+        cost: Of one evaluation, in training tokens.
+    """
     steps = math.ceil((train.rows - train.dropped) / request.smallest_batch)
     n_evaluations = min(request.n_evaluations, max(1, round(steps * request.smallest_epochs)))
-    read = EVALUATION_COST * n_evaluations * sample_tokens
-    return read / (train.tokens * request.smallest_epochs)
+    return n_evaluations * cost / (train.tokens * request.smallest_epochs)
 
 
 def _memory(request: Request, longest_row: int) -> dict[str, float]:
@@ -364,6 +402,10 @@ def main(request_path: str, answer_path: str) -> int:
     """Answer a request: {"report": …} or {"problems": text}. Exits 1 only on a fault of ours."""
     raw = json.loads(Path(request_path).read_text())
     raw["model"] = ModelConfig(**raw["model"])
+    if raw.get("generation") is not None:
+        from trials.row_prompts import Ask
+
+        raw["generation"] = Ask(**raw["generation"])
     answer: dict[str, Any]
     try:
         answer = {"report": prepare(Request(**raw))}

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from peft import get_peft_model_state_dict
@@ -22,7 +23,7 @@ from trials.checkpoint import Checkpoints, State, on_host
 from trials.config import EvalPoint, Report, Stop, TrialConfig, TrialResult
 from trials.data import TokenRows
 from trials.data_parallel import ALONE, Group
-from trials.evaluate import eval_loss
+from trials.evaluate import Evaluator
 from trials.learner import Learner
 from trials.memory import (
     DoesNotFit,
@@ -33,6 +34,8 @@ from trials.memory import (
 )
 from trials.result_file import write_result
 from trials.whole_file import sync_folder
+
+T = TypeVar("T")
 
 SET_ASIDE = Stop(outcome="interrupted", reason="Set aside; it goes on from its checkpoint.")
 
@@ -135,9 +138,7 @@ class _Trial:
         self._report, self._group = report, group
         self._is_asked_to_stop = is_asked_to_stop
         self.checkpoints = Checkpoints(config)
-        # Eval rows are cut at the largest max_length of the space, whatever this trial's own is:
-        # the eval losses of a study are over the same tokens.
-        self._sample = TokenRows(Path(config.data_dir) / "sample", max_length=2**31)
+        self._evaluator = Evaluator(config, base, group)
         self._learner: Learner | None = None
         self.points: list[EvalPoint] = []
         self._verdict: Stop | None = None
@@ -182,7 +183,7 @@ class _Trial:
         evaluations = evaluation_steps(learner.n_steps, self._config.n_evaluations)
         if self._config.evaluate_base and not self.points:
             # B is zero, so an untrained adapter leaves the base model as it is.
-            self._hand_over(self._point(learner, 0, 0, self._evaluate(learner)))
+            self._hand_over(self._point(learner, 0, 0, *self._evaluate(learner)))
         learner.model.train()
         learner.window.begin()
         for step in range(first_step, learner.n_steps):
@@ -208,14 +209,19 @@ class _Trial:
         """Evaluate, report, keep the best weights."""
         train_loss, tokens_per_second, seconds = learner.window.take()  # waits for the device
         self._training_seconds += seconds
-        loss = self._evaluate(learner)
-        point = self._point(learner, index, step, loss, train_loss, tokens_per_second)
-        if math.isfinite(loss) and (self._best is None or loss < self._best.eval_loss):
+        loss, score = self._evaluate(learner)
+        point = self._point(learner, index, step, loss, score, train_loss, tokens_per_second)
+        if math.isfinite(loss) and (self._best is None or self._is_better(point, self._best)):
             self._best = point
             weights = get_peft_model_state_dict(learner.model, save_embedding_layers=False)
             self._best_weights = {name: on_host(weight) for name, weight in weights.items()}
         self._hand_over(point)
         learner.window.begin()
+
+    def _is_better(self, point: EvalPoint, other: EvalPoint) -> bool:
+        """By the objective; a metric has few values, so that of equal ones the loss decides."""
+        key = self._config.objective.key
+        return (key(point.value), point.eval_loss) < (key(other.value), other.eval_loss)
 
     def _hand_over(self, point: EvalPoint) -> None:
         """Report an evaluation; the verdict is that of the first process."""
@@ -225,23 +231,34 @@ class _Trial:
             verdict = SET_ASIDE if self._is_asked_to_stop() else None
         self._verdict = self._group.broadcast(verdict)
 
-    def _evaluate(self, learner: Learner) -> float:
-        """Return the eval loss of the adapter as it is, in batches that fit."""
+    def _evaluate(self, learner: Learner) -> tuple[float, float | None]:
+        """Return eval loss and score (see `EvalPoint.score`) of the adapter as it is."""
         began = time.perf_counter()
-        loss: float | None = None
-        while loss is None:
+        loss, score = self._fitting(learner, self._evaluator.losses)
+        if self._evaluator.is_generated:
+            # Equal in all processes; a lost model would write up to the limit for nothing.
+            is_lost = not math.isfinite(loss)
+            score = math.nan if is_lost else self._fitting(learner, self._evaluator.score)
+        self._evaluation_seconds += time.perf_counter() - began
+        return loss, score
+
+    def _fitting(self, learner: Learner, measure: Callable[[Any, int], T]) -> T:
+        """Measure in batches that fit. Processes wait for each other at the end of `measure` alone,
+        so that one of them may begin it again.
+        """
+        found: list[T] = []
+        while not found:
             size = learner.fit.eval_batch_size
             try:
-                loss = eval_loss(self._base, learner.model, self._sample, size, self._group)
+                found.append(measure(learner.model, size))
             except Exception as error:
                 if not is_out_of_memory(error) or (size == 1 and self._group.size > 1):
                     raise
-            if loss is None:
+            if not found:
                 if not learner.fit.shrink_evaluation():
                     raise DoesNotFit
                 give_back_memory()
-        self._evaluation_seconds += time.perf_counter() - began
-        return loss
+        return found[0]
 
     def _point(
         self,
@@ -249,6 +266,7 @@ class _Trial:
         index: int,
         step: int,
         loss: float,
+        score: float | None,
         train_loss: float | None = None,
         tokens_per_second: float | None = None,
     ) -> EvalPoint:
@@ -263,6 +281,7 @@ class _Trial:
             tokens_per_second=tokens_per_second,
             gpu_memory_gib=_peak_memory_gib(self._base.device) if step else None,
             seconds=time.perf_counter() - self._began,
+            score=score,
         )
 
     def _state(self, learner: Learner) -> State:
@@ -323,8 +342,10 @@ class _Trial:
     def _completed_in_words(self) -> str:
         if self._best is None:
             return "Ran to its end without a finite eval loss."
+        objective = self._config.objective
+        loss = "" if objective.is_eval_loss else f", with eval loss {self._best.eval_loss:.4f},"
         return (
-            f"Ran to its end; lowest eval loss {self._best.eval_loss:.4f} "
+            f"Ran to its end; {objective.extreme} {objective.heading} {self._best.value:.4f}{loss} "
             f"at step {self._best.step} (epoch {self._best.epoch:.2f})."
         )
 

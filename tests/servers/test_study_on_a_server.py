@@ -14,7 +14,8 @@ from sweep.postgresql import Address
 from sweep.space import Space, load_space
 from sweep.status import read_status
 from sweep.storage import Patience, StudyError
-from sweep.study import open_study, sample_rows_so_far
+from sweep.study import open_study
+from sweep.task import rows_so_far
 from tests.servers.postgresql import PASSWORD, PostgresServer
 
 POINT = {
@@ -63,7 +64,7 @@ def test_a_folder_remembers_where_its_study_is_without_the_password(
     assert all(PASSWORD.encode() not in path.read_bytes() for path in written)
     assert not (folder / "study.db").exists()
     assert run(folder, None) == [0, 1]
-    assert sample_rows_so_far(a_space(folder), folder) == 96
+    assert rows_so_far(a_space(folder), folder).sample == 96
     found = read_status(folder)
     assert [trial.number for trial in found.trials] == [0, 1]
     assert found.best == 0
@@ -126,7 +127,7 @@ def test_a_status_says_that_the_server_is_away(
         with pytest.raises(StudyError, match=f"{database}: the study cannot be read: .*refused"):
             read_status(tmp_path / "tiny")
         with pytest.raises(StudyError, match="tiny: the study cannot be read: .*refused"):
-            sample_rows_so_far(a_space(tmp_path / "tiny"), tmp_path / "tiny")
+            rows_so_far(a_space(tmp_path / "tiny"), tmp_path / "tiny")
     finally:
         postgres.start()
 

@@ -14,7 +14,7 @@ import pytest
 from sweep.adapters import Adapters
 from sweep.ended import Ended
 from sweep.loop import Place
-from trials.config import Outcome, TrialConfig, TrialResult
+from trials.config import BY_EVAL_LOSS, Outcome, TrialConfig, TrialResult
 
 MakeConfig = Callable[..., TrialConfig]
 
@@ -22,13 +22,15 @@ MakeConfig = Callable[..., TrialConfig]
 class Ranked:
     """A study that knows which trials have ended, and the losses of some."""
 
+    objective = BY_EVAL_LOSS
+
     def __init__(self) -> None:
         self.losses: dict[int, float] = {}
         self.without_value: set[int] = set()
 
     def ranked(self, n: int | None = None) -> list[Ended]:
         return [
-            Ended(number, {}, "completed", "", loss, 1.0)
+            Ended(number, {}, "completed", "", loss, 1.0, loss)
             for number, loss in sorted(self.losses.items(), key=lambda item: item[1])
         ][:n]
 

@@ -51,7 +51,9 @@ def shown(one: Path, other: Path) -> str:
 def test_a_lead_beyond_noise_is_said_with_its_numbers(tmp_path: Path) -> None:
     one, other = swept(tmp_path / "one", [1.5, 1.6]), swept(tmp_path / "other", [1.2])
     words = verdict(read_side(one, None), read_side(other, None))
-    assert words.startswith("other, trial 0 is lower by 0.3000 nats (20.0%), beyond noise (0.0")
+    assert words.startswith(
+        "other, trial 0 has the better eval loss by 0.3000 nats, beyond noise (0.0"
+    )
 
 
 def test_a_lead_within_noise_is_none(tmp_path: Path) -> None:

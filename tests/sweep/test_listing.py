@@ -47,8 +47,8 @@ def test_all_sweeps_are_there_the_latest_first(output: Path) -> None:
 
 
 def test_the_list_in_words(output: Path) -> None:
-    words = printed(output)
-    assert "1.5000 (trial 0)" in words
+    words = " ".join(printed(output).split())
+    assert "eval loss 1.5000 (trial 0)" in words
     assert "cannot be read" in words
 
 

@@ -79,7 +79,7 @@ def run_trial(tracker: MlflowTracker, folder: Path, number: int, weights: str) -
 
 
 def tags(eval_loss: float, task: str = "same") -> dict[str, str]:
-    return {"eval_loss": str(eval_loss), "sweep.task": task}
+    return {"value": str(eval_loss), "direction": "minimize", "sweep.task": task}
 
 
 def registering(
@@ -100,7 +100,7 @@ def champion(folder: Path) -> Any:
 
 def test_a_saved_view_shows_outcome_loss_and_hyperparameters_the_best_first(folder: Path) -> None:
     tracker = opened(folder)
-    tracker.close_sweep("FINISHED", None, "Done.", losses=[1.25, 2.5])
+    tracker.close_sweep("FINISHED", None, "Done.", shown=[1.25, 2.5])
     experiment = client(folder).get_experiment(tracker.experiment_id)
     view = json.loads(experiment.tags[f"mlflow.sharedViewState.{sweep_id(folder)}"])
     state = json.loads(view["state"])
@@ -167,7 +167,7 @@ def test_the_winner_is_a_version_whose_files_can_be_had_by_the_alias(
 ) -> None:
     tracker = registering(folder, 1.5)
     assert tracker.registered == "adapter, version 1, champion."
-    assert champion(folder).tags["eval_loss"] == "1.5"
+    assert champion(folder).tags["value"] == "1.5"
     uri = f"sqlite:///{folder.parent}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", uri)
@@ -200,8 +200,7 @@ def test_a_better_champion_of_the_same_task_stays(
     assert str(champion(folder).version) == version
     if version == "1":
         assert other.registered == (
-            "adapter, version 2; champion stays with version 1, whose eval loss on the same task "
-            "is 1.5000."
+            "adapter, version 2; champion stays with version 1, which on the same task has 1.5000."
         )
 
 

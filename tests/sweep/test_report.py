@@ -27,6 +27,7 @@ def trial(number: int, outcome: Outcome, eval_loss: float | None) -> Ended:
         reason=f"Why {number}.\nAnd its log.",
         eval_loss_best=eval_loss,
         seconds=1.0,
+        value=eval_loss,
     )
 
 

@@ -236,7 +236,7 @@ def test_a_narrow_terminal_still_shows_names_shares_and_losses(
 
 def test_a_continued_sweep_shows_what_it_has(clock: Clock) -> None:
     values = {"rank": 8, "alpha": 8.0, "learning_rate": 1e-3, "epochs": 1}
-    earlier = Ended(3, {**values, "effective_batch_size": 4}, "completed", "", 1.25, 1.0)
+    earlier = Ended(3, {**values, "effective_batch_size": 4}, "completed", "", 1.25, 1.0, 1.25)
     progress = Progress(Budget(4, None), [earlier], 2.5, clock)
     assert (progress.n_ended, progress.base_eval_loss) == (1, 2.5)
     assert progress.best()[0].name == "003 r8 α8 lr1e-3 e1 b4"

@@ -16,7 +16,8 @@ from sweep import check
 from sweep.search import distributions, hyperparameters, make_sampler, params_of
 from sweep.space import Space, load_space
 from sweep.storage import storage_url
-from sweep.study import open_study, sample_rows_so_far
+from sweep.study import open_study
+from sweep.task import rows_so_far
 from sweep.view import (
     POINT,
     View,
@@ -341,14 +342,14 @@ def test_the_eval_sample_of_a_study_stays_though_the_search_changes(
     searched: Searched, tmp_path: Path
 ) -> None:
     space = searched.space("{epochs: [1, 2]}")
-    assert sample_rows_so_far(space, tmp_path) is None
+    assert rows_so_far(space, tmp_path).sample is None
     study = searched.open(space)
-    assert sample_rows_so_far(space, tmp_path) is None
+    assert rows_so_far(space, tmp_path).sample is None
     study.set_user_attr("task", {"sample_rows": 96})
     study.set_user_attr("evaluate_rows", space.settings.evaluate.rows)
-    assert sample_rows_so_far(searched.space("{epochs: [0.5, 1]}"), tmp_path) == 96
+    assert rows_so_far(searched.space("{epochs: [0.5, 1]}"), tmp_path).sample == 96
     other = searched.space("{epochs: [1, 2]}", "evaluate: {rows: 64}")
-    assert sample_rows_so_far(other, tmp_path) is None
+    assert rows_so_far(other, tmp_path).sample is None
 
 
 def test_the_first_trial_that_a_check_shows_is_the_one_that_runs(searched: Searched) -> None:

@@ -62,12 +62,12 @@ def batch(tiny_data: Path) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def nll(base: TransformersBase, layout: packing.Layout) -> float:
-    return float(base._nll_sum(base._base, layout))
+    return float(base._nll(base._base, layout)[0])
 
 
 def gradients(base: TransformersBase, model: Any, layout: packing.Layout) -> list[torch.Tensor]:
     model.zero_grad()
-    torch.autograd.backward(base._nll_sum(model, layout))
+    torch.autograd.backward(base._nll(model, layout)[0])
     found = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     assert found
     return found

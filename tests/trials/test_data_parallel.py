@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from tests import tiny
 from trials.base_model import load
-from trials.config import EvalPoint, ModelConfig, TrialConfig
+from trials.config import EvalPoint, ModelConfig, Objective, TrialConfig
 from trials.memory import MicroBatchMemory
+from trials.row_prompts import Ask
 from trials.train import run_trial
 
 MakeConfig = Callable[..., TrialConfig]
@@ -119,12 +121,34 @@ def test_a_process_that_dies_is_the_trials_cause(exact: MakeConfig, tmp_path: Pa
     assert "a process of this trial ended with exit code 1" in log
 
 
+def test_two_processes_write_the_prompts_of_one(
+    exact: MakeConfig, tiny_base: Path, tmp_path: Path
+) -> None:
+    ask = Ask(rows=33, max_new_tokens=None, n_rows=None, file=None)
+    data = tiny.prepared_data(tiny_base, tmp_path, n_train=48, n_eval=64, generation=ask)
+    objective = Objective(name="rouge_l", direction="maximize")
+    both = {"data_dir": str(data), "objective": objective, "micro_batch_size": 6}
+    (points,), _ = together(tmp_path, exact(1, gpus_per_trial=2, **both))
+    expected = alone(exact(2, **both))
+    assert [p.score for p in points] == pytest.approx([p.score for p in expected], abs=0.02)
+    assert all(p.score is not None and 0.2 < p.score < 1 for p in points)
+
+
 def main(request_path: str, answer_path: str) -> None:
     """Run by `together`: the worker's own process."""
     from trials.worker import Ended, Loaded, Reported, TrialThread
 
     trials = json.loads(Path(request_path).read_text())
-    configs = [TrialConfig(**{**t, "model": ModelConfig(**t["model"])}) for t in trials]
+    configs = [
+        TrialConfig(
+            **{
+                **t,
+                "model": ModelConfig(**t["model"]),
+                "objective": Objective(**t["objective"]),
+            }
+        )
+        for t in trials
+    ]
     worker = TrialThread(configs[0].model, n_processes=2)
     assert isinstance(event := worker.events.get(), Loaded), event
     curves: list[list[Any]] = []

@@ -6,13 +6,14 @@ import contextlib
 import inspect
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own spelling
 from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import is_flash_attn_2_available
 
 from trials.adapter_layers import SpareLayers, draw_weights
@@ -170,7 +171,43 @@ class TransformersBase:
 
     def nll_sum(self, model: Any, batch: Batch) -> torch.Tensor:
         """Return the negative log-likelihood summed over the supervised tokens, in nats."""
-        return self._nll_sum(model, self._packed(batch) if self._packs(batch) else padded(batch))
+        return self._nll(model, self._layout(batch))[0]
+
+    def nll_and_correct(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `nll_sum`, and how many supervised tokens are the model's first choice."""
+        nll, logits, targets = self._nll(model, self._layout(batch))
+        return nll, (logits.argmax(dim=-1) == targets).sum()
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, stop_ids: Sequence[int], max_new_tokens: int
+    ) -> list[list[int]]:
+        """Continue each prompt greedily, with the adapter as it is, up to a token of `stop_ids`."""
+        longest = max(map(len, prompts))
+        pads = [longest - len(prompt) for prompt in prompts]
+        rows = [[stop_ids[0]] * n + list(prompt) for n, prompt in zip(pads, prompts, strict=True)]
+        mask = [[0] * n + [1] * (longest - n) for n in pads]
+        greedy = GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=list(stop_ids),
+            pad_token_id=stop_ids[0],
+        )
+        # Whatever its makers would sample with (a penalty on repetition, say) is left out.
+        own, self._base.generation_config = self._base.generation_config, GenerationConfig()
+        try:
+            with self._autocast():
+                found = self._base.generate(
+                    input_ids=self._on_device(torch.tensor(rows)),
+                    attention_mask=self._on_device(torch.tensor(mask)),
+                    generation_config=greedy,
+                )
+        finally:
+            self._base.generation_config = own
+        return [_until(row[longest:], stop_ids) for row in found.tolist()]
+
+    def _layout(self, batch: Batch) -> Layout:
+        return self._packed(batch) if self._packs(batch) else padded(batch)
 
     def _packed(self, batch: Batch) -> Layout:
         return packed(batch, name_bounds=self._has_flash_attention)
@@ -181,9 +218,12 @@ class TransformersBase:
         # Flash attention goes through no key of another row.
         return self._has_flash_attention or self._cost.packing_is_cheaper(batch["attention_mask"])
 
-    def _nll_sum(self, model: Any, layout: Layout) -> torch.Tensor:
-        is_16_bit = self.dtype is not torch.float32
-        with torch.autocast(self.device.type, self.dtype, enabled=is_16_bit):
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
+
+    def _nll(self, model: Any, layout: Layout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the summed loss, the logits (targets, vocabulary), and the targets."""
+        with self._autocast():
             output = model(
                 **{name: self._on_device(value) for name, value in layout.inputs.items()},
                 logits_to_keep=self._on_device(layout.predicting),
@@ -193,7 +233,7 @@ class TransformersBase:
         if len(layout.kept) < len(logits):
             logits = logits.index_select(0, self._on_device(layout.kept))
         targets = self._on_device(layout.targets)
-        return F.cross_entropy(logits.float(), targets, reduction="sum")
+        return F.cross_entropy(logits.float(), targets, reduction="sum"), logits, targets
 
     def _on_device(self, value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
@@ -213,8 +253,13 @@ class TransformersBase:
         vocabulary = self._base.get_input_embeddings().num_embeddings
         two_rows, one_row = rows_to_tell_apart(vocabulary)
         apart, end_to_end, mixed_up = (
-            float(self._nll_sum(self._base, layout))
+            float(self._nll(self._base, layout)[0])
             for layout in (padded(two_rows), self._packed(two_rows), padded(one_row))
         )
         rounding = 1e-5 if self.dtype is torch.float32 else 1e-2
         return abs(end_to_end - apart) < min(rounding * apart, abs(mixed_up - apart) / 10)
+
+
+def _until(tokens: list[int], stop_ids: Sequence[int]) -> list[int]:
+    ends = [index for index, token in enumerate(tokens) if token in stop_ids]
+    return tokens[: ends[0]] if ends else tokens

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,12 @@ import torch
 
 from trials.adapter_layers import take_off_adapter
 from trials.base_model import TARGET_MODULES, compute_dtype, local_or_hub
-from trials.config import ModelConfig, TrialConfig
+from trials.config import ConfigError, ModelConfig, TrialConfig
 from trials.memory import activation_bytes_per_token, give_back_memory
 from trials.proof import Proof
 from trials.quantised import load_quantised
+
+NO_METRICS = "objective: Unsloth measures eval loss alone; write backend: transformers."
 
 
 def load(config: ModelConfig) -> UnslothBase:
@@ -144,6 +146,18 @@ class UnslothBase:
             output = model(**inputs, num_items_in_batch=1, use_cache=False)
         nll: torch.Tensor = output.loss.float()
         return nll
+
+    def nll_and_correct(
+        self, model: Any, batch: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Not with Unsloth: its fused loss makes no logits."""
+        raise ConfigError(NO_METRICS)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, stop_ids: Sequence[int], max_new_tokens: int
+    ) -> list[list[int]]:
+        """Not with Unsloth: its kernels for inference would have to be taken off again."""
+        raise ConfigError(NO_METRICS)
 
 
 _REPLACED = ("forward", "apply_qkv", "apply_o")

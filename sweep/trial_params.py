@@ -39,7 +39,7 @@ def named_params(space: Space, text: str) -> dict[str, Value]:
         raise SpaceError(f"--params {text}: is no JSON and no YAML; quote it, {EXAMPLE}.") from None
     if not isinstance(given, dict):
         raise SpaceError(f"--params {text}: must be hyperparameters and values, {EXAMPLE}.")
-    return _checked(space, {str(name): value for name, value in given.items()}, "--params")
+    return checked_params(space, {str(name): value for name, value in given.items()}, "--params")
 
 
 def recorded_params(space: Space, recorded: Recorded) -> dict[str, Value]:
@@ -49,10 +49,10 @@ def recorded_params(space: Space, recorded: Recorded) -> dict[str, Value]:
         SpaceError: With every problem.
     """
     given = {name: recorded[name] for name in HYPERPARAMETERS if name in recorded}
-    return _checked(space, given, "--number")
+    return checked_params(space, given, "--number")
 
 
-def _checked(space: Space, given: dict[str, Any], flag: str) -> dict[str, Value]:
+def checked_params(space: Space, given: dict[str, Any], flag: str) -> dict[str, Value]:
     problems = {name: _problem(space, name, value) for name, value in given.items()}
     lines = [f"  {name}: {words}" for name, words in problems.items() if words]
     if lines:

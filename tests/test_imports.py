@@ -52,7 +52,7 @@ def test_trials_know_nothing_of_the_sweep(package: str) -> None:
 def test_ray_has_one_home() -> None:
     names = ("check", "cluster", "ends", "fetch", "files", "ready", "worker", "workers")
     homes = {f"sweep/ray_{name}.py" for name in names}
-    assert set(importers("ray")) == {"sweep/submit.py", *homes}
+    assert set(importers("ray")) == {"sweep/submit.py", "sweep/tune.py", *homes}
 
 
 def test_mlflow_has_one_home() -> None:

@@ -127,7 +127,7 @@ def test_a_trial_in_the_queue_is_known_by_its_epochs(clock: Clock, config: MakeC
 
 def test_trials_of_earlier_runs_show_the_pace(clock: Clock, config: MakeConfig) -> None:
     values = {"rank": 8, "alpha": 8.0, "learning_rate": 1e-3, "epochs": 2.0}
-    earlier = Ended(3, {**values, "effective_batch_size": 4}, "completed", "", 1.25, 80.0, 4)
+    earlier = Ended(3, {**values, "effective_batch_size": 4}, "completed", "", 1.25, 80.0, 1.25, 4)
     progress = Progress(Budget(2, None, clock=clock), [earlier], clock=clock)
     progress.started(config(4, epochs=1.0), PLACE)
     assert progress.seconds_of_trials_left() == 40.0

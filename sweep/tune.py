@@ -1,0 +1,181 @@
+"""Our trials under somebody's own Ray Tune `Tuner`: for people who have one already.
+
+`sweep run` is what this project is made for: Tune loads the base model in each trial's own process
+unless it reuses them, and its verdicts are its own. But a trial is a trial: the data is prepared
+once, micro-batches are fitted into memory, a trial that diverges or overfits ends by itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweep.check import prepare_data
+from sweep.devices import wants_gpus
+from sweep.parameters import Choices, Range, TimesRank, is_fixed
+from sweep.points import filled_in
+from sweep.pruners import ByItself
+from sweep.resolve import choose_backend, resolver
+from sweep.space import Space, load_space
+from sweep.trial_params import checked_params
+from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
+
+if TYPE_CHECKING:
+    from trials.base_model import FrozenBase
+
+ALPHA_TIMES_RANK = "alpha_times_rank"
+"""In Tune's configuration: the factor, where a space gives alpha as a multiple of the rank."""
+
+_base: tuple[Any, FrozenBase] | None = None
+"""Of this process: with `reuse_actors=True` the next trial finds it loaded."""
+
+
+def qlora_trainable(
+    space: str | Path | Space,
+    *,
+    output: str | Path = "sweeps",
+    on_gpus: bool | None = None,
+    say: Callable[[str], None] = print,
+) -> Callable[[dict[str, Any]], None]:
+    """Return a function that Tune's `Tuner` runs: one QLoRA trial of the space.
+
+    The data is read and tokenised here, once. A trial has `gpus_per_trial` GPUs (one processor
+    where there is none); `tune.with_resources` changes that. Its configuration holds
+    hyperparameters under our names, `rank` or `learning_rate`; what is left out has its fixed or
+    usual value.
+
+    It reports at each of its K evaluations: `training_iteration` is 1…K, a share of the trial's own
+    run, so that schedulers compare like with like; `eval_loss`, `train_loss`, `learning_rate`,
+    `tokens_per_second` and so on, and a metric that is the objective by its own name. The last
+    report has `outcome`, `outcome_reason`, the best evaluation as `eval_loss_best`, and the best
+    adapter as its checkpoint. A trial that Tune stops has none.
+
+    Args:
+        space: The YAML file, or a checked space. Budget, sampler and peer pruning are Tune's now.
+        output: Folder of all sweeps; the data lies in `<output>/<name>/tune`.
+        on_gpus: None: if there are any.
+        say: Hears of the data as it is read.
+
+    Raises:
+        SpaceError: With every problem, before anything trains.
+    """
+    from ray import tune
+
+    checked = space if isinstance(space, Space) else load_space(Path(space))
+    gpus = wants_gpus(workers=None) if on_gpus is None else on_gpus
+    folder = Path(output).resolve() / checked.name / "tune"
+    found = prepare_data(checked, folder / "data", on_gpus=gpus, say=say)
+    backend = choose_backend(checked, on_gpus=gpus)
+
+    def train(config: dict[str, Any]) -> None:
+        trial_dir = Path(tune.get_context().get_trial_dir())
+        resolve = resolver(
+            checked, backend=backend, on_gpus=gpus, output_dir=trial_dir, data_dir=found.data_dir
+        )
+        _train(resolve(0, _params(checked, config), False), checked)
+
+    per_trial = checked.settings.gpus_per_trial
+    resources = {"gpu": per_trial} if gpus else {"cpu": 1}
+    trainable: Callable[[dict[str, Any]], None] = tune.with_resources(train, resources)
+    return trainable
+
+
+def search_space(space: str | Path | Space) -> dict[str, Any]:
+    """Return a space's search as Tune's `param_space`: what is fixed is left out.
+
+    An alpha that is a multiple of the rank becomes the factor, `alpha_times_rank`, which the
+    trainable understands.
+
+    Raises:
+        SpaceError: With every problem of the file.
+    """
+    from ray import tune
+
+    checked = space if isinstance(space, Space) else load_space(Path(space))
+    found: dict[str, Any] = {}
+    for name, domain in checked.domains.items():
+        if isinstance(domain, TimesRank):
+            found[ALPHA_TIMES_RANK] = _domain(tune, domain.factor)
+        elif not is_fixed(domain):
+            found[name] = _domain(tune, domain)
+    return found
+
+
+def _domain(tune: Any, domain: Choices | Range) -> Any:
+    if isinstance(domain, Choices):
+        return tune.choice(list(domain.values))
+    if domain.is_integer:  # Tune leaves the upper end out
+        low, high = int(domain.low), int(domain.high) + 1
+        if domain.step is not None:
+            return tune.qrandint(low, int(domain.high), int(domain.step))
+        return tune.lograndint(low, high) if domain.log else tune.randint(low, high)
+    if domain.step is not None:
+        return tune.quniform(domain.low, domain.high, domain.step)
+    return (tune.loguniform if domain.log else tune.uniform)(domain.low, domain.high)
+
+
+def _params(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters of a trial; its factor of alpha multiplied out."""
+    given = dict(config)
+    factor = given.pop(ALPHA_TIMES_RANK, None)
+    params = filled_in(space.domains, checked_params(space, given, "Tune's configuration"))
+    if factor is not None:
+        params["alpha"] = float(factor) * float(params["rank"])
+    return params
+
+
+def _train(config: TrialConfig, space: Space) -> None:
+    from ray import tune
+
+    from trials.worker import write_config
+
+    base = _loaded(config)
+    from trials.memory import MicroBatchMemory
+    from trials.train import run_trial
+
+    by_itself = ByItself(
+        space.settings.pruning, space.objective, n_evaluations=config.n_evaluations
+    )
+    curve: list[EvalPoint] = []
+
+    def report(point: EvalPoint) -> Stop | None:
+        curve.append(point)
+        stop = by_itself.verdict(curve, None)
+        if stop is None and point.index < config.n_evaluations:
+            tune.report(_metrics(point, config))  # where Tune stops the trial, it ends in here
+        return stop  # the last report waits for the adapter
+
+    write_config(config)
+    result = run_trial(config, base, MicroBatchMemory(), report)
+    adapter = Path(config.output_dir) / "adapter"
+    checkpoint = tune.Checkpoint.from_directory(adapter) if adapter.is_dir() else None
+    tune.report(_last(result, curve, config), checkpoint=checkpoint)
+
+
+def _loaded(config: TrialConfig) -> FrozenBase:
+    global _base
+    if _base is None or _base[0] != config.model:
+        _base = None  # two do not fit
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        from trials.base_model import load
+
+        _base = config.model, load(config.model)
+    return _base[1]
+
+
+def _metrics(point: EvalPoint, config: TrialConfig) -> dict[str, Any]:
+    values = asdict(point)
+    score = values.pop("score")
+    if score is not None:
+        values[config.objective.name] = score
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _last(result: TrialResult, curve: list[EvalPoint], config: TrialConfig) -> dict[str, Any]:
+    """What a trial that ended by itself reports last. One that did not fit has no evaluation."""
+    last = _metrics(curve[-1], config) if curve else {config.objective.name: float("nan")}
+    best = {} if result.best is None else {f"{config.objective.name}_best": result.best.value}
+    return {**last, **best, "outcome": result.outcome, "outcome_reason": result.reason}

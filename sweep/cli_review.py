@@ -201,12 +201,22 @@ def clean(
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON schema of SPACE.yaml, for editors.
+def schema(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Tables of all keys, for people.")
+    ] = False,
+) -> None:
+    """Print the JSON schema of SPACE.yaml, for editors; or what every key means, for people.
 
     Example: sweep schema > space.schema.json; then, as first line of the file:
     # yaml-language-server: $schema=space.schema.json
     """
+    if markdown:
+        from sweep.reference import tables
+
+        typer.echo(tables(), nl=False)
+        return
+
     from sweep.schema import space_schema
 
     _print_json(space_schema())

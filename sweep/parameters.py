@@ -89,33 +89,45 @@ def _is_quoted_number(value: object) -> bool:
 
 HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
     "rank": Hyperparameter(int, 16, "LoRA rank", above=0, at_most=4096),
-    "alpha": Hyperparameter(
-        float, None, "LoRA scale is alpha / rank; default alpha = rank", 0, 1e6
-    ),
+    "alpha": Hyperparameter(float, None, "the adapter's scale is alpha / rank", 0, 1e6),
     "learning_rate": Hyperparameter(float, 2e-4, "peak of the schedule", above=0, at_most=1),
-    "epochs": Hyperparameter(float, 1, "passes over the training rows", above=0, at_most=1000),
-    "effective_batch_size": Hyperparameter(int, 16, "sequences per step", 0, 65536),
+    "epochs": Hyperparameter(
+        float, 1, "passes over the training rows; may be a fraction", above=0, at_most=1000
+    ),
+    "effective_batch_size": Hyperparameter(
+        int,
+        16,
+        "rows per optimizer step: micro-batch × accumulation steps × GPUs of the trial",
+        0,
+        65536,
+    ),
     "dropout": Hyperparameter(float, 0.0, "on the adapter's input", at_least=0, below=1),
     "warmup_ratio": Hyperparameter(
-        float, 0.03, "share of steps with a rising rate", at_least=0, below=1
+        float, 0.03, "share of the steps in which the learning rate rises", at_least=0, below=1
     ),
     "weight_decay": Hyperparameter(float, 0.0, "of AdamW", at_least=0, at_most=10),
     "lr_scheduler": Hyperparameter(
         str,
         "cosine",
-        "shape of the learning rate",
+        "shape of the learning rate; all begin with the warm-up",
         names=("cosine", "linear", "constant", "warmup_stable_decay"),
     ),
     "max_grad_norm": Hyperparameter(float, 1.0, "gradients are clipped to this norm", above=0),
     "target_modules": Hyperparameter(
         str, "all-linear", "where adapters sit", names=("all-linear", "attention", "mlp", "qv")
     ),
-    "use_rslora": Hyperparameter(bool, False, "scale by alpha / sqrt(rank)"),
-    "use_dora": Hyperparameter(bool, False, "train magnitudes apart from directions"),
-    "neftune_alpha": Hyperparameter(
-        float, 0.0, "noise on embeddings; 0 is off", at_least=0, at_most=1000
+    "use_rslora": Hyperparameter(bool, False, "scale by alpha / √rank instead"),
+    "use_dora": Hyperparameter(
+        bool,
+        False,
+        "train the weights' magnitudes apart from their directions (DoRA); slower, and more memory",
     ),
-    "max_length": Hyperparameter(int, 1024, "tokens of a training row", above=1, at_most=LONGEST),
+    "neftune_alpha": Hyperparameter(
+        float, 0.0, "noise on the embeddings while training; 0 is off", at_least=0, at_most=1000
+    ),
+    "max_length": Hyperparameter(
+        int, 1024, "as `data.max_length`; give one of the two", above=1, at_most=LONGEST
+    ),
 }
 
 

@@ -53,17 +53,18 @@ class Data(_Strict):
     """`data`: where the rows are and how they are read."""
 
     train: str
-    """A file (JSONL, JSON, CSV, Parquet) beside the space, or a hub data set."""
+    """A file (JSONL, JSON, CSV, TSV, Parquet) beside the space, or a hub data set."""
     eval: str | Annotated[float, Field(gt=0, lt=1)]
-    """The same, or the share of train that is held out."""
+    """The same, or the share of train to hold out (equal rows stay on one side)."""
     max_length: Annotated[int, Field(gt=1, le=LONGEST)] | None = None
-    """Tokens; longer rows are cut. The usual: 1024."""
+    """Tokens; longer rows are cut, and `sweep check` says how many."""
     columns: dict[str, str] = {}
     """Our name of a column → the file's own."""
     template: str | None = None
-    """Plain text out of columns: `{title}: {body}`."""
+    """Plain text out of columns: `{title}: {body}`; not together with `columns`."""
     chat: bool | None = None
-    """Render prompt and completion with the model's chat template; None: if it has one."""
+    """Render prompt and completion with the model's chat template. With false they stand one right
+    behind the other: put the space or line break between them into the data."""
     loss_on: Literal["completion", "all"] = "completion"
     """What is learnt, and what eval loss counts."""
 
@@ -72,20 +73,22 @@ class Budget(_Strict):
     """`budget`: the sweep ends at whichever comes first."""
 
     trials: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Trials of the whole study that end, however they end. 24 if there is no other budget."""
+    """Trials of the whole study that end, however they end."""
     hours: Annotated[float, Field(gt=0, le=100_000)] | None = None
     """Of this run of the command; trials that still run are set aside."""
     gpu_hours: Annotated[float, Field(gt=0, le=1e9)] | None = None
-    """In which GPUs (or CPU workers) held trials, of the whole study."""
+    """In which GPUs (or CPU workers) held trials, of the whole study; trials that still run are set
+    aside."""
     stop_when_flat: Annotated[int, Field(ge=1)] | None = None
-    """So many trials in a row without a better eval loss, beyond noise."""
+    """So many trials in a row without a better value, beyond noise: the median move between the
+    last evaluations of a trial."""
 
 
 class Evaluate(_Strict):
     """`evaluate`: how often, on how many rows."""
 
     times: Annotated[int, Field(ge=1, le=1000)] = 20
-    """Evaluations in a full trial, at equal shares of its run."""
+    """Evaluations in a full trial, at equal shares of its run (K below)."""
     rows: Annotated[int, Field(ge=1)] = 256
     """Eval rows of each evaluation, at most."""
 
@@ -103,7 +106,7 @@ class Objective(_Strict):
     rows: Annotated[int, Field(ge=1)] = 64
     """Eval rows that completions are written for at each evaluation, at most."""
     max_new_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
-    """Of a written completion; by default as many as the longest true one, 256 at most."""
+    """Of a written completion, at most."""
 
 
 class Overfit(_Strict):
@@ -119,7 +122,7 @@ class Diverged(_Strict):
     """`pruning.diverged`"""
 
     factor: Annotated[float, Field(gt=1)] = 1.5
-    """How far losses may rise."""
+    """How far losses may rise; cannot be switched off."""
 
 
 class Outclassed(_Strict):
@@ -152,13 +155,14 @@ class Settings(_Strict):
     """The keys of the file, the search apart."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-    """The study, the MLflow experiment, the folder under sweeps/. The file's name by default."""
+    """The study, the MLflow experiment, the folder under `sweeps/`: letters, digits, `.`, `_`
+    and `-`."""
     base_model: Annotated[str, Field(min_length=1)]
-    """A hub id, a folder, or the built-in smollm2-135m."""
+    """A hub id, a folder, or the built-in `smollm2-135m`."""
     revision: Annotated[str, Field(pattern=r"^[\w+-]+([./][\w+-]+)*$", max_length=100)] | None = (
         None
     )
-    """A branch, tag or commit of the hub; by default the hub's own default branch."""
+    """A branch, tag or commit of the hub."""
     trust_remote_code: bool = False
     """Whether the model's own Python code may run."""
     backend: Literal["auto", "transformers", "unsloth"] = "auto"
@@ -172,11 +176,14 @@ class Settings(_Strict):
     micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Rows per forward pass, tried first and halved until it fits. auto: 16 on a GPU, else 8."""
     gpus_per_trial: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = 1
-    """GPUs that train each trial together, or the share of one that a trial gets."""
+    """GPUs that train each trial together, each with a share of every effective batch; every
+    `effective_batch_size` must be a multiple of it. 0.5: two trials share a GPU, each with half of
+    its memory."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     """Of training between two checkpoints of a trial; shorter trials write none."""
     stall_minutes: Annotated[float, Field(gt=0)] = 30.0
-    """Without a step, after which a trial's process counts as hung and is ended."""
+    """Without a step, after which a trial's process counts as hung: it is ended, the trial runs
+    again."""
     data: Data
     """Where the rows are and how they are read."""
     budget: Budget = Budget()
@@ -197,13 +204,28 @@ class Settings(_Strict):
     register_as: Annotated[str, Field(pattern=r"^[^/:\x00-\x1f]+$", max_length=200)] | None = Field(
         default=None, alias="register"
     )
-    """A model in MLflow's registry: the winner becomes a version of it, with alias champion."""
+    """A model in MLflow's registry: the winner becomes a version of it, alias `champion`."""
 
     @property
     def processes_per_trial(self) -> int:
         """That train a trial together: one for each whole GPU."""
         return max(1, int(self.gpus_per_trial))
 
+
+UNSET: dict[str, str] = {
+    "name": "the file's name",
+    "revision": "the hub's default branch",
+    "data.max_length": "1024",
+    "data.chat": "true if the model has a chat template",
+    "budget.trials": "24, if no other budget is given",
+    "budget.hours": "no limit",
+    "budget.gpu_hours": "no limit",
+    "budget.stop_when_flat": "no limit",
+    "objective.metric": "eval_loss",
+    "objective.direction": "of the metric",
+    "objective.max_new_tokens": "of the longest true completion, 256 at most",
+}
+"""What holds where a key without a default of its own is left out."""
 
 EITHER_OR: dict[tuple[str | int, ...], str] = {
     ("data", "eval"): "a file of rows, or the share of train to hold out, between 0 and 1",

@@ -117,7 +117,8 @@ def _best(progress: Progress) -> list[RenderableType]:
 
 def _bar(done: int, of: int, width: int) -> Text:
     filled = round(width * done / of)
-    bar = Text("━" * filled, style="green")
+    bar = Text()
+    bar.append("━" * filled, style="green")
     bar.append("━" * (width - filled), style="bright_black")
     bar.append(f" {done / of:4.0%}")
     return bar

@@ -67,6 +67,10 @@ def test_plotly_has_one_home() -> None:
     assert set(importers("plotly")) == {"sweep/report_page.py"}
 
 
+def test_notebooks_have_one_home() -> None:
+    assert set(importers("IPython")) == {"sweep/notebook.py"}
+
+
 def modules_after(code: str) -> set[str]:
     """The modules of a fresh process after `code`."""
     show = "import sys; sys.stderr.write('\\n' + ' '.join(sys.modules))"

@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,43 +99,38 @@ def test_2_what_a_user_got_wrong_is_an_event_too(
     assert "Traceback" not in ran.err
 
 
+def interrupted(space: Path, *options: str, when: Callable[[str, str], bool]) -> Ran:
+    """Press Ctrl-C as soon as `when` is true of what stands on stdout and stderr."""
+    out, err = space.parent / "stdout", space.parent / "stderr"
+    with out.open("w") as stdout, err.open("w") as stderr:
+        words = command(space, *options)
+        running = subprocess.Popen(words, stdout=stdout, stderr=stderr, start_new_session=True)
+    try:
+        while running.poll() is None and not when(out.read_text(), err.read_text()):
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        code = running.wait(timeout=120)
+    finally:
+        running.kill()
+        running.wait()
+    return Ran(subprocess.CompletedProcess(words, code, out.read_text(), err.read_text()))
+
+
 def test_130_a_sweep_that_is_interrupted_says_what_it_had(space: Path) -> None:
-    running = subprocess.Popen(
-        command(space, "--set", "search.epochs=300"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+    ran = interrupted(
+        space,
+        *("--set", "search.epochs=300"),
+        when=lambda out, err: '"index": 1,' in out,
     )
-    assert running.stdout is not None
-    lines = []
-    for line in running.stdout:
-        lines.append(line)
-        if '"trial_reported"' in line and len(lines) > 3:
-            break
-    running.send_signal(signal.SIGINT)
-    rest, _ = running.communicate(timeout=120)
-    events = [json.loads(line) for line in [*lines, *rest.splitlines()]]
-    assert running.returncode == 130
-    end = events[-1]
+    end = ran.events[-1]
+    assert ran.exit_code == 130, ran.err
     assert (end["event"], end["exit_code"], end["state"]) == ("sweep_ended", 130, "stopped")
     assert end["n_waiting"] == 1
-    assert [e["outcome"] for e in events if e["event"] == "trial_ended"] == ["interrupted"]
+    assert [event["outcome"] for event in ran.of("trial_ended")] == ["interrupted"]
 
 
 def test_130_before_anything_has_begun(space: Path) -> None:
-    running = subprocess.Popen(
-        command(space), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    running_out, _ = interrupted_while_reading(running)
-    assert running.returncode == 130
-    assert [json.loads(line)["event"] for line in running_out.splitlines()][-1:] == ["error"]
-
-
-def interrupted_while_reading(running: subprocess.Popen[str]) -> tuple[str, str]:
-    """Press Ctrl-C as soon as it says anything: it tokenises rows then."""
-    assert running.stderr is not None
-    said = running.stderr.readline()
-    assert said.startswith("tokenising"), said
-    running.send_signal(signal.SIGINT)
-    return running.communicate(timeout=60)
+    ran = interrupted(space, when=lambda out, err: bool(err))  # it reads the data
+    assert ran.exit_code == 130, ran.err
+    assert ran.of("trial_started") == []
+    assert (ran.events[-1]["event"], ran.events[-1]["exit_code"]) == ("error", 130)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -66,7 +67,5 @@ def test_a_reader_that_goes_away_ends_nothing() -> None:
     events = Events(stream)
     events.write("message", message="nobody hears it")
     events.write("message", message="nor this")
-    try:
+    with contextlib.suppress(BrokenPipeError):
         stream.close()
-    except BrokenPipeError:
-        pass

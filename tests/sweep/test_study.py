@@ -143,6 +143,40 @@ def test_a_diverged_trial_is_pruned_even_when_it_is_the_first(space: Space, firs
     assert study.trials[0].user_attrs["outcome"] == "diverged"
 
 
+def test_a_trial_that_its_user_ends_is_told_apart_and_does_not_count(space: Space) -> None:
+    study = open_study(space, "sqlite:///:memory:")
+    sweep = Sweep(space, study, resolve, is_asked_to_prune=lambda number: number == 1)
+    curves = replaying([2.0, 1.9, 1.8, 1.7], [1.0, 0.9, 0.8, 0.7])
+    run(sweep, InlineRunner(curves, sweep), Budget(2, None))
+    stopped = study.trials[1]
+    assert (stopped.state, stopped.user_attrs["outcome"]) == (TrialState.PRUNED, "stopped")
+    assert stopped.user_attrs["outcome_reason"].startswith("Stopped by hand at ")
+    assert len(stopped.user_attrs["curve"]) == 1
+    assert [trial.number for trial in sweep.ranked()] == [0]
+
+
+def test_nothing_is_left_to_stop_at_the_last_evaluation(space: Space) -> None:
+    study = open_study(space, "sqlite:///:memory:")
+    asked: list[int] = []
+
+    def is_asked(number: int) -> bool:
+        asked.append(number)
+        return len(asked) == space.settings.evaluate.times
+
+    sweep = Sweep(space, study, resolve, is_asked)
+    losses = [2.0 - 0.01 * i for i in range(space.settings.evaluate.times)]
+    run(sweep, InlineRunner(replaying(losses), sweep), Budget(1, None))
+    assert study.trials[0].user_attrs["outcome"] == "completed"
+
+
+def test_trials_that_wait_are_known_by_their_epochs(space: Space) -> None:
+    study = open_study(space, "sqlite:///:memory:")
+    sweep = Sweep(space, study, resolve)
+    number, config = sweep.ask()
+    sweep.interrupt()
+    assert sweep.queued()[number] == config.epochs
+
+
 def test_a_hopeless_trial_is_outclassed_after_enough_peers(space: Space) -> None:
     good = [2.0, 1.9, 1.8, 1.7]
     _, study = swept(space, replaying(good, good, good, good, [2.9, 2.8, 2.7, 2.6]), 5)

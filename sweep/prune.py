@@ -43,7 +43,11 @@ def prune(folder: Path, number: int, say: Callable[[str], None]) -> int:
 
 
 def prune_job(cluster: Cluster, job: Job, number: int, say: Callable[[str], None]) -> int:
-    """Prune a trial of a sweep on a cluster, by a small job beside it; returns the exit code."""
+    """Prune a trial of a sweep on a cluster, by a small job beside it; returns as `prune` does.
+
+    Raises:
+        StudyError: As `prune` raises it there.
+    """
     import tempfile
 
     from sweep.pack import pack_program
@@ -55,6 +59,8 @@ def prune_job(cluster: Cluster, job: Job, number: int, say: Callable[[str], None
         pack_program(Path(packed))
         command = ["python", "-m", "sweep.prune", job.sweep, str(number)]
         answer = cluster.ask(command, Path(packed), job.output)
+    if answer["code"] is None:
+        raise StudyError(answer["words"])
     say(answer["words"])
     return int(answer["code"])
 
@@ -78,14 +84,15 @@ class Words:
 
 
 def _prune_here(name: str, number: int, output: Path) -> None:
-    """Be the small job: answer with what was done, in words and as an exit code."""
+    """Be the small job: answer with what was done, in words, and as `prune` returns it."""
     import json
 
     words: list[str] = []
+    code: int | None = None
     try:
         code = prune(output.expanduser() / name, number, words.append)
     except StudyError as error:
-        words, code = [str(error)], 2
+        words.append(str(error))
     print("sweep-answer: " + json.dumps({"words": " ".join(words), "code": code}))
 
 

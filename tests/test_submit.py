@@ -188,6 +188,9 @@ def test_a_sweep_is_submitted_stopped_continued_and_fetched(
     again = sweep("submit", "tiny.yaml", "--workers", "2", *at, folder=tmp_path)
     assert again.returncode == 2
     assert "tiny: this sweep is running already, as job sweep-tiny-1." in again.stderr
+    pruned = sweep("prune", "tiny", "77", *at, folder=tmp_path)
+    assert pruned.returncode == 2
+    assert "tiny: has no trial 77; its trials are 0 to " in pruned.stderr
     stopped = sweep("stop", "tiny", *at, folder=tmp_path)
     assert stopped.returncode == 0, stopped.stderr
     assert cluster.look(job).exit_code == 130

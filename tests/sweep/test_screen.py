@@ -10,8 +10,10 @@ import pytest
 from rich.console import Console
 
 from sweep.ended import Ended
+from sweep.events import Events, EventScreen
 from sweep.live import LiveScreen
 from sweep.loop import Budget, Place
+from sweep.notebook import NotebookScreen
 from sweep.progress import Progress
 from sweep.screen import PlainScreen
 from sweep.screens import make_screen
@@ -245,6 +247,14 @@ def test_a_continued_sweep_shows_what_it_has(clock: Clock) -> None:
 def test_a_terminal_gets_the_table_and_a_pipe_gets_lines(progress: Progress) -> None:
     assert isinstance(make_screen(console(terminal=True)[0], progress, Path("my")), LiveScreen)
     assert isinstance(make_screen(console(terminal=False)[0], progress, Path("my")), PlainScreen)
+
+
+def test_a_notebook_gets_the_table_and_a_program_gets_events(progress: Progress) -> None:
+    notebook = Console(force_jupyter=True)
+    assert isinstance(make_screen(notebook, progress, Path("my")), NotebookScreen)
+    events = Events(io.StringIO())
+    for_programs = make_screen(console(terminal=True)[0], progress, Path("my"), events)
+    assert isinstance(for_programs, EventScreen)
 
 
 def test_brackets_in_a_reason_are_not_taken_for_colours(

@@ -65,10 +65,9 @@ def all_in_words(status: Status, sort: Sort) -> RenderableType:
         )
     title = Text(f"{status.name} {status.state}: ", style="bold")
     title.append(counted(len(status.trials), "trial"), style="not bold")
-    heading = f"{objective.heading[0].upper()}{objective.heading[1:]}"
     words = (
-        f"{heading}: the {objective.extreme} of a trial; of outclassed and diverged ones it does "
-        f"not count."
+        f"{objective.opening}: the {objective.extreme} of a trial; of outclassed and diverged ones "
+        f"it does not count."
     )
     return Group(title, table, Text(words, style="dim"))
 

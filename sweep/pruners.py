@@ -190,10 +190,10 @@ class Outclassed:
         ]
         if len(peers) < self._min_peers:
             return None
-        key, heading = self._objective.key, self._objective.heading
+        key = self._objective.key
         place = 1 + sum(key(value) < key(point.value) for value in peers)
         return (
-            f"{heading[0].upper()}{heading[1:]} {point.value:.4f} at step {point.step} ranks "
+            f"{self._objective.opening} {point.value:.4f} at step {point.step} ranks "
             f"{place} of {len(peers) + 1} trials at this share of their runs; the best had "
             f"{min(peers, key=key):.4f}."
         )

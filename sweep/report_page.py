@@ -185,7 +185,7 @@ def _curves(data: Data, chart: Chart) -> str:
     heading = escape(data.objective.heading)
     better, worse = _falls_and_turns(data.objective)
     text = (
-        f"<h2>{heading[0].upper()}{heading[1:]} of the trials</h2><p>Look at whether the winner's "
+        f"<h2>{escape(data.objective.opening)} of the trials</h2><p>Look at whether the winner's "
         f"curve still {better} at its end (more epochs may help) or has turned {worse} (fewer). "
         f"Each trial over its own run; the worst tenth is cut off.</p>"
     )

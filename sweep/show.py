@@ -66,9 +66,8 @@ def all_in_words(status: Status, sort: Sort) -> RenderableType:
         )
     title = Text(f"{status.name} {status.state}: ", style="bold")
     title.append(counted(len(status.trials), "trial"), style="not bold")
-    heading = f"{objective.heading[0].upper()}{objective.heading[1:]}"
     words = (
-        f"{heading}: a trial's {objective.extreme}. Of outclassed, diverged, stopped ones it does "
+        f"{objective.opening}: a trial's {objective.extreme}. Of outclassed, diverged, stopped ones it does "
         f"not count."
     )
     return Group(title, table, Text(words, style="dim"))

@@ -87,6 +87,11 @@ class Objective:
         return "eval loss" if self.is_eval_loss else self.name
 
     @property
+    def opening(self) -> str:
+        """As a sentence begins with it: a metric keeps its name as it is."""
+        return "Eval loss" if self.is_eval_loss else self.name
+
+    @property
     def extreme(self) -> str:
         """`lowest` or `highest`: which value is the best."""
         return "lowest" if self.direction == "minimize" else "highest"

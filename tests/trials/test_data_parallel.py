@@ -21,6 +21,7 @@ from trials.row_prompts import Ask
 from trials.train import run_trial
 
 MakeConfig = Callable[..., TrialConfig]
+ROOT = Path(__file__).parents[2]
 
 
 def alone(config: TrialConfig) -> list[EvalPoint]:
@@ -37,7 +38,7 @@ def together(folder: Path, *configs: TrialConfig) -> tuple[list[list[EvalPoint]]
     answer = folder / "answer.json"
     done = subprocess.run(
         [sys.executable, __file__, str(request), str(answer)],
-        env={**os.environ, "PYTHONPATH": str(folder)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
         capture_output=True,
         text=True,
         timeout=300,

@@ -153,7 +153,10 @@ def check(
     seed: Seed = None,
     sets: Sets = None,
 ) -> None:
-    """Check a search space, its data and its model; show what would run. Trains nothing."""
+    """Check a search space, its data and its model; show what would run. Trains nothing.
+
+    Example: sweep check my.yaml --set search.rank=[8,16]
+    """
     import tempfile
 
     from sweep import check
@@ -213,7 +216,8 @@ def trial(
 ) -> None:
     """Run one trial in this process, to debug it: without Ray, MLflow or a study.
 
-    Exit codes: 0 it has an eval loss that counts, 1 it has none, 2 bad input, 130 interrupted.
+    Example: sweep trial my.yaml --params '{"rank": 16}' --pdb. Exit codes: 0 it has a value that
+    counts, 1 it has none, 2 bad input, 130 interrupted.
     """
     if params is not None and number is not None:
         fail("--params and --number: a trial has the hyperparameters of one of the two; give one.")
@@ -249,7 +253,10 @@ def status(
     output: Output = Path("sweeps"),
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Say how a sweep is: its trials, whether it runs, was stopped or died. Changes nothing."""
+    """Say how a sweep is: its trials, whether it runs, was stopped or died. Changes nothing.
+
+    Example: sweep status my --json
+    """
     folder = known_folder(output, name, "sweep.json")
 
     from sweep import status
@@ -273,7 +280,7 @@ def stop(
     """End a running sweep in order, as Ctrl-C does; the same `sweep run` continues it.
 
     Works from another machine too: where the folder is shared, or with the cluster's --address.
-    Exit codes: 0 it has ended, 1 it does not run.
+    Example: sweep stop my. Exit codes: 0 it has ended, 1 it does not run.
     """
     if not (output / name).exists():
         address = address or os.environ.get("RAY_API_SERVER_ADDRESS")
@@ -329,7 +336,7 @@ def sync(
 ) -> None:
     """Send to MLflow what it does not have yet of a sweep that has ended: it was away.
 
-    Exit codes: 0 everything is sent, 1 some is left.
+    Example: sweep sync my. Exit codes: 0 everything is sent, 1 some is left.
     """
     folder = known_folder(output, name, "lock")
 
@@ -347,7 +354,10 @@ def ui(
     output: Output = Path("sweeps"),
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
 ) -> None:
-    """Show a sweep in MLflow's UI, on this machine only."""
+    """Show a sweep in MLflow's UI, on this machine only.
+
+    Example: sweep ui my --port 8080
+    """
     where = json.loads((known_folder(output, name, "mlflow.json") / "mlflow.json").read_text())
 
     from sweep.tracking import TrackingError, ui_command

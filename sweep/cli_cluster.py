@@ -105,8 +105,8 @@ def submit(
 ) -> None:
     """Run a sweep as a job on a Ray cluster; the same command continues it.
 
-    Exit codes: 0 submitted, 2 bad input or a cluster that lacks something. With --wait or --follow
-    those of sweep run.
+    Example: sweep submit my.yaml --address http://head:8265 --follow. Exit codes: 0 submitted, 2
+    bad input or a cluster that lacks something. With --wait or --follow those of sweep run.
     """
     overrides = overrides_of(sets, name, seed)
     if not cluster_output.startswith(("/", "~/")):
@@ -171,7 +171,7 @@ def submit(
 def attach(job: JobName, address: Address = None) -> None:
     """Show what a sweep on a cluster has printed and prints; Ctrl-C leaves it running.
 
-    Exits with the exit code of the sweep, or with 0 after Ctrl-C.
+    Example: sweep attach my. Exits with the exit code of the sweep, or with 0 after Ctrl-C.
     """
     cluster, found = _find(job, address)
     raise typer.Exit(_stay(cluster, found, show=True, fetch_to=None))
@@ -179,7 +179,10 @@ def attach(job: JobName, address: Address = None) -> None:
 
 @app.command()
 def fetch(job: JobName, address: Address = None, to: To = Path("fetched")) -> None:
-    """Bring a sweep's best adapter, report and study from a cluster; also while it runs."""
+    """Bring a sweep's best adapter, report and study from a cluster; also while it runs.
+
+    Example: sweep fetch my --address http://head:8265
+    """
     cluster, found = _find(job, address)
 
     from sweep.fetch import fetch

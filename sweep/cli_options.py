@@ -30,7 +30,18 @@ Gpus = Annotated[
 Name = Annotated[
     str | None, typer.Option(help="The sweep's name, in place of the file's.", show_default=False)
 ]
-SweepName = Annotated[str, typer.Argument(metavar="NAME", help="The sweep's name.")]
+
+
+def _sweeps(context: typer.Context, incomplete: str) -> list[str]:
+    """For the shell's completion: the sweeps below --output, if that stands before."""
+    output = Path(context.params.get("output") or "sweeps")
+    found = sorted(path.parent.name for path in output.glob("*/sweep.json"))
+    return [name for name in found if name.startswith(incomplete)]
+
+
+SweepName = Annotated[
+    str, typer.Argument(metavar="NAME", help="The sweep's name.", autocompletion=_sweeps)
+]
 Output = Annotated[Path, typer.Option(help="Folder of all sweeps.")]
 Seed = Annotated[
     int | None, typer.Option(help="Of the sampler and of every trial.", show_default=False)

@@ -67,8 +67,8 @@ def all_in_words(status: Status, sort: Sort) -> RenderableType:
     title = Text(f"{status.name} {status.state}: ", style="bold")
     title.append(counted(len(status.trials), "trial"), style="not bold")
     words = (
-        f"{objective.opening}: a trial's {objective.extreme}. Of outclassed, diverged, stopped ones it does "
-        f"not count."
+        f"{objective.opening}: a trial's {objective.extreme}. Of outclassed, diverged and stopped "
+        f"ones it does not count."
     )
     return Group(title, table, Text(words, style="dim"))
 

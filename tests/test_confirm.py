@@ -64,7 +64,7 @@ def test_it_goes_on_where_it_was_stopped_and_says_what_is_noise(tmp_path: Path) 
         text=True,
     )
     found = json.loads(told.stdout)["configurations"]
-    assert [sorted(each["losses"]) for each in found] == [["1", "2"], ["1", "2"]]
+    assert [sorted(each["values"]) for each in found] == [["1", "2"], ["1", "2"]]
     client = MlflowClient(f"sqlite:///{tmp_path}/sweeps/tiny/mlflow.db")
     (parent,) = client.search_runs(["1"], "tags.sweep.confirms = 'tiny'")
     assert (parent.info.run_name, parent.info.status) == ("tiny, confirmed", "FINISHED")

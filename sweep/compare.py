@@ -11,6 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweep.confirm import Confirmed
+from sweep.confirm_words import FEW_SEEDS
+from sweep.paired import CONFIDENCE, difference
 from sweep.record import NoWinner, Record, read_record
 from sweep.recorded import comparable
 from sweep.report_data import Data, read_data
@@ -30,6 +33,8 @@ class Side:
     task: Mapping[str, Any]
     """What all its trials share; empty before the first."""
     data: Data
+    confirmed: Confirmed | None
+    """The trial's runs with other seeds."""
     settings: Mapping[str, str]
     """Dotted keys of its space and their values, as written."""
 
@@ -58,11 +63,14 @@ def read_side(folder: Path, trial: int | None) -> Side:
         record = read_record(folder, trial)
     except NoWinner:
         record = None
+    data = read_data(folder)
+    number = record.trial.number if record else None
     return Side(
         status=record.sweep if record else read_status(folder),
         record=record,
         task=dict(open_to_read(folder).user_attrs.get("task") or {}),
-        data=read_data(folder),
+        data=data,
+        confirmed=next((each for each in data.confirmed if each.trial == number), None),
         settings=_settings(folder),
     )
 
@@ -105,6 +113,8 @@ def verdict(one: Side, other: Side) -> str:
         return why
     if one.value is None or other.value is None:
         return "One of them has no value that counts yet."
+    if words := _by_seeds(one, other):
+        return words
     noise = max(one.data.noise, other.data.noise)
     objective = one.status.objective
     apart = objective.key(other.value) - objective.key(one.value)
@@ -119,6 +129,21 @@ def verdict(one: Side, other: Side) -> str:
         f"{said}, beyond noise ({noise:.4f}, the median move between late evaluations of a "
         f"trial). One seed each: sweep confirm says more."
     )
+
+
+def _by_seeds(one: Side, other: Side) -> str | None:
+    """What their runs with other seeds say, if both have enough of them: more than one seed can."""
+    if one.confirmed is None or other.confirmed is None or one.name == other.name:
+        return None
+    apart = difference(one.confirmed.values, other.confirmed.values)
+    if apart is None or apart.n < FEW_SEEDS or apart.half_width is None:
+        return None
+    better = one if one.status.objective.key(apart.mean) < 0 else other
+    interval = f"{abs(apart.mean):.4f} ± {apart.half_width:.4f}, {CONFIDENCE:.0%} interval"
+    how = f"{interval} of {counted(apart.n, 'other seed')} on all eval rows"
+    if apart.is_beyond_noise:
+        return f"{better.name} is better beyond noise ({how})."
+    return f"They are not told apart: their order is noise ({how})."
 
 
 def in_words(one: Side, other: Side) -> RenderableType:

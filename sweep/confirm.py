@@ -20,18 +20,19 @@ from typing import Any
 
 import numpy as np
 
+from sweep.background import without_secrets
 from sweep.ended import COUNTS
 from sweep.loop import Place
 from sweep.paired import Difference, Mean, difference, mean_of
 from sweep.pruners import ByItself, stopped_by_hand
 from sweep.record import Record, read_record
 from sweep.report import an
-from sweep.status import read_status
+from sweep.status import open_to_read, read_status
 from sweep.storage import StudyError
 from sweep.study import RUNS_AGAIN, Tracker
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
 from trials.data import PARTS, TokenSplit
-from trials.result_file import forget_result, read_result
+from trials.result_file import forget_result, read_result, write_result
 from trials.whole_file import write_whole
 
 FOLDER = "confirm"
@@ -115,7 +116,7 @@ def make_data(folder: Path, max_length: int) -> int:
         max_length: Of the longest row that a trial of the sweep may have.
 
     Raises:
-        StudyError: The sweep's data is gone.
+        StudyError: The sweep's data is gone, or is not what its trials had.
     """
     source, there = folder / "data", folder / FOLDER / "data"
     if not (source / "report.json").exists():
@@ -123,6 +124,7 @@ def make_data(folder: Path, max_length: int) -> int:
             f"{source}: the sweep's tokenised rows are gone. The sweep's own command lays them "
             f"there again, also when all its trials have run."
         )
+    _see_that_rows_are_the_sweeps(folder)
     rows = TokenSplit.load(source / "eval")
     kept = np.flatnonzero(rows.supervised_tokens(max_length)).tolist()
     if not (there / "report.json").exists():
@@ -137,6 +139,20 @@ def make_data(folder: Path, max_length: int) -> int:
                 shutil.copy(file, unfinished)
         unfinished.rename(there)
     return len(kept)
+
+
+def _see_that_rows_are_the_sweeps(folder: Path) -> None:
+    """A call of `sweep run` with other rows is refused, but has laid them there before."""
+    report = json.loads((folder / "data" / "report.json").read_text(encoding="utf-8"))
+    task = open_to_read(folder).user_attrs.get("task") or {}
+    same = {"train": "train_fingerprint", "eval": "eval_fingerprint", "tokenizer": "tokenizer"}
+    changed = [key for key, name in same.items() if task.get(key) != report.get(name)]
+    if changed:
+        raise StudyError(
+            f"{folder / 'data'}: must hold the rows of the sweep's trials, but these are others "
+            f"(changed: {', '.join(changed)}). Put the old data files back, and call the sweep's "
+            f"own command: it lays them there again, also when all its trials have run."
+        )
 
 
 def _link(source: Path, target: Path) -> None:
@@ -203,12 +219,16 @@ class Confirmation:
 
     def tell(self, number: int, result: TrialResult) -> bool:
         """Take the end of a run; one that was cut off, or lost its machine, goes on later."""
-        config = self._running.pop(number)
+        config, curve = self._running.pop(number), self._curves.pop(number)
+        # What a library raises may hold an address with a password; from here it goes everywhere.
+        result = replace(result, reason=without_secrets(result.reason))
         if result.fault is not None:
             self._n_lost[number] = self._n_lost.get(number, 0) + 1
             if result.fault != "machine_lost" or self._n_lost[number] <= RUNS_AGAIN:
                 result = replace(result, outcome="interrupted")
         has_ended = result.outcome != "interrupted"
+        if result.outcome == "failed":  # whoever reads it later should know; a failure wrote none
+            write_result(config, result, curve)
         if has_ended:
             self._n_ended += 1
         else:

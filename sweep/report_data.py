@@ -12,6 +12,7 @@ from typing import Any
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from sweep.confirm import Confirmed, read_confirmed
 from sweep.ended import COUNTS, value_best
 from sweep.flat import EndedCurve, Flatness
 from sweep.folder import holder
@@ -70,6 +71,8 @@ class Data:
     """In which GPUs (or CPU workers) held trials, of the whole study."""
     frozen: Sequence[FrozenTrial]
     """The trials as Optuna has them, for the importance."""
+    confirmed: Sequence[Confirmed] = ()
+    """What `sweep confirm` has found, the best first."""
 
     @property
     def ranked(self) -> list[Shown]:
@@ -125,6 +128,7 @@ def read_data(folder: Path, storage: BaseStorage | None = None) -> Data:
         began_at=min(began, default=None),
         gpu_hours=float(known["gpu_seconds"]) / 3600 if "gpu_seconds" in known else None,
         frozen=frozen,
+        confirmed=read_confirmed(folder),
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sweep import report_charts as charts
 from sweep.report import an, judged_against_base
+from sweep.report_confirmed import confirmed_section
 from sweep.report_data import Data, Shown, read_data
 from sweep.report_importance import MAX_TRIALS, MIN_TRIALS, N_RESAMPLES, importances, usable
 from sweep.report_style import POLICY, SCRIPT, STYLE
@@ -59,6 +60,7 @@ def page(data: Data) -> str:
         [
             _headline(data),
             _best_ten(data),
+            confirmed_section(data.confirmed, _table),
             _curves(data, chart),
             _importance(data, chart),
             _slices(data, chart),

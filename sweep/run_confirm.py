@@ -18,10 +18,11 @@ from sweep.interrupt import ends_in_order
 from sweep.progress import Progress
 from sweep.prune import Words
 from sweep.pruners import ByItself
+from sweep.report_page import FILE_NAME, write_report
 from sweep.screens import make_screen
 from sweep.space import Space, space_as_run
 from sweep.storage import StudyError
-from sweep.where import artifacts_dir, tracked_at
+from sweep.where import artifacts_dir, command, tracked_at
 from sweep.words import counted
 
 if TYPE_CHECKING:
@@ -74,8 +75,19 @@ def confirm(folder: Path, options: Options, console: Console) -> int:
             f"all {n_rows} eval rows; {n_left} of {counted(len(runs), 'run')} to do."
         )
         code = _run(folder, space, runs, sweep, options, on_gpus, console) if n_left else 0
+        if n_left:
+            _write_report(folder, console)
     console.print(in_words(folder.name, read_confirmed(folder), space.objective))
     return code
+
+
+def _write_report(folder: Path, console: Console) -> None:
+    """Let the sweep's report say it too; without it all else is there."""
+    try:
+        write_report(folder)
+    except (OSError, StudyError) as error:
+        again = command("report", folder)
+        console.print(f"{FILE_NAME} was not written: {error}. Try again: {again}")
 
 
 def _run(

@@ -56,6 +56,8 @@ def test_it_goes_on_where_it_was_stopped_and_says_what_is_noise(tmp_path: Path) 
     assert f"{4 - len(first)} of 4 runs to do" in done.stdout
     assert all(path.read_bytes() == written for path, written in first.items())
     assert re.search(r"The order of trials \d and \d is noise|beyond noise", done.stdout)
+    report = tmp_path / "sweeps" / "tiny" / "report.html"
+    assert "The best again, with other seeds" in report.read_text()
     told = subprocess.run(
         [*command, "confirm", "tiny", "--json"],
         cwd=tmp_path,
@@ -64,7 +66,7 @@ def test_it_goes_on_where_it_was_stopped_and_says_what_is_noise(tmp_path: Path) 
         text=True,
     )
     found = json.loads(told.stdout)["configurations"]
-    assert [sorted(each["losses"]) for each in found] == [["1", "2"], ["1", "2"]]
+    assert [sorted(each["values"]) for each in found] == [["1", "2"], ["1", "2"]]
     client = MlflowClient(f"sqlite:///{tmp_path}/sweeps/tiny/mlflow.db")
     (parent,) = client.search_runs(["1"], "tags.sweep.confirms = 'tiny'")
     assert (parent.info.run_name, parent.info.status) == ("tiny, confirmed", "FINISHED")

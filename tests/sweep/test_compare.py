@@ -13,8 +13,12 @@ from typer.testing import CliRunner
 
 from sweep.cli import app
 from sweep.compare import as_json, in_words, read_side, verdict, why_not_comparable
+from sweep.confirm import plan
+from sweep.report_data import read_data
+from sweep.report_page import page
 from sweep.storage import storage_url
 from tests.sweep.reviewed import SPACE, make_config, point, result, write_sweep
+from trials.result_file import write_result
 
 TASK: dict[str, Any] = {
     "base_model": {"name": "org/model", "max_length": 512},
@@ -118,3 +122,30 @@ def test_a_trial_is_named_by_its_number(tmp_path: Path) -> None:
     answer = CliRunner().invoke(app, ["compare", "mine:best", "mine", "--output", str(tmp_path)])
     assert answer.exit_code == 2
     assert "such as mine:17" in answer.stderr
+
+
+def test_seeds_decide_where_both_were_confirmed(tmp_path: Path) -> None:
+    folder = swept(tmp_path / "mine", [1.2, 1.5])
+    losses = {8: (1.6, 1.5), 9: (1.61, 1.51), 10: (1.62, 1.53)}  # trial 1 is better with these
+    for seed, pair in losses.items():
+        for run in plan(folder, top=2, n_seeds=seed - 7):
+            if run.config.seed == seed:
+                curve = [point(4, pair[run.trial])]
+                run.folder.mkdir(parents=True)
+                write_result(run.config, result("completed", curve), curve)
+    words = verdict(read_side(folder, 0), read_side(folder, 1))
+    assert words.startswith("mine, trial 1 is better beyond noise (0.0967 ± 0.0143, 95% interval")
+    assert "of 3 other seeds on all eval rows" in words
+    report = page(read_data(folder))
+    assert "The best again, with other seeds" in report
+    assert "Trial 1 is better than 0 beyond noise" in report
+
+
+def test_two_seeds_decide_nothing(tmp_path: Path) -> None:
+    folder = swept(tmp_path / "mine", [1.2, 1.5])
+    for run in plan(folder, top=2, n_seeds=2):
+        curve = [point(4, 1.0 + run.trial)]
+        run.folder.mkdir(parents=True)
+        write_result(run.config, result("completed", curve), curve)
+    words = verdict(read_side(folder, 0), read_side(folder, 1))
+    assert "trial 0 has the better eval loss by 0.3000 nats" in words

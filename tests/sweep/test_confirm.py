@@ -175,3 +175,30 @@ def test_a_run_knows_whether_it_has_ended(folder: Path) -> None:
     (run,) = plan(folder, top=1, n_seeds=1)
     assert isinstance(run, Run)
     assert run.result is None
+
+
+def test_a_failure_is_known_to_whoever_reads_later_and_does_not_count(folder: Path) -> None:
+    runs = plan(folder, top=2, n_seeds=1)
+
+    def trial(config: TrialConfig, report: Report) -> TrialResult:
+        curve = [point(4, 1.0)]
+        if config.number == 0:
+            reason = "ConnectionError: http://me:secret@box is away"
+            return TrialResult(outcome="failed", reason=reason, cause="ConnectionError")
+        write_result(config, result("completed", curve), curve)
+        return result("completed", curve)
+
+    sweep = Confirmation(runs, ByItself(Pruning(), n_evaluations=4))
+    loop.run(sweep, InlineRunner(trial, sweep), Budget(trials=len(runs), hours=None))
+    said = "\n".join(verdicts(read_confirmed(folder)))
+    assert "Trial 1 with seed 8 does not count: failed: ConnectionError" in said
+    assert "secret" not in said
+    assert [each.trial for each in read_confirmed(folder) if each.mean] == [0]
+
+
+def test_rows_that_are_not_the_sweeps_are_refused(folder: Path) -> None:
+    (folder / "data").mkdir()
+    report = {"train_fingerprint": "a", "eval_fingerprint": "b"}
+    (folder / "data" / "report.json").write_text(json.dumps(report))
+    with pytest.raises(StudyError, match="these are others .changed: train, eval.. Put the old"):
+        make_data(folder, max_length=8)

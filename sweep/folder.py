@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from optuna.storages import BaseStorage
 
@@ -162,14 +162,19 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+Work = Literal["run", "confirm"]
+"""What holds a sweep's folder: the sweep itself, or its confirmation."""
+
+
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The process that runs a sweep."""
+    """The process that holds a sweep's folder."""
 
     pid: int
     host: str
     since: float
     """Seconds of the epoch."""
+    work: Work = "run"
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
@@ -192,7 +197,7 @@ class Holder:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, work: Work = "run") -> Iterator[None]:
     """Hold a sweep's folder: two processes in one study would run each other's trials.
 
     The lock is the kernel's, so a process that dies leaves none behind. Where a file system has no
@@ -217,14 +222,20 @@ def locked(folder: Path) -> Iterator[None]:
             )
         (folder / "stop").unlink(missing_ok=True)
         file.truncate(0)
-        file.write(json.dumps(asdict(Holder(os.getpid(), socket.gethostname(), time.time()))))
+        file.write(json.dumps(asdict(Holder(os.getpid(), socket.gethostname(), time.time(), work))))
         file.flush()
         yield
         file.truncate(0)
 
 
-def holder(folder: Path) -> Holder | None:
+def runner(folder: Path) -> Holder | None:
     """Return the process that runs the sweep of a folder now; None: none does."""
+    found = holder(folder)
+    return found if found is not None and found.work == "run" else None
+
+
+def holder(folder: Path) -> Holder | None:
+    """Return the process that holds a folder now, whatever it does; None: none does."""
     path = folder / "lock"
     if not path.exists():
         return None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweep.folder import ask_to_prune, forget_prune, holder
+from sweep.folder import ask_to_prune, forget_prune, runner
 from sweep.loop import Place
 from sweep.storage import StudyError
 from trials.config import EvalPoint, TrialConfig, TrialResult
@@ -26,7 +26,7 @@ def prune(folder: Path, number: int, say: Callable[[str], None]) -> int:
     """
     from sweep.status import read_status
 
-    if holder(folder) is None:
+    if runner(folder) is None:
         say(f"{folder.name} does not run.")
         return 1
     trials = read_status(folder).trials

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sweep.confirm import Confirmed, read_confirmed
 from sweep.ended import COUNTS, value_best
 from sweep.flat import EndedCurve, Flatness
-from sweep.folder import holder
+from sweep.folder import runner
 from sweep.objective import objective_in
 from sweep.status import open_to_read
 from trials.config import Objective
@@ -104,7 +104,7 @@ def read_data(folder: Path, storage: BaseStorage | None = None) -> Data:
     Raises:
         StudyError: There is none, or it cannot be read.
     """
-    lives = holder(folder) is not None
+    lives = runner(folder) is not None
     study = open_to_read(folder, storage)
     found, known = study.get_trials(deepcopy=False), study.user_attrs
     frozen = [trial for trial in found if "hyperparameters" in trial.user_attrs]

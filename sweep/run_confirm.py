@@ -49,7 +49,7 @@ def confirm(folder: Path, options: Options, console: Console) -> int:
     Raises:
         StudyError, SpaceError, TrackingError: In words for the user, before any run starts.
     """
-    with locked(folder):
+    with locked(folder, "confirm"):
         space = space_as_run(folder / "space.yaml")
         runs = plan(folder, top=options.top, n_seeds=options.seeds)
         on_gpus = wants_gpus(workers=options.workers, gpus=options.gpus)

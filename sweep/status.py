@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.ended import COUNTS, value_best
-from sweep.folder import Holder, has_study, holder, server_of, study_reader
+from sweep.folder import Holder, has_study, holder, runner, server_of, study_reader
 from sweep.journal import FILE_NAME as JOURNAL
 from sweep.journal import Journal
 from sweep.objective import objective_in
@@ -72,6 +72,8 @@ class Status:
     """Seconds of the epoch: when its process began, or when it ended; broken off: when it began."""
     process: dict[str, Any] | None
     """pid and host of the process that runs it."""
+    confirmed_by: dict[str, Any] | None
+    """The same of `sweep confirm`, while that runs."""
     trials: list[Trial]
     outcomes: dict[str, int]
     base_eval_loss: float | None
@@ -125,7 +127,7 @@ def read_status(folder: Path) -> Status:
     Raises:
         StudyError: There is none, or it cannot be read.
     """
-    running_in = holder(folder)
+    held_by, running_in = holder(folder), runner(folder)
     study = open_to_read(folder)
     attributes = study.user_attrs
     trials = [
@@ -140,7 +142,8 @@ def read_status(folder: Path) -> Status:
         state=state,
         reason=reason,
         since=since,
-        process=None if running_in is None else {"pid": running_in.pid, "host": running_in.host},
+        process=_process(running_in),
+        confirmed_by=_process(held_by) if running_in is None else None,
         trials=trials,
         outcomes=dict(Counter(trial.outcome for trial in trials)),
         base_eval_loss=attributes.get("base_eval_loss"),
@@ -151,6 +154,10 @@ def read_status(folder: Path) -> Status:
         unsent=len(Journal(folder / JOURNAL)),
     )
     return replace(status, best=next((trial.number for trial in status.ranked), None))
+
+
+def _process(found: Holder | None) -> dict[str, Any] | None:
+    return None if found is None else {"pid": found.pid, "host": found.host}
 
 
 def _state(attributes: dict[str, Any], running_in: Holder | None) -> tuple[str, str, float | None]:
@@ -205,6 +212,8 @@ def in_words(status: Status) -> RenderableType:
     if status.since is not None:
         line.append(f", {ago(status)}", style="not bold dim")
     parts: list[RenderableType] = [line]
+    if (by := status.confirmed_by) is not None:
+        parts.append(Text(f"Its best trials are being confirmed, by process {by['pid']}."))
     if status.reason:
         parts.append(Text(status.reason, style="red"))
     counts = Text(f"{counted(len(status.trials), 'trial')}: ")

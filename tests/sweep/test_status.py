@@ -67,6 +67,16 @@ def test_a_running_sweep_names_its_process_and_its_trials(folder: Path) -> None:
     assert "1.5000 against 3.0000" in words
 
 
+def test_while_its_best_are_confirmed_a_sweep_does_not_run(folder: Path) -> None:
+    study = optuna.load_study(study_name="tiny", storage=storage_url(folder))
+    study.set_user_attr("state", ["finished", "", 1000.0])
+    with locked(folder, "confirm"):
+        found, words = read_status(folder), printed(folder)
+    assert (found.state, found.process) == ("finished", None)
+    assert found.confirmed_by is not None
+    assert f"are being confirmed, by process {found.confirmed_by['pid']}" in words
+
+
 def test_a_sweep_whose_process_died_was_broken_off_and_none_of_its_trials_runs(
     folder: Path,
 ) -> None:

@@ -7,18 +7,20 @@ once, micro-batches are fitted into memory, a trial that diverges or overfits en
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweep.check import prepare_data
 from sweep.devices import wants_gpus
-from sweep.parameters import Choices, Range, TimesRank, is_fixed
+from sweep.parameters import Choices, Domain, Range, TimesRank, is_fixed
 from sweep.points import filled_in
 from sweep.pruners import ByItself
 from sweep.resolve import choose_backend, resolver
+from sweep.search import distributions, optuna_name, values_of
 from sweep.space import Space, load_space
 from sweep.trial_params import checked_params
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
@@ -42,16 +44,19 @@ def qlora_trainable(
 ) -> Callable[[dict[str, Any]], None]:
     """Return a function that Tune's `Tuner` runs: one QLoRA trial of the space.
 
-    The data is read and tokenised here, once. A trial has `gpus_per_trial` GPUs (one processor
-    where there is none); `tune.with_resources` changes that. Its configuration holds
+    The data is read and tokenised here, once. A trial has a GPU, or the share of one that
+    `gpus_per_trial` says (one processor where there is none); `tune.with_resources` changes that.
+    It trains in one process: more than one GPU is of no use to it. Its configuration holds
     hyperparameters under our names, `rank` or `learning_rate`; what is left out has its fixed or
     usual value.
 
     It reports at each of its K evaluations: `training_iteration` is 1…K, a share of the trial's own
-    run, so that schedulers compare like with like; `eval_loss`, `train_loss`, `learning_rate`,
-    `tokens_per_second` and so on, and a metric that is the objective by its own name. The last
-    report has `outcome`, `outcome_reason`, the best evaluation as `eval_loss_best`, and the best
-    adapter as its checkpoint. A trial that Tune stops has none.
+    run (one of fewer than K steps skips some), so that schedulers compare like with like;
+    `eval_loss`, `train_loss`, `learning_rate`, `tokens_per_second` and so on, a metric that is the
+    objective by its own name, and `eval_loss_best` (of another metric `NAME_best`): the best so
+    far, which is what `sweep run` ranks by. The last report has `outcome`, `outcome_reason` and the
+    best adapter as its checkpoint. A trial that Tune stops has none; HyperBand and PBT, which pause
+    trials, would begin them anew.
 
     Args:
         space: The YAML file, or a checked space. Budget, sampler and peer pruning are Tune's now.
@@ -75,10 +80,10 @@ def qlora_trainable(
         resolve = resolver(
             checked, backend=backend, on_gpus=gpus, output_dir=trial_dir, data_dir=found.data_dir
         )
-        _train(resolve(0, _params(checked, config), False), checked)
+        resolved = resolve(0, _params(checked, config), False)
+        _train(replace(resolved, gpus_per_trial=1), checked)
 
-    per_trial = checked.settings.gpus_per_trial
-    resources = {"gpu": per_trial} if gpus else {"cpu": 1}
+    resources = {"gpu": _gpu_share(checked)} if gpus else {"cpu": 1}
     trainable: Callable[[dict[str, Any]], None] = tune.with_resources(train, resources)
     return trainable
 
@@ -87,7 +92,8 @@ def search_space(space: str | Path | Space) -> dict[str, Any]:
     """Return a space's search as Tune's `param_space`: what is fixed is left out.
 
     An alpha that is a multiple of the rank becomes the factor, `alpha_times_rank`, which the
-    trainable understands.
+    trainable understands; a range with steps becomes a choice of its values, since Tune's own
+    begins at a multiple of the step, wherever the range does.
 
     Raises:
         SpaceError: With every problem of the file.
@@ -98,23 +104,27 @@ def search_space(space: str | Path | Space) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, domain in checked.domains.items():
         if isinstance(domain, TimesRank):
-            found[ALPHA_TIMES_RANK] = _domain(tune, domain.factor)
+            found[ALPHA_TIMES_RANK] = _domain(tune, checked, name, domain)
         elif not is_fixed(domain):
-            found[name] = _domain(tune, domain)
+            found[name] = _domain(tune, checked, name, domain)
     return found
 
 
-def _domain(tune: Any, domain: Choices | Range) -> Any:
-    if isinstance(domain, Choices):
-        return tune.choice(list(domain.values))
-    if domain.is_integer:  # Tune leaves the upper end out
-        low, high = int(domain.low), int(domain.high) + 1
-        if domain.step is not None:
-            return tune.qrandint(low, int(domain.high), int(domain.step))
-        return tune.lograndint(low, high) if domain.log else tune.randint(low, high)
-    if domain.step is not None:
-        return tune.quniform(domain.low, domain.high, domain.step)
-    return (tune.loguniform if domain.log else tune.uniform)(domain.low, domain.high)
+def _domain(tune: Any, space: Space, name: str, domain: Domain) -> Any:
+    drawn: Choices | Range = domain.factor if isinstance(domain, TimesRank) else domain
+    if isinstance(drawn, Choices):
+        return tune.choice(list(drawn.values))
+    if drawn.step is not None:
+        return tune.choice(values_of(distributions(space)[optuna_name(name, domain)]))
+    if drawn.is_integer:  # Tune leaves the upper end out
+        low, high = int(drawn.low), int(drawn.high) + 1
+        return tune.lograndint(low, high) if drawn.log else tune.randint(low, high)
+    return (tune.loguniform if drawn.log else tune.uniform)(drawn.low, drawn.high)
+
+
+def _gpu_share(space: Space) -> float:
+    """Of a GPU, that a trial may take: one process trains it, whatever `gpus_per_trial` says."""
+    return min(1, space.settings.gpus_per_trial)
 
 
 def _params(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +142,7 @@ def _train(config: TrialConfig, space: Space) -> None:
 
     from trials.worker import write_config
 
-    base = _loaded(config)
+    base = _loaded(config, _gpu_share(space))
     from trials.memory import MicroBatchMemory
     from trials.train import run_trial
 
@@ -140,12 +150,16 @@ def _train(config: TrialConfig, space: Space) -> None:
         space.settings.pruning, space.objective, n_evaluations=config.n_evaluations
     )
     curve: list[EvalPoint] = []
+    n_told = 0
 
     def report(point: EvalPoint) -> Stop | None:
-        curve.append(point)
+        nonlocal n_told
+        # A trial whose optimizer did not fit begins anew with smaller micro-batches.
+        curve[:] = [*(each for each in curve if each.index < point.index), point]
         stop = by_itself.verdict(curve, None)
-        if stop is None and point.index < config.n_evaluations:
-            tune.report(_metrics(point, config))  # where Tune stops the trial, it ends in here
+        if stop is None and n_told < point.index < config.n_evaluations:
+            n_told = point.index
+            tune.report(_metrics(curve, config))  # where Tune stops the trial, it ends in here
         return stop  # the last report waits for the adapter
 
     write_config(config)
@@ -155,27 +169,31 @@ def _train(config: TrialConfig, space: Space) -> None:
     tune.report(_last(result, curve, config), checkpoint=checkpoint)
 
 
-def _loaded(config: TrialConfig) -> FrozenBase:
+def _loaded(config: TrialConfig, gpu_share: float) -> FrozenBase:
     global _base
     if _base is None or _base[0] != config.model:
         _base = None  # two do not fit
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         from trials.base_model import load
 
-        _base = config.model, load(config.model)
+        _base = config.model, load(config.model, gpu_share)
     return _base[1]
 
 
-def _metrics(point: EvalPoint, config: TrialConfig) -> dict[str, Any]:
-    values = asdict(point)
-    score = values.pop("score")
-    if score is not None:
-        values[config.objective.name] = score
+def _metrics(curve: list[EvalPoint], config: TrialConfig) -> dict[str, Any]:
+    """Of the latest evaluation, and the best value so far (NaN: there is none yet)."""
+    objective = config.objective
+    values = asdict(curve[-1])
+    values["training_iteration"] = values.pop("index")
+    values[objective.name] = curve[-1].value
+    del values["score"]
+    finite = [point.value for point in curve if math.isfinite(point.value)]
+    values[f"{objective.name}_best"] = min(finite, key=objective.key, default=math.nan)
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _last(result: TrialResult, curve: list[EvalPoint], config: TrialConfig) -> dict[str, Any]:
     """What a trial that ended by itself reports last. One that did not fit has no evaluation."""
-    last = _metrics(curve[-1], config) if curve else {config.objective.name: float("nan")}
-    best = {} if result.best is None else {f"{config.objective.name}_best": result.best.value}
-    return {**last, **best, "outcome": result.outcome, "outcome_reason": result.reason}
+    name = config.objective.name
+    last = _metrics(curve, config) if curve else {name: math.nan, f"{name}_best": math.nan}
+    return {**last, "outcome": result.outcome, "outcome_reason": result.reason}

@@ -56,6 +56,16 @@ def test_a_space_becomes_tunes_own_domains(space: Path) -> None:
     assert {found["effective_batch_size"].sample() for _ in range(40)} == {4, 8}
 
 
+def test_a_range_may_begin_beside_a_multiple_of_its_step(space: Path) -> None:
+    changes = {
+        "search.epochs": "{min: 1, max: 4, step: 1.5}",
+        "search.effective_batch_size": "{min: 5, max: 11, step: 3}",
+    }
+    found = search_space(load_space(space, changes))
+    assert found["epochs"].categories == [1.0, 2.5, 4.0]
+    assert found["effective_batch_size"].categories == [5, 8, 11]
+
+
 def test_alpha_is_multiplied_out_and_the_rest_is_as_usual(space: Path) -> None:
     params = _params(load_space(space), {"rank": 8, "alpha_times_rank": 2})
     assert (params["rank"], params["alpha"], params["epochs"]) == (8, 16.0, 10)
@@ -79,7 +89,7 @@ def test_a_tuner_with_asha_stops_the_worse_and_keeps_the_adapters_of_the_rest(
         param_space=search_space(space)
         | {"learning_rate": tune.grid_search([1e-4, 3e-4, 1e-3, 1e-2])},
         tune_config=tune.TuneConfig(
-            metric="eval_loss",
+            metric="eval_loss_best",
             mode="min",
             max_concurrent_trials=2,
             scheduler=ASHAScheduler(max_t=N_EVALUATIONS, grace_period=1, reduction_factor=2),
@@ -99,10 +109,17 @@ def test_a_tuner_with_asha_stops_the_worse_and_keeps_the_adapters_of_the_rest(
     for result in whole:
         folder = Path(result.checkpoint.path)
         assert (folder / "adapter_model.safetensors").stat().st_size > 0
-        assert result.metrics["eval_loss_best"] <= result.metrics["eval_loss"]
+        assert result.metrics["eval_loss_best"] == result.metrics_dataframe["eval_loss"].min()
     for result in cut:
         assert result.checkpoint is None
         assert result.metrics["training_iteration"] < N_EVALUATIONS
+    short = tune.Tuner(
+        trainable,
+        param_space={"epochs": 0.5, "effective_batch_size": 8},
+        run_config=tune.RunConfig(storage_path=str(tmp_path / "short"), verbose=0),
+    ).fit()[0]
+    # 3 steps, so 3 of the 8 evaluations: the index says how much of the run is done.
+    assert list(short.metrics_dataframe["training_iteration"]) == [2, 5, 8]
     ray_session.shutdown()
     left = [p for p in psutil.Process().children(recursive=True) if "ray::" in p.name()]
     psutil.wait_procs(left, timeout=10)

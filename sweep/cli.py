@@ -24,6 +24,7 @@ from sweep.cli_options import (
     Sets,
     SpaceFile,
     SweepName,
+    SweepOrJob,
     Trials,
     Workers,
     console,
@@ -270,9 +271,7 @@ def status(
 
 @app.command()
 def stop(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="The sweep's name, or its job's on a cluster.")
-    ],
+    name: SweepOrJob,
     output: Output = Path("sweeps"),
     wait: Annotated[bool, typer.Option(help="Wait until it has ended.")] = True,
     address: cli_cluster.Address = None,
@@ -296,9 +295,7 @@ def stop(
 
 @app.command()
 def prune(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="The sweep's name, or its job's on a cluster.")
-    ],
+    name: SweepOrJob,
     trial: Annotated[int, typer.Argument(min=0, metavar="TRIAL", help="Its number.")],
     output: Output = Path("sweeps"),
     address: cli_cluster.Address = None,

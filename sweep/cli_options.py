@@ -32,7 +32,7 @@ Name = Annotated[
 ]
 
 
-def _sweeps(context: typer.Context, incomplete: str) -> list[str]:
+def sweep_names(context: typer.Context, incomplete: str) -> list[str]:
     """For the shell's completion: the sweeps below --output, if that stands before."""
     output = Path(context.params.get("output") or "sweeps")
     found = sorted(path.parent.name for path in output.glob("*/sweep.json"))
@@ -40,7 +40,15 @@ def _sweeps(context: typer.Context, incomplete: str) -> list[str]:
 
 
 SweepName = Annotated[
-    str, typer.Argument(metavar="NAME", help="The sweep's name.", autocompletion=_sweeps)
+    str, typer.Argument(metavar="NAME", help="The sweep's name.", autocompletion=sweep_names)
+]
+SweepOrJob = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="The sweep's name, or its job's on a cluster.",
+        autocompletion=sweep_names,
+    ),
 ]
 Output = Annotated[Path, typer.Option(help="Folder of all sweeps.")]
 Seed = Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sweep.cli_options import Output, SweepName, console, fail, known_folder
+from sweep.cli_options import Output, SweepName, console, fail, known_folder, sweep_names
 
 if TYPE_CHECKING:
     from sweep.record import Record
@@ -111,14 +111,21 @@ def best(
 
 @app.command()
 def compare(
-    one: Annotated[str, typer.Argument(metavar="A", help="A sweep's name, or NAME:TRIAL.")],
-    other: Annotated[str, typer.Argument(metavar="B", help="The same.")],
+    one: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", help="A sweep's name, or NAME:TRIAL.", autocompletion=sweep_names
+        ),
+    ],
+    other: Annotated[
+        str, typer.Argument(metavar="B", help="The same.", autocompletion=sweep_names)
+    ],
     output: Output = Path("sweeps"),
     as_json: AsJson = False,
 ) -> None:
     """Set two sweeps, or two trials, side by side; say whether their eval losses compare.
 
-    A sweep stands for its best trial. Example: sweep compare my my-2, sweep compare my:17 my:4
+    A sweep stands for its best trial. Example: sweep compare my:17 my:4
     """
     from sweep import compare
 
@@ -173,7 +180,10 @@ def export(
 @app.command()
 def clean(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="The sweep's name, or --all.")
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="The sweep's name, or --all.", autocompletion=sweep_names
+        ),
     ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="All sweeps of the folder, and caches none of them uses.")

@@ -43,6 +43,8 @@ class Summary:
     wall_seconds: float
     n_waiting: int
     """Trials that were cut off and wait to be continued."""
+    report: Path | None = None
+    """report.html, which may not have been written."""
     objective: Objective = BY_EVAL_LOSS
     base_value: float | None = None
     """The base model's own objective; of eval loss it is `base_eval_loss`."""
@@ -84,6 +86,8 @@ def in_words(summary: Summary) -> RenderableType:
                 style="magenta",
             )
         )
+    if summary.report is not None and summary.report.exists():
+        parts.append(Text(f"What was found, with charts:  {summary.report}"))
     parts.append(Text(f"See every trial in MLflow:  {summary.see_it_all}"))
     return Group(*parts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,13 @@ def test_the_summary_names_winner_base_loss_adapter_and_what_was_stopped() -> No
     assert "002 failed  Why 2." in words
     assert "And its log" not in words
     assert "sweep ui mine" in words
+
+
+def test_it_names_the_report_if_that_was_written(tmp_path: Path) -> None:
+    written = replace(summary(), report=tmp_path / "report.html")
+    assert "with charts" not in shown(written)
+    (tmp_path / "report.html").touch()
+    assert "What was found, with charts:" in shown(written)
 
 
 def test_trials_that_were_cut_off_are_not_forgotten() -> None:

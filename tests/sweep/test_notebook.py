@@ -89,7 +89,7 @@ def test_a_notebook_shows_the_table_and_the_summary(space: Path) -> None:
     assert "ipywidgets" not in shown.text
     assert "3 of 3 trials ended" in tables[0]
     assert any("winner" in html for html in shown.html), shown.html
-    assert any("the lowest eval losses of 3 trials" in html for html in shown.html)
+    assert any("the best of 3 trials by eval loss" in html for html in shown.html)
     if where := os.environ.get("SWEEP_KEEP_NOTEBOOK"):
         nbformat.write(watched.nb, where)
 

@@ -50,14 +50,24 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+class Refusing:
+    """Finds no module that is heavy."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name in HEAVY:
+            raise ImportError(f"{name} was imported")
+
+
 @pytest.fixture
 def nothing_heavy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever imports torch, Ray or MLflow fails, here and in any process that starts."""
     stubs = folder / "stubs"
     stubs.mkdir()
     for name in HEAVY:
-        monkeypatch.setitem(sys.modules, name, None)
+        # Not None in its place: libraries look what there is of torch, and would find that.
+        monkeypatch.delitem(sys.modules, name, raising=False)
         (stubs / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')\n")
+    monkeypatch.setattr(sys, "meta_path", [Refusing(), *sys.meta_path])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(stubs), str(Path(__file__).parents[1])]))
 
 

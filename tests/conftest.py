@@ -38,19 +38,6 @@ def _cache_of_our_own() -> tempfile.TemporaryDirectory[str]:
 _CACHE = _cache_of_our_own()
 
 
-# First, so that xdist finds the marks.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process: what a module's fixtures make is made once.
-
-    Those of the cluster all in one, since they give this machine's network the same names.
-    """
-    for item in items:
-        path = item.path.relative_to(item.config.rootpath)
-        group = "cluster" if path.parts[1] == "cluster" else path.as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a pre-trained base model of 0.2 M parameters, with its tokenizer."""

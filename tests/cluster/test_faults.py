@@ -12,6 +12,7 @@ from tests.cluster.machines import why_not
 from tests.faults.tally import Tally
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.skipif(why_not() is not None, reason=f"no cluster: {why_not()}"),
     pytest.mark.filterwarnings(
         # SQLAlchemy 2.1 warns of a loader that MLflow 3.17 uses in its own tables.

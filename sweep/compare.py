@@ -15,8 +15,9 @@ from sweep.confirm import Confirmed
 from sweep.confirm_words import FEW_SEEDS
 from sweep.paired import CONFIDENCE, difference
 from sweep.record import NoWinner, Record, read_record
-from sweep.recorded import comparable
+from sweep.recorded import judged_by
 from sweep.report_data import Data, read_data
+from sweep.screen import as_loss
 from sweep.space_file import SpaceError, read
 from sweep.status import Status, open_to_read, read_status
 from sweep.task import changes
@@ -96,15 +97,10 @@ def why_not_comparable(one: Side, other: Side) -> str | None:
     """Why the values of two sides say nothing of each other; None: they do."""
     if not one.task or not other.task:
         return "One of them has not begun a trial."
-    keys = ("eval", "tokenizer", "sample_rows", "chat", "loss_on", "seed", "objective")
-    if comparable(one.task) == comparable(other.task):
+    judged = judged_by(one.task), judged_by(other.task)
+    if judged[0] == judged[1]:
         return None
-    apart = {key: one.task.get(key) for key in keys}, {key: other.task.get(key) for key in keys}
-    lengths = [side.task.get("base_model", {}).get("max_length") for side in (one, other)]
-    words = changes(*apart)
-    if lengths[0] != lengths[1]:
-        words.append(f"max_length: {lengths[0]} → {lengths[1]}")
-    return f"They do not compare ({'; '.join(words) or 'another task'})."
+    return f"They do not compare ({'; '.join(changes(*judged)) or 'another task'})."
 
 
 def verdict(one: Side, other: Side) -> str:
@@ -178,9 +174,9 @@ def _rows(one: Side, other: Side) -> list[tuple[str, str, str]]:
 
     objective = one.status.objective
     rows = [
-        *([] if objective.is_eval_loss else [both(objective.heading, lambda s: _loss(s.value))]),
-        both("eval loss", lambda s: _loss(s.record.trial.eval_loss if s.record else None)),
-        both("base model's own loss", lambda s: _loss(s.status.base_eval_loss)),
+        *([] if objective.is_eval_loss else [both(objective.heading, lambda s: as_loss(s.value))]),
+        both("eval loss", lambda s: as_loss(s.record.trial.eval_loss if s.record else None)),
+        both("base model's own loss", lambda s: as_loss(s.status.base_eval_loss)),
         both("outcome", lambda s: s.record.trial.outcome if s.record else ""),
         both("time of the trial", seconds),
         both("the sweep", lambda s: f"{s.status.state}, {counted(len(s.status.trials), 'trial')}"),
@@ -193,10 +189,6 @@ def _rows(one: Side, other: Side) -> list[tuple[str, str, str]]:
         if shown[0] != shown[1]:
             rows.append((name, shown[0], shown[1]))
     return rows
-
-
-def _loss(loss: float | None) -> str:
-    return "" if loss is None else f"{loss:.4f}"
 
 
 def _value(value: object) -> str:

@@ -32,9 +32,16 @@ def ends_in_order(budget: loop.Budget, say: Callable[[str], None]) -> Iterator[N
             raise KeyboardInterrupt
         say(answer)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    with heard_by(stop):
+        yield
+
+
+@contextlib.contextmanager
+def heard_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Give Ctrl-C and SIGTERM to `handler` while this lasts, then back to whoever had them."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

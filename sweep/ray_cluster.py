@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ if "RAY_ADDRESS" not in os.environ:
 import ray
 
 from sweep.devices import places_on
+from sweep.interrupt import heard_by
 
 
 def is_joined() -> bool:
@@ -68,12 +68,8 @@ def _undisturbed() -> Iterator[None]:
     def note(number: int, frame: FrameType | None) -> None:
         heard.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with heard_by(note):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if heard:
         raise KeyboardInterrupt
 

@@ -133,14 +133,16 @@ def _dataset(
 
 
 def comparable(task: Mapping[str, Any]) -> str:
-    """Return a digest of what eval losses must have in common to be compared.
+    """Return a digest of what values of two studies must have in common to be compared."""
+    return hashlib.sha256(json.dumps(judged_by(task), sort_keys=True).encode()).hexdigest()[:16]
 
-    That is all of a study's task (`sweep.task`) but what is learnt, and by whom.
-    """
+
+def judged_by(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what trials are judged by: a study's task (`sweep.task`) without what is learnt, and
+    by whom."""
     others = ("base_model", "train", "optimizer", "evaluations")
     kept = {key: value for key, value in task.items() if key not in others}
-    kept["max_length"] = task.get("base_model", {}).get("max_length")
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+    return {**kept, "max_length": task.get("base_model", {}).get("max_length")}
 
 
 def _there(values: Mapping[str, object]) -> dict[str, object]:

@@ -74,13 +74,13 @@ def curves(data: Data) -> Figure:
 
 def best_by_trial(data: Data) -> Figure:
     """The best objective so far, over trials in the order in which they ended."""
-    ended = _in_order(data)
+    ended = in_order(data)
     return _best(ended, list(range(1, len(ended) + 1)), "trials ended", data.objective)
 
 
 def best_by_time(data: Data) -> Figure:
     """The same over hours since the first trial began, pauses included."""
-    ended = _in_order(data)
+    ended = in_order(data)
     began = data.began_at or 0.0
     hours = [((trial.ended_at or began) - began) / 3600 for trial in ended]
     if max(hours, default=0.0) < 1:
@@ -89,7 +89,8 @@ def best_by_time(data: Data) -> Figure:
     return _best(ended, hours, "hours since the first trial began", data.objective)
 
 
-def _in_order(data: Data) -> list[Shown]:
+def in_order(data: Data) -> list[Shown]:
+    """Trials that have ended, in the order in which they did."""
     ended = [trial for trial in data.trials if trial.ended_at is not None]
     return sorted(ended, key=lambda trial: (trial.ended_at, trial.number))
 

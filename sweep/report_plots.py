@@ -15,6 +15,7 @@ from sweep.report_charts import (
     axis_title,
     best_values,
     curve_values,
+    in_order,
     thinned,
     value_range,
 )
@@ -88,8 +89,7 @@ def _best(data: Data, figure: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes = _axes(figure.subplots(), "trials ended")
-    ended = [trial for trial in data.trials if trial.ended_at is not None]
-    ended.sort(key=lambda trial: (trial.ended_at, trial.number))
+    ended = in_order(data)
     best, so_far = math.nan, []
     for trial in ended:
         if trial.counts and trial.best is not None:
@@ -125,4 +125,4 @@ def _slices(data: Data, figure: Any) -> None:
         elif not is_text and len(few := sorted(set(values))) <= 5:  # type: ignore[type-var]
             axes.set_xticks(few)  # type: ignore[arg-type]
     all_axes[0].set_ylim(*value_range(best_values(shown), data.objective))
-    all_axes[0].set_ylabel("best eval loss, nats")
+    all_axes[0].set_ylabel(f"best {axis_title(data.objective)}")

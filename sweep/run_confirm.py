@@ -22,7 +22,7 @@ from sweep.report_page import FILE_NAME, write_report
 from sweep.screens import make_screen
 from sweep.space import Space, space_as_run
 from sweep.storage import StudyError
-from sweep.where import artifacts_dir, command, tracked_at
+from sweep.where import artifacts_dir, command, own_database, tracked_at
 from sweep.words import counted
 
 if TYPE_CHECKING:
@@ -147,8 +147,7 @@ def _run(
 def _open_tracker(folder: Path, runs: list[Run], options: Options) -> MlflowTracker:
     from sweep.tracking import MlflowTracker
 
-    own = f"sqlite:///{folder.resolve() / 'mlflow.db'}"
-    uri = options.mlflow or tracked_at(folder) or own
+    uri = options.mlflow or tracked_at(folder) or own_database(folder)
     tracker = MlflowTracker(
         uri=uri,
         name=folder.name,

@@ -32,6 +32,7 @@ from sweep.folder import (
 )
 from sweep.interrupt import ends_in_order
 from sweep.journal import is_closed
+from sweep.mlflow_champion import TASK
 from sweep.postgresql import Address
 from sweep.progress import Progress
 from sweep.prune import Words
@@ -47,7 +48,7 @@ from sweep.storage import Patience, PatientStorage, StudyAway
 from sweep.study import Sweep, SweepFailed, open_study
 from sweep.task import keep_to_task, rows_so_far
 from sweep.view import search_changes
-from sweep.where import artifacts_dir, command, page_of
+from sweep.where import artifacts_dir, command, own_database, page_of
 from sweep.words import counted
 from trials.config import Backend
 from trials.result_file import read_result
@@ -291,7 +292,7 @@ def _new_tracker(space: Space, options: Options, output_dir: Path) -> MlflowTrac
     """Connect with the server that was named, else open the database of this sweep alone."""
     from sweep.tracking import MlflowTracker
 
-    uri = options.mlflow or f"sqlite:///{output_dir.resolve() / 'mlflow.db'}"
+    uri = options.mlflow or own_database(output_dir)
     return MlflowTracker(
         uri=uri,
         name=space.name,
@@ -348,7 +349,7 @@ def _close_tracker(
             "direction": job.space.objective.direction,
             "value": f"{winner.value:.6f}",
             "eval_loss": f"{winner.eval_loss_best:.6f}",
-            "sweep.task": recorded.comparable(sweep.task),
+            TASK: recorded.comparable(sweep.task),
             "sweep": job.space.name,
             "base_model": job.space.settings.base_model,
         }

@@ -59,6 +59,11 @@ def checked(uri: str) -> str:
     return uri
 
 
+def own_database(output_dir: Path) -> str:
+    """Return the address of the database that a sweep has where no server is named."""
+    return f"sqlite:///{output_dir.resolve() / 'mlflow.db'}"
+
+
 def tracked_at(output_dir: Path) -> str | None:
     """Return the address, without secrets, that has the sweep's runs; None before it has any."""
     try:

@@ -72,10 +72,14 @@ class FrozenBase(Protocol):
             A float32 scalar on the device. The call does not wait for the device.
         """
 
-    def nll_and_correct(
-        self, model: Any, batch: Mapping[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return `nll_sum`, and how many supervised tokens are the model's first choice."""
+    def nll_rows(
+        self, model: Any, batch: Mapping[str, torch.Tensor], *, counts_correct: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return `nll_sum` of each row, (batch,) in float64, and, where asked for, how many
+        supervised tokens are the model's first choice.
+
+        A backend that knows the sum alone gives it to the first row, and 0 to the others.
+        """
 
     def generate(
         self, prompts: Sequence[Sequence[int]], *, stop_ids: Sequence[int], max_new_tokens: int

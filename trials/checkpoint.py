@@ -31,6 +31,7 @@ NOT_OF_THE_RESULT = (
     "evaluate_base",
     "checkpoint_minutes",
     "stall_minutes",
+    "row_nlls_at",
 )
 """Settings that may differ between a trial's two parts."""
 

@@ -159,6 +159,8 @@ class TrialConfig:
     """Without a step for so long, the trial's process is taken for hung and ended."""
     seed: int
     objective: Objective = BY_EVAL_LOSS
+    row_nlls_at: tuple[int, ...] = ()
+    """Indices: the first evaluation from each on reports the loss of each eval row too."""
 
     def __post_init__(self) -> None:
         if self.effective_batch_size % (self.micro_batch_size * self.gpus_per_trial):
@@ -220,6 +222,8 @@ class EvalPoint:
     score: float | None = None
     """The objective, where that is a metric: NaN where the eval loss is not finite, since then it
     is not measured. None: the objective is the eval loss."""
+    row_nlls: str | None = None
+    """Nats of each row of the eval sample (`trials.row_nlls`), where they were asked for."""
 
     @property
     def value(self) -> float:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from trials.base_model import FrozenBase
@@ -32,16 +35,16 @@ class Evaluator:
         self._sample = TokenRows(self._data_dir / "sample", max_length=2**31)
         self._asked = Prompts.load(self._data_dir) if config.objective.is_generated else None
 
-    def losses(self, model: Any, batch_size: int) -> tuple[float, float | None]:
+    def measure(self, model: Any, batch_size: int) -> Measured:
         """Return the eval loss and, where that is the objective, the token accuracy.
 
         Args:
             batch_size: Rows per forward pass.
         """
-        rows = self._sample
-        if self._config.objective.name == TOKEN_ACCURACY and self._asked is None:
-            return eval_loss_and_accuracy(self._base, model, rows, batch_size, self._group)
-        return eval_loss(self._base, model, rows, batch_size, self._group), None
+        is_accuracy = self._config.objective.name == TOKEN_ACCURACY and self._asked is None
+        return measure(
+            self._base, model, self._sample, batch_size, self._group, counts_correct=is_accuracy
+        )
 
     @property
     def is_generated(self) -> bool:
@@ -76,58 +79,64 @@ def _print_one(asked: Prompts, written: list[str]) -> None:
     print(f"written: {written[0]!r:.300}\nexpected: {asked.references[0]!r:.300}", flush=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One pass over eval rows."""
+
+    loss: float
+    """Mean negative log-likelihood per supervised token, in nats."""
+    accuracy: float | None
+    """Share of supervised tokens that are the model's first choice; None: not counted."""
+    row_nlls: npt.NDArray[np.float64]
+    """Negative log-likelihood of each row, in the rows' own order, (rows,), in nats."""
+
+
 def eval_loss(
     base: FrozenBase, model: Any, rows: TokenRows, batch_size: int, group: Group = ALONE
 ) -> float:
-    """Return the mean negative log-likelihood per supervised token of `rows`, in nats.
-
-    Sums over all tokens and divides once, so that it does not depend on how rows are batched.
-    A mean of batch means would weigh the tokens of short completions more.
-
-    Args:
-        group: Each of its processes takes its share of the rows.
-    """
-    return _means(base, model, rows, batch_size, group, counts_correct=False)[0]
-
-
-def eval_loss_and_accuracy(
-    base: FrozenBase, model: Any, rows: TokenRows, batch_size: int, group: Group = ALONE
-) -> tuple[float, float]:
-    """Return `eval_loss`, and the share of supervised tokens that are the model's first choice.
-
-    Both come from one forward pass, in which the model has the true tokens before each.
-    """
-    return _means(base, model, rows, batch_size, group, counts_correct=True)
+    """Return `measure`'s loss."""
+    return measure(base, model, rows, batch_size, group).loss
 
 
 @torch.no_grad()
-def _means(
+def measure(
     base: FrozenBase,
     model: Any,
     rows: TokenRows,
     batch_size: int,
-    group: Group,
+    group: Group = ALONE,
     *,
-    counts_correct: bool,
-) -> tuple[float, float]:
+    counts_correct: bool = False,
+) -> Measured:
+    """Return what the model makes of `rows`, which have their true tokens before each other.
+
+    The loss sums over all tokens and divides once, so that it does not depend on how rows are
+    batched. A mean of batch means would weigh the tokens of short completions more.
+
+    Args:
+        group: Each of its processes takes its share of the rows; each gets the result.
+    """
     was_training = model.training
     model.eval()
     try:
         order = rows.lengths.argsort(kind="stable")[::-1]
-        # Nats, tokens that are the first choice, tokens.
-        sums = torch.zeros(3, dtype=torch.float64, device=base.device)
+        # Nats of each row, then tokens that are the first choice, then tokens.
+        sums = torch.zeros(len(order) + 2, dtype=torch.float64, device=base.device)
         n_tokens = 0
         for batch_rows in micro_batches(order[group.rank :: group.size], batch_size):
             batch = collate([rows[index] for index in batch_rows], pin=base.device.type == "cuda")
             n_tokens += supervised_tokens(batch)
-            if counts_correct:
-                nll, correct = base.nll_and_correct(model, batch)
-                sums[1] += correct
-            else:
-                nll = base.nll_sum(model, batch)
-            sums[0] += nll.double()
-        sums[2] += n_tokens
+            nlls, correct = base.nll_rows(model, batch, counts_correct=counts_correct)
+            sums[torch.from_numpy(batch_rows.copy()).to(base.device)] = nlls
+            if correct is not None:
+                sums[-2] += correct
+        sums[-1] += n_tokens
         group.sum(sums)
-        return float(sums[0]) / int(sums[2]), float(sums[1]) / int(sums[2])
+        on_host = sums.cpu().numpy()
+        return Measured(
+            loss=float(on_host[:-2].sum() / on_host[-1]),
+            accuracy=float(on_host[-2] / on_host[-1]) if counts_correct else None,
+            row_nlls=on_host[:-2],
+        )
     finally:
         model.train(was_training)

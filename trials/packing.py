@@ -26,6 +26,8 @@ class Layout:
     """Of the logits (rows × positions, vocabulary), those that predict a target, (targets,)."""
     targets: torch.Tensor
     """Token ids, (targets,)."""
+    rows: torch.Tensor
+    """Of which row of the batch each target is, (targets,)."""
 
 
 def padded(batch: Batch) -> Layout:
@@ -44,6 +46,7 @@ def padded(batch: Batch) -> Layout:
         predicting=predicting,
         kept=supervised[:, predicting].flatten().nonzero().squeeze(1),
         targets=targets[supervised],
+        rows=supervised.nonzero()[:, 0],
     )
 
 
@@ -77,6 +80,7 @@ def packed(batch: Batch, *, name_bounds: bool) -> Layout:
         predicting=predicting,
         kept=torch.arange(len(predicting)),
         targets=labels[predicting + 1],
+        rows=is_token.nonzero()[predicting + 1, 0],
     )
 
 

@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from trials.checkpoint import Checkpoints, State, on_host
 from trials.config import EvalPoint, Report, Stop, TrialConfig, TrialResult
 from trials.data import TokenRows
 from trials.data_parallel import ALONE, Group
-from trials.evaluate import Evaluator
+from trials.evaluate import Evaluator, Measured
 from trials.learner import Learner
 from trials.memory import (
     DoesNotFit,
@@ -33,6 +33,7 @@ from trials.memory import (
     memory_in_words,
 )
 from trials.result_file import write_result
+from trials.row_nlls import as_text
 from trials.whole_file import sync_folder
 
 T = TypeVar("T")
@@ -122,6 +123,11 @@ def evaluation_steps(n_steps: int, n_evaluations: int) -> dict[int, int]:
     return {math.ceil(n_steps * k / n_evaluations): k for k in range(1, n_evaluations + 1)}
 
 
+def first_from(wanted: Iterable[int], indices: Collection[int]) -> set[int]:
+    """Return, of the indices of a run's evaluations, the first from each wanted one on."""
+    return {min((i for i in indices if i >= at), default=0) for at in wanted} - {0}
+
+
 class _Trial:
     """A trial from its first step, or from its checkpoint, to its end."""
 
@@ -141,6 +147,8 @@ class _Trial:
         self._evaluator = Evaluator(config, base, group)
         self._learner: Learner | None = None
         self.points: list[EvalPoint] = []
+        self._with_rows: set[int] = set()
+        """Indices of the evaluations that report the losses of single rows."""
         self._verdict: Stop | None = None
         self._best: EvalPoint | None = None
         self._best_weights: dict[str, torch.Tensor] = {}
@@ -181,6 +189,7 @@ class _Trial:
 
     def _train(self, learner: Learner, first_step: int) -> None:
         evaluations = evaluation_steps(learner.n_steps, self._config.n_evaluations)
+        self._with_rows = first_from(self._config.row_nlls_at, evaluations.values())
         if self._config.evaluate_base and not self.points:
             # B is zero, so an untrained adapter leaves the base model as it is.
             self._hand_over(self._point(learner, 0, 0, *self._evaluate(learner)))
@@ -209,9 +218,9 @@ class _Trial:
         """Evaluate, report, keep the best weights."""
         train_loss, tokens_per_second, seconds = learner.window.take()  # waits for the device
         self._training_seconds += seconds
-        loss, score = self._evaluate(learner)
-        point = self._point(learner, index, step, loss, score, train_loss, tokens_per_second)
-        if math.isfinite(loss) and (self._best is None or self._is_better(point, self._best)):
+        found, score = self._evaluate(learner)
+        point = self._point(learner, index, step, found, score, train_loss, tokens_per_second)
+        if math.isfinite(found.loss) and (self._best is None or self._is_better(point, self._best)):
             self._best = point
             weights = get_peft_model_state_dict(learner.model, save_embedding_layers=False)
             self._best_weights = {name: on_host(weight) for name, weight in weights.items()}
@@ -231,16 +240,17 @@ class _Trial:
             verdict = SET_ASIDE if self._is_asked_to_stop() else None
         self._verdict = self._group.broadcast(verdict)
 
-    def _evaluate(self, learner: Learner) -> tuple[float, float | None]:
-        """Return eval loss and score (see `EvalPoint.score`) of the adapter as it is."""
+    def _evaluate(self, learner: Learner) -> tuple[Measured, float | None]:
+        """Return losses and score (see `EvalPoint.score`) of the adapter as it is."""
         began = time.perf_counter()
-        loss, score = self._fitting(learner, self._evaluator.losses)
+        found = self._fitting(learner, self._evaluator.measure)
+        score = found.accuracy
         if self._evaluator.is_generated:
             # Equal in all processes; a lost model would write up to the limit for nothing.
-            is_lost = not math.isfinite(loss)
+            is_lost = not math.isfinite(found.loss)
             score = math.nan if is_lost else self._fitting(learner, self._evaluator.score)
         self._evaluation_seconds += time.perf_counter() - began
-        return loss, score
+        return found, score
 
     def _fitting(self, learner: Learner, measure: Callable[[Any, int], T]) -> T:
         """Measure in batches that fit. Processes wait for each other at the end of `measure` alone,
@@ -265,7 +275,7 @@ class _Trial:
         learner: Learner,
         index: int,
         step: int,
-        loss: float,
+        found: Measured,
         score: float | None,
         train_loss: float | None = None,
         tokens_per_second: float | None = None,
@@ -274,7 +284,7 @@ class _Trial:
             index=index,
             step=step,
             epoch=step / learner.batches.steps_per_epoch,
-            eval_loss=loss,
+            eval_loss=found.loss,
             train_loss=train_loss,
             learning_rate=learner.learning_rate if step else None,
             grad_norm=float(learner.grad_norm) if step else None,
@@ -282,6 +292,7 @@ class _Trial:
             gpu_memory_gib=_peak_memory_gib(self._base.device) if step else None,
             seconds=time.perf_counter() - self._began,
             score=score,
+            row_nlls=as_text(found.row_nlls) if index in self._with_rows else None,
         )
 
     def _state(self, learner: Learner) -> State:

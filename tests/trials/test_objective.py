@@ -19,7 +19,7 @@ from trials.batches import collate
 from trials.config import DataError, EvalPoint, Objective, TrialConfig, TrialResult
 from trials.data import IGNORED, TokenRows
 from trials.data_parallel import ALONE
-from trials.evaluate import eval_loss, eval_loss_and_accuracy
+from trials.evaluate import eval_loss, measure
 from trials.generate import Prompts, predictions
 from trials.memory import MicroBatchMemory
 from trials.metrics import MetricFailed, exact_match, rouge_l, score
@@ -139,7 +139,8 @@ def test_token_accuracy_is_what_a_loop_by_hand_gives(
 ) -> None:
     sample = TokenRows(data / "sample", 64)
     model = base._base  # type: ignore[attr-defined]
-    loss, accuracy = eval_loss_and_accuracy(base, model, sample, 8)
+    found = measure(base, model, sample, 8, counts_correct=True)
+    loss, accuracy = found.loss, found.accuracy
     assert loss == eval_loss(base, model, sample, 8)
     n_right = n = 0
     with torch.no_grad():

@@ -171,12 +171,19 @@ class TransformersBase:
 
     def nll_sum(self, model: Any, batch: Batch) -> torch.Tensor:
         """Return the negative log-likelihood summed over the supervised tokens, in nats."""
-        return self._nll(model, self._layout(batch))[0]
+        logits, targets = self._logits(model, self._layout(batch))
+        return F.cross_entropy(logits.float(), targets, reduction="sum")
 
-    def nll_and_correct(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return `nll_sum`, and how many supervised tokens are the model's first choice."""
-        nll, logits, targets = self._nll(model, self._layout(batch))
-        return nll, (logits.argmax(dim=-1) == targets).sum()
+    def nll_rows(
+        self, model: Any, batch: Batch, *, counts_correct: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the same of each row, and how many tokens are the model's first choice."""
+        layout = self._layout(batch)
+        logits, targets = self._logits(model, layout)
+        nlls = F.cross_entropy(logits.float(), targets, reduction="none")
+        of_rows = torch.zeros(len(batch["labels"]), dtype=torch.float64, device=self.device)
+        of_rows.index_add_(0, self._on_device(layout.rows), nlls.double())
+        return of_rows, (logits.argmax(dim=-1) == targets).sum() if counts_correct else None
 
     def generate(
         self, prompts: Sequence[Sequence[int]], *, stop_ids: Sequence[int], max_new_tokens: int
@@ -221,8 +228,8 @@ class TransformersBase:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
-    def _nll(self, model: Any, layout: Layout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the summed loss, the logits (targets, vocabulary), and the targets."""
+    def _logits(self, model: Any, layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits (targets, vocabulary), and the targets."""
         with self._autocast():
             output = model(
                 **{name: self._on_device(value) for name, value in layout.inputs.items()},
@@ -232,8 +239,7 @@ class TransformersBase:
         logits = output.logits.flatten(0, 1)
         if len(layout.kept) < len(logits):
             logits = logits.index_select(0, self._on_device(layout.kept))
-        targets = self._on_device(layout.targets)
-        return F.cross_entropy(logits.float(), targets, reduction="sum"), logits, targets
+        return logits, self._on_device(layout.targets)
 
     def _on_device(self, value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
@@ -253,7 +259,7 @@ class TransformersBase:
         vocabulary = self._base.get_input_embeddings().num_embeddings
         two_rows, one_row = rows_to_tell_apart(vocabulary)
         apart, end_to_end, mixed_up = (
-            float(self._nll(self._base, layout)[0])
+            float(F.cross_entropy(*self._logits(self._base, layout), reduction="sum"))
             for layout in (padded(two_rows), self._packed(two_rows), padded(one_row))
         )
         rounding = 1e-5 if self.dtype is torch.float32 else 1e-2

@@ -147,11 +147,15 @@ class UnslothBase:
         nll: torch.Tensor = output.loss.float()
         return nll
 
-    def nll_and_correct(
-        self, model: Any, batch: Mapping[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Not with Unsloth: its fused loss makes no logits."""
-        raise ConfigError(NO_METRICS)
+    def nll_rows(
+        self, model: Any, batch: Mapping[str, torch.Tensor], *, counts_correct: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The sum as the first row's: the fused loss makes no logits."""
+        if counts_correct:
+            raise ConfigError(NO_METRICS)
+        of_rows = torch.zeros(len(batch["labels"]), dtype=torch.float64, device=self.device)
+        of_rows[0] = self.nll_sum(model, batch)
+        return of_rows, None
 
     def generate(
         self, prompts: Sequence[Sequence[int]], *, stop_ids: Sequence[int], max_new_tokens: int

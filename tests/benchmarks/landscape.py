@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.landscape --rows e2e/ --work landscape/ --processes 2
 
-E2E NLG rows (256 to learn, 128 to evaluate, no prompt in both), a base model (`--model small`, made by
-`tests.benchmarks.small_base`; or smollm2-135m, for a GPU), rank x learning rate x epochs x
+E2E NLG rows (256 to learn, 128 to evaluate, no prompt in both), a base model (`--model small`, made
+by `tests.benchmarks.small_base`; or smollm2-135m, for a GPU), rank x learning rate x epochs x
 effective batch x two seeds, once with the cosine schedule; with `constant` and
 `warmup_stable_decay` for the most epochs alone, which pass through all fewer ones. Each trial is
 `trials.train.run_trial`, without pruning. What has run is kept in `--work`: the same command goes

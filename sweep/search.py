@@ -186,6 +186,8 @@ class WithoutRepeats(BaseSampler):
 
     N_DRAWS = 20
     """Draws from `inner` before a point is picked among those left."""
+    N_FREE = 24
+    """Points left that TPE may choose from then: as many as its candidates."""
 
     def __init__(
         self, inner: BaseSampler, space: Mapping[str, BaseDistribution], *, seed: int
@@ -207,6 +209,8 @@ class WithoutRepeats(BaseSampler):
         if not search_space:
             return {}
         taken = points_taken(study, search_space, except_number=trial.number)
+        if isinstance(self._inner, Tpe):
+            self._inner.is_taken = lambda point: _point(point, search_space) in taken
         inner_space = self._inner.infer_relative_search_space(study, trial)
         for _ in range(self.N_DRAWS):
             params = self._inner.sample_relative(study, trial, inner_space)
@@ -215,7 +219,10 @@ class WithoutRepeats(BaseSampler):
                     params[name] = self._inner.sample_independent(study, trial, name, distribution)
             if _point(params, search_space) not in taken:
                 return params
-        return free_point(search_space, taken, self._rng) or params
+        if not isinstance(self._inner, Tpe):
+            return free_point(search_space, taken, self._rng) or params
+        free = [free_point(search_space, taken, self._rng) for _ in range(self.N_FREE)]
+        return dict(self._inner.best_of(free)) if free[0] else params
 
     def sample_independent(
         self,

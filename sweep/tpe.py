@@ -7,7 +7,7 @@ that is done once for each trial, as it changes, and the rest with arrays.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,11 +108,24 @@ class Tpe(TPESampler):
 
     Args:
         observed: Kept from draw to draw, or new.
+
+    Attributes:
+        is_taken: Whether a point has been tried already. Of TPE's candidates the best that has not
+            is drawn: where points are few, the very best mostly has been.
     """
 
-    def __init__(self, observed: Observed, *, seed: int) -> None:
+    N_ROUNDS = 20
+    """Of candidates, before one that is taken is drawn."""
+
+    def __init__(
+        self,
+        observed: Observed,
+        *,
+        seed: int,
+    ) -> None:
         super().__init__(seed=seed)
         self._observed = observed
+        self.is_taken: Callable[[Mapping[str, Any]], bool] = lambda point: False
         self._estimators: dict[tuple[str, ...], tuple[Any, Any]] = {}
 
     def infer_relative_search_space(
@@ -133,9 +146,29 @@ class Tpe(TPESampler):
             self._observed.update(study.get_trials(deepcopy=False))
             self._estimators[names] = self._estimate(trial.number, search_space)
         below, above = self._estimators[names]
-        samples = below.sample(self._rng.rng, self._n_ei_candidates)
-        best = self._compare(samples, below.log_pdf(samples) - above.log_pdf(samples))
-        return {name: dist.to_external_repr(best[name]) for name, dist in search_space.items()}
+        for _ in range(self.N_ROUNDS):
+            samples = below.sample(self._rng.rng, self._n_ei_candidates)
+            gains = below.log_pdf(samples) - above.log_pdf(samples)
+            for index in np.argsort(-gains, kind="stable"):
+                point = {
+                    name: dist.to_external_repr(samples[name][index])
+                    for name, dist in search_space.items()
+                }
+                if not self.is_taken(point):
+                    return point
+        return point
+
+    def best_of(self, points: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Return the point that TPE would draw if these were its candidates."""
+        if not self._estimators:
+            return points[0]
+        (names, (below, above)), *_ = self._estimators.items()
+        space = self._observed.space
+        samples = {
+            name: np.array([space[name].to_internal_repr(point[name]) for point in points])
+            for name in names
+        }
+        return points[int(np.argmax(below.log_pdf(samples) - above.log_pdf(samples)))]
 
     def _estimate(self, number: int, search_space: dict[str, BaseDistribution]) -> tuple[Any, Any]:
         below, above = (

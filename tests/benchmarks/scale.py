@@ -77,10 +77,10 @@ class Timed(Sweep):
 
     costs = Costs()
 
-    def ask(self) -> tuple[int, TrialConfig]:
+    def ask(self, paused: int | None = None) -> tuple[int, TrialConfig]:
         """Timed."""
         with timed(self.costs.ask):
-            return super().ask()
+            return super().ask(paused)
 
     def report(self, number: int, point: EvalPoint) -> Stop | None:
         """Timed."""

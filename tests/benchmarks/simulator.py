@@ -1,0 +1,217 @@
+"""What a search costs: sampler and pruner judged over many seeds on a recorded landscape.
+
+    python -m tests.benchmarks.simulator --seeds 200
+
+A sweep of the whole grid (`tests.benchmarks.replay`), by the loop, study, sampler and pruner as
+they are. For each it counts the GPU-seconds until an adapter within 0.2 % and 1 % of the grid's
+best eval loss is on disk: a trial that has ended with a value, not one that is paused or was cut.
+All GPUs count from the beginning, idle or not. The exhaustive grid costs what all its runs take.
+
+`--what` is `reach` (the above), `budget` (GPU-seconds and best eval loss of a sweep of 24 trials),
+or `winner` (how often the grid's best run is cut for good in a sweep of the whole space).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import logging
+import math
+import multiprocessing
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, median, quantiles
+from typing import Any
+
+import optuna
+
+from sweep.ended import COUNTS
+from sweep.loop import Budget, run
+from sweep.mirror import InMemory
+from sweep.resolve import resolver
+from sweep.space import Space, load_space
+from sweep.study import Sweep
+from tests.benchmarks.replay import LANDSCAPE, Landscape, ReplayRunner, read_landscapes
+from trials.config import TrialConfig, TrialResult
+
+WITHIN = (0.002, 0.01)
+N_TRIALS = 24
+NO_PRUNING = "{overfit: false, outclassed: false, diverged: {factor: 1.0e+9}}"
+PRUNING = {
+    "none": NO_PRUNING,
+    "median": "{outclassed: {pruner: median}}",
+    "halving, killing": "{outclassed: {pruner: successive_halving, factor: 4}}",
+    "halving, pausing": "{outclassed: {pruner: asha, standard_errors: 0}}",
+    "ours": "{}",
+}
+SAMPLERS = ("random", "tpe", "gp")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One simulated sweep."""
+
+    what: str
+    sampler: str
+    pruning: str
+    n_gpus: int
+    seed: int
+    scheduler: str = "cosine"
+    space: str = ""
+    """Further lines of the YAML."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What it cost."""
+
+    reached: list[float | None]
+    """GPU-seconds to within each of `WITHIN`; None: never."""
+    gpu_seconds: float
+    best: float
+    """The lowest eval loss of an adapter on disk; infinite: there is none."""
+    n_trials: int
+    has_winner: bool
+    """Whether the grid's best run was let go to its best evaluation."""
+
+
+_landscapes: dict[tuple[str, int], Landscape] = {}
+
+
+def simulate(case: Case, landscape: Landscape, folder: Path) -> Found:
+    """Run one sweep, to its aim or to its end."""
+    space = _space(case, landscape, folder)
+    study = optuna.create_study(storage=InMemory(), pruner=optuna.pruners.NopPruner())
+    resolve = resolver(
+        space, backend="transformers", on_gpus=True, output_dir=folder, data_dir=folder
+    )
+    sweep = Sweep(space, study, resolve)
+    budget = Budget(N_TRIALS if case.what == "budget" else None, None)
+    reached: list[float | None] = [None] * len(WITHIN)
+    best = math.inf
+    has_winner = False
+
+    def on_end(now: float, config: TrialConfig, result: TrialResult) -> None:
+        nonlocal best, has_winner
+        if result.outcome not in COUNTS or result.best is None:
+            return
+        best = min(best, result.best.eval_loss)
+        has_winner = has_winner or result.best.eval_loss == landscape.best
+        for index, within in enumerate(WITHIN):
+            if reached[index] is None and best <= landscape.best * (1 + within):
+                reached[index] = case.n_gpus * now
+        if case.what == "reach" and reached[0] is not None:
+            budget.stop.set()
+
+    runner = ReplayRunner(landscape, case.n_gpus, sweep, on_end)
+    run(sweep, runner, budget)
+    n_trials = len(study.get_trials(deepcopy=False))
+    return Found(reached, runner.gpu_seconds, best, n_trials, has_winner)
+
+
+def _space(case: Case, landscape: Landscape, folder: Path) -> Space:
+    ranks, rates, epochs, batches = (landscape.values(place) for place in range(4))
+    path = folder / "space.yaml"
+    (folder / "rows.jsonl").write_text("{}")
+    path.write_text(
+        f"base_model: none\ndata: {{train: rows.jsonl, eval: 0.1}}\n"
+        f"sampler: {case.sampler}\nseed: {case.seed}\npruning: {PRUNING[case.pruning]}\n"
+        f"search: {{rank: {ranks}, learning_rate: {rates}, epochs: {epochs}, "
+        f"effective_batch_size: {batches}, lr_scheduler: {case.scheduler}}}\n{case.space}"
+    )
+    return load_space(path)
+
+
+def _simulated(case: Case) -> tuple[Case, Found]:
+    landscape = _landscapes[case.scheduler, case.seed % 2]
+    with tempfile.TemporaryDirectory() as folder:
+        return case, simulate(case, landscape, Path(folder))
+
+
+def all_found(
+    cases: Sequence[Case], landscapes: dict[tuple[str, int], Landscape], n_processes: int
+) -> dict[Case, list[Found]]:
+    """Simulate all cases; those that differ in seed alone come together."""
+    _landscapes.update(landscapes)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.disable(logging.WARNING)
+    found: dict[Case, list[Found]] = defaultdict(list)
+    with multiprocessing.get_context("fork").Pool(n_processes) as pool:
+        for case, result in pool.imap(_simulated, cases, chunksize=4):
+            found[Case(**{**asdict(case), "seed": 0})].append(result)
+    return found
+
+
+def in_a_row(values: Sequence[float | None]) -> str:
+    """Median and 90th percentile, never reached as infinite."""
+    numbers = sorted(math.inf if value is None else value for value in values)
+    low = median(numbers)
+    high = numbers[math.ceil(0.9 * len(numbers)) - 1]
+    return f"{_shown(low)} ({_shown(high)})"
+
+
+def _shown(value: float) -> str:
+    return "never" if math.isinf(value) else f"{value:,.0f}"
+
+
+def _rows(found: dict[Case, list[Found]], what: str) -> None:
+    for case, results in found.items():
+        start = f"| {case.sampler} | {case.pruning} | {case.n_gpus} |"
+        if what == "reach":
+            cells = [in_a_row([r.reached[i] for r in results]) for i in range(len(WITHIN))]
+            cells.append(f"{median(r.n_trials for r in results):.0f}")
+        elif what == "budget":
+            seconds = [r.gpu_seconds for r in results]
+            bests = [r.best for r in results]
+            cells = [in_a_row(seconds), f"{fmean(bests):.4f}", f"{median(bests):.4f}"]
+            cells.append(f"{quantiles(bests, n=10)[-1]:.4f}")
+        else:
+            n_cut = sum(not r.has_winner for r in results)
+            cells = [f"{n_cut / len(results):.1%}", in_a_row([r.gpu_seconds for r in results])]
+        print(start, " | ".join(cells), "|", flush=True)
+
+
+def main() -> None:
+    """Read the command line, print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--what", choices=["reach", "budget", "winner"], default="reach")
+    parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--gpus", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS))
+    parser.add_argument("--pruning", nargs="+", default=list(PRUNING))
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--landscape", type=Path, default=LANDSCAPE)
+    parser.add_argument("--scheduler", default="cosine")
+    parser.add_argument("--space", default="", help="further lines of the YAML")
+    parser.add_argument("--json", type=Path, help="write all results there")
+    asked = parser.parse_args()
+    landscapes = read_landscapes(asked.landscape)
+    for seed in (0, 1):
+        there = landscapes[asked.scheduler, seed]
+        print(f"seed {seed}: {len(there.runs)} runs, {there.gpu_seconds:,.0f} GPU-seconds, best ")
+        print(f"{there.best:.4f} at {there.winner}")
+    for sampler, pruning, n_gpus in itertools.product(asked.samplers, asked.pruning, asked.gpus):
+        cases = [
+            Case(asked.what, sampler, pruning, n_gpus, seed, asked.scheduler, asked.space)
+            for seed in range(asked.seeds)
+        ]
+        found = all_found(cases, landscapes, asked.processes)
+        _rows(found, asked.what)
+        if asked.json is not None:
+            _append(asked.json, found)
+
+
+def _append(path: Path, found: dict[Case, list[Found]]) -> None:
+    rows: list[dict[str, Any]] = [
+        {**asdict(case), "found": [asdict(r) for r in results]} for case, results in found.items()
+    ]
+    with path.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ from pathlib import Path
 from sweep.ended import Ended
 from sweep.loop import Place
 from sweep.study import Sweep
-from trials.config import EvalPoint, TrialConfig, TrialResult
+from trials.config import GOES_ON, EvalPoint, TrialConfig, TrialResult
 
 HOW_TO_LOAD = """\
 # The best adapter of the sweep `{name}`
@@ -76,7 +76,7 @@ class Adapters:
 
     def trial_ended(self, number: int, result: TrialResult) -> None:
         """Let the trial's adapter take its place among the best."""
-        if result.outcome != "interrupted":  # a failed one has left what it would go on from
+        if result.outcome not in GOES_ON:  # a failed one has left what it would go on from
             (self._trial_dir(number) / "checkpoint.safetensors").unlink(missing_ok=True)
         self.put_right()
 

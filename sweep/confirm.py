@@ -186,7 +186,7 @@ class Confirmation:
         self._n_lost: dict[int, int] = {}
         self._n_ended = len(self.runs) - len(self._waiting)
 
-    def ask(self) -> tuple[int, TrialConfig]:
+    def ask(self, paused: int | None = None) -> tuple[int, TrialConfig]:
         """Return the next run."""
         config = self._waiting.popleft()
         self._running[config.number], self._curves[config.number] = config, []
@@ -246,6 +246,17 @@ class Confirmation:
     def n_ended(self) -> int:
         """Runs that have ended, those of earlier calls included."""
         return self._n_ended
+
+    def n_paused(self) -> int:
+        """Every run goes to its end."""
+        return 0
+
+    def promising(self, *, is_last: bool) -> int | None:
+        """None is paused."""
+        return None
+
+    def end_paused(self) -> None:
+        """None is paused."""
 
     def is_exhausted(self) -> bool:
         """Whether every run has been asked for."""

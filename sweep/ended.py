@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweep.flat import EndedCurve, Flatness
 from sweep.mirror import InMemory
+from sweep.paused import is_paused
 from sweep.view import POINT
 from trials.config import EvalPoint, Objective, Outcome, TrialResult
 
@@ -64,9 +65,14 @@ class AllEnded:
         self._trials: dict[int, Ended] = {}
         self._places: list[tuple[float, int]] = []
         self._flatness = Flatness()
+        self._paused: dict[int, int] = {}
+        """Trials that count as one without a better value, until more is known of them, and their
+        places in `Flatness`."""
         finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
         for trial in sorted(finished, key=lambda t: (t.datetime_complete, t.number)):
             self.add(trial)
+        for trial in filter(is_paused, study.get_trials(deepcopy=False)):
+            self.pause(trial.number)
 
     def add(self, trial: FrozenTrial) -> None:
         """Take the next one that has ended."""
@@ -86,8 +92,16 @@ class AllEnded:
         if ended.counts and ended.value is not None:
             best = self._key(ended.value)
             bisect.insort(self._places, (best, ended.number))
-        values = [self._key(_value(point)) for point in known["curve"]]
-        self._flatness.add(EndedCurve(best, values))
+        curve = EndedCurve(best, [self._key(_value(point)) for point in known["curve"]])
+        if trial.number in self._paused:
+            self._flatness.add_again(self._paused[trial.number], curve)
+        else:
+            self._flatness.add(curve)
+
+    def pause(self, number: int) -> None:
+        """Take a trial that may never end: until it does, it has not bettered anything."""
+        if number not in self._paused:
+            self._paused[number] = self._flatness.add(EndedCurve(None, []))
 
     def __len__(self) -> int:
         return len(self._trials)

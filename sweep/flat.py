@@ -32,10 +32,21 @@ class Flatness:
         self._moves: list[float] = []
         """From one late evaluation to the next, the smallest first."""
 
-    def add(self, trial: EndedCurve) -> None:
-        """Take the next trial that has ended."""
+    def add(self, trial: EndedCurve) -> int:
+        """Take the next trial that has ended, or was paused; return its place among them."""
         lowest = self._lowest[-1] if self._lowest else math.inf
         self._lowest.append(min(lowest, math.inf if trial.best is None else trial.best))
+        self._add_moves(trial)
+        return len(self._lowest) - 1
+
+    def add_again(self, place: int, trial: EndedCurve) -> None:
+        """Take what has become of a trial that was taken already, paused, without a value."""
+        if trial.best is not None:
+            for later in range(place, len(self._lowest)):
+                self._lowest[later] = min(self._lowest[later], trial.best)
+        self._add_moves(trial)
+
+    def _add_moves(self, trial: EndedCurve) -> None:
         for before, after in pairwise(_late(trial)):
             bisect.insort(self._moves, abs(after - before))
 

@@ -21,15 +21,15 @@ class Place:
     """`GPU 0`, or `CPU worker 1` where trials run on processors."""
 
 
-PAUSE_SECONDS = 0.5
-"""How soon a paused sweep notices that it can go on."""
+WAIT_SECONDS = 0.5
+"""How soon a sweep that waits for room notices that there is some."""
 
 
 class AskTell(Protocol):
     """A study, from the side of the loop and its runner."""
 
-    def ask(self) -> tuple[int, TrialConfig]:
-        """Return the next trial."""
+    def ask(self, paused: int | None = None) -> tuple[int, TrialConfig]:
+        """Return the next trial, or the paused one of that number."""
 
     def started(self, config: TrialConfig, place: Place) -> None:
         """Hear that a trial begins, and where."""
@@ -42,6 +42,19 @@ class AskTell(Protocol):
 
     def n_ended(self) -> int:
         """Trials that have ended, those of earlier runs included."""
+
+    def n_paused(self) -> int:
+        """Trials that wait until they belong to the best."""
+
+    def promising(self, *, is_last: bool) -> int | None:
+        """Return the number of a paused trial that should go on; None: there is none.
+
+        Args:
+            is_last: Whether no further trial comes.
+        """
+
+    def end_paused(self) -> None:
+        """End the trials that are still paused: no other comes to compare them with."""
 
     def is_exhausted(self) -> bool:
         """Whether nothing is left to ask for."""
@@ -121,7 +134,7 @@ class Budget:
         """Say why no further trial begins; None: one may.
 
         Args:
-            n_trials: That have ended or run.
+            n_trials: That have ended, run, or are paused.
         """
         if self.is_stopped:
             return "stopped"
@@ -175,27 +188,33 @@ class RoomForAll:
 def run(sweep: AskTell, runner: Runner, budget: Budget, room: Room = RoomForAll()) -> str:  # noqa: B008
     """Run trials until the budget is spent or the space is exhausted; say which.
 
-    Trials that still run when the time is over are left to the caller, as `Sweep.interrupt` does.
-    Without room on the disk none begins: the sweep pauses until there is some.
+    Trials that still run when the time is over are left to the caller, as `Sweep.interrupt` does,
+    and paused ones stay paused. Otherwise those of them that belong to the best go on first.
+    Without room on the disk none begins: the sweep waits until there is some.
     """
     n_running = 0
     n_ended = sweep.n_ended()
-    is_paused = False
+    is_waiting = False
 
     def something_to_do() -> bool:
-        return budget.is_spent(sweep) or (is_paused and room.is_there())
+        return budget.is_spent(sweep) or (is_waiting and room.is_there())
 
     while True:
-        enough = budget.why_enough(sweep, n_ended + n_running)
-        if enough is not None and (not n_running or budget.is_spent(sweep)):
+        enough = budget.why_enough(sweep, n_ended + n_running + sweep.n_paused())
+        if enough is not None and budget.is_spent(sweep):
             return enough
-        begins = enough is None and runner.n_free > 0 and room.is_there()
+        paused = sweep.promising(is_last=enough is not None)
+        if enough is not None and paused is None and not n_running:
+            sweep.end_paused()
+            return enough
+        wanted = enough is None or paused is not None
+        begins = wanted and runner.n_free > 0 and room.is_there()
         if begins:
-            runner.start(*sweep.ask())
+            runner.start(*sweep.ask(paused))
             n_running += 1
-        is_paused = enough is None and not begins and runner.n_free > 0
-        if is_paused and not n_running:
-            time.sleep(PAUSE_SECONDS)
+        is_waiting = wanted and not begins and runner.n_free > 0
+        if is_waiting and not n_running:
+            time.sleep(WAIT_SECONDS)
             continue
         # One at a time: while a thousand begin, those that run do not wait for their verdicts.
         ended = runner.wait(until=_at_once if begins else something_to_do)

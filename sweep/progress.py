@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sweep.ended import COUNTS, Ended
@@ -14,6 +14,7 @@ from sweep.usage import Usage
 from sweep.words import duration
 from trials.config import (
     BY_EVAL_LOSS,
+    GOES_ON,
     EvalPoint,
     Objective,
     Outcome,
@@ -80,6 +81,7 @@ class Progress:
         earlier: Trials that had ended before this run.
         base_eval_loss: The base model's own, where it is known already.
         queued: Epochs of trials that wait in the study's queue, by their numbers.
+        paused: Numbers of trials that are paused.
         gpu_seconds: That trials have used over all runs of the sweep, until now.
         gpus_per_trial: As in the space.
         objective: What trials are judged by.
@@ -93,6 +95,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
         *,
         queued: Mapping[int, float] | None = None,
+        paused: Iterable[int] = (),
         gpu_seconds: Callable[[], float] = lambda: 0.0,
         gpus_per_trial: float = 1,
         objective: Objective = BY_EVAL_LOSS,
@@ -107,6 +110,7 @@ class Progress:
         self.usage = Usage()
         """Of the slots; a runner that counts them puts its own here."""
         self._queued = dict(queued or {})
+        self._paused = set(paused)
         self._gpu_seconds = gpu_seconds
         self._gpus_per_trial = gpus_per_trial
         self._earlier = earlier
@@ -120,6 +124,11 @@ class Progress:
         self._valued.sort()
 
     @property
+    def n_paused(self) -> int:
+        """Trials that wait until they belong to the best."""
+        return len(self._paused)
+
+    @property
     def has_begun(self) -> bool:
         """Whether a trial has had a slot yet."""
         return self._pace is not None
@@ -130,6 +139,7 @@ class Progress:
             self._pace = self._pace_so_far(config.n_evaluations)
         self._pace.planned(config.epochs)
         self._queued.pop(config.number, None)
+        self._paused.discard(config.number)
         self.running[config.number] = Running(config, place, self.clock())
 
     def _pace_so_far(self, n_evaluations: int) -> Pace:
@@ -155,15 +165,19 @@ class Progress:
         return Valued(self.objective.key(value), number, name, outcome, value)
 
     def finished(self, number: int, result: TrialResult) -> TrialConfig | None:
-        """A trial has ended; its configuration, if it had begun."""
+        """A trial has ended, for now or for good; its configuration, if it has run till now."""
         trial = self.running.pop(number, None)
+        self._paused.discard(number)
+        if result.outcome not in GOES_ON:
+            self.n_ended += 1
         if trial is None:
             return None
         config = trial.config
         if result.outcome == "interrupted":
             self._queued[number] = config.epochs
             return config
-        self.n_ended += 1
+        if result.outcome == "paused":
+            self._paused.add(number)
         if result.best is not None and result.outcome in COUNTS:
             valued = self._valued_as(result.best.value, number, config.name, result.outcome)
             bisect.insort(self._valued, valued)
@@ -216,7 +230,8 @@ class Progress:
             if whole is None:
                 whole, since = of_epoch * trial.config.epochs, trial.began
             rest.append(max(0.0, whole * ahead[trial.index] - (now - since)))
-        n_waiting = max(0, self.budget.trials - self.n_ended - len(running))
+        n_begun = self.n_ended + self.n_paused + len(running)
+        n_waiting = max(0, self.budget.trials - n_begun)
         if not running and not n_waiting:
             return None
         epochs = list(self._queued.values())[:n_waiting]

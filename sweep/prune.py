@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sweep.folder import ask_to_prune, forget_prune, runner
 from sweep.loop import Place
 from sweep.storage import StudyError
-from trials.config import EvalPoint, TrialConfig, TrialResult
+from trials.config import GOES_ON, EvalPoint, TrialConfig, TrialResult
 
 if TYPE_CHECKING:
     from sweep.submit import Cluster, Job
@@ -34,6 +34,10 @@ def prune(folder: Path, number: int, say: Callable[[str], None]) -> int:
     if trial is None:
         there = f"its trials are 0 to {trials[-1].number}" if trials else "it has none yet"
         raise StudyError(f"{folder.name}: has no trial {number}; {there}.")
+    if trial.outcome == "paused":
+        ask_to_prune(folder, number)
+        say(f"Trial {number} of {folder.name} is paused, and will not go on.")
+        return 0
     if trial.outcome not in ("running", "waiting"):
         say(f"Trial {number} of {folder.name} has ended already: {trial.outcome}.")
         return 1
@@ -79,7 +83,7 @@ class Words:
 
     def trial_ended(self, number: int, result: TrialResult) -> None:
         """One that goes on later still has to end."""
-        if result.outcome != "interrupted":
+        if result.outcome not in GOES_ON:
             forget_prune(self._folder, number)
 
 

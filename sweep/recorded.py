@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from trials.config import EvalPoint, Objective, Outcome, TrialConfig, TrialResult
+from trials.config import GOES_ON, EvalPoint, Objective, Outcome, TrialConfig, TrialResult
 
 STATUS: dict[Outcome, str] = {
     "completed": "FINISHED",
@@ -17,6 +17,7 @@ STATUS: dict[Outcome, str] = {
     "diverged": "KILLED",
     "outclassed": "KILLED",
     "stopped": "KILLED",
+    "paused": "KILLED",
     "interrupted": "KILLED",
     "out_of_memory": "FAILED",
     "failed": "FAILED",
@@ -25,6 +26,8 @@ STATUS: dict[Outcome, str] = {
 
 def files(outcome: Outcome) -> list[str]:
     """Return what MLflow keeps of the trial's folder: of a whole trial, its adapter too."""
+    if outcome == "paused":  # many are paused, and go on or end before anybody looks
+        return []
     return ["log.txt", "config.json", *(["adapter"] if STATUS[outcome] == "FINISHED" else [])]
 
 
@@ -40,7 +43,7 @@ def params(config: TrialConfig) -> dict[str, object]:
 
 def params_found(config: TrialConfig, result: TrialResult) -> dict[str, object]:
     """Return what memory decided. None of it for a trial that goes on later, perhaps with less."""
-    if result.outcome == "interrupted":
+    if result.outcome in GOES_ON:
         return {}
     micro_batch_size = result.micro_batch_size or config.micro_batch_size
     steps = config.effective_batch_size // (micro_batch_size * config.gpus_per_trial)
@@ -85,7 +88,7 @@ def tags(point: EvalPoint) -> dict[str, str]:
 
 def seconds(result: TrialResult) -> dict[str, float]:
     """Return what the trial took; nothing yet for one that goes on later."""
-    if result.outcome == "interrupted":
+    if result.outcome in GOES_ON:
         return {}
     return {
         "training_seconds": result.training_seconds,

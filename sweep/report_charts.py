@@ -25,6 +25,7 @@ COLOURS = {
     "out_of_memory": "#9b6de0",
     "failed": "#e0603a",
     "running": "#8a8f98",
+    "paused": "#6f8fa8",
     "waiting": "#8a8f98",
 }
 N_CURVES = 200

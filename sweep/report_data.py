@@ -17,6 +17,7 @@ from sweep.ended import COUNTS, value_best
 from sweep.flat import EndedCurve, Flatness
 from sweep.folder import runner
 from sweep.objective import objective_in
+from sweep.paused import is_paused
 from sweep.status import open_to_read
 from trials.config import Objective
 
@@ -27,7 +28,7 @@ class Shown:
 
     number: int
     outcome: str
-    """Of an ended trial; `running`, or `waiting` to be continued."""
+    """Of an ended trial; `running`, `paused`, or `waiting` to be continued."""
     reason: str
     values: Mapping[str, Any]
     """Its hyperparameters."""
@@ -156,6 +157,8 @@ def _shown(trial: FrozenTrial, n_evaluations: int, objective: Objective, *, live
     outcome = known.get("outcome", "failed")
     if not trial.state.is_finished():
         outcome = "running" if lives and trial.state is TrialState.RUNNING else "waiting"
+        if is_paused(trial):
+            outcome = "paused"
     result = known.get("result") or {}
     best = value_best(known)
     if best is None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweep.rivals import rows_wanted
 from sweep.space import Space
 from sweep.space_file import SpaceError
 from trials.addresses import local_path
@@ -158,6 +159,7 @@ def resolver(
     """Return what `Sweep` turns a trial's hyperparameters into a configuration with."""
     model = model_config(space, backend)
     fixed = trial_settings(space, on_gpus=on_gpus)
+    rows_at = rows_wanted(space)
 
     def resolve(number: int, values: Mapping[str, Any], evaluate_base: bool) -> TrialConfig:
         effective_batch_size = int(values["effective_batch_size"])
@@ -179,6 +181,7 @@ def resolver(
             stall_minutes=space.settings.stall_minutes,
             seed=space.settings.seed,
             objective=space.objective,
+            row_nlls_at=rows_at,
             **values,
         )
 

@@ -141,18 +141,19 @@ def run(space: Space, options: Options, console: Console, events: Events | None 
         )
         if events is not None:
             events.sweep_started(_summary(job, sweep, wall_seconds=0.0), output_dir, space.settings)
-        enough = budget.why_enough(sweep, sweep.n_ended())
-        if enough is not None:
+        enough = budget.why_enough(sweep, sweep.n_ended() + sweep.n_paused())
+        if enough is not None and not sweep.n_paused():
             console.print(f"{space.name}: {enough}; {_more(enough)} to go on.")
             if sweep.has_untold() or not is_closed(output_dir):
                 _end_in_order(job, sweep, console)
             console.print(report.in_words(_summary(job, sweep, wall_seconds=0.0)))
             return _end(events, job, sweep, "FINISHED", None)
-        if sweep.n_ended() or sweep.n_waiting():
+        if sweep.n_ended() or sweep.n_waiting() or sweep.n_paused():
             ended = counted(sweep.n_ended(), "trial")
+            paused = f"; paused: {sweep.n_paused()}" if sweep.n_paused() else ""
             console.print(
                 f"\nContinuing {space.name}: ended so far: {ended}; "
-                f"cut off, to go on: {sweep.n_waiting()}."
+                f"cut off, to go on: {sweep.n_waiting()}{paused}."
             )
         console.print("\nStarting Ray; the workers load the base model …")
         status, failure = _run_trials(job, sweep, budget, console, events)
@@ -209,6 +210,7 @@ def _run_trials(
         sweep.ended(),
         sweep.base_eval_loss,
         queued=sweep.queued(),
+        paused=sweep.paused,
         gpu_seconds=sweep.gpu_seconds,
         gpus_per_trial=job.space.settings.gpus_per_trial,
         objective=job.space.objective,

@@ -21,6 +21,7 @@ COLOURS: dict[Outcome, str] = {
     "stopped": "blue",
     "out_of_memory": "red",
     "failed": "bold red",
+    "paused": "bright_black",
     "interrupted": "magenta",
 }
 
@@ -89,9 +90,10 @@ class PlainScreen:
         self._progress.finished(number, result)
         left = self._progress.time_left()
         of = f"/{self._progress.budget.trials}" if self._progress.budget.trials else ""
+        paused = f", {n} paused" if (n := self._progress.n_paused) else ""
         self.say(
             f"trial {number:03d}  {result.outcome}: {result.reason}  "
-            f"[{self._progress.n_ended}{of} trials" + (f", {left}]" if left else "]")
+            f"[{self._progress.n_ended}{of} trials{paused}" + (f", {left}]" if left else "]")
         )
 
 

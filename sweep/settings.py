@@ -125,19 +125,27 @@ class Diverged(_Strict):
     """How far losses may rise; cannot be switched off."""
 
 
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
 class Outclassed(_Strict):
     """`pruning.outclassed`"""
 
-    pruner: Literal["successive_halving", "hyperband", "median", "percentile"] = (
-        "successive_halving"
-    )
-    """Optuna's pruner of that name."""
-    factor: Annotated[int, Field(ge=2)] = 4
+    pruner: Literal["asha", "successive_halving", "hyperband", "median", "percentile"] = "asha"
+    """asha: asynchronous halving that pauses, and takes a trial up again that is among the best by
+    then. The others are Optuna's of that name, which end a trial for good."""
+    factor: Annotated[int, Field(ge=2)] = 3
     """Of halving and Hyperband: the best 1 in so many go on."""
+    rungs: Annotated[list[Share], Field(min_length=1)] = [0.1]
+    """Of asha: the shares of its run at which a trial is compared."""
+    standard_errors: Annotated[float, Field(ge=0)] = 2.0
+    """Of asha: a difference below so many of its own standard errors over the eval rows pauses
+    nobody; 0: any does."""
     percentile: Annotated[float, Field(gt=0, lt=100)] = 25.0
     """Of percentile: the best so many per cent go on."""
     min_peers: Annotated[int, Field(ge=1)] = 4
-    """Other trials that must have come as far before anyone is stopped."""
+    """Other trials that must have come as far before anyone is stopped; with asha, before anyone
+    goes on."""
 
 
 class Pruning(_Strict):

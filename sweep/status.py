@@ -21,6 +21,7 @@ from sweep.folder import Holder, has_study, holder, runner, server_of, study_rea
 from sweep.journal import FILE_NAME as JOURNAL
 from sweep.journal import Journal
 from sweep.objective import objective_in
+from sweep.paused import is_paused
 from sweep.report import SHOWN, judged_against_base
 from sweep.screen import COLOURS
 from sweep.storage import cause_of
@@ -45,7 +46,8 @@ class Trial:
     number: int
     name: str
     outcome: str
-    """Of an ended trial; `running`, or `waiting` to be continued."""
+    """Of an ended trial; `running`, `paused` until it belongs to the best, or `waiting` to be
+    continued."""
     reason: str
     hyperparameters: dict[str, Any]
     done: float
@@ -182,6 +184,8 @@ def _trial(
     if not trial.state.is_finished():
         is_running = lives and trial.state is TrialState.RUNNING
         outcome = "running" if is_running else "waiting"
+        if is_paused(trial):
+            outcome = "paused"
     result = trial.user_attrs.get("result") if trial.state.is_finished() else None
     n_evaluations = (attributes.get("task") or {}).get("evaluations") or 1
     return Trial(
@@ -220,7 +224,7 @@ def in_words(status: Status) -> RenderableType:
     counts.append(", ".join(f"{n} {outcome}" for outcome, n in status.outcomes.items()))
     counts.append(f"; {status.gpu_hours:.2f} GPU hours", style="dim")
     parts.append(counts)
-    going = [t for t in status.trials if t.outcome in ("running", "waiting")]
+    going = [t for t in status.trials if t.outcome in ("running", "paused", "waiting")]
     if going:
         parts.append(_table("now", going, status.objective))
     if status.ranked:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -14,13 +14,15 @@ from sweep.background import without_secrets
 from sweep.ended import COUNTS, AllEnded, Ended, as_ranges, from_ranges, tell_ended
 from sweep.loop import Place
 from sweep.mirror import Mirror
-from sweep.pruners import ByItself, Outclassed, make_outclassed, stopped_by_hand
+from sweep.paused import PausedTrials, is_paused
+from sweep.pruners import ByItself, stopped_by_hand
 from sweep.resolve import Resolve
+from sweep.rivals import WITHOUT_VALUE, make_rivals
 from sweep.space import Space
 from sweep.storage import Patience, PatientStorage
 from sweep.storage import StudyError as StudyError
 from sweep.view import POINT, View, enqueue_starts
-from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
+from trials.config import GOES_ON, EvalPoint, Outcome, Stop, TrialConfig, TrialResult
 from trials.result_file import result_of
 
 SAME_CAUSE_LIMIT = 5
@@ -63,7 +65,7 @@ def open_study(
 
     Trials that a dead process left running are put back in the queue: they run again under the
     same number, with the same parameters and seed. Those that had ended, and nobody was there to
-    hear of it, are told.
+    hear of it, are told. Paused ones stay paused.
 
     Args:
         written: What trial `number` has written when it ended, if it has.
@@ -86,6 +88,8 @@ def open_study(
     if sweep_id is not None and "sweep_id" not in study.user_attrs:
         study.set_user_attr("sweep_id", sweep_id)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if is_paused(trial):
+            continue
         found = written(trial.number) if POINT in trial.user_attrs else None
         if found is None:
             put_back(study, trial._trial_id)
@@ -130,15 +134,16 @@ class Sweep:
         self._by_itself = ByItself(
             pruning, space.objective, n_evaluations=space.settings.evaluate.times
         )
-        self._outclassed: Outclassed | None = (
-            make_outclassed(pruning.outclassed, space.objective) if pruning.outclassed else None
-        )
         self._running: dict[int, optuna.Trial] = {}
         self._curves: dict[int, list[EvalPoint]] = {}
         self._heard_of: set[int] = set()
         """Running trials that trackers have heard of: those that have begun."""
         self._causes: list[str] = []
         self._ended = AllEnded(study, space.objective)
+        self._paused = PausedTrials(study)
+        self._unwanted: set[int] = set()
+        """Paused trials that a person wants to end."""
+        self._rivals = make_rivals(space, study)
         self._passed_on = from_ranges(study.user_attrs.get("passed_on", []))
         self.base_eval_loss: float | None = study.user_attrs.get("base_eval_loss")
         """The base model's own eval loss; None until the first trial has measured it."""
@@ -172,6 +177,28 @@ class Sweep:
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         return sum(POINT in trial.user_attrs for trial in waiting)
 
+    @property
+    def paused(self) -> list[int]:
+        """Numbers of the trials that are paused."""
+        return sorted(self._paused)
+
+    def n_paused(self) -> int:
+        """Trials that wait until they belong to the best."""
+        return len(self._paused)
+
+    def promising(self, *, is_last: bool) -> int | None:
+        """Return the number of a paused trial that belongs to the best by now; None: none does.
+
+        Args:
+            is_last: Whether no further trial comes.
+        """
+        while wanted := self._paused.keys() - self._unwanted:
+            number = self._rivals.promising(wanted, is_last=is_last)
+            if number is None or not self._is_asked_to_prune(number):
+                return number
+            self._unwanted.add(number)
+        return None
+
     def queued(self) -> dict[int, float]:
         """Epochs of the trials that wait, by number: those cut off, and those of `start_with`."""
         return self._view.queued()
@@ -184,9 +211,11 @@ class Sweep:
             return False
         return self._view.n_points_tried() >= self._space.n_points
 
-    def ask(self) -> tuple[int, TrialConfig]:
-        """Return the next trial: one put back, one of `start_with`, or the sampler's choice."""
-        trial = self._view.next_trial()
+    def ask(self, paused: int | None = None) -> tuple[int, TrialConfig]:
+        """Return the next trial: the paused one of that number, one put back, one of `start_with`,
+        or the sampler's choice.
+        """
+        trial = self._view.next_trial() if paused is None else self._paused.take_up(paused)
         measures_base = self.base_eval_loss is None and self._measures_base is None
         config = self._resolve(trial.number, trial.user_attrs[POINT], measures_base)
         if measures_base:
@@ -219,6 +248,7 @@ class Sweep:
                 self._study.set_user_attr("base_value", point.score)
         else:
             curve.append(point)
+            self._rivals.hear(number, curve)
             known = self._study._storage.get_trial(trial._trial_id).intermediate_values
             is_new = point.index not in known
             if is_new:
@@ -240,16 +270,13 @@ class Sweep:
             return None  # the run is over: nothing is left to save
         if self._is_asked_to_prune(trial.number):
             return stopped_by_hand(curve[-1], self._space.settings.evaluate.times)
-        if self._outclassed and is_new:
-            reason = self._outclassed.reason(self._study, trial, curve[-1])
-            if reason:
-                return Stop(outcome="outclassed", reason=reason)
-        return None
+        return self._rivals.verdict(self._study, trial, curve[-1]) if is_new else None
 
     def tell(self, number: int, result: TrialResult) -> bool:
         """Take the end of a trial into the study, and pass it on.
 
-        A trial that was cut off, or ended by a fault that is not its own, is put back in the queue.
+        A trial that was cut off, or ended by a fault that is not its own, is put back in the queue;
+        one that was paused waits.
 
         Returns:
             Whether it has ended for good.
@@ -266,9 +293,14 @@ class Sweep:
         # What a library raises may hold an address with a password; from here it goes everywhere.
         result = replace(result, reason=without_secrets(result.reason))
         result = self._after_a_fault(trial, _checked(result))
-        has_ended = result.outcome != "interrupted"
+        has_ended = result.outcome not in GOES_ON
         if has_ended:
             self._ended.add(tell_ended(trial, curve, result))
+            if result.outcome in WITHOUT_VALUE:
+                self._rivals.lost(number)
+        elif result.outcome == "paused":
+            self._paused.add(trial, curve, result)
+            self._ended.pause(number)
         else:
             put_back(self._study, trial._trial_id)
         if number in self._heard_of:  # an interrupted trial may not have begun
@@ -279,6 +311,21 @@ class Sweep:
             self._note_passed_on(number)
         self._give_up_on_repeated_failure(result)
         return has_ended
+
+    def end_paused(self) -> None:
+        """End the trials that are still paused: none of them belongs to the best."""
+        for number, paused in sorted(self._paused.items()):
+            share = paused.curve[-1].index / self._space.settings.evaluate.times
+            reason = f"Paused for good at {share:.0%} of its run. {paused.result.reason}"
+            outcome: Outcome = "outclassed"
+            if number in self._unwanted or self._is_asked_to_prune(number):
+                outcome, reason = "stopped", f"Stopped by hand while paused at {share:.0%}."
+            result = replace(paused.result, outcome=outcome, reason=reason)
+            trial = self._paused.take_up(number)
+            self._ended.add(tell_ended(trial, paused.curve, result))
+            for tracker in self.trackers:
+                tracker.trial_ended(number, result)
+            self._note_passed_on(number)
 
     def _after_a_fault(self, trial: optuna.Trial, result: TrialResult) -> TrialResult:
         """What a failure is once it is known whose it was."""
@@ -296,22 +343,33 @@ class Sweep:
         return replace(result, outcome="interrupted", reason=words)
 
     def catch_up(self) -> None:
-        """Let trackers hear of trials that ended when nobody lived to tell them.
+        """Let trackers hear of trials that ended, or were paused, when nobody lived to tell them.
 
         They hear some twice, and must not mind.
         """
+        for number, paused in self._paused.items():
+            self._pass_on(number, paused.trial.user_attrs[POINT], paused.curve, paused.result)
         for trial in self._study.get_trials(deepcopy=False):
             if not trial.state.is_finished() or trial.number in self._passed_on:
                 continue
-            config = self._resolve(trial.number, trial.user_attrs[POINT], False)
             points = [EvalPoint(**point) for point in trial.user_attrs["curve"]]
             result = result_of(trial.user_attrs["result"])
-            for tracker in self.trackers:
-                tracker.trial_started(config, Place("unknown", "unknown"))
-                for point in points:
-                    tracker.trial_reported(trial.number, point)
-                tracker.trial_ended(trial.number, result)
+            self._pass_on(trial.number, trial.user_attrs[POINT], points, result)
             self._note_passed_on(trial.number)
+
+    def _pass_on(
+        self,
+        number: int,
+        point: Mapping[str, Any],
+        curve: Sequence[EvalPoint],
+        result: TrialResult,
+    ) -> None:
+        config = self._resolve(number, point, False)
+        for tracker in self.trackers:
+            tracker.trial_started(config, Place("unknown", "unknown"))
+            for evaluation in curve:
+                tracker.trial_reported(number, evaluation)
+            tracker.trial_ended(number, result)
 
     def _note_passed_on(self, number: int) -> None:
         self._passed_on.add(number)

@@ -49,6 +49,7 @@ def _headline(progress: Progress, title: str, now: float) -> Text:
     of = f" of {progress.budget.trials}" if progress.budget.trials else ""
     parts = [
         f"{progress.n_ended}{of} trials ended",
+        f"{progress.n_paused} paused" if progress.n_paused else "",
         f"elapsed {duration(now - progress.began)}",
         progress.time_left(),
     ]

@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweep.mirror import InMemory
 from sweep.parameters import HYPERPARAMETERS, Choices, Domain, TimesRank, Value, is_fixed
+from sweep.paused import is_paused
 from sweep.search import (
     Params,
     distributions,
@@ -142,7 +143,8 @@ def _as_searched(
     if not is_within(space, point):
         return create_trial(state=TrialState.FAIL)
     return create_trial(
-        state=trial.state,
+        # A sampler waits for a trial that runs; of one that is paused it may hear nothing more.
+        state=TrialState.PRUNED if is_paused(trial) else trial.state,
         values=trial.values,
         params=params_of(space, point),
         distributions=searched,

@@ -23,7 +23,7 @@ class Recording:
         self.points: dict[int, list[EvalPoint]] = {}
         self.results: dict[int, TrialResult] = {}
 
-    def ask(self) -> tuple[int, TrialConfig]:
+    def ask(self, paused: int | None = None) -> tuple[int, TrialConfig]:
         config = self._waiting.pop(0)
         return config.number, config
 
@@ -42,6 +42,14 @@ class Recording:
 
     def n_ended(self) -> int:
         return 0
+
+    def n_paused(self) -> int:
+        return 0
+
+    def promising(self, *, is_last: bool) -> int | None:
+        return None
+
+    def end_paused(self) -> None: ...
 
     def is_exhausted(self) -> bool:
         return not self._waiting

@@ -18,9 +18,11 @@ Outcome = Literal[
     "stopped",
     "out_of_memory",
     "failed",
+    "paused",
     "interrupted",
 ]
-
+GOES_ON: frozenset[Outcome] = frozenset({"paused", "interrupted"})
+"""Outcomes of a part of a run: the trial goes on later, from its checkpoint."""
 
 Direction = Literal["minimize", "maximize"]
 EVAL_LOSS = "eval_loss"

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from trials.base_model import BaseNotClean, FrozenBase
 from trials.checkpoint import Checkpoints, State, on_host
-from trials.config import EvalPoint, Report, Stop, TrialConfig, TrialResult
+from trials.config import GOES_ON, EvalPoint, Report, Stop, TrialConfig, TrialResult
 from trials.data import TokenRows
 from trials.data_parallel import ALONE, Group
 from trials.evaluate import Evaluator, Measured
@@ -79,7 +79,7 @@ def run_trial(
                 if group.size > 1 or not is_out_of_memory(error) or not trial.shrink():
                     raise
                 continue
-        if result.outcome != "interrupted":
+        if result.outcome not in GOES_ON:
             if group.rank == 0:
                 write_result(config, result, trial.points)
             trial.checkpoints.delete()
@@ -163,7 +163,7 @@ class _Trial:
         learner = Learner(self._config, self._base, self._memory, rows, self._group)
         self._learner = learner
         self._train(learner, first_step=self._go_on(learner))
-        if self._verdict != SET_ASIDE:
+        if not self._goes_on_later:
             self._save_best(learner)
         return TrialResult(
             outcome=self._verdict.outcome if self._verdict else "completed",
@@ -174,6 +174,11 @@ class _Trial:
             training_seconds=self._training_seconds,
             evaluation_seconds=self._evaluation_seconds,
         )
+
+    @property
+    def _goes_on_later(self) -> bool:
+        """Whether the verdict ends a part of the run alone."""
+        return self._verdict is not None and self._verdict.outcome in GOES_ON
 
     def shrink(self) -> bool:
         """Whether the trial can be begun again with a smaller micro-batch."""
@@ -211,7 +216,7 @@ class _Trial:
         if is_asked and self._group.size == 1 and self._verdict is None and not is_last:
             self._verdict = SET_ASIDE
         is_due = self._verdict is None and self.checkpoints.is_due
-        if is_due or self._verdict == SET_ASIDE:
+        if is_due or self._goes_on_later:
             self.checkpoints.write(self._state(learner))
 
     def _after_window(self, learner: Learner, index: int, step: int) -> None:

@@ -21,7 +21,7 @@ class Asking:
         self.told: list[int] = []
         self._n_points, self._n_ended = n_points, n_ended
 
-    def ask(self) -> tuple[int, Any]:
+    def ask(self, paused: int | None = None) -> tuple[int, Any]:
         self.asked += 1
         return self.asked - 1, None
 
@@ -35,6 +35,14 @@ class Asking:
 
     def n_ended(self) -> int:
         return self._n_ended
+
+    def n_paused(self) -> int:
+        return 0
+
+    def promising(self, *, is_last: bool) -> int | None:
+        return None
+
+    def end_paused(self) -> None: ...
 
     def is_exhausted(self) -> bool:
         return self.asked >= self._n_points
@@ -194,7 +202,7 @@ class Full:
 def test_a_full_disk_pauses_and_the_sweep_goes_on_by_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sweep.loop.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("sweep.loop.WAIT_SECONDS", 0.0)
     sweep, runner, room = Asking(), Slots(2), Full(7)
     run(sweep, runner, Budget(4, None), room)
     assert sweep.told == [0, 1, 2, 3]

@@ -13,7 +13,8 @@ from optuna.study import StudyDirection
 from sweep import pack
 from sweep.loop import Budget, InlineRunner, run
 from sweep.objective import objective_in, objective_of
-from sweep.pruners import Overfit, make_outclassed
+from sweep.pruners import Overfit
+from sweep.rivals import make_outclassed
 from sweep.settings import Objective as ObjectiveSettings
 from sweep.settings import Outclassed as OutclassedSettings
 from sweep.space import Space, load_space
@@ -190,12 +191,13 @@ def test_a_score_that_falls_by_chance_ends_no_trial() -> None:
 
 @pytest.mark.parametrize("pruner", ["successive_halving", "median"])
 def test_peers_with_higher_scores_outclass_a_trial(tmp_path: Path, pruner: Any) -> None:
-    space = a_space(tmp_path, "{metric: exact_match}")
+    pruning = "{outclassed: {pruner: successive_halving, factor: 4}}"
+    space = a_space(tmp_path, "{metric: exact_match}", pruning=pruning)
     study = open_study(space, "sqlite:///:memory:")
     sweep = Sweep(space, study, resolve)
     good = replaying([0.5, 0.6, 0.7, 0.8])
     run(sweep, InlineRunner(good, sweep), Budget(5, None))
-    outclassed = make_outclassed(OutclassedSettings(pruner=pruner), EXACT)
+    outclassed = make_outclassed(OutclassedSettings(pruner=pruner, factor=4), EXACT)
     for score, is_worse in ((0.1, True), (0.9, False)):
         trial = study.ask()
         trial.report(score, 1)

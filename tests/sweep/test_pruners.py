@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import optuna
 import pytest
 
-from sweep.pruners import Diverged, Outclassed, Overfit, make_outclassed
+from sweep.pruners import Diverged, Overfit
+from sweep.rivals import Outclassed, make_outclassed
 from sweep.settings import Outclassed as OutclassedSettings
 from trials.config import EvalPoint
 
@@ -136,7 +137,7 @@ def outclassed_at(
     return verdict, study
 
 
-HALVING = make_outclassed(OutclassedSettings())
+HALVING = make_outclassed(OutclassedSettings(pruner="successive_halving"))
 
 
 def test_too_few_peers_are_no_class_to_be_last_of() -> None:
@@ -155,7 +156,7 @@ def test_the_best_of_five_goes_on() -> None:
 
 
 def test_a_failed_trial_is_no_peer() -> None:
-    pruner = make_outclassed(OutclassedSettings())
+    pruner = make_outclassed(OutclassedSettings(pruner="successive_halving"))
     study = optuna.create_study()
     for loss in (1.0, 1.1, 1.2, 1.3):
         trial = study.ask()
@@ -183,7 +184,7 @@ def test_every_pruner_by_name_stops_a_hopeless_trial(name: str) -> None:
 
 def test_with_20_evaluations_halving_cuts_at_5_20_and_80_percent() -> None:
     study = optuna.create_study()
-    pruner = make_outclassed(OutclassedSettings())
+    pruner = make_outclassed(OutclassedSettings(pruner="successive_halving"))
     for loss in (1.0, 1.1, 1.2, 1.3, 1.05):
         trial = study.ask()
         cuts = []

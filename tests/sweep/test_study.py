@@ -49,6 +49,7 @@ def space(tmp_path: Path) -> Space:
         "  learning_rate: {min: 1e-5, max: 1e-2, log: true}\n"
         "evaluate: {times: 4}\n"
         "budget: {trials: 6}\n"
+        "pruning: {outclassed: {pruner: successive_halving}}\n"
     )
     return load_space(path)
 

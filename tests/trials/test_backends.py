@@ -62,12 +62,16 @@ def batch(tiny_data: Path) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def nll(base: TransformersBase, layout: packing.Layout) -> float:
-    return float(base._nll(base._base, layout)[0])
+    return float(summed(base, base._base, layout))
+
+
+def summed(base: TransformersBase, model: Any, layout: packing.Layout) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(*base._logits(model, layout), reduction="sum")
 
 
 def gradients(base: TransformersBase, model: Any, layout: packing.Layout) -> list[torch.Tensor]:
     model.zero_grad()
-    torch.autograd.backward(base._nll(model, layout)[0])
+    torch.autograd.backward(summed(base, model, layout))
     found = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     assert found
     return found

@@ -16,6 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweep.epochs import in_words as epochs_in_words
 from sweep.parameters import is_fixed
 from sweep.resolve import (
     backend_in_words,
@@ -199,6 +200,8 @@ def in_words(space: Space, check: Check) -> RenderableType:
     for name, domain in space.domains.items():
         if not is_fixed(domain):
             table.add_row("", f"{name}: {domain}")
+    if space.epochs_passed_through is not None:
+        table.add_row("", epochs_in_words(space.epochs_passed_through))
     fixed = [f"{name} {domain}" for name, domain in space.domains.items() if is_fixed(domain)]
     table.add_row("fixed", ", ".join(fixed))
     table.add_row("budget", _budget_in_words(space.settings.budget))

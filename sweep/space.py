@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from sweep.epochs import most, passed_through
 from sweep.objective import metric_path, objective_of
 from sweep.objective import problems as objective_problems
 from sweep.parameters import (
@@ -43,6 +44,8 @@ class Space:
     settings: Settings
     domains: dict[str, Domain]
     """Of every hyperparameter, the fixed ones included, in the order of the table."""
+    epochs_passed_through: Domain | None
+    """The epochs that the file searches, where one run to the most of them covers all."""
     start_with: tuple[dict[str, Value], ...]
     starts_as_usual: bool
     """`start_with` is the usual first point, as the file gives none."""
@@ -420,6 +423,9 @@ def _build(raw: dict[str, Any], file: SpaceFile) -> Space:
     fields = {key: value for key, value in raw.items() if key not in ("search", "start_with")}
     settings = Settings.model_validate(_with_name(fields, file.path))
     domains = _domains(raw)
+    epochs = passed_through(domains)
+    if epochs is not None:
+        domains["epochs"] = most(epochs)
     start_with = raw.get("start_with", [known_good(domains)])
     rank = _only_value(domains["rank"])
     if rank is not None:  # alpha may be a multiple of it
@@ -429,6 +435,7 @@ def _build(raw: dict[str, Any], file: SpaceFile) -> Space:
     return Space(
         settings=settings,
         domains=domains,
+        epochs_passed_through=epochs,
         start_with=tuple(start_with),
         starts_as_usual="start_with" not in raw,
         folder=file.path.parent.resolve(),

@@ -317,3 +317,25 @@ def test_a_moved_file_misses_its_data(load: Load, tmp_path: Path) -> None:
     moved = shutil.move(tmp_path / "mine.yaml", tmp_path / "moved/mine.yaml")
     with pytest.raises(SpaceError, match=r"line 2   data\.train: no such file: data/train\.jsonl"):
         load_space(Path(moved))
+
+
+CONSTANT = "{rank: [8, 16], epochs: [1, 2, 4], lr_scheduler: constant}"
+
+
+def test_at_a_constant_rate_one_run_to_the_most_epochs_covers_all(load: Load) -> None:
+    space = load(SMALL.replace("{rank: [8, 16]}", CONSTANT))
+    assert (space.domains["epochs"], space.n_points) == (Choices((4,)), 2)
+    assert space.epochs_passed_through == Choices((1, 2, 4))
+    assert space.start_with[0]["epochs"] == 4
+    between = load(
+        SMALL.replace("{rank: [8, 16]}", CONSTANT.replace("[1, 2, 4]", "{min: 1, max: 3}"))
+    )
+    assert between.domains["epochs"] == Choices((3,))
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "warmup_stable_decay", "[constant, cosine]"])
+def test_where_the_rate_falls_each_number_of_epochs_is_a_run(load: Load, scheduler: str) -> None:
+    search = CONSTANT.replace("constant", scheduler)
+    space = load(SMALL.replace("{rank: [8, 16]}", search))
+    assert space.epochs_passed_through is None
+    assert space.domains["epochs"] == Choices((1, 2, 4))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from trials.base_model import FrozenBase, load
 from trials.checkpoint import Checkpoints, State
-from trials.config import EvalPoint, TrialConfig, TrialResult
+from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
 from trials.memory import Attempt, MicroBatchMemory
 from trials.train import run_trial
 
@@ -235,3 +235,28 @@ def test_a_trial_at_its_last_step_ends_when_it_is_asked_to_stop(
         trial, base, MicroBatchMemory(), lambda _: None, is_asked_to_stop=lambda: next(steps) >= 12
     )
     assert result.outcome == "completed"
+
+
+def test_a_paused_trial_goes_on_to_the_same_numbers_and_reports_them_all_again(
+    config: MakeConfig, base: FrozenBase, tmp_path: Path
+) -> None:
+    whole = config(output_dir=str(tmp_path / "whole"), row_nlls_at=(2,))
+    paused = config(output_dir=str(tmp_path / "paused"), row_nlls_at=(2,))
+    expected, all_points = run(whole, base)
+    Path(paused.output_dir).mkdir()
+    heard: list[EvalPoint] = []
+
+    def pause_at_2(point: EvalPoint) -> Stop | None:
+        heard.append(point)
+        return Stop(outcome="paused", reason="It waits.") if point.index == 2 else None
+
+    part = run_trial(paused, base, MicroBatchMemory(), pause_at_2)
+    assert (part.outcome, part.best is not None) == ("paused", True)
+    assert not (Path(paused.output_dir) / "result.json").exists()
+    assert not (Path(paused.output_dir) / "adapter").exists()
+    result, points = run(paused, base)
+    assert without_times(points) == without_times(all_points)
+    assert [p.row_nlls for p in points] == [p.row_nlls for p in all_points]
+    assert (result.outcome, result.reason) == (expected.outcome, expected.reason)
+    assert all(torch.equal(w, adapter(whole)[name]) for name, w in adapter(paused).items())
+    assert not (Path(paused.output_dir) / "checkpoint.safetensors").exists()

@@ -24,6 +24,7 @@ from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
 from trials.data import IGNORED, TokenRows
 from trials.evaluate import eval_loss
 from trials.memory import Attempt, MicroBatchMemory, is_out_of_memory
+from trials.row_nlls import from_text
 from trials.train import evaluation_steps, run_trial
 
 MakeConfig = Callable[..., TrialConfig]
@@ -433,3 +434,31 @@ def test_every_setting_trains(
     _, points = run(config(evaluate_base=True, **changes), base)
     assert all(math.isfinite(point.eval_loss) for point in points)
     assert learns(points)
+
+
+def test_the_losses_of_single_rows_sum_to_the_eval_loss(
+    config: MakeConfig, exact: TransformersBase
+) -> None:
+    settings = config(row_nlls_at=(1, 3))
+    _, points = run(settings, exact)
+    of_rows = {p.index: from_text(p.row_nlls) for p in points if p.row_nlls is not None}
+    assert sorted(of_rows) == [1, 3]
+    sample = TokenRows(Path(settings.data_dir) / "sample", 2**31)
+    n_tokens = sum(
+        int((sample[index]["labels"][1:] != IGNORED).sum()) for index in range(len(sample))
+    )
+    for point in points:
+        if point.index in of_rows:
+            assert len(of_rows[point.index]) == len(sample)
+            assert of_rows[point.index].sum() / n_tokens == pytest.approx(point.eval_loss, rel=1e-3)
+
+
+def test_at_a_constant_rate_a_long_run_passes_through_the_shorter_one(
+    config: MakeConfig, exact: TransformersBase, tmp_path: Path
+) -> None:
+    constant = {"lr_scheduler": "constant", "warmup_ratio": 0.0}
+    short = config(**constant, epochs=1, n_evaluations=2, output_dir=str(tmp_path / "short"))
+    long = config(**constant, epochs=2, n_evaluations=4, output_dir=str(tmp_path / "long"))
+    expected, found = run(short, exact)[1], run(long, exact)[1]
+    at = {point.step: point.eval_loss for point in found}
+    assert [at[p.step] for p in expected] == pytest.approx([p.eval_loss for p in expected], 1e-6)

@@ -45,6 +45,8 @@ class Summary:
     """Trials that were cut off and wait to be continued."""
     report: Path | None = None
     """report.html, which may not have been written."""
+    n_paused: int = 0
+    """Trials that wait until they belong to the best."""
     objective: Objective = BY_EVAL_LOSS
     base_value: float | None = None
     """The base model's own objective; of eval loss it is `base_eval_loss`."""
@@ -86,6 +88,9 @@ def in_words(summary: Summary) -> RenderableType:
                 style="magenta",
             )
         )
+    if summary.n_paused:
+        words = f"{counted(summary.n_paused, 'trial')} paused; the same command goes on with them."
+        parts.append(Text(words, style="bright_black"))
     if summary.report is not None and summary.report.exists():
         parts.append(Text(f"What was found, with charts:  {summary.report}"))
     parts.append(Text(f"See every trial in MLflow:  {summary.see_it_all}"))

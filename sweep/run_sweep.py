@@ -454,6 +454,7 @@ def _summary(job: Job, sweep: Sweep, *, wall_seconds: float) -> report.Summary:
         see_it_all=_see_it_all(job.output_dir),
         wall_seconds=wall_seconds,
         n_waiting=sweep.n_waiting(),
+        n_paused=sweep.n_paused(),
         report=job.output_dir / FILE_NAME,
         objective=job.space.objective,
         base_value=sweep.base_value,

@@ -89,6 +89,8 @@ def _kind(node: Mapping[str, Any]) -> str:
             return "names → names"
         case "integer" | "number":
             return f"{'whole number' if node['type'] == 'integer' else 'number'}{_bounds(node)}"
+        case "array":
+            return f"list of: {_kind(node['items'])}"
         case _:
             return "text"
 

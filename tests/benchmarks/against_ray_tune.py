@@ -5,7 +5,8 @@
 Each side searches the same space with the same model, rows, number of trials, seed and two
 processes on processors, each with one thread. The sides take turns, each in a process of its own:
 Ray Tune with Optuna, ASHA, TRL's SFTTrainer and MLflow (`tests.benchmarks.sft_under_tune`), the
-same with `reuse_actors`, and the command `sweep run` with its usual settings.
+same with `reuse_actors`, and the command `sweep run` with its usual settings, also with four times
+as many trials, which is about as long as Ray Tune takes.
 
 All eval losses are the mean nats per completion token of all eval rows. Ray Tune's trials evaluate
 all rows in one batch, so that TRL's mean of batch means is that. `sweep run` judges by a sample of
@@ -21,6 +22,7 @@ whole twentieths, rounded up, and so less often than sweep.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -36,10 +38,13 @@ from typing import Any
 
 from tests.benchmarks.landscape import LEARNING_RATES, prepared
 
+TICKS = os.sysconf("SC_CLK_TCK")
+"""A second in Linux's accounts of processors."""
 MARGIN = 0.002
 """Losses this near to each other, relative, count as the same."""
 SIDES = {
     "sweep": "`sweep run`",
+    "sweep-4": "`sweep run`, four times the trials",
     "tune": "Ray Tune",
     "tune-reuse": "Ray Tune, `reuse_actors=True`",
 }
@@ -68,6 +73,10 @@ class Searched:
     seed: int
     wall_seconds: float
     """From the start of its process to the end."""
+    own_cpu_seconds: float
+    """Of processors, by all of its processes, Ray's included."""
+    others_cpu_seconds: float
+    """Of processors meanwhile, by all others on the machine: it should be near 0."""
     first_trial_seconds: float
     """From there to the start of the first trial."""
     trial_seconds: float
@@ -120,8 +129,9 @@ def searched(side: str, asked: argparse.Namespace, work: Path, seed: int) -> Sea
     output.mkdir()
     base = base_folder(asked.model, work)
     rates = (LEARNING_RATES[asked.model][0], LEARNING_RATES[asked.model][-1])
-    if side == "sweep":
-        space = SPACE.format(base=base, rates=rates, trials=asked.trials)
+    if side.startswith("sweep"):
+        n_trials = asked.trials * (4 if side == "sweep-4" else 1)
+        space = SPACE.format(base=base, rates=rates, trials=n_trials)
         (work / "compared.yaml").write_text(space)
         command = [
             *("-m", "sweep", "run", str(work / "compared.yaml"), "--json"),
@@ -135,10 +145,10 @@ def searched(side: str, asked: argparse.Namespace, work: Path, seed: int) -> Sea
             *("--learning-rate", *map(str, rates)),
             *(["--reuse-actors"] if side == "tune-reuse" else []),
         ]
-    began, ended = timed([sys.executable, *command], output)
-    if side == "sweep":
-        return of_sweep(seed, output, base, began, ended)
-    return of_tune(side, seed, output, began, ended)
+    run = timed([sys.executable, *command], output)
+    if side.startswith("sweep"):
+        return of_sweep(side, seed, output, base, run)
+    return of_tune(side, seed, output, run)
 
 
 def base_folder(model: str, work: Path) -> str:
@@ -150,8 +160,54 @@ def base_folder(model: str, work: Path) -> str:
     return str(smollm2_dir())
 
 
-def timed(command: list[str], output: Path) -> tuple[float, float]:
-    """Run a side; return when it began and ended, in seconds of the epoch."""
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Of a side's process: when it began and ended, in seconds of the epoch."""
+
+    began: float
+    ended: float
+    own_cpu_seconds: float
+    others_cpu_seconds: float
+
+
+class Processors:
+    """Processor seconds of a side and of everybody else: others at work show in the wall time.
+
+    A side's processes are known by a variable of their environment, which Ray's inherit too. They
+    are looked at twice a second; what one does after the last look is missed.
+    """
+
+    def __init__(self, marker: str) -> None:
+        self._marker = marker.encode()
+        self._own: dict[int, float] = {}
+        self._is_own: dict[int, bool] = {}
+        self._began = _busy_seconds()
+
+    def look(self) -> None:
+        """Take the times of all processes there are."""
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                pid = int(folder.name)
+                if not self._is_own.get(pid):
+                    self._is_own[pid] = self._marker in (folder / "environ").read_bytes()
+                if self._is_own[pid]:
+                    fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                    self._own[pid] = (int(fields[11]) + int(fields[12])) / TICKS
+
+    def seconds(self) -> tuple[float, float]:
+        """Return the side's and all others' since the beginning."""
+        own = sum(self._own.values())
+        return own, _busy_seconds() - self._began - own
+
+
+def _busy_seconds() -> float:
+    """Of all processors since the machine was started: user, nice, system."""
+    user, nice, system = Path("/proc/stat").read_text().split()[1:4]
+    return (int(user) + int(nice) + int(system)) / TICKS
+
+
+def timed(command: list[str], output: Path) -> Run:
+    """Run a side."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -159,14 +215,19 @@ def timed(command: list[str], output: Path) -> tuple[float, float]:
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_CACHE": str(output / "datasets"),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "COMPARED_SIDE": str(output),
     }
+    processors = Processors(f"COMPARED_SIDE={output}\0")
     began = time.time()
     with (output / "stdout.jsonl").open("w") as out, (output / "log.txt").open("w") as log:
-        done = subprocess.run(command, env=environment, stdout=out, stderr=log, check=False)
-    ended = time.time()
-    if done.returncode:
+        side = subprocess.Popen(command, env=environment, stdout=out, stderr=log)
+        while side.poll() is None:
+            processors.look()
+            time.sleep(0.5)
+    run = Run(began, time.time(), *processors.seconds())
+    if side.returncode:
         raise SystemExit(f"{command} failed: see {output}")
-    return began, ended
+    return run
 
 
 Events = dict[Any, dict[str, list[dict[str, Any]]]]
@@ -182,16 +243,16 @@ def read_events(path: Path) -> Events:
     return events
 
 
-def of_tune(side: str, seed: int, output: Path, began: float, ended: float) -> Searched:
+def of_tune(side: str, seed: int, output: Path, run: Run) -> Searched:
     """Read what Tune's callbacks wrote."""
     trials = list(read_events(output / "events.jsonl").values())
     reports = [report for trial in trials for report in trial["trial_reported"]]
     return Searched(
         side=side,
         seed=seed,
-        losses=[(report["time"] - began, report["eval_loss"]) for report in reports],
+        losses=[(report["time"] - run.began, report["eval_loss"]) for report in reports],
         parts=mean_parts([tune_parts(trial) for trial in trials]),
-        **common(trials, began, ended),
+        **common(trials, run),
     )
 
 
@@ -212,7 +273,7 @@ def tune_parts(trial: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
     }
 
 
-def of_sweep(seed: int, output: Path, base: str, began: float, ended: float) -> Searched:
+def of_sweep(side: str, seed: int, output: Path, base: str, run: Run) -> Searched:
     """Read the command's events, and measure its adapters on all eval rows."""
     events = read_events(output / "stdout.jsonl")
     adapters = {
@@ -222,14 +283,14 @@ def of_sweep(seed: int, output: Path, base: str, began: float, ended: float) -> 
     }
     losses = losses_of(base, output / "compared/data/eval", adapters)
     (output / "losses.json").write_text(json.dumps(losses))
-    at = {number: trial["trial_ended"][0]["time"] - began for number, trial in events.items()}
+    at = {number: trial["trial_ended"][0]["time"] - run.began for number, trial in events.items()}
     trials = list(events.values())
     return Searched(
-        side="sweep",
+        side=side,
         seed=seed,
         losses=[(at[number], loss) for number, loss in losses.items()],
         parts=mean_parts([sweep_parts(trial) for trial in trials]),
-        **common(trials, began, ended),
+        **common(trials, run),
     )
 
 
@@ -245,16 +306,16 @@ def sweep_parts(trial: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
     }
 
 
-def common(
-    trials: list[dict[str, list[dict[str, Any]]]], began: float, ended: float
-) -> dict[str, Any]:
+def common(trials: list[dict[str, list[dict[str, Any]]]], run: Run) -> dict[str, Any]:
     """Return the figures that are read in the same way on all sides."""
     spans = [
         (trial["trial_started"][0]["time"], trial["trial_ended"][0]["time"]) for trial in trials
     ]
     return {
-        "wall_seconds": ended - began,
-        "first_trial_seconds": min(start for start, _ in spans) - began,
+        "own_cpu_seconds": run.own_cpu_seconds,
+        "others_cpu_seconds": run.others_cpu_seconds,
+        "wall_seconds": run.ended - run.began,
+        "first_trial_seconds": min(start for start, _ in spans) - run.began,
         "trial_seconds": sum(end - start for start, end in spans),
         "n_trials": len(trials),
         "n_evaluations": sum(len(trial["trial_reported"]) for trial in trials),
@@ -294,8 +355,9 @@ def losses_of(base: str, rows_dir: Path, adapters: dict[int, Path]) -> dict[int,
 def print_table(found: list[Searched]) -> None:
     """Print a row for each side of each seed, and where an average trial's time went."""
     print(
-        "\n| seed | side | wall time | trial-seconds | evaluations | best eval loss "
-        f"| to within {MARGIN:.1%} of the better best | to the worse best |\n" + "|---" * 8 + "|"
+        "\n| seed | side | wall time | processor seconds, those of others | trial-seconds "
+        f"| evaluations | best eval loss | to within {MARGIN:.1%} of the better best "
+        "| to the worse best |\n" + "|---" * 9 + "|"
     )
     for seed, of_seed in groupby(sorted(found, key=lambda one: one.seed), lambda one: one.seed):
         sides = list(of_seed)
@@ -303,6 +365,7 @@ def print_table(found: list[Searched]) -> None:
         for one in sides:
             print(
                 f"| {seed} | {SIDES[one.side]} | {one.wall_seconds:.0f} s "
+                f"| {one.own_cpu_seconds:.0f}, {one.others_cpu_seconds:.0f} "
                 f"| {one.trial_seconds:.0f} | {one.n_evaluations} | {one.best:.4f} "
                 f"| {in_words(one.seconds_to(better * (1 + MARGIN)))} "
                 f"| {in_words(one.seconds_to(worse))} |"

@@ -215,6 +215,7 @@ def timed(command: list[str], output: Path) -> Run:
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_CACHE": str(output / "datasets"),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # as `sweep run` has it: others shall not slow one side more
         "COMPARED_SIDE": str(output),
     }
     processors = Processors(f"COMPARED_SIDE={output}\0")
@@ -336,6 +337,7 @@ def losses_of(base: str, rows_dir: Path, adapters: dict[int, Path]) -> dict[int,
 
     from trials.data import TokenRows
 
+    torch.set_num_threads(1)  # they wait for each other long where others use the processors
     rows = TokenRows(rows_dir, max_length=256)
     losses = {}
     for number, folder in adapters.items():

@@ -103,11 +103,11 @@ class Halving:
             )
         if not self._is_resolved(own, places[n_on - 1]):
             return None
-        best = places[0].key * (-1 if self._objective.direction == "maximize" else 1)
+        sign = -1 if self._objective.direction == "maximize" else 1
         return (
-            f"{self._objective.opening} {own.at.value:.4f} at {share:.0%} of its run ranks "
-            f"{place + 1} of {len(places)} trials there, of which the best {n_on} go on; the first "
-            f"had {best:.4f}."
+            f"{self._objective.opening} {sign * own.key:.4f} at {share:.0%} of its run ranks "
+            f"{place + 1} of {len(places)} trials there; the last of the best {n_on}, which go on, "
+            f"had {sign * places[n_on - 1].key:.4f}."
         )
 
     def promising(self, waiting: Mapping[int, int], *, is_last: bool) -> int | None:
@@ -121,12 +121,34 @@ class Halving:
         """
         for rung in sorted(set(waiting.values()), reverse=True):
             places, n_on = self._places[rung], self._n_on(rung, is_last=is_last)
+            last = places[n_on - 1] if n_on else None
             for place in places:
-                if n_on == 0 or place.key > places[n_on - 1].key:
+                if last is None or place.key > last.key:
                     break
                 if waiting.get(place.number) == rung:
                     return place.number
+            if not is_last or last is None:
+                continue
+            # Before anyone is given up: those that the rows do not tell from the last of the best.
+            for place in places[n_on:]:
+                if waiting.get(place.number) == rung and not self._is_resolved(place, last):
+                    return place.number
         return None
+
+    def standing(self, number: int) -> str:
+        """Say how a paused trial compares with those that went on, once no further trial comes."""
+        rung = self.rung_of(number)
+        if rung is None:
+            return ""
+        places, share = self._places[rung], rung / self._n_evaluations
+        place = next(i for i, found in enumerate(places) if found.number == number)
+        n_on = self._n_on(rung, is_last=True)
+        sign = -1 if self._objective.direction == "maximize" else 1
+        return (
+            f"{self._objective.opening} {sign * places[place].key:.4f} at {share:.0%} of its run "
+            f"ranks {place + 1} of {len(places)} trials there; the last of the best {n_on}, which "
+            f"went on, had {sign * places[n_on - 1].key:.4f}."
+        )
 
     def rung_of(self, number: int) -> int | None:
         """The highest rung that a trial has reached; None: none."""

@@ -74,13 +74,18 @@ class _Child:
     """Optimizer steps whose evaluation is logged already."""
     best: float = math.inf
     """The lowest eval loss after step 0; infinite before the first."""
-    is_running: bool = True
+    may_end: bool = True
+    """It runs, or is paused: an end is yet to come."""
     may_have_adapter: bool = False
 
 
 class _NoRunError(LookupError):
     """A write for a trial whose run MLflow does not have: its first write was refused, or the run
     was deleted."""
+
+
+def _may_end(run: Any) -> bool:
+    return bool(run.info.status == "RUNNING" or run.data.tags.get("outcome") == "paused")
 
 
 LAST = ("close", "stop")
@@ -253,7 +258,7 @@ class Runs:
             run.info.artifact_uri,
             steps={m.step for m in history},
             best=min(losses, default=math.inf),
-            is_running=run.info.status == "RUNNING",
+            may_end=_may_end(run),
             may_have_adapter=True,
         )
 
@@ -318,7 +323,7 @@ class Runs:
             self._client.delete_tag(run_id, tag)
         self._log(run_id, params=_new_params(params, run), tags=tags)
         self._remember(number, run)
-        self._children[number].is_running = True
+        self._children[number].may_end = True
 
     def _report(
         self,
@@ -358,13 +363,12 @@ class Runs:
     ) -> None:
         child = self._child(number)
         run = None if self._is_new_event else self._client.get_run(child.run_id)
-        is_running = child.is_running if run is None else run.info.status == "RUNNING"
-        if not is_running:  # it has ended before, as far as this attempt goes
-            return
+        if not (child.may_end if run is None else _may_end(run)):
+            return  # it has ended before, as far as this attempt goes
         new_params = params if run is None else _new_params(params, run)
         self._log(child.run_id, _changed(metrics, run, time), new_params, tags)
         self._client.set_terminated(child.run_id, status, end_time=time)
-        child.is_running = False
+        child.may_end = tags["outcome"] == "paused"
 
     def _upload(self, time: int, number: int, name: str) -> None:
         path = self._output_dir / "trials" / f"{number:03d}" / name

@@ -76,6 +76,9 @@ class Rivals(Protocol):
     def promising(self, paused: Collection[int], *, is_last: bool) -> int | None:
         """Return the number of a paused trial that should go on by now."""
 
+    def standing(self, number: int) -> str:
+        """Say how a trial that stays paused compares with the others; empty: it was not."""
+
 
 class NoRivals:
     """No trial is judged by others."""
@@ -93,6 +96,10 @@ class NoRivals:
     def promising(self, paused: Collection[int], *, is_last: bool) -> int | None:
         """Whatever an earlier run has paused, as it was set then, goes on."""
         return min(paused, default=None)
+
+    def standing(self, number: int) -> str:
+        """None stays paused."""
+        return ""
 
 
 class Killing(NoRivals):
@@ -134,6 +141,10 @@ class Pausing:
         at = {number: self._halving.rung_of(number) for number in paused}
         waiting = {number: rung for number, rung in at.items() if rung is not None}
         return self._halving.promising(waiting, is_last=is_last)
+
+    def standing(self, number: int) -> str:
+        """Say how a trial that stays paused compares with those that went on."""
+        return self._halving.standing(number)
 
 
 def make_rivals(space: Space, study: optuna.Study) -> Rivals:

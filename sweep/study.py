@@ -316,7 +316,7 @@ class Sweep:
         """End the trials that are still paused: none of them belongs to the best."""
         for number, paused in sorted(self._paused.items()):
             share = paused.curve[-1].index / self._space.settings.evaluate.times
-            reason = f"Paused for good at {share:.0%} of its run. {paused.result.reason}"
+            reason = f"Paused for good. {self._rivals.standing(number)}".rstrip()
             outcome: Outcome = "outclassed"
             if number in self._unwanted or self._is_asked_to_prune(number):
                 outcome, reason = "stopped", f"Stopped by hand while paused at {share:.0%}."

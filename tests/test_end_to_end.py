@@ -38,6 +38,7 @@ start_with:
   - {{rank: 8, alpha: 8, learning_rate: 1e-3, epochs: 3, effective_batch_size: 8}}
   - {{rank: 32, alpha: 32, learning_rate: 1e-2, epochs: {epochs}, effective_batch_size: 8}}
 budget: {{trials: 6}}
+pruning: {{outclassed: {{min_peers: 6}}}}
 keep_adapters: 2
 checkpoint_minutes: 0.001
 """

@@ -83,8 +83,10 @@ def test_a_trial_goes_on_once_it_belongs_to_the_best_third(space: Space) -> None
     assert listener.heard.index((5, "started")) < completed_at
     assert paused_at < listener.heard.index((2, "started"))
     assert outcomes(sweep) == ["completed"] * 2 + ["outclassed"] * 4
-    assert "Paused for good at 25% of its run" in sweep.ended()[2].reason
-    assert "ranks 3 of 6 trials there, of which the best 2 go on" not in sweep.ended()[0].reason
+    assert sweep.ended()[2].reason == (
+        "Paused for good. Eval loss 1.9000 at 25% of its run ranks 3 of 6 trials there; the last "
+        "of the best 2, which went on, had 1.6000."
+    )
 
 
 def test_so_few_that_none_can_be_compared_all_go_on_in_the_end(space: Space) -> None:
@@ -241,6 +243,18 @@ def test_nobody_waits_for_a_difference_that_the_rows_cannot_resolve(
     rungs.hear(2, [measured(difficulty + noise - noise.mean() + 0.05)])
     assert (rungs.reason(2, 1) is not None) is waits
     assert rungs.reason(1, 1) is not None
+
+
+def test_in_the_end_nobody_is_given_up_for_a_difference_that_the_rows_cannot_resolve() -> None:
+    for standard_errors, goes_on in ((2.0, 2), (0.0, None)):
+        rungs, difficulty = halving(standard_errors), rows_of(0)
+        noise = np.random.default_rng(1).normal(0.0, 1.0, 128)
+        for number, nlls in enumerate(
+            (difficulty, difficulty + 5.0, difficulty + noise - noise.mean() + 0.05)
+        ):
+            rungs.hear(number, [measured(nlls)])
+        assert rungs.promising({1: 1, 2: 1}, is_last=False) is None
+        assert rungs.promising({1: 1, 2: 1}, is_last=True) == goes_on
 
 
 def test_rungs_are_evaluations_of_a_whole_run() -> None:

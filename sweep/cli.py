@@ -162,9 +162,11 @@ def check(
 
     from sweep import check
     from sweep.devices import wants_gpus
+    from sweep.search import check_sampler
     from sweep.space import load_space
 
     checked = load_space(space, overrides_of(sets, name, seed))
+    check_sampler(checked)
     terminal = console()
     on_gpus = wants_gpus(workers=workers)
     with tempfile.TemporaryDirectory() as scratch:

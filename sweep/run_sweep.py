@@ -43,6 +43,7 @@ from sweep.report_plots import write_plots
 from sweep.resolve import choose_backend, model_config, resolver
 from sweep.screen import Screen
 from sweep.screens import make_screen
+from sweep.search import check_sampler
 from sweep.space import Space
 from sweep.storage import Patience, PatientStorage, StudyAway
 from sweep.study import Sweep, SweepFailed, open_study
@@ -168,6 +169,7 @@ def _end(events: Events | None, job: Job, sweep: Sweep, status: Status, failure:
 
 def _check_options(space: Space, options: Options, *, on_gpus: bool) -> None:
     """Refuse what cannot be before the data is read, which may take minutes."""
+    check_sampler(space)
     n_gpus = n_visible_gpus()
     if on_gpus and n_gpus is not None and "RAY_ADDRESS" not in os.environ:
         n_gpu_slots(space, asked=options.gpus, there=n_gpus)

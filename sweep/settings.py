@@ -194,8 +194,10 @@ class Settings(_Strict):
     """What trials are judged by."""
     pruning: Pruning = Pruning()
     """When trials are stopped early."""
-    sampler: Literal["tpe", "gp", "random", "grid"] = "tpe"
-    """Who chooses the next point; grid needs lists or ranges with steps."""
+    sampler: Literal["tpe", "gp", "qmc", "random", "grid"] = "tpe"
+    """Who chooses the next point. tpe and gp (a Gaussian process) learn from the trials so far; qmc
+    spreads its points more evenly than random; grid tries every point, and needs lists or ranges
+    with steps."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of the sampler, the split and every trial."""
     keep_adapters: Annotated[int, Field(ge=1)] = 5

@@ -17,7 +17,8 @@ _BY_HAND = {
     "search.…": ("value, list, or range", "at least one", "hyperparameters: fixed or searched"),
     "start_with": (
         "list of points",
-        "rank 16, alpha 16, learning rate 2e-4, 1 epoch, or the nearest in the space",
+        "rank 16, alpha 16, 1 epoch at learning rates 2e-4, 3e-4 and 1e-3, or the nearest in the "
+        "space",
         "tried first; the sampler fills in what a point leaves out",
     ),
 }

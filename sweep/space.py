@@ -25,7 +25,7 @@ from sweep.parameters import (
     parse_domain,
     shown,
 )
-from sweep.points import known_good
+from sweep.points import Start, usual_starts
 from sweep.settings import Budget, Settings, as_name, problems_of, unknown_key
 from sweep.space_file import SpaceError, SpaceFile, did_you_mean, read, shortened
 from trials.addresses import is_address, local_path, wrong_address
@@ -43,9 +43,8 @@ class Space:
     settings: Settings
     domains: dict[str, Domain]
     """Of every hyperparameter, the fixed ones included, in the order of the table."""
-    start_with: tuple[dict[str, Value], ...]
-    starts_as_usual: bool
-    """`start_with` is the usual first point, as the file gives none."""
+    starts: tuple[Start, ...]
+    """Points that are tried first: those of earlier sweeps, then the file's, or the usual ones."""
     folder: Path
     """The folder of the file; relative paths begin here."""
     text: str = field(repr=False)
@@ -55,6 +54,16 @@ class Space:
     def name(self) -> str:
         """The study, the MLflow experiment, the folder under output."""
         return self.settings.name
+
+    @property
+    def start_with(self) -> tuple[Mapping[str, Value], ...]:
+        """The points that are tried first."""
+        return tuple(start.values for start in self.starts)
+
+    @property
+    def starts_as_usual(self) -> bool:
+        """The usual points are among the first, as the file gives none."""
+        return any(start.is_usual for start in self.starts)
 
     @property
     def n_points(self) -> float:
@@ -420,17 +429,17 @@ def _build(raw: dict[str, Any], file: SpaceFile) -> Space:
     fields = {key: value for key, value in raw.items() if key not in ("search", "start_with")}
     settings = Settings.model_validate(_with_name(fields, file.path))
     domains = _domains(raw)
-    start_with = raw.get("start_with", [known_good(domains)])
-    rank = _only_value(domains["rank"])
-    if rank is not None:  # alpha may be a multiple of it
-        start_with = [{"rank": rank, **start} for start in start_with]
+    starts = usual_starts(domains, settings.base_model)
+    if "start_with" in raw:
+        rank = _only_value(domains["rank"])
+        fixed = {} if rank is None else {"rank": rank}  # alpha may be a multiple of it
+        starts = [Start({**fixed, **values}, "start_with") for values in raw["start_with"]]
     if all(limit is None for limit in settings.budget.model_dump().values()):
         settings = settings.model_copy(update={"budget": Budget(trials=DEFAULT_TRIALS)})
     return Space(
         settings=settings,
         domains=domains,
-        start_with=tuple(start_with),
-        starts_as_usual="start_with" not in raw,
+        starts=tuple(starts),
         folder=file.path.parent.resolve(),
         text=file.text,
     )

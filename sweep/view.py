@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweep.mirror import InMemory
 from sweep.parameters import HYPERPARAMETERS, Choices, Domain, TimesRank, Value, is_fixed
+from sweep.points import Start
 from sweep.search import (
     Params,
     distributions,
@@ -42,19 +43,24 @@ POINT = "hyperparameters"
 """The user attribute that holds a trial's point: every hyperparameter, the fixed ones included."""
 
 
-def enqueue_starts(study: optuna.Study, space: Space) -> None:
-    """Put the points of `start_with` in the queue that the study does not have yet.
+def enqueue_starts(study: optuna.Study, space: Space) -> list[Start]:
+    """Put the points in the queue that are to be tried first, and return those that are new.
 
-    The usual first point is ours and not the user's wish: it begins a study and joins none.
+    The usual ones are ours and not the user's wish: they begin a study and join none.
     """
-    trials = study.get_trials(deepcopy=False)
-    if trials and space.starts_as_usual:
-        return
-    points = [{**trial.user_attrs.get(POINT, {}), **_given(trial)} for trial in trials]
-    for index, start in enumerate(space.start_with):
-        is_there = any(start.items() <= point.items() for point in points)
-        if not is_there and start not in space.start_with[:index]:
-            study.enqueue_trial(dict(start))
+    trials, new = study.get_trials(deepcopy=False), []
+    has_begun = any(POINT in trial.user_attrs for trial in trials)
+    known = [{**trial.user_attrs.get(POINT, {}), **_given(trial)} for trial in trials]
+    for index, start in enumerate(space.starts):
+        if start.is_usual and has_begun:
+            continue
+        earlier = [before.values for before in space.starts[:index]]
+        there = [*known, *earlier] if start.is_usual else known
+        is_there = any(start.values.items() <= point.items() for point in there)
+        if not is_there and start.values not in earlier:
+            study.enqueue_trial(dict(start.values))
+            new.append(start)
+    return new
 
 
 class View:

@@ -6,7 +6,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sweep.parameters import HYPERPARAMETERS, Choices, Domain, Range, TimesRank, Value
+from sweep.parameters import (
+    HYPERPARAMETERS,
+    Choices,
+    Domain,
+    Range,
+    TimesRank,
+    Value,
+    is_fixed,
+)
 
 KNOWN_GOOD: Mapping[str, Value] = {"rank": 16, "alpha": 16.0, "learning_rate": 2e-4, "epochs": 1}
 """Where most practitioners begin (QLoRA, Dettmers et al., 2023; the Unsloth guides)."""
@@ -27,6 +35,8 @@ class Start:
     """Where it comes from, in words."""
     is_usual: bool = False
     """It is ours and not the user's wish: it begins a study and joins none."""
+    sweep: str | None = None
+    """The name of the earlier sweep that it is of; None: it is of none."""
 
 
 def usual_starts(domains: Mapping[str, Domain], base_model: str) -> list[Start]:
@@ -69,6 +79,27 @@ def known_good(domains: Mapping[str, Domain]) -> dict[str, Value]:
 def filled_in(domains: Mapping[str, Domain], given: Mapping[str, Value]) -> dict[str, Value]:
     """Every hyperparameter: as given, else the nearest to its usual value that the space holds."""
     return _nearest_usual(domains, HYPERPARAMETERS, given)
+
+
+def within(domains: Mapping[str, Domain], point: Mapping[str, Value]) -> dict[str, Value]:
+    """What a space searches of a point from elsewhere, each value moved to the nearest it holds.
+
+    A name that is not in the space's list is left out, and alpha where the rank is not known. A
+    fixed rank stands beside the others, as alpha may be a multiple of it. Empty: nothing is left.
+    """
+    moved: dict[str, Value] = {}
+    for name, domain in domains.items():  # the rank comes before alpha
+        if name not in point or (is_fixed(domain) and name != "rank"):
+            continue
+        value = point[name]
+        if isinstance(domain, TimesRank):
+            if "rank" in point:
+                factor = _nearest(domain.factor, float(value) / float(point["rank"]))
+                moved[name] = float(factor) * float(moved["rank"])
+        elif isinstance(domain, Range) or domain.is_ordered or value in domain:
+            moved[name] = _nearest(domain, value)
+    is_searched = any(not is_fixed(domains[name]) for name in moved)
+    return moved if is_searched else {}
 
 
 def _nearest_usual(

@@ -88,6 +88,8 @@ def _kind(node: Mapping[str, Any]) -> str:
             return "true, false"
         case "object":
             return "names → names"
+        case "array":
+            return f"list of {_kind(node['items'])}s"
         case "integer" | "number":
             return f"{'whole number' if node['type'] == 'integer' else 'number'}{_bounds(node)}"
         case _:

@@ -45,6 +45,7 @@ from sweep.screen import Screen
 from sweep.screens import make_screen
 from sweep.search import check_sampler
 from sweep.space import Space
+from sweep.start_from import with_earlier
 from sweep.storage import Patience, PatientStorage, StudyAway
 from sweep.study import Sweep, SweepFailed, open_study
 from sweep.task import keep_to_task, rows_so_far
@@ -116,6 +117,7 @@ def run(space: Space, options: Options, console: Console, events: Events | None 
         on_gpus = wants_gpus(workers=options.workers, gpus=options.gpus)
         backend = choose_backend(space, on_gpus=on_gpus)
         _check_options(space, options, on_gpus=on_gpus)
+        space = with_earlier(space, options.output, options.mlflow, storage)
         so_far = rows_so_far(space, output_dir, storage)
         found = check.prepare_data(
             space,
@@ -426,6 +428,7 @@ def _parent_params(job: Job) -> dict[str, object]:
         "compute_dtype": settings.compute_dtype,
         "sampler": settings.sampler,
         "seed": settings.seed,
+        "start_from": ", ".join(settings.earlier) or None,
         "objective": space.objective.python or space.objective.name,
         "objective.direction": space.objective.direction,
         "evaluate.times": settings.evaluate.times,

@@ -180,9 +180,19 @@ def _field_problems(raw: dict[str, Any], path: Path) -> list[Problem]:
         problems.append(Problem(("data", "template"), "names columns itself; remove data.columns."))
     if data.get("max_length") is not None and "max_length" in search:
         problems.append(Problem(("search", "max_length"), "stands in data too; remove one."))
+    problems += _own_name_problems(raw, path)
     if raw.get("backend") == "unsloth":
         problems += [Problem((key,), words) for key, words in _beyond_unsloth(raw)]
     return problems
+
+
+def _own_name_problems(raw: dict[str, Any], path: Path) -> Iterator[Problem]:
+    own, given = _with_name(raw, path)["name"], raw.get("start_from")
+    words = f"must be an earlier sweep, not {shown(own)} itself, which goes on from what it has."
+    for index, name in enumerate(given if isinstance(given, list) else [given]):
+        if isinstance(name, str) and name == own:
+            where = ("start_from", index) if isinstance(given, list) else ("start_from",)
+            yield Problem(where, f"{words} Name another, or remove it.")
 
 
 def _beyond_unsloth(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,10 @@ from sweep.words import counted
 
 if TYPE_CHECKING:
     from sweep.settings import Budget
+
+
+MOST_SHOWN = 6
+"""Of the first trials."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,9 +209,8 @@ def in_words(space: Space, check: Check) -> RenderableType:
     fixed = [f"{name} {domain}" for name, domain in space.domains.items() if is_fixed(domain)]
     table.add_row("fixed", ", ".join(fixed))
     table.add_row("budget", _budget_in_words(space.settings.budget))
-    first = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}"
-                      for k, v in first_trial(space).items())  # fmt: skip
-    table.add_row("first trial", first)
+    for row in _first_trials_in_words(space):
+        table.add_row(*row)
     backend = choose_backend(space, on_gpus=check.on_gpus)
     notes = [*report.get("notes", []), *backend_notes(space, backend)]
     yellow = [Text(note, style="yellow") for note in notes]
@@ -261,14 +264,35 @@ def _counts_in_words(counts: dict[str, int], length: str | None) -> str:
     return words + (f" at max_length {length}" if length else "")
 
 
-def first_trial(space: Space) -> dict[str, Any]:
-    """The first trial of a new study in full: what `start_with` leaves open is drawn."""
+def _first_trials_in_words(space: Space) -> Iterator[tuple[str, str]]:
+    """A row for each: where it comes from, and what is searched of its point."""
+    found = first_trials(space)
+    heading = "first trial" if len(found) == 1 else "first trials"
+    searched = [name for name, domain in space.domains.items() if not is_fixed(domain)]
+    for origin, point in found[:MOST_SHOWN]:
+        values = ", ".join(f"{name} {_plain(point[name])}" for name in searched)
+        yield heading, f"{origin}: {values}"
+        heading = ""
+    if n_more := len(found[MOST_SHOWN:]):
+        yield "", f"and {n_more} more"
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def first_trials(space: Space) -> list[tuple[str, dict[str, Any]]]:
+    """The first trials of a new study: where each comes from, and its point in full.
+
+    Those that are to be tried first, with what they leave open drawn; or the first that is drawn.
+    """
     import optuna
 
     from sweep.view import POINT, View, enqueue_starts
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction=space.objective.direction)
-    enqueue_starts(study, space)
-    point: dict[str, Any] = View(study, space).next_trial().user_attrs[POINT]
-    return point
+    origins = [start.origin for start in enqueue_starts(study, space)]
+    view = View(study, space)
+    drawn = [f"drawn by {space.settings.sampler}"]
+    return [(origin, view.next_trial().user_attrs[POINT]) for origin in origins or drawn]

@@ -151,7 +151,14 @@ def check(
     space: SpaceFile,
     workers: Workers = None,
     name: Name = None,
+    output: Output = Path("sweeps"),
     seed: Seed = None,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(
+            help="The MLflow server of the run, for sweeps of start_from.", show_default=False
+        ),
+    ] = None,
     sets: Sets = None,
 ) -> None:
     """Check a search space, its data and its model; show what would run. Trains nothing.
@@ -162,9 +169,13 @@ def check(
 
     from sweep import check
     from sweep.devices import wants_gpus
+    from sweep.search import check_sampler
     from sweep.space import load_space
+    from sweep.start_from import with_earlier
 
     checked = load_space(space, overrides_of(sets, name, seed))
+    check_sampler(checked)
+    checked = with_earlier(checked, output, mlflow)
     terminal = console()
     on_gpus = wants_gpus(workers=workers)
     with tempfile.TemporaryDirectory() as scratch:

@@ -88,6 +88,16 @@ def _may_end(run: Any) -> bool:
     return bool(run.info.status == "RUNNING" or run.data.tags.get("outcome") == "paused")
 
 
+def client_of(uri: str) -> MlflowClient:
+    """Return what asks MLflow; raises what is in `NOT_THERE`. A sqlite file gets its tables."""
+    if uri.startswith("sqlite:///"):
+        make_tables(Path(uri.removeprefix("sqlite:///")))
+    try:
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except DBAPIError as error:
+        raise unusable(error) from None
+
+
 LAST = ("close", "stop")
 """Kinds of events after which nothing is left RUNNING."""
 
@@ -158,12 +168,7 @@ class Runs:
 
     @cached_property
     def _client(self) -> MlflowClient:
-        if self.uri.startswith("sqlite:///"):
-            make_tables(Path(self.uri.removeprefix("sqlite:///")))
-        try:
-            return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-        except DBAPIError as error:
-            raise unusable(error) from None
+        return client_of(self.uri)
 
     @property
     def experiment_id(self) -> str:

@@ -17,7 +17,8 @@ _BY_HAND = {
     "search.…": ("value, list, or range", "at least one", "hyperparameters: fixed or searched"),
     "start_with": (
         "list of points",
-        "rank 16, alpha 16, learning rate 2e-4, 1 epoch, or the nearest in the space",
+        "rank 16, alpha 16, 1 epoch at learning rates 2e-4, 3e-4 and 1e-3, or the nearest in the "
+        "space",
         "tried first; the sampler fills in what a point leaves out",
     ),
 }
@@ -87,6 +88,8 @@ def _kind(node: Mapping[str, Any]) -> str:
             return "true, false"
         case "object":
             return "names → names"
+        case "array":
+            return f"list of {_kind(node['items'])}s"
         case "integer" | "number":
             return f"{'whole number' if node['type'] == 'integer' else 'number'}{_bounds(node)}"
         case "array":

@@ -43,7 +43,9 @@ from sweep.report_plots import write_plots
 from sweep.resolve import choose_backend, model_config, resolver
 from sweep.screen import Screen
 from sweep.screens import make_screen
+from sweep.search import check_sampler
 from sweep.space import Space
+from sweep.start_from import with_earlier
 from sweep.storage import Patience, PatientStorage, StudyAway
 from sweep.study import Sweep, SweepFailed, open_study
 from sweep.task import keep_to_task, rows_so_far
@@ -115,6 +117,7 @@ def run(space: Space, options: Options, console: Console, events: Events | None 
         on_gpus = wants_gpus(workers=options.workers, gpus=options.gpus)
         backend = choose_backend(space, on_gpus=on_gpus)
         _check_options(space, options, on_gpus=on_gpus)
+        space = with_earlier(space, options.output, options.mlflow, storage)
         so_far = rows_so_far(space, output_dir, storage)
         found = check.prepare_data(
             space,
@@ -169,6 +172,7 @@ def _end(events: Events | None, job: Job, sweep: Sweep, status: Status, failure:
 
 def _check_options(space: Space, options: Options, *, on_gpus: bool) -> None:
     """Refuse what cannot be before the data is read, which may take minutes."""
+    check_sampler(space)
     n_gpus = n_visible_gpus()
     if on_gpus and n_gpus is not None and "RAY_ADDRESS" not in os.environ:
         n_gpu_slots(space, asked=options.gpus, there=n_gpus)
@@ -426,6 +430,7 @@ def _parent_params(job: Job) -> dict[str, object]:
         "compute_dtype": settings.compute_dtype,
         "sampler": settings.sampler,
         "seed": settings.seed,
+        "start_from": ", ".join(settings.earlier) or None,
         "objective": space.objective.python or space.objective.name,
         "objective.direction": space.objective.direction,
         "evaluate.times": settings.evaluate.times,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
@@ -17,8 +18,11 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from sweep.gp import Gp
 from sweep.parameters import Choices, Domain, Range, TimesRank, Value, is_fixed
+from sweep.qmc import Qmc
 from sweep.space import Space
+from sweep.space_file import SpaceError
 from sweep.tpe import Observed, Tpe
 
 Params = Mapping[str, Any]
@@ -163,7 +167,8 @@ def make_sampler(space: Space, number: int, observed: Observed | None = None) ->
     seed = int(np.random.SeedSequence([space.settings.seed, number]).generate_state(1)[0])
     samplers: dict[str, Any] = {
         "tpe": lambda: Tpe(observed or Observed(searched, direction), seed=seed),
-        "gp": lambda: optuna.samplers.GPSampler(seed=seed),
+        "gp": lambda: Gp(seed=seed),
+        "qmc": lambda: Qmc(searched, number, seed=space.settings.seed),
         "random": lambda: optuna.samplers.RandomSampler(seed=seed),
         "grid": lambda: optuna.samplers.RandomSampler(seed=seed),  # without repeats it is a grid
     }
@@ -171,6 +176,28 @@ def make_sampler(space: Space, number: int, observed: Observed | None = None) ->
     if math.isinf(space.n_points):
         return sampler
     return WithoutRepeats(sampler, searched, seed=seed)
+
+
+_NEEDED: Mapping[str, Sequence[str]] = {"gp": ("scipy", "torch"), "qmc": ("scipy",)}
+"""What a sampler imports when it draws: for gp that is ten trials after the start."""
+
+
+def check_sampler(space: Space) -> None:
+    """See that the sampler of a space can work here.
+
+    Raises:
+        SpaceError: A package that it needs cannot be imported.
+    """
+    sampler = space.settings.sampler
+    for package in _NEEDED.get(sampler, ()):
+        try:
+            importlib.import_module(package)
+        except (ImportError, OSError) as error:  # OSError: a library of its own that is missing
+            raise SpaceError(
+                f"sampler: {sampler} needs the package {package}, which cannot be imported here "
+                f"({error}). Install it anew (pip install -c constraints.txt {package}), or choose "
+                f"another sampler: tpe needs nothing."
+            ) from None
 
 
 class WithoutRepeats(BaseSampler):

@@ -32,6 +32,7 @@ OFTEN_MEANT = {
     "max_seq_length": "max_length",
     "per_device_train_batch_size": "micro_batch_size",
     "n_trials": "trials",
+    "warm_start": "start_from",
     "train_file": "train",
     "validation": "eval",
     "test": "eval",
@@ -159,10 +160,14 @@ class Pruning(_Strict):
     """Stop trials that are worse than their peers; false: never."""
 
 
+SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+"""A folder's name, and no path."""
+
+
 class Settings(_Strict):
     """The keys of the file, the search apart."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    name: SweepName
     """The study, the MLflow experiment, the folder under `sweeps/`: letters, digits, `.`, `_`
     and `-`."""
     base_model: Annotated[str, Field(min_length=1)]
@@ -202,8 +207,13 @@ class Settings(_Strict):
     """What trials are judged by."""
     pruning: Pruning = Pruning()
     """When trials are stopped early."""
-    sampler: Literal["tpe", "gp", "random", "grid"] = "tpe"
-    """Who chooses the next point; grid needs lists or ranges with steps."""
+    sampler: Literal["tpe", "gp", "qmc", "random", "grid"] = "tpe"
+    """Who chooses the next point. tpe and gp (a Gaussian process) learn from the trials so far; qmc
+    spreads its points more evenly than random; grid tries every point, and needs lists or ranges
+    with steps."""
+    start_from: SweepName | list[SweepName] | None = None
+    """Earlier sweeps, by name: the best three trials of each are tried first, as far as they lie in
+    this space. Looked for in the folder of all sweeps, then in the MLflow of `--mlflow`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of the sampler, the split and every trial."""
     keep_adapters: Annotated[int, Field(ge=1)] = 5
@@ -213,6 +223,12 @@ class Settings(_Strict):
         default=None, alias="register"
     )
     """A model in MLflow's registry: the winner becomes a version of it, alias `champion`."""
+
+    @property
+    def earlier(self) -> list[str]:
+        """Names of the sweeps of `start_from`, each once."""
+        given = self.start_from or []
+        return list(dict.fromkeys([given] if isinstance(given, str) else given))
 
     @property
     def processes_per_trial(self) -> int:
@@ -239,6 +255,7 @@ EITHER_OR: dict[tuple[str | int, ...], str] = {
     ("data", "eval"): "a file of rows, or the share of train to hold out, between 0 and 1",
     ("micro_batch_size",): "auto, or a whole number of rows from 1 on",
     ("gpus_per_trial",): "a whole number of GPUs from 1 on, or a share of one between 0 and 1",
+    ("start_from",): "the name of an earlier sweep, or a list of such names",
     ("pruning", "overfit"): "false, or keys and values",
     ("pruning", "outclassed"): "false, or keys and values",
 }

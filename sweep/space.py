@@ -26,7 +26,7 @@ from sweep.parameters import (
     parse_domain,
     shown,
 )
-from sweep.points import known_good
+from sweep.points import Start, usual_starts
 from sweep.settings import Budget, Settings, as_name, problems_of, unknown_key
 from sweep.space_file import SpaceError, SpaceFile, did_you_mean, read, shortened
 from trials.addresses import is_address, local_path, wrong_address
@@ -46,9 +46,8 @@ class Space:
     """Of every hyperparameter, the fixed ones included, in the order of the table."""
     epochs_passed_through: Domain | None
     """The epochs that the file searches, where one run to the most of them covers all."""
-    start_with: tuple[dict[str, Value], ...]
-    starts_as_usual: bool
-    """`start_with` is the usual first point, as the file gives none."""
+    starts: tuple[Start, ...]
+    """Points that are tried first: those of earlier sweeps, then the file's, or the usual ones."""
     folder: Path
     """The folder of the file; relative paths begin here."""
     text: str = field(repr=False)
@@ -58,6 +57,16 @@ class Space:
     def name(self) -> str:
         """The study, the MLflow experiment, the folder under output."""
         return self.settings.name
+
+    @property
+    def start_with(self) -> tuple[Mapping[str, Value], ...]:
+        """The points that are tried first."""
+        return tuple(start.values for start in self.starts)
+
+    @property
+    def starts_as_usual(self) -> bool:
+        """The usual points are among the first, as the file gives none."""
+        return any(start.is_usual for start in self.starts)
 
     @property
     def n_points(self) -> float:
@@ -174,9 +183,19 @@ def _field_problems(raw: dict[str, Any], path: Path) -> list[Problem]:
         problems.append(Problem(("data", "template"), "names columns itself; remove data.columns."))
     if data.get("max_length") is not None and "max_length" in search:
         problems.append(Problem(("search", "max_length"), "stands in data too; remove one."))
+    problems += _own_name_problems(raw, path)
     if raw.get("backend") == "unsloth":
         problems += [Problem((key,), words) for key, words in _beyond_unsloth(raw)]
     return problems
+
+
+def _own_name_problems(raw: dict[str, Any], path: Path) -> Iterator[Problem]:
+    own, given = _with_name(raw, path)["name"], raw.get("start_from")
+    words = f"must be an earlier sweep, not {shown(own)} itself, which goes on from what it has."
+    for index, name in enumerate(given if isinstance(given, list) else [given]):
+        if isinstance(name, str) and name == own:
+            where = ("start_from", index) if isinstance(given, list) else ("start_from",)
+            yield Problem(where, f"{words} Name another, or remove it.")
 
 
 def _beyond_unsloth(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -426,18 +445,18 @@ def _build(raw: dict[str, Any], file: SpaceFile) -> Space:
     epochs = passed_through(domains)
     if epochs is not None:
         domains["epochs"] = most(epochs)
-    start_with = raw.get("start_with", [known_good(domains)])
-    rank = _only_value(domains["rank"])
-    if rank is not None:  # alpha may be a multiple of it
-        start_with = [{"rank": rank, **start} for start in start_with]
+    starts = usual_starts(domains, settings.base_model)
+    if "start_with" in raw:
+        rank = _only_value(domains["rank"])
+        fixed = {} if rank is None else {"rank": rank}  # alpha may be a multiple of it
+        starts = [Start({**fixed, **values}, "start_with") for values in raw["start_with"]]
     if all(limit is None for limit in settings.budget.model_dump().values()):
         settings = settings.model_copy(update={"budget": Budget(trials=DEFAULT_TRIALS)})
     return Space(
         settings=settings,
         domains=domains,
         epochs_passed_through=epochs,
-        start_with=tuple(start_with),
-        starts_as_usual="start_with" not in raw,
+        starts=tuple(starts),
         folder=file.path.parent.resolve(),
         text=file.text,
     )

@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sweep.mirror import InMemory
 from sweep.parameters import HYPERPARAMETERS, Choices, Domain, TimesRank, Value, is_fixed
 from sweep.paused import is_paused
+from sweep.points import Start
 from sweep.search import (
     Params,
     distributions,
@@ -42,20 +43,40 @@ from sweep.words import counted
 POINT = "hyperparameters"
 """The user attribute that holds a trial's point: every hyperparameter, the fixed ones included."""
 
+STARTED_FROM = "start_from"
+"""The user attribute of a study: names of the earlier sweeps that it has taken points of."""
 
-def enqueue_starts(study: optuna.Study, space: Space) -> None:
-    """Put the points of `start_with` in the queue that the study does not have yet.
 
-    The usual first point is ours and not the user's wish: it begins a study and joins none.
+def enqueue_starts(study: optuna.Study, space: Space) -> list[Start]:
+    """Put the points in the queue that are to be tried first, and return those that are new.
+
+    The usual ones are ours and not the user's wish: they begin a study and join none.
     """
-    trials = study.get_trials(deepcopy=False)
-    if trials and space.starts_as_usual:
-        return
-    points = [{**trial.user_attrs.get(POINT, {}), **_given(trial)} for trial in trials]
-    for index, start in enumerate(space.start_with):
-        is_there = any(start.items() <= point.items() for point in points)
-        if not is_there and start not in space.start_with[:index]:
-            study.enqueue_trial(dict(start))
+    trials, new = study.get_trials(deepcopy=False), []
+    has_begun = any(POINT in trial.user_attrs for trial in trials)
+    known = [{**trial.user_attrs.get(POINT, {}), **_given(trial)} for trial in trials]
+    for index, start in enumerate(space.starts):
+        earlier = [before.values for before in space.starts[:index]]
+        if start.is_usual:
+            is_there = has_begun or _is_among(space, start.values, [*known, *earlier])
+        else:
+            is_known = any(start.values.items() <= point.items() for point in known)
+            is_there = is_known or start.values in earlier
+        if not is_there:
+            study.enqueue_trial(dict(start.values))
+            new.append(start)
+    if sweeps := {start.sweep for start in space.starts if start.sweep is not None}:
+        taken = {*study.user_attrs.get(STARTED_FROM, []), *sweeps}
+        study.set_user_attr(STARTED_FROM, sorted(taken))
+    return new
+
+
+def _is_among(
+    space: Space, start: Mapping[str, Value], points: Sequence[Mapping[str, Value]]
+) -> bool:
+    """Whether a point is one of others, as far as it is searched: not all name what is fixed."""
+    params = params_of(space, start)
+    return any(params.items() <= params_of(space, point).items() for point in points)
 
 
 class View:

@@ -157,7 +157,11 @@ BROKEN_SPACES = [
     ("mine", "my/sweep", "line 1 name: must serve as a folder's name"),
     ("mine", "my sweep", "at most), not 'my sweep'; write my-sweep."),
     ("mine", "2024", "line 1 name: must be text, not the number 2024; put it in quotation marks."),
-    ("", "sampler: bayes", "line 9 sampler: must be one of tpe, gp, random, grid, not 'bayes'."),
+    (
+        "",
+        "sampler: bayes",
+        "line 9 sampler: must be one of tpe, gp, qmc, random, grid, not 'bayes'.",
+    ),
     ("", "sampler: grid", "line 8 search.learning_rate: a grid needs lists or ranges with a step;"),
     ("", "budget: {trials: 0}", "line 9 budget.trials: must be at least 1, not 0."),
     ("", "budget: {hours: -2}", "line 9 budget.hours: must be above 0, not -2."),

@@ -63,6 +63,8 @@ def test_every_key_has_a_description() -> None:
         {"pruning": {"overfit": False, "outclassed": {"pruner": "median"}}},
         {"gpus_per_trial": 0.5, "micro_batch_size": "auto"},
         {"start_with": [{"rank": 16, "learning_rate": 2e-4}]},
+        {"start_from": "quickstart", "sampler": "qmc"},
+        {"start_from": ["quickstart", "llama3-1b"]},
     ],
 )
 def test_what_the_program_takes_is_right(changes: dict[str, Any]) -> None:
@@ -80,6 +82,7 @@ def test_what_the_program_takes_is_right(changes: dict[str, Any]) -> None:
         {"pruning": {"diverged": False}},
         {"budget": {"trials": 0}},
         {"quantization": "fp4"},
+        {"start_from": "../quickstart"},
     ],
 )
 def test_what_the_program_refuses_is_wrong(changes: dict[str, Any]) -> None:

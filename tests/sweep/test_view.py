@@ -352,16 +352,16 @@ def test_the_eval_sample_of_a_study_stays_though_the_search_changes(
     assert rows_so_far(other, tmp_path).sample is None
 
 
-def test_the_first_trial_that_a_check_shows_is_the_one_that_runs(searched: Searched) -> None:
-    space = searched.space("{rank: [8, 16], dropout: {min: 0, max: 0.1}}")
-    shown = check.first_trial(space)
-    assert searched.run(space, 1, flat) == [json.loads(json.dumps(shown))]
+def test_the_first_trials_that_a_check_shows_are_those_that_run(searched: Searched) -> None:
+    space = searched.space(SEARCH)
+    shown = [point for _, point in check.first_trials(space)]
+    assert searched.run(space, 3, flat) == json.loads(json.dumps(shown))
 
 
 def test_a_trial_that_could_not_be_written_is_drawn_again(
     searched: Searched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    space = searched.space(SEARCH)
+    space = searched.space(SEARCH, "start_with: []")
     study = searched.open(space)
     view = View(study, space)
     view.next_trial()

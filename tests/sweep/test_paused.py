@@ -109,7 +109,7 @@ def test_samplers_see_a_paused_trial_as_pruned(space: Space) -> None:
     assert verdict is not None and verdict.outcome == "paused"
     assert "waits for 2 more" in verdict.reason
     assert not sweep.tell(number, TrialResult(outcome="paused", reason=verdict.reason))
-    (seen,) = sweep._view.as_searched().trials
+    seen = sweep._view.as_searched().trials[0]
     assert (seen.state, seen.intermediate_values) == (TrialState.PRUNED, {1: 2.0})
     assert study.trials[0].state is TrialState.RUNNING
 

@@ -1,4 +1,4 @@
-"""A base model of 1 M parameters that knows a data set's language and not its task.
+"""A base model of 0.4 M parameters that knows a data set's language and not its task.
 
 The smallest on which LoRA shows what it shows on large ones: high rates diverge, epochs overfit,
 rank and batch matter. It has read E2E NLG rows the wrong way round (from the sentence to the

@@ -75,3 +75,22 @@ def test_a_draw_that_is_made_again_goes_on_with_the_same_chance() -> None:
         study.tell(trial, state=TrialState.FAIL)
     assert drawn[0] == drawn[1]
     assert drawn[0][0] != drawn[0][1]
+
+
+FEW: dict[str, BaseDistribution] = {"a": IntDistribution(0, 5), "b": IntDistribution(0, 5)}
+
+
+def test_of_its_candidates_the_best_that_has_not_been_tried_is_drawn() -> None:
+    study, observed = optuna.create_study(), Observed(FEW)
+    taken: set[tuple[int, int]] = set()
+    for number in range(36):
+        sampler = Tpe(observed, seed=number)
+        sampler.is_taken = lambda point: (point["a"], point["b"]) in taken
+        study.sampler = sampler
+        trial = study.ask(FEW)
+        a, b = trial.params["a"], trial.params["b"]
+        taken.add((a, b))
+        study.tell(trial, (a - 3) ** 2 + (b - 2) ** 2)
+    assert len(taken) > 25  # Optuna's own draws the best two or three again and again
+    free = [{"a": 0, "b": 5}, {"a": 3, "b": 2}, {"a": 5, "b": 0}]
+    assert sampler.best_of(free) == {"a": 3, "b": 2}

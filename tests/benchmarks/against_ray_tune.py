@@ -284,7 +284,7 @@ def of_sweep(side: str, seed: int, output: Path, base: str, run: Run) -> Searche
     }
     losses = losses_of(base, output / "compared/data/eval", adapters)
     (output / "losses.json").write_text(json.dumps(losses))
-    at = {number: trial["trial_ended"][0]["time"] - run.began for number, trial in events.items()}
+    at = {number: trial["trial_ended"][-1]["time"] - run.began for number, trial in events.items()}
     trials = list(events.values())
     return Searched(
         side=side,
@@ -297,8 +297,8 @@ def of_sweep(side: str, seed: int, output: Path, base: str, run: Run) -> Searche
 
 def sweep_parts(trial: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
     """Where the time of one trial went; imports and the base model are before the first."""
-    [ended] = trial["trial_ended"]
-    seconds = ended["time"] - trial["trial_started"][0]["time"]
+    ended = trial["trial_ended"][-1]  # one that was paused has several, each with all its seconds
+    seconds = sum(end - start for start, end in spans_of(trial))
     training, evaluation = ended["training_seconds"], ended["evaluation_seconds"]
     return {
         "set_up": seconds - training - evaluation,
@@ -307,11 +307,15 @@ def sweep_parts(trial: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
     }
 
 
+def spans_of(trial: dict[str, list[dict[str, Any]]]) -> list[tuple[float, float]]:
+    """Return when each part of a trial began and ended; one that ends while paused has no more."""
+    started, ended = trial["trial_started"], trial["trial_ended"]
+    return [(one["time"], other["time"]) for one, other in zip(started, ended, strict=False)]
+
+
 def common(trials: list[dict[str, list[dict[str, Any]]]], run: Run) -> dict[str, Any]:
     """Return the figures that are read in the same way on all sides."""
-    spans = [
-        (trial["trial_started"][0]["time"], trial["trial_ended"][0]["time"]) for trial in trials
-    ]
+    spans = [span for trial in trials for span in spans_of(trial)]
     return {
         "own_cpu_seconds": run.own_cpu_seconds,
         "others_cpu_seconds": run.others_cpu_seconds,

@@ -209,8 +209,9 @@ class Confirmation:
             self.base_eval_loss = point.eval_loss
         else:
             curve.append(point)
-            stop = self.by_itself.verdict(curve, self.base_eval_loss)
-            n_evaluations = self._running[number].n_evaluations
+            config = self._running[number]
+            n_evaluations = config.n_evaluations
+            stop = self.by_itself.verdict(curve, self.base_eval_loss, config.lr_scheduler)
             if stop is None and point.index < n_evaluations and self.is_asked_to_prune(number):
                 stop = stopped_by_hand(point, n_evaluations)
         for tracker in self.trackers:

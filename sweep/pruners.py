@@ -1,4 +1,4 @@
-"""One question each: has a trial diverged? does it overfit? is it hopeless beside its peers?"""
+"""One question each: has a trial diverged? does it overfit? They need no other trial."""
 
 from __future__ import annotations
 
@@ -55,13 +55,22 @@ class Diverged:
         return None
 
 
+CLEARLY = 0.9
+"""Of the best eval loss: by the recorded landscape, `tests.benchmarks.simulator --what overfit`."""
+
+
 class Overfit:
     """Does the trial learn its training rows by heart? Needs no other trial.
 
     It does when the eval loss has been above the trial's own best by more than `min_rise` for
     `patience` evaluations in a row while the train loss kept falling: the mean train loss of
-    those evaluations is below the one at the best. A data set that is harder than its training
+    those evaluations is below every one until the best. A data set that is harder than its training
     rows from the start is not overfitting: only the trial's own best counts.
+
+    Too high a rate looks alike for a while: eval loss jumps up, and falls again with the rate. Then
+    the best is mostly the first evaluation, whose train loss still holds the way down from the base
+    model, so that any later one is below it. There it takes more: the train loss is below the
+    next one and clearly below the best eval loss, and the eval loss is at its highest.
 
     Where the objective is a metric, the trial goes on as long as that gets better, whatever the
     eval loss does: answers often get better for a while after the loss has turned. By itself a
@@ -94,7 +103,7 @@ class Overfit:
         if any(point.eval_loss <= best.eval_loss * (1 + self._min_rise) for point in since):
             return None
         train_loss = fmean(point.train_loss for point in since if point.train_loss is not None)
-        if not train_loss < best.train_loss:
+        if not self._has_learnt_more(curve, best, train_loss):
             return None
         if not self._objective.is_eval_loss and self._gets_better(curve):
             return None
@@ -105,6 +114,21 @@ class Overfit:
             f"trial's best, {best.eval_loss:.4f} at step {best.step}, and was more than "
             f"{self._min_rise:.1%} above it {self._patience} times in a row, while train loss fell "
             f"from {best.train_loss:.4f} to {train_loss:.4f}{self._score_in_words(curve)}."
+        )
+
+    def _has_learnt_more(
+        self, curve: Sequence[EvalPoint], best: EvalPoint, train_loss: float
+    ) -> bool:
+        """Whether the train loss has fallen since the best, and not only the rate been too high."""
+        if best is not curve[0]:
+            until_best = [p.train_loss for p in curve if p.index <= best.index]
+            return train_loss < min(loss for loss in until_best if loss is not None)
+        after = curve[1].train_loss
+        return (
+            after is not None
+            and train_loss < after
+            and train_loss < CLEARLY * best.eval_loss
+            and curve[-1].eval_loss >= max(point.eval_loss for point in curve)
         )
 
     def _gets_better(self, curve: Sequence[EvalPoint]) -> bool:
@@ -142,12 +166,21 @@ class ByItself:
             else None
         )
 
-    def verdict(self, curve: Sequence[EvalPoint], base_eval_loss: float | None) -> Stop | None:
-        """Judge a trial by its evaluations after step 0, latest last; None to go on."""
+    def verdict(
+        self, curve: Sequence[EvalPoint], base_eval_loss: float | None, lr_scheduler: str
+    ) -> Stop | None:
+        """Judge a trial by its evaluations after step 0, latest last; None to go on.
+
+        Args:
+            lr_scheduler: Of the trial. With warmup_stable_decay eval loss falls as the rate does,
+                at the very end: whatever it does before, none is overfit.
+        """
         if reason := self._diverged.reason(curve, base_eval_loss):
             return Stop(outcome="diverged", reason=reason)
         is_over = curve[-1].index == self._n_evaluations
-        if self._overfit and not is_over and (reason := self._overfit.reason(curve)):
+        if self._overfit is None or is_over or lr_scheduler == "warmup_stable_decay":
+            return None
+        if reason := self._overfit.reason(curve):
             return Stop(outcome="overfit", reason=reason)
         return None
 

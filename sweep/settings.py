@@ -115,7 +115,7 @@ class Overfit(_Strict):
 
     min_rise: Annotated[float, Field(gt=0)] = 0.01
     """How far above the trial's own best eval loss, relative."""
-    patience: Annotated[int, Field(ge=1)] = 3
+    patience: Annotated[int, Field(ge=1)] = 4
     """So many evaluations in a row."""
 
 

@@ -264,7 +264,8 @@ class Sweep:
     def _verdict(
         self, trial: optuna.Trial, curve: Sequence[EvalPoint], is_new: bool
     ) -> Stop | None:
-        if stop := self._by_itself.verdict(curve, self.base_eval_loss):
+        scheduler = str(trial.user_attrs[POINT]["lr_scheduler"])
+        if stop := self._by_itself.verdict(curve, self.base_eval_loss, scheduler):
             return stop
         if curve[-1].index == self._space.settings.evaluate.times:
             return None  # the run is over: nothing is left to save

@@ -89,7 +89,8 @@ def run(space: Space, options: Options, console: Console) -> int:
         console.print(Text(note, style="dim"), soft_wrap=True)
     if not same_rows(sweep_dir / "data", found):
         console.print("The rows are not those of the sweep.", style="dim")
-    watch = Watch(config, console, None if options.to_the_end else Verdicts(space))
+    verdicts = None if options.to_the_end else Verdicts(space, config.lr_scheduler)
+    watch = Watch(config, console, verdicts)
     write_config(config)
     result = train(config, watch, open_debugger=options.pdb)
     return 1 if result is None else say_end(config, result, console)
@@ -188,8 +189,9 @@ def same_rows(data_dir: Path, found: Check) -> bool:
 class Verdicts:
     """The verdicts of a sweep that need no other trial."""
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, lr_scheduler: str) -> None:
         settings = space.settings
+        self._lr_scheduler = lr_scheduler
         self._by_itself = ByItself(
             settings.pruning, space.objective, n_evaluations=settings.evaluate.times
         )
@@ -198,7 +200,9 @@ class Verdicts:
         """The verdict on a trial's evaluations, point 0 included, latest last: None to go on."""
         base_eval_loss = next((point.eval_loss for point in points if point.index == 0), None)
         curve = [point for point in points if point.index > 0]
-        return self._by_itself.verdict(curve, base_eval_loss) if curve else None
+        if not curve:
+            return None
+        return self._by_itself.verdict(curve, base_eval_loss, self._lr_scheduler)
 
 
 class Watch:

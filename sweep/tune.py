@@ -156,7 +156,7 @@ def _train(config: TrialConfig, space: Space) -> None:
         nonlocal n_told
         # A trial whose optimizer did not fit begins anew with smaller micro-batches.
         curve[:] = [*(each for each in curve if each.index < point.index), point]
-        stop = by_itself.verdict(curve, None)
+        stop = by_itself.verdict(curve, None, config.lr_scheduler)
         if stop is None and n_told < point.index < config.n_evaluations:
             n_told = point.index
             tune.report(_metrics(curve, config))  # where Tune stops the trial, it ends in here

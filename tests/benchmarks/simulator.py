@@ -8,7 +8,8 @@ best eval loss is on disk: a trial that has ended with a value, not one that is 
 All GPUs count from the beginning, idle or not. The exhaustive grid costs what all its runs take.
 
 `--what` is `reach` (the above), `budget` (GPU-seconds and best eval loss of a sweep of 24 trials),
-or `winner` (how often the grid's best run is cut for good in a sweep of the whole space).
+`winner` (how often the grid's best run is cut for good in a sweep of the whole space), or `overfit`
+(of all recorded runs, how many are stopped as overfit, and how many wrongly are or are not).
 """
 
 from __future__ import annotations
@@ -32,10 +33,13 @@ import optuna
 from sweep.ended import COUNTS
 from sweep.loop import Budget, run
 from sweep.mirror import InMemory
+from sweep.pruners import ByItself
 from sweep.resolve import resolver
+from sweep.settings import Diverged, Pruning
 from sweep.space import Space, load_space
 from sweep.study import Sweep
-from tests.benchmarks.replay import LANDSCAPE, Landscape, ReplayRunner, read_landscapes
+from tests.benchmarks.landscape import N_EVALUATIONS
+from tests.benchmarks.replay import LANDSCAPE, Landscape, ReplayRunner, Run, read_landscapes
 from trials.config import TrialConfig, TrialResult
 
 WITHIN = (0.002, 0.01)
@@ -175,10 +179,57 @@ def _rows(found: dict[Case, list[Found]], what: str) -> None:
         print(start, " | ".join(cells), "|", flush=True)
 
 
+@dataclass(frozen=True, slots=True)
+class OverfitStops:
+    """Of recorded runs, each judged as if it were alone."""
+
+    n_runs: int
+    n_stopped: int
+    n_wrong: int
+    """Stopped, though they would have fallen more than 0.5 % below their best until then."""
+    n_rose: int
+    """Whose last eval loss is more than 1 % above their best, while their train loss fell."""
+    n_missed: int
+    """Of these, those that were not stopped before their end."""
+    saved: float
+    """Share of all seconds."""
+
+
+WRONG_BY = 0.005
+
+
+def overfit_stops(scheduler: str, runs: Sequence[Run]) -> OverfitStops:
+    """Judge recorded runs as a sweep does, with its usual settings."""
+    judge = ByItself(Pruning(diverged=Diverged(factor=1e9)), n_evaluations=N_EVALUATIONS)
+    n_stopped = n_wrong = n_rose = n_missed = 0
+    saved = 0.0
+    for recorded in runs:
+        points = recorded.points[1:]
+        found = (n for n in range(1, len(points)) if judge.verdict(points[:n], None, scheduler))
+        stop = next(found, None)
+        rose = _has_overfitted(recorded)
+        n_rose += rose
+        if stop is None:
+            n_missed += rose
+            continue
+        n_stopped += 1
+        saved += recorded.seconds[-1] - points[stop - 1].seconds
+        before = min(point.eval_loss for point in points[:stop])
+        n_wrong += min(point.eval_loss for point in points[stop:]) < before * (1 - WRONG_BY)
+    share = saved / sum(recorded.seconds[-1] for recorded in runs)
+    return OverfitStops(len(runs), n_stopped, n_wrong, n_rose, n_missed, share)
+
+
+def _has_overfitted(recorded: Run) -> bool:
+    last, best = recorded.points[-1], recorded.best
+    assert last.train_loss is not None and best.train_loss is not None
+    return last.eval_loss > best.eval_loss * 1.01 and last.train_loss < best.train_loss
+
+
 def main() -> None:
     """Read the command line, print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--what", choices=["reach", "budget", "winner"], default="reach")
+    parser.add_argument("--what", choices=["reach", "budget", "winner", "overfit"], default="reach")
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS))
@@ -190,6 +241,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all results there")
     asked = parser.parse_args()
     landscapes = read_landscapes(asked.landscape)
+    if asked.what == "overfit":
+        for scheduler in sorted({of for of, _ in landscapes}):
+            some = [there for (of, _), there in landscapes.items() if of == scheduler]
+            runs = [recorded for there in some for recorded in there.runs.values()]
+            print(scheduler, overfit_stops(scheduler, runs))
+        return
     for seed in (0, 1):
         there = landscapes[asked.scheduler, seed]
         print(f"seed {seed}: {len(there.runs)} runs, {there.gpu_seconds:,.0f} GPU-seconds, best ")

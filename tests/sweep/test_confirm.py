@@ -119,15 +119,16 @@ def test_one_seed_says_that_it_says_little(folder: Path) -> None:
 
 def test_runs_that_overfit_are_ended_but_none_is_compared_with_its_peers(folder: Path) -> None:
     (run,) = plan(folder, top=1, n_seeds=1)
+    run = replace(run, config=replace(run.config, lr_scheduler="cosine"))
     sweep = Confirmation([run], ByItself(Pruning(), n_evaluations=9))
     number, config = sweep.ask()
     sweep.started(config, Place("box", "CPU worker 0"))
-    curve = [1.0, 1.5, 1.5, 1.5]
+    curve = [1.1, 1.0, 1.3, 1.3, 1.3, 1.3]
     said: list[Stop | None] = []
     for index, loss in enumerate(curve, start=1):
         falling = replace(point(index, loss), train_loss=1.0 - index / 10)
         said.append(sweep.report(number, falling))
-    assert [stop and stop.outcome for stop in said] == [None, None, None, "overfit"]
+    assert [stop and stop.outcome for stop in said] == [*[None] * 5, "overfit"]
 
 
 def test_a_run_that_lost_its_machine_goes_on_and_three_losses_end_it(folder: Path) -> None:

@@ -134,7 +134,7 @@ def test_an_overfit_trial_is_complete_with_its_best(space: Space) -> None:
     assert study.trials[0].state is TrialState.COMPLETE
     assert study.trials[0].value == 1.5
     assert study.trials[0].user_attrs["outcome"] == "overfit"
-    assert max(study.trials[0].intermediate_values) == 5
+    assert max(study.trials[0].intermediate_values) == 6
 
 
 @pytest.mark.parametrize("first", [math.nan, math.inf])

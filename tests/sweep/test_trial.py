@@ -169,14 +169,14 @@ def point(index: int, eval_loss: float, train_loss: float | None = 1.0) -> EvalP
         ([2.0, 1.0, 1.1], None),
         ([2.0, 3.1], "diverged"),
         ([2.0, float("nan")], "diverged"),
-        ([2.0, 1.0, 1.2, 1.2, 1.2], "overfit"),
+        ([2.0, 1.1, 1.0, 1.2, 1.2, 1.2, 1.2], "overfit"),
     ],
 )
 def test_the_sweeps_verdicts_that_need_no_peers(
     space: Space, eval_losses: Sequence[float], outcome: str | None
 ) -> None:
     curve = [point(i, loss, 1 - i / 10) for i, loss in enumerate(eval_losses)]
-    verdict = Verdicts(space).on(curve)
+    verdict = Verdicts(space, "cosine").on(curve)
     assert (verdict and verdict.outcome) == outcome
 
 

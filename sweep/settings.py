@@ -137,7 +137,7 @@ class Outclassed(_Strict):
     then. The others are Optuna's of that name, which end a trial for good."""
     factor: Annotated[int, Field(ge=2)] = 3
     """Of halving and Hyperband: the best 1 in so many go on."""
-    rungs: Annotated[list[Share], Field(min_length=1)] = [0.1]
+    rungs: Annotated[list[Share], Field(min_length=1)] = [0.15]
     """Of asha: the shares of its run at which a trial is compared."""
     standard_errors: Annotated[float, Field(ge=0)] = 2.0
     """Of asha: a difference below so many of its own standard errors over the eval rows pauses

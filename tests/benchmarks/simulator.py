@@ -7,7 +7,7 @@ they are. For each it counts the GPU-seconds until an adapter within 0.2 % and 1
 best eval loss is on disk: a trial that has ended with a value, not one that is paused or was cut.
 All GPUs count from the beginning, idle or not. The exhaustive grid costs what all its runs take.
 
-`--what` is `reach` (the above), `budget` (GPU-seconds and best eval loss of a sweep of 24 trials),
+`--what` is `reach` (the above), `budget` (GPU-seconds and best eval loss of a sweep of --trials),
 `winner` (how often the grid's best run is cut for good in a sweep of the whole space), or `overfit`
 (of all recorded runs, how many are stopped as overfit, and how many wrongly are or are not).
 """
@@ -43,7 +43,6 @@ from tests.benchmarks.replay import LANDSCAPE, Landscape, ReplayRunner, Run, rea
 from trials.config import TrialConfig, TrialResult
 
 WITHIN = (0.002, 0.01)
-N_TRIALS = 24
 NO_PRUNING = "{overfit: false, outclassed: false, diverged: {factor: 1.0e+9}}"
 PRUNING = {
     "none": NO_PRUNING,
@@ -67,6 +66,8 @@ class Case:
     scheduler: str = "cosine"
     space: str = ""
     """Further lines of the YAML."""
+    n_trials: int = 24
+    """Of `budget`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def simulate(case: Case, landscape: Landscape, folder: Path) -> Found:
         space, backend="transformers", on_gpus=True, output_dir=folder, data_dir=folder
     )
     sweep = Sweep(space, study, resolve)
-    budget = Budget(N_TRIALS if case.what == "budget" else None, None)
+    budget = Budget(case.n_trials if case.what == "budget" else None, None)
     reached: list[float | None] = [None] * len(WITHIN)
     best = math.inf
     has_winner = False
@@ -237,6 +238,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--landscape", type=Path, default=LANDSCAPE)
     parser.add_argument("--scheduler", default="cosine")
+    parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--space", default="", help="further lines of the YAML")
     parser.add_argument("--json", type=Path, help="write all results there")
     asked = parser.parse_args()
@@ -253,7 +255,16 @@ def main() -> None:
         print(f"{there.best:.4f} at {there.winner}")
     for sampler, pruning, n_gpus in itertools.product(asked.samplers, asked.pruning, asked.gpus):
         cases = [
-            Case(asked.what, sampler, pruning, n_gpus, seed, asked.scheduler, asked.space)
+            Case(
+                asked.what,
+                sampler,
+                pruning,
+                n_gpus,
+                seed,
+                scheduler=asked.scheduler,
+                space=asked.space,
+                n_trials=asked.trials,
+            )
             for seed in range(asked.seeds)
         ]
         found = all_found(cases, landscapes, asked.processes)

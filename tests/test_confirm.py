@@ -30,6 +30,7 @@ evaluate: {{times: 5, rows: 40}}
 """
 
 
+@pytest.mark.long
 def test_it_goes_on_where_it_was_stopped_and_says_what_is_noise(tmp_path: Path) -> None:
     tiny.write_rows(tmp_path / "train.jsonl", 48, seed=2)
     tiny.write_rows(tmp_path / "eval.jsonl", 64, seed=3)

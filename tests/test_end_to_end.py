@@ -189,8 +189,11 @@ def test_ctrl_c_ends_in_order_and_the_same_command_continues(
     tiny_base: Path, tmp_path: Path
 ) -> None:
     space = write_space(tmp_path, tiny_base, epochs=60)
+    unpaused = ("--set", "pruning.outclassed=false")
     with (tmp_path / "output.txt").open("w") as output:
-        running = subprocess.Popen(command(space), stdout=output, stderr=subprocess.STDOUT)
+        running = subprocess.Popen(
+            command(space, *unpaused), stdout=output, stderr=subprocess.STDOUT
+        )
     log = tmp_path / "out" / "tiny" / "trials" / "001" / "log.txt"
     wait_for(lambda: log.exists() and '"index": 2' in log.read_text())
     live = Finished(tmp_path / "out" / "tiny", "", 0)
@@ -212,7 +215,7 @@ def test_ctrl_c_ends_in_order_and_the_same_command_continues(
     cut_off = [run for run in children if run.data.tags["outcome"] == "interrupted"]
     assert cut_off and all(run.info.status == "KILLED" for run in cut_off)
 
-    continued = sweep_run(space)
+    continued = sweep_run(space, *unpaused)
     assert continued.exit_code == 0, continued.output
     parents, children = continued.runs
     assert [run.info.status for run in parents] == ["FINISHED"]

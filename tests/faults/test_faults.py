@@ -10,10 +10,13 @@ from tests.faults.faults import Course, away, lay_out, on_postgres
 from tests.faults.tally import Tally
 from tests.servers.postgresql import PASSWORD, programs_dir
 
-pytestmark = pytest.mark.filterwarnings(
-    # SQLAlchemy 2.1 warns of a loader that MLflow 3.17 uses in its own tables.
-    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings(
+        # SQLAlchemy 2.1 warns of a loader that MLflow 3.17 uses in its own tables.
+        "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -127,7 +127,7 @@ def test_paused_trials_survive_a_crash(space: Space, tmp_path: Path) -> None:
     pause_all(Sweep(space, open_study(space, storage_url(tmp_path)), resolve), [1.9, 1.5])
 
     study = open_study(space, storage_url(tmp_path))
-    assert [is_paused(trial) for trial in study.trials] == [True, True]
+    assert [is_paused(trial) for trial in study.trials[:2]] == [True, True]
     again, listener = Sweep(space, study, resolve), Listener()
     again.trackers = [listener]
     assert (again.n_paused(), again.n_waiting()) == (2, 0)

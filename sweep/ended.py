@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sweep.flat import EndedCurve, Flatness
 from sweep.mirror import InMemory
 from sweep.paused import is_paused
-from sweep.view import POINT
+from sweep.view import MEMORY, POINT
 from trials.config import EvalPoint, Objective, Outcome, TrialResult
 
 STATES: Mapping[Outcome, TrialState] = {
@@ -149,7 +149,7 @@ def tell_ended(trial: optuna.Trial, curve: Sequence[EvalPoint], result: TrialRes
         state=state,
         value=value,
         user_attrs=known,
-        constraints={"memory": 1.0 if result.outcome == "out_of_memory" else -1.0},
+        constraints={MEMORY: 1.0 if result.outcome == "out_of_memory" else -1.0},
     )
     storage.end_trial(trial._trial_id, ended)
     return storage.get_trial(trial._trial_id)

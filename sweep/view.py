@@ -40,6 +40,8 @@ from sweep.space import Space
 from sweep.tpe import Observed
 from sweep.words import counted
 
+MEMORY = "memory"
+"""The constraint that an out-of-memory trial breaks: 1, and -1 of all others."""
 POINT = "hyperparameters"
 """The user attribute that holds a trial's point: every hyperparameter, the fixed ones included."""
 
@@ -163,14 +165,17 @@ def _as_searched(
         return create_trial(state=TrialState.WAITING, system_attrs=fixed)
     if not is_within(space, point):
         return create_trial(state=TrialState.FAIL)
+    paused = is_paused(trial)
     return create_trial(
         # A sampler waits for a trial that runs; of one that is paused it may hear nothing more.
-        state=TrialState.PRUNED if is_paused(trial) else trial.state,
+        state=TrialState.PRUNED if paused else trial.state,
         values=trial.values,
         params=params_of(space, point),
         distributions=searched,
         system_attrs=trial.system_attrs,
         intermediate_values=trial.intermediate_values,
+        # It has fitted so far; a Gaussian process wants the constraint of every trial that it sees.
+        constraints={MEMORY: -1.0} if paused else None,
     )
 
 

@@ -281,6 +281,16 @@ def test_of_a_trial_the_best_so_far_counts() -> None:
     assert rungs.promising({0: 1, 1: 1, 2: 1}, is_last=False) == 0
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "qmc", "random"])
+def test_every_sampler_draws_beside_paused_trials(space: Space, sampler: str) -> None:
+    settings = space.settings.model_copy(update={"sampler": sampler})
+    space = dataclasses.replace(space, settings=settings)
+    curves = [[1.5 + n / 20, 1.4 + n / 20, 1.3, 1.2 + n / 20] for n in range(16)]
+    sweep, _ = swept(space, *curves, n_trials=16)
+    assert outcomes(sweep).count("completed") >= 5
+    assert len(sweep.ended()) == 16
+
+
 def test_a_study_of_optuna_s_own_keeps_working(space: Space) -> None:
     sweep, _ = swept(space, GOOD, BAD, BAD, n_trials=3)
     states: Mapping[str, TrialState] = {

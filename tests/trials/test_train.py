@@ -279,11 +279,18 @@ class LimitedMemory:
         return getattr(self._limited, name)
 
     def nll_sum(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        self._take(model, len(batch["input_ids"]))
+        return self._limited.nll_sum(model, batch)
+
+    def nll_rows(self, model: Any, batch: dict[str, torch.Tensor], **wanted: bool) -> Any:
+        self._take(model, len(batch["input_ids"]))
+        return self._limited.nll_rows(model, batch, **wanted)
+
+    def _take(self, model: Any, n_rows: int) -> None:
         if self._training in (None, model.training):
             self.calls += 1
-            if self.calls > self._from_call and len(batch["input_ids"]) > self._limit:
+            if self.calls > self._from_call and n_rows > self._limit:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
-        return self._limited.nll_sum(model, batch)
 
 
 @pytest.mark.parametrize(

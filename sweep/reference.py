@@ -45,7 +45,8 @@ def tables() -> str:
 
 def _row(key: str, kind: str, default: str, meaning: str) -> str:
     text = " ".join(meaning.split()).rstrip(".")
-    text = text[0].lower() + text[1:] if text[1:2].islower() or text[1:2] == " " else text
+    is_word = text.split(" ", 1)[0][1:].islower() or text[1:2] == " "  # else a name: LoRA
+    text = text[0].lower() + text[1:] if is_word else text
     return f"| `{key}` | {kind} | {default} | {text} |"
 
 
@@ -89,11 +90,10 @@ def _kind(node: Mapping[str, Any]) -> str:
         case "object":
             return "names → names"
         case "array":
-            return f"list of {_kind(node['items'])}s"
+            one, _, bounds = _kind(node["items"]).partition(" ")
+            return f"list of {one}s {bounds}".rstrip()
         case "integer" | "number":
             return f"{'whole number' if node['type'] == 'integer' else 'number'}{_bounds(node)}"
-        case "array":
-            return f"list of: {_kind(node['items'])}"
         case _:
             return "text"
 

@@ -100,7 +100,8 @@ def training_environment(
     """What a process that trains must have in its environment before it imports torch.
 
     Its threads are its share of the cores: more of them than cores slow a step down by an order of
-    magnitude, and sums come out a little different with another number of them.
+    magnitude, and sums come out a little different with another number of them. Where others use
+    the cores too, threads that wait for each other must not spin, which does the same.
 
     Args:
         n_slots: Trials at once.
@@ -111,6 +112,7 @@ def training_environment(
     return {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
+        "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
     }
 

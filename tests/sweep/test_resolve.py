@@ -95,6 +95,7 @@ def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert training_environment(n_slots=2, n_processes=2) == {
         "OMP_NUM_THREADS": "4",
         "MKL_NUM_THREADS": "4",
+        "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
     }
     assert training_environment(n_slots=99)["OMP_NUM_THREADS"] == "1"

@@ -167,6 +167,7 @@ def test_other_data_under_the_same_name_is_refused(finished: Finished) -> None:
     assert "--name tiny-2" in refused.output
 
 
+@pytest.mark.long
 def test_the_search_may_change_between_two_runs(tiny_base: Path, tmp_path: Path) -> None:
     space = write_space(tmp_path, tiny_base, epochs=4)
     assert sweep_run(space, "--trials", "3").exit_code == 0
@@ -227,6 +228,7 @@ def test_ctrl_c_ends_in_order_and_the_same_command_continues(
     assert all(run.data.tags["outcome"] != "interrupted" for run in children)
 
 
+@pytest.mark.long
 def test_a_sweep_in_which_every_trial_fails_has_failed(tiny_base: Path, tmp_path: Path) -> None:
     space = write_space(tmp_path, tiny_base)
     broken = shutil.copytree(tiny_base, tmp_path / "broken")

@@ -61,6 +61,7 @@ class Case:
     what: str
     sampler: str
     pruning: str
+    """One of `PRUNING`, or what stands under `pruning` in the YAML."""
     n_gpus: int
     seed: int
     scheduler: str = "cosine"
@@ -124,7 +125,8 @@ def _space(case: Case, landscape: Landscape, folder: Path) -> Space:
     (folder / "rows.jsonl").write_text("{}")
     path.write_text(
         f"base_model: none\ndata: {{train: rows.jsonl, eval: 0.1}}\n"
-        f"sampler: {case.sampler}\nseed: {case.seed}\npruning: {PRUNING[case.pruning]}\n"
+        f"sampler: {case.sampler}\nseed: {case.seed}\n"
+        f"pruning: {PRUNING.get(case.pruning, case.pruning)}\n"
         f"search: {{rank: {ranks}, learning_rate: {rates}, epochs: {epochs}, "
         f"effective_batch_size: {batches}, lr_scheduler: {case.scheduler}}}\n{case.space}"
     )
@@ -234,7 +236,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS))
-    parser.add_argument("--pruning", nargs="+", default=list(PRUNING))
+    parser.add_argument(
+        "--pruning",
+        nargs="+",
+        default=list(PRUNING),
+        help=f"{', '.join(PRUNING)}, or YAML: {{outclassed: {{rungs: [0.2], factor: 4}}}}",
+    )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--landscape", type=Path, default=LANDSCAPE)
     parser.add_argument("--scheduler", default="cosine")

@@ -94,6 +94,7 @@ def test_a_notebook_shows_the_table_and_the_summary(space: Path) -> None:
         nbformat.write(watched.nb, where)
 
 
+@pytest.mark.long
 def test_the_stop_button_ends_the_sweep_in_order(space: Path) -> None:
     client = notebook(space, **{"budget.trials": 50, "search.epochs": 200})
     pressed: list[float] = []

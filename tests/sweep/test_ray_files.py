@@ -74,6 +74,7 @@ def test_files_of_a_trial_elsewhere_are_as_of_one_that_ran_here(
         assert log.count("=== trial") == 1
 
 
+@pytest.mark.long
 def test_a_trial_goes_on_elsewhere_from_what_had_come_back(
     elsewhere: None, config: MakeConfig, tmp_path: Path
 ) -> None:

@@ -114,7 +114,7 @@ def test_a_template_makes_the_text_of_each_row() -> None:
     [
         ("t.jsonl", "\n" + lines(PAIR), "t.jsonl line 2"),
         ("t.NDJSON", codecs.BOM_UTF8 + lines(PAIR).encode(), "t.NDJSON line 1"),
-        ("t.jsonl.gz", gzip.compress(lines(PAIR).encode()), "t.jsonl.gz line 1"),
+        ("t.jsonl.gz", gzip.compress(lines(PAIR).encode(), mtime=0), "t.jsonl.gz line 1"),
         ("t.json", json.dumps([PAIR], indent=1), "t.json row 1"),
         ("t.json", json.dumps({"version": 1, "data": [PAIR]}), "t.json row 1"),
         ("t.csv", 'prompt,completion\r\n\r\n"2+2?",4\r\n', "t.csv row 1"),
@@ -160,11 +160,11 @@ BROKEN_FILES = [
     ("t.jsonl", b"%PDF-1.7\n", "it is a PDF"),
     ("t.csv", b"PK\x03\x04", "a ZIP archive or an Office document"),
     ("t.jsonl", b"\n<!DOCTYPE html>", "it is a web page"),
-    ("t.jsonl", gzip.compress(b"{}"), "it is gzip data. Add .gz"),
+    ("t.jsonl", gzip.compress(b"{}", mtime=0), "it is gzip data. Add .gz"),
     ("t.jsonl", b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
     ("t.parquet", b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
     ("t.jsonl.gz", b"{}", "is not whole gzip data"),
-    ("t.jsonl.gz", gzip.compress(b"{}" * 99)[:-9], "is not whole gzip data"),
+    ("t.jsonl.gz", gzip.compress(b"{}" * 99, mtime=0)[:-9], "is not whole gzip data"),
     ("t.json", '[\n{"text": "a"},\n{"text" "b"}]', "line 3 of t.json is not JSON: .* at column 9"),
     ("t.json", lines(PAIR, PAIR), "let its name end in .jsonl"),
     ("t.json", '{"a": [], "b": []}', "found lists under `a`, `b`"),
@@ -439,7 +439,11 @@ def test_importing_rows_loads_nothing_heavy() -> None:
     ("name", "content", "message"),
     [
         ("train.csv", b'""\n""\n', "train.csv must hold rows, but it has none."),
-        ("train.jsonl.gz", gzip.compress(b"\n" * 2_000_000), "must fit into a quarter of the free"),
+        (
+            "train.jsonl.gz",
+            gzip.compress(b"\n" * 2_000_000, mtime=0),
+            "must fit into a quarter of the free",
+        ),
         ("train.jsonl", b"\n" * 2_000_000, "must fit into a quarter of the free memory (0.0 GiB)"),
     ],
 )

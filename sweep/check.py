@@ -109,14 +109,12 @@ def prepare_data(
     *,
     on_gpus: bool,
     say: Callable[[str], None],
-    meanwhile: Callable[[], object] = lambda: None,
     n_sample_rows: int | None = None,
     n_generated_rows: int | None = None,
 ) -> Check:
     """Read and tokenise the data, size up the model, in a process of its own.
 
     Args:
-        meanwhile: Called once the rows have been read, where most mistakes are.
         n_sample_rows: Eval rows of each evaluation, in a study that goes on.
         n_generated_rows: Those that completions are written for, likewise.
 
@@ -148,10 +146,8 @@ def prepare_data(
             ) as process,
         ):
             assert process.stdout is not None
-            for index, line in enumerate(process.stdout):
+            for line in process.stdout:
                 say(line.rstrip())
-                if index == 0:
-                    meanwhile()
         if not answer_path.exists():
             end = "\n".join(log_path.read_text(errors="replace").splitlines()[-15:])
             raise SpaceError(f"reading the data ended with exit code {process.returncode}:\n{end}")

@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -113,11 +113,7 @@ def run(space: Space, options: Options, console: Console, events: Events | None 
     server = Address.parse(options.study) if options.study else None
     open_folder(output_dir, server)
     patience = Patience(say=console.print)
-    with (
-        locked(output_dir),
-        study_writer(output_dir, server, patience) as storage,
-        ExitStack() as at_end,
-    ):
+    with locked(output_dir), study_writer(output_dir, server, patience) as storage:
         on_gpus = wants_gpus(workers=options.workers, gpus=options.gpus)
         backend = choose_backend(space, on_gpus=on_gpus)
         _check_options(space, options, on_gpus=on_gpus)
@@ -128,7 +124,6 @@ def run(space: Space, options: Options, console: Console, events: Events | None 
             output_dir / "data",
             on_gpus=on_gpus,
             say=console.print,
-            meanwhile=partial(_start_ray, space, options, on_gpus, at_end),
             n_sample_rows=so_far.sample,
             n_generated_rows=so_far.generated,
         )
@@ -173,16 +168,6 @@ def _end(events: Events | None, job: Job, sweep: Sweep, status: Status, failure:
         summary = _summary(job, sweep, wall_seconds=0.0)
         events.sweep_ended(summary, STATES[status], EXIT_CODES[status], failure)
     return EXIT_CODES[status]
-
-
-def _start_ray(space: Space, options: Options, on_gpus: bool, at_end: ExitStack) -> None:
-    """Start this machine's own Ray while the data is being prepared, in a process of its own."""
-    from sweep import ray_cluster
-
-    if not ray_cluster.is_joined():
-        at_end.callback(ray_cluster.disconnect)
-        n_cpu_workers = None if on_gpus else n_workers(space, options.workers)
-        ray_cluster.connect(n_cpu_workers=n_cpu_workers)
 
 
 def _check_options(space: Space, options: Options, *, on_gpus: bool) -> None:

@@ -273,6 +273,7 @@ def test_a_trial_alone_has_the_losses_of_the_sweeps_trial(tiny_base: Path, tmp_p
     assert sorted({path.name for path in swept.folder.iterdir()} - {"alone"}) == written
 
 
+@pytest.mark.long
 def test_a_trial_alone_that_fails_shows_its_traceback_or_opens_the_debugger(
     tiny_base: Path, tmp_path: Path
 ) -> None:

@@ -46,7 +46,7 @@ search:
   rank: [4, 8]
   learning_rate: {min: 1e-4, max: 1e-3, log: true}
   effective_batch_size: [8]
-  epochs: [80]  # so that it still runs when it is stopped
+  epochs: [160]  # so that it still runs when it is stopped
 evaluate: {times: 4}
 budget: {trials: 2}
 checkpoint_minutes: 0.001
@@ -205,7 +205,7 @@ def test_a_sweep_is_submitted_stopped_continued_and_fetched(
     assert cluster.look(job).exit_code == 130
 
     # The files that travel differ now, so they lie in another folder there.
-    (tmp_path / "tiny.yaml").write_text(SPACE.replace("epochs: [80]", "epochs: [4, 80]"))
+    (tmp_path / "tiny.yaml").write_text(SPACE.replace("epochs: [160]", "epochs: [4, 160]"))
     options = ("--workers", "2", "--no-check", "--follow", "--wait")
     done = sweep("submit", "tiny.yaml", *options, *at, folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -323,6 +323,7 @@ class Cable:
 COUNTING = "import time\nfor n in range(40):\n    print('line', n, flush=True); time.sleep(0.1)\n"
 
 
+@pytest.mark.long
 def test_output_is_shown_once_although_the_connection_breaks(
     head: Head, cluster: Cluster, program: Path
 ) -> None:

@@ -102,9 +102,10 @@ def prepare(request: Request) -> dict[str, Any]:
         if is_sample and report["content"] == _content(request, fingerprints):
             return report
 
-    print(f"reading the tokenizer of {request.model.name}", flush=True)
     from trials.base_model import load_tokenizer
 
+    if not request.model.name.startswith("/"):
+        print(f"reading the tokenizer of {request.model.name}", flush=True)
     _check_weights(request.model)
     tokenizer = _reachable(request.model, lambda: load_tokenizer(request.model))
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")

@@ -51,6 +51,7 @@ def make_and_be_killed(folder: Path) -> None:
         os.waitpid(child, 0)
 
 
+@pytest.mark.long
 def test_a_process_killed_while_it_makes_the_tables_leaves_all_or_none(tmp_path: Path) -> None:
     subprocess.run([sys.executable, __file__, tmp_path], check=True, timeout=300)
     whole = tables(tmp_path / "whole.db")

@@ -35,6 +35,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     cluster.shutdown()
 
 
+@pytest.mark.long
 def test_a_machine_that_joins_gets_trials_and_one_that_dies_costs_its_own_alone(
     cluster: Cluster, config: MakeConfig
 ) -> None:

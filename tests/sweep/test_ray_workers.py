@@ -102,6 +102,7 @@ def test_a_killed_worker_costs_its_trial_alone(local_ray: None, config: MakeConf
     assert '"index": 2' in sweep.results[1].reason  # the end of its log
 
 
+@pytest.mark.long
 def test_a_worker_that_does_not_answer_is_ended(local_ray: None, config: MakeConfig) -> None:
     stopped: list[int] = []
 

@@ -103,6 +103,7 @@ time.sleep(120)
 """
 
 
+@pytest.mark.long
 def test_ray_starts_on_all_machines_and_the_time_limit_queues_the_job_anew(
     space: Path, tmp_path: Path
 ) -> None:

@@ -529,6 +529,7 @@ def test_a_sweep_goes_on_without_its_server_and_all_of_it_arrives(
     assert not [path for path in ours if b"hunter2" in path.read_bytes()]
 
 
+@pytest.mark.long
 def test_a_server_that_does_not_answer_delays_a_known_sweep_for_seconds_only(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,7 @@ if "trials.data_parallel" in sys.orig_argv:  # the other process, not the worker
 """Python imports a module of the name sitecustomize as it starts."""
 
 
+@pytest.mark.long
 def test_memory_that_runs_out_in_one_process_makes_the_micro_batch_smaller_in_both(
     exact: MakeConfig, tmp_path: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_a_process_that_dies_is_the_trials_cause(exact: MakeConfig, tmp_path: Pa
     assert "a process of this trial ended with exit code 1" in log
 
 
+@pytest.mark.long
 def test_two_processes_write_the_prompts_of_one(
     exact: MakeConfig, tiny_base: Path, tmp_path: Path
 ) -> None:

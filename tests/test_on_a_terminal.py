@@ -11,7 +11,6 @@ from pathlib import Path
 import optuna
 import pytest
 
-from sweep.paused import is_paused
 from tests.faults.campaign import write_space
 from tests.ptys import OnTerminal
 
@@ -20,14 +19,15 @@ SWEEP = [sys.executable, "-m", "sweep"]
 
 @pytest.fixture
 def space(tmp_path: Path, tiny_base: Path) -> Path:
-    """Trials that take some ten seconds."""
-    return write_space(tmp_path / "space", tiny_base, n_trials=20, epochs="200")
+    """Trials that take half a minute: they still run when another command has started."""
+    return write_space(tmp_path / "space", tiny_base, n_trials=20, epochs="400")
 
 
 @pytest.fixture
 def terminal(space: Path) -> Iterator[OnTerminal]:
     output = str(space.parent / "out")
-    command = [*SWEEP, "run", str(space), "--workers", "2", "--output", output]
+    unpaused = ("--set", "pruning.outclassed=false")
+    command = [*SWEEP, "run", str(space), "--workers", "2", "--output", output, *unpaused]
     on_terminal = OnTerminal(command, XDG_CACHE_HOME=str(space.parent / "cache"))
     yield on_terminal
     on_terminal.close()
@@ -66,8 +66,7 @@ def test_keys_prune_a_trial_and_end_the_sweep_in_order(space: Path, terminal: On
     first, second = study.trials[:2]
     assert {first.state.name, second.state.name} == {"PRUNED"}
     assert {t.user_attrs["outcome"] for t in (first, second)} == {"stopped"}
-    # Those that had begun since wait for the next run, be it that they were paused before.
-    assert all(t.state.name == "WAITING" or is_paused(t) for t in study.trials[2:])
+    assert all(t.state.name == "WAITING" for t in study.trials[2:])
     assert list(folder.glob("prune-*")) == []
     # A word for a trial of a sweep that does not run is not heard.
     assert prune(folder, 2).stdout == "tiny does not run.\n"

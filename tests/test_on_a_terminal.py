@@ -19,8 +19,8 @@ SWEEP = [sys.executable, "-m", "sweep"]
 
 @pytest.fixture
 def space(tmp_path: Path, tiny_base: Path) -> Path:
-    """Trials that take half a minute: they still run when another command has started."""
-    return write_space(tmp_path / "space", tiny_base, n_trials=20, epochs="400")
+    """Trials that take some ten seconds."""
+    return write_space(tmp_path / "space", tiny_base, n_trials=20, epochs="200")
 
 
 @pytest.fixture
@@ -33,6 +33,7 @@ def terminal(space: Path) -> Iterator[OnTerminal]:
     on_terminal.close()
 
 
+@pytest.mark.long
 def test_keys_prune_a_trial_and_end_the_sweep_in_order(space: Path, terminal: OnTerminal) -> None:
     folder = space.parent / "out" / "tiny"
     terminal.until("s stop  p prune a trial  ? help")

@@ -3,23 +3,59 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Sequence
-from typing import Any
+import math
+from collections.abc import Container, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import GPSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from sweep.tpe import rank
+
+if TYPE_CHECKING:
+    from optuna._gp.acqf import BaseAcquisitionFunc
+
+
+_LEVEL = 1e-9
+"""Logarithms of the expected improvement that differ by less are equal."""
+
 
 class Gp(GPSampler):
-    """A Gaussian process that learns from stopped trials too.
+    """A Gaussian process that learns from stopped trials too, and from ranks.
 
     Optuna's own sees COMPLETE trials alone: where three in four are stopped it would draw at random
-    for the first forty, and come back to where others were stopped. Trials that run are in its
-    acquisition function (qLogEI) as they are.
+    for the first forty, and come back to where others were stopped. And it sees values: one trial
+    at a high learning rate lies further off than all others lie apart, and these look equal. Here
+    every trial that has ended is worth the logarithm of its rank, which tells the best ones apart
+    most (nearly the exponential scores of Savage, Ann. Math. Stat. 27, 1956). Trials that run are
+    in its acquisition function (qLogEI) as they are.
+
+    Where the points that may be drawn are few enough to list, the best of them is found by looking
+    at each: it is the maximum, and takes a fraction of the time of a search among all points, most
+    of whose finds have been tried already.
     """
+
+    candidates: Sequence[Mapping[str, Any]] = ()
+    """Points that may be drawn; empty: any."""
+
+    def _optimize_acqf(
+        self, acqf: BaseAcquisitionFunc, best_params: npt.NDArray[np.float64] | None
+    ) -> npt.NDArray[np.float64]:
+        if not self.candidates:
+            return super()._optimize_acqf(acqf, best_params)
+        listed: Any = list(self.candidates)
+        points = acqf.search_space.get_normalized_params(listed, listed)
+        gains = acqf.eval_acqf_no_grad(points)
+        # Where trials run the function is a mean over samples, and level where none improves.
+        best: npt.NDArray[np.float64] = points[
+            self._rng.rng.choice(np.flatnonzero(gains >= gains.max() - _LEVEL))
+        ]
+        return best
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -29,7 +65,7 @@ class Gp(GPSampler):
 
 
 class _Judged(optuna.Study):
-    """A study in which a stopped trial is worth what the worst COMPLETE one is worth."""
+    """A study whose trials have ended with what they are worth among each other."""
 
     def __init__(self, study: optuna.Study) -> None:
         super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
@@ -46,18 +82,26 @@ class _Judged(optuna.Study):
 
 
 def _judged(trials: Sequence[FrozenTrial], direction: StudyDirection) -> list[FrozenTrial]:
-    """Put stopped trials behind all others, as TPE does.
+    """Give every trial that has ended the logarithm of its rank, 0 for the best, for its value.
 
-    Their own last values would not do: they are those of half-trained models, and may be infinite.
+    Stopped trials are behind all others, as TPE has them: their own last values would not do, as
+    those are of half-trained models, and may be infinite. Constraints are left out where every
+    trial meets them: a second process fitted to nothing would take as long as the first.
     """
-    values = [t.value for t in trials if t.state is TrialState.COMPLETE and t.value is not None]
-    if not values:
+    sign = -1.0 if direction is StudyDirection.MAXIMIZE else 1.0
+    ended = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    if not any(t.state is TrialState.COMPLETE for t in ended):
         return list(trials)
-    worst = min(values) if direction is StudyDirection.MAXIMIZE else max(values)
-    return [_worth(t, worst) if t.state is TrialState.PRUNED else t for t in trials]
+    is_met = all(value <= 0 for trial in ended for value in trial.constraints.values())
+    judged = {trial.number: trial for trial in trials}
+    for place, trial in enumerate(sorted(ended, key=lambda trial: rank(trial, sign)), start=1):
+        judged[trial.number] = _worth(trial, sign * math.log(place), is_met)
+    return list(judged.values())
 
 
-def _worth(trial: FrozenTrial, value: float) -> FrozenTrial:
+def _worth(trial: FrozenTrial, value: float, is_met: bool) -> FrozenTrial:
     told = copy.copy(trial)
     told.state, told.values = TrialState.COMPLETE, [value]
+    if is_met:
+        told.system_attrs = {}  # where Optuna keeps constraints
     return told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
@@ -238,6 +239,8 @@ class WithoutRepeats(BaseSampler):
         taken = points_taken(study, search_space, except_number=trial.number)
         if isinstance(self._inner, Tpe):
             self._inner.is_taken = lambda point: _point(point, search_space) in taken
+        elif isinstance(self._inner, Gp):
+            self._inner.candidates = free_points(search_space, taken)
         inner_space = self._inner.infer_relative_search_space(study, trial)
         for _ in range(self.N_DRAWS):
             params = self._inner.sample_relative(study, trial, inner_space)
@@ -286,6 +289,21 @@ def values_of(distribution: BaseDistribution) -> list[Any]:
     low, high, step = distribution.low, distribution.high, distribution.step
     # 0.1 + 6 x 0.1 is just above 0.7, and outside the distribution.
     return [min(low + i * step, high) for i in range(round((high - low) / step) + 1)]
+
+
+MOST_LISTED = 4096
+"""Points of a space that are listed, at most: it takes milliseconds."""
+
+
+def free_points(
+    space: Mapping[str, BaseDistribution], taken: Set[tuple[Any, ...]]
+) -> list[dict[str, Any]]:
+    """Return all points that are not taken, or none where there are too many points to list."""
+    values = [values_of(distribution) for distribution in space.values()]
+    if math.prod(map(len, values)) > MOST_LISTED:
+        return []
+    points = (dict(zip(space, point, strict=True)) for point in itertools.product(*values))
+    return [point for point in points if _point(point, space) not in taken]
 
 
 def free_point(

@@ -78,7 +78,7 @@ class Observed:
         return points[~np.isnan(points).any(axis=1)]
 
     def _look_at(self, number: int, trial: FrozenTrial) -> None:
-        self._ranks[number] = _rank(trial, self._sign)
+        self._ranks[number] = rank(trial, self._sign)
         params = trial.params
         self._points[number] = [
             distribution.to_internal_repr(params[name]) if name in params else math.nan
@@ -86,7 +86,12 @@ class Observed:
         ]
 
 
-def _rank(trial: FrozenTrial, sign: float) -> tuple[float, float, float]:
+def rank(trial: FrozenTrial, sign: float) -> tuple[float, float, float]:
+    """What TPE sorts trials by, the best first.
+
+    Args:
+        sign: Of the value: 1 where less is better, -1 where more is.
+    """
     if trial.state is TrialState.RUNNING:
         return _RUNNING, 0.0, 0.0
     if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):

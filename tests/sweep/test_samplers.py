@@ -11,8 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import optuna
 import pytest
+import torch
+from optuna._gp.acqf import BaseAcquisitionFunc
+from optuna._gp.search_space import SearchSpace
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState
 from scipy.stats import qmc
@@ -164,6 +168,34 @@ def test_gp_stays_away_from_where_trials_were_stopped(direction: Direction) -> N
     assert max(blind) > 0.5
 
 
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_gp_hears_ranks_so_that_one_trial_far_off_hides_nothing(direction: Direction) -> None:
+    sign = 1 if direction == "minimize" else -1
+    values = [sign * (abs(place / 11 - 0.7) + 1) for place in range(11)]
+    near, far = (
+        [drawn(study_of([*values, sign * last], direction), Gp(seed=seed)) for seed in range(4)]
+        for last in (1.8, 1e6)
+    )
+    assert near == far
+    assert min(near) > 0.5 and max(near) < 0.9
+
+
+def test_gp_looks_at_constraints_only_where_one_is_broken() -> None:
+    def study(*constraints: float) -> optuna.Study:
+        study = study_of([abs(place / 11 - 0.9) for place in range(12)], "minimize")
+        for trial, constraint in zip(study.get_trials(), constraints, strict=False):
+            trial.set_constraint("memory", constraint)
+            constrained.add_trial(trial)
+        return constrained if constraints else study
+
+    constrained = optuna.create_study()
+    free = drawn(study(), Gp(seed=3))
+    assert drawn(study(*[-1.0] * 12), Gp(seed=3)) == free
+    constrained = optuna.create_study()
+    broken = study(*[-1.0] * 8, *[1.0] * 4)  # from 8/11 on there is too little memory
+    assert drawn(broken, Gp(seed=3)) < 8 / 11 < free
+
+
 def test_gp_does_not_draw_a_point_that_runs(space: MakeSpace) -> None:
     searched = space("{dropout: {min: 0, max: 1e-1}}", "gp", "start_with: []")
     study = opened(searched)
@@ -173,6 +205,50 @@ def test_gp_does_not_draw_a_point_that_runs(space: MakeSpace) -> None:
         study.tell(trial, abs(trial.user_attrs[POINT]["dropout"] - 0.03))
     running = sorted(view.next_trial().user_attrs[POINT]["dropout"] for _ in range(4))
     assert min(after - before for before, after in itertools.pairwise(running)) > 1e-4
+
+
+def test_gp_draws_the_best_of_the_points_that_are_left(
+    space: MakeSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = space("{dropout: {min: 0, max: 0.99, step: 0.01}}", "gp", "start_with: []")
+    view = View(study := opened(searched), searched)
+    asked: list[BaseAcquisitionFunc] = []
+    inner = Gp._optimize_acqf
+
+    def noting(self: Gp, acqf: BaseAcquisitionFunc, best: Any) -> Any:
+        asked.append(acqf)
+        return inner(self, acqf, best)
+
+    monkeypatch.setattr(Gp, "_optimize_acqf", noting)
+    hundredths: list[int] = []
+    for _ in range(24):
+        trial = view.next_trial()
+        point = trial.user_attrs[POINT]["dropout"]
+        study.tell(trial, (point - 0.37) ** 2)
+        if asked:
+            left = [{"dropout": i / 100} for i in range(100) if i not in hundredths]
+            listed: Any = [*left, {"dropout": point}]
+            rated = asked[-1].search_space.get_normalized_params(listed, listed)
+            gains = asked[-1].eval_acqf_no_grad(rated)
+            assert gains[-1] == pytest.approx(max(gains), rel=1e-6)
+        hundredths.append(round(point * 100))
+    assert len(asked) == 14  # after ten at random; each point was drawn once, and looked for once
+    assert len(set(hundredths)) == 24
+    assert min(abs(place - 37) for place in hundredths) <= 1
+
+
+def test_gp_chooses_by_chance_among_points_that_promise_as_much() -> None:
+    class Level(BaseAcquisitionFunc):
+        def eval_acqf(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.where(x[:, 0] < 0.5, -1e-12, -1.0)
+
+    level = Level(np.ones(1), SearchSpace({"dropout": FloatDistribution(0, 1)}))
+    drawn = set()
+    for seed in range(40):
+        gp = Gp(seed=seed)
+        gp.candidates = [{"dropout": place / 8} for place in range(9)]
+        drawn.add(float(gp._optimize_acqf(level, None)[0]))
+    assert drawn == {0.0, 0.125, 0.25, 0.375}
 
 
 def test_a_sampler_whose_package_is_broken_is_refused_in_words(

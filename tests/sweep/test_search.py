@@ -20,6 +20,7 @@ from sweep.search import (
     _point,
     distributions,
     free_point,
+    free_points,
     hyperparameters,
     make_sampler,
     optuna_name,
@@ -265,9 +266,11 @@ def test_the_free_points_are_those_that_a_list_of_all_would_have() -> None:
     for n_taken in range(len(points)):
         free = [point for point in points if _point(point, space) not in taken]
         wanted = free[np.random.default_rng(n_taken).integers(len(free))]
+        assert free_points(space, taken) == free
         assert free_point(space, taken, np.random.default_rng(n_taken)) == wanted
         taken.add(_point(wanted, space))
     assert free_point(space, taken, np.random.default_rng(0)) == {}
+    assert free_points({**space, "many": IntDistribution(1, 1000)}, set()) == []
 
 
 def test_no_value_lies_outside_its_distribution() -> None:

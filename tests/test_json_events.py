@@ -66,6 +66,7 @@ def test_0_a_sweep_that_has_run_tells_all_of_it(space: Path) -> None:
     assert (again.exit_code, again.events[-1]["winner"]) == (0, end["winner"])
 
 
+@pytest.mark.long
 def test_1_a_sweep_without_an_eval_loss_that_counts_has_failed(
     space: Path, tiny_base: Path
 ) -> None:

@@ -68,6 +68,7 @@ def notebook(space: Path, **settings: object) -> NotebookClient:
     return NotebookClient(made, timeout=300, kernel_name="python3")
 
 
+@pytest.mark.long
 def test_a_notebook_shows_the_table_and_the_summary(space: Path) -> None:
     client = notebook(space)
     seen: list[str] = []

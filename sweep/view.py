@@ -172,7 +172,7 @@ def _as_searched(
         values=trial.values,
         params=params_of(space, point),
         distributions=searched,
-        system_attrs=trial.system_attrs,
+        system_attrs=dict(trial.system_attrs),  # the constraint goes into it
         intermediate_values=trial.intermediate_values,
         # It has fitted so far; a Gaussian process wants the constraint of every trial that it sees.
         constraints={MEMORY: -1.0} if paused else None,

@@ -13,6 +13,7 @@ from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
 from optuna.trial import TrialState
 
 from sweep import check
+from sweep.paused import PAUSED
 from sweep.search import distributions, hyperparameters, make_sampler, params_of
 from sweep.space import Space, load_space
 from sweep.storage import storage_url
@@ -234,6 +235,17 @@ def test_the_sampler_sees_running_trials(searched: Searched) -> None:
     points = [view.next_trial().user_attrs[POINT] for _ in range(3)]
     seen = view.as_searched().get_trials(states=(TrialState.RUNNING,))
     assert [hyperparameters(space, trial.params) for trial in seen] == points
+
+
+def test_a_paused_trial_is_shown_as_one_that_fits_and_stays_as_it_is(searched: Searched) -> None:
+    space = searched.space(SEARCH)
+    study = searched.open(space)
+    trial = View(study, space).next_trial()
+    trial.set_user_attr(PAUSED, {"index": 1})
+    for _ in range(2):
+        (seen,) = View(study, space).as_searched().get_trials(states=(TrialState.PRUNED,))
+        assert seen.constraints == {"memory": -1.0}
+        assert study.trials[0].constraints == {}
 
 
 def test_a_trial_that_was_cut_off_outside_of_the_search_goes_on_with_its_point(

@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from optuna._gp.acqf import BaseAcquisitionFunc
 
 
-_LEVEL = 1e-9
-"""Logarithms of the expected improvement that differ by less are equal."""
-
-
 class Gp(GPSampler):
     """A Gaussian process that learns from stopped trials too, and from ranks.
 
@@ -32,12 +28,13 @@ class Gp(GPSampler):
     for the first forty, and come back to where others were stopped. And it sees values: one trial
     at a high learning rate lies further off than all others lie apart, and these look equal. Here
     every trial that has ended is worth the logarithm of its rank, which tells the best ones apart
-    most (nearly the exponential scores of Savage, Ann. Math. Stat. 27, 1956). Trials that run are
-    in its acquisition function (qLogEI) as they are.
+    most (nearly the exponential scores of Savage, Ann. Math. Stat. 27, 1956).
 
     Where the points that may be drawn are few enough to list, the best of them is found by looking
     at each: it is the maximum, and takes a fraction of the time of a search among all points, most
-    of whose finds have been tried already.
+    of whose finds have been tried already. Trials that run are not among these points, and nothing
+    else is made of them. Where points cannot be listed they are in the acquisition function, which
+    is then a mean over samples (qLogEI), and level wherever no sample improves.
     """
 
     candidates: Sequence[Mapping[str, Any]] = ()
@@ -50,25 +47,23 @@ class Gp(GPSampler):
             return super()._optimize_acqf(acqf, best_params)
         listed: Any = list(self.candidates)
         points = acqf.search_space.get_normalized_params(listed, listed)
-        gains = acqf.eval_acqf_no_grad(points)
-        # Where trials run the function is a mean over samples, and level where none improves.
-        best: npt.NDArray[np.float64] = points[
-            self._rng.rng.choice(np.flatnonzero(gains >= gains.max() - _LEVEL))
-        ]
+        best: npt.NDArray[np.float64] = points[int(np.argmax(acqf.eval_acqf_no_grad(points)))]
         return best
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return the draw; empty, for one at random, while fewer than 10 trials have ended."""
-        return super().sample_relative(_Judged(study), trial, search_space)
+        judged = _Judged(study, sees_running=not self.candidates)
+        return super().sample_relative(judged, trial, search_space)
 
 
 class _Judged(optuna.Study):
     """A study whose trials have ended with what they are worth among each other."""
 
-    def __init__(self, study: optuna.Study) -> None:
+    def __init__(self, study: optuna.Study, *, sees_running: bool) -> None:
         super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
+        self._hidden = set() if sees_running else {TrialState.RUNNING}
 
     def _get_trials(
         self,
@@ -78,7 +73,8 @@ class _Judged(optuna.Study):
     ) -> list[FrozenTrial]:
         trials = super()._get_trials(deepcopy, None, use_cache)
         judged = _judged(trials, self.direction)
-        return [trial for trial in judged if states is None or trial.state in states]
+        shown = [trial for trial in judged if trial.state not in self._hidden]
+        return [trial for trial in shown if states is None or trial.state in states]
 
 
 def _judged(trials: Sequence[FrozenTrial], direction: StudyDirection) -> list[FrozenTrial]:

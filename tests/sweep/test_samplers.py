@@ -11,12 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import optuna
 import pytest
-import torch
 from optuna._gp.acqf import BaseAcquisitionFunc
-from optuna._gp.search_space import SearchSpace
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState
 from scipy.stats import qmc
@@ -235,20 +232,6 @@ def test_gp_draws_the_best_of_the_points_that_are_left(
     assert len(asked) == 14  # after ten at random; each point was drawn once, and looked for once
     assert len(set(hundredths)) == 24
     assert min(abs(place - 37) for place in hundredths) <= 1
-
-
-def test_gp_chooses_by_chance_among_points_that_promise_as_much() -> None:
-    class Level(BaseAcquisitionFunc):
-        def eval_acqf(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.where(x[:, 0] < 0.5, -1e-12, -1.0)
-
-    level = Level(np.ones(1), SearchSpace({"dropout": FloatDistribution(0, 1)}))
-    drawn = set()
-    for seed in range(40):
-        gp = Gp(seed=seed)
-        gp.candidates = [{"dropout": place / 8} for place in range(9)]
-        drawn.add(float(gp._optimize_acqf(level, None)[0]))
-    assert drawn == {0.0, 0.125, 0.25, 0.375}
 
 
 def test_a_sampler_whose_package_is_broken_is_refused_in_words(

@@ -117,6 +117,7 @@ def interrupted(space: Path, *options: str, when: Callable[[str, str], bool]) ->
     return Ran(subprocess.CompletedProcess(words, code, out.read_text(), err.read_text()))
 
 
+@pytest.mark.long
 def test_130_a_sweep_that_is_interrupted_says_what_it_had(space: Path) -> None:
     ran = interrupted(
         space,

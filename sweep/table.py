@@ -73,7 +73,7 @@ def _running(progress: Progress, now: float, width: int, height: int) -> Rendera
     for heading in ("running", "progress", "train", "eval", "eval curve", *score, "left"):
         table.add_column(heading, no_wrap=True)
     for heading in ("best", "step", "elapsed", "on") if wide else ():
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading, no_wrap=heading != "on")  # the one that gives way first
     bar_width = BAR_WIDTH if wide else NARROW_BAR_WIDTH
     curve_width = CURVE_WIDTH if wide else NARROW_CURVE_WIDTH
     for trial in _shown(progress, height):
@@ -89,7 +89,7 @@ def _running(progress: Progress, now: float, width: int, height: int) -> Rendera
             as_loss(trial.best),
             str(point.step) if point else "",
             duration(now - trial.began),
-            trial.place.device,
+            Text(trial.place.device, no_wrap=True, overflow="ellipsis"),
         ]
         table.add_row(*cells[: len(table.columns)])
     n_more = len(progress.running) - table.row_count

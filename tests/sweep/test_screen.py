@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,24 @@ def test_a_narrow_terminal_still_shows_names_shares_and_losses(
     screen.trial_reported(1, point(2))
     narrow.print(screen._draw())
     assert "001 r8 α16 lr1e-3 e2 b8  ━━━━  50%  1.2500  1.5000  ▁" in out.getvalue()
+
+
+def test_where_a_trial_runs_gives_way_before_what_it_does(
+    progress: Progress, config: MakeConfig
+) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=120, color_system=None)
+    screen = LiveScreen(console, progress, "my-sweep")
+    place = replace(PLACE, device="CPU worker 0 of a machine with a long name")
+    screen.trial_started(config(1, effective_batch_size=128, learning_rate=1.25e-4), place)
+    for index in range(5):
+        screen.trial_reported(1, replace(point(index), step=12345))
+    console.print(screen._draw())
+    lines = out.getvalue().splitlines()
+    (heading,) = (line for line in lines if line.startswith("running"))
+    assert "best    step   elapsed  on" in heading
+    (row,) = (line for line in lines if line.startswith("001"))
+    assert "  12345  " in row and row.rstrip().endswith("…")
 
 
 def test_a_continued_sweep_shows_what_it_has(clock: Clock) -> None:

@@ -259,20 +259,18 @@ def losses(curve: list[dict[str, float]]) -> list[tuple[float, float, float]]:
     return [(p["eval_loss"], p["train_loss"], p["grad_norm"]) for p in curve if p["index"] > 0]
 
 
-def test_a_trial_alone_has_the_losses_of_the_sweeps_trial(finished: Finished) -> None:
-    # The sampler's own, so that its point must be found in the study.
-    trial = next(
-        t for t in finished.study.trials[2:] if t.user_attrs["outcome"] in ("completed", "overfit")
-    )
-    written = sorted(path.name for path in finished.folder.iterdir())
-    alone = sweep_trial(finished.folder.parents[1] / "tiny.yaml", "--number", str(trial.number))
+def test_a_trial_alone_has_the_losses_of_the_sweeps_trial(tiny_base: Path, tmp_path: Path) -> None:
+    space = write_space(tmp_path, tiny_base, epochs=4)
+    swept = sweep_run(space, "--trials", "2", "--workers", "1", "--set", "pruning.outclassed=false")
+    assert swept.exit_code == 0, swept.output
+    written = sorted(path.name for path in swept.folder.iterdir())
+    alone = sweep_trial(space, "--number", "1")
     assert alone.exit_code == 0, alone.output
     curve = json.loads((alone.folder / "curve.json").read_text())
-    swept = losses(trial.user_attrs["curve"])
-    assert losses(curve)[: len(swept)] == swept
+    assert losses(curve) == losses(swept.study.trials[1].user_attrs["curve"])
     assert (alone.folder / "adapter" / "adapter_model.safetensors").exists()
     assert f"eval {curve[-1]['eval_loss']:.4f}" in alone.output
-    assert sorted({path.name for path in finished.folder.iterdir()} - {"alone"}) == written
+    assert sorted({path.name for path in swept.folder.iterdir()} - {"alone"}) == written
 
 
 @pytest.mark.long

@@ -178,19 +178,19 @@ def test_gp_hears_ranks_so_that_one_trial_far_off_hides_nothing(direction: Direc
 
 
 def test_gp_looks_at_constraints_only_where_one_is_broken() -> None:
-    def study(*constraints: float) -> optuna.Study:
-        study = study_of([abs(place / 11 - 0.9) for place in range(12)], "minimize")
-        for trial, constraint in zip(study.get_trials(), constraints, strict=False):
-            trial.set_constraint("memory", constraint)
-            constrained.add_trial(trial)
-        return constrained if constraints else study
+    def draw(*constraints: float | None) -> float:
+        study = optuna.create_study()
+        told = study_of([abs(place / 11 - 0.9) for place in range(12)], "minimize").get_trials()
+        for trial, constraint in zip(told, constraints, strict=True):
+            if constraint is not None:
+                trial.set_constraint("memory", constraint)
+            study.add_trial(trial)
+        return drawn(study, Gp(seed=3))
 
-    constrained = optuna.create_study()
-    free = drawn(study(), Gp(seed=3))
-    assert drawn(study(*[-1.0] * 12), Gp(seed=3)) == free
-    constrained = optuna.create_study()
-    broken = study(*[-1.0] * 8, *[1.0] * 4)  # from 8/11 on there is too little memory
-    assert drawn(broken, Gp(seed=3)) < 8 / 11 < free
+    free = draw(*[None] * 12)
+    assert draw(*[-1.0] * 12) == free
+    # From 8/11 on there is too little memory.
+    assert draw(*[-1.0] * 8, *[1.0] * 4) < 8 / 11 < free
 
 
 def test_gp_does_not_draw_a_point_that_runs(space: MakeSpace) -> None:

@@ -64,9 +64,14 @@ def ended(eval_loss: float, outcome: Outcome = "completed") -> TrialResult:
     return TrialResult(outcome=outcome, reason="Ran to its end.", best=point(2, eval_loss))
 
 
-def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
+def console(
+    *, terminal: bool, width: int = 140, height: int | None = None
+) -> tuple[Console, io.StringIO]:
     out = io.StringIO()
-    return Console(file=out, force_terminal=terminal, width=140, color_system=None), out
+    shown = Console(
+        file=out, force_terminal=terminal, width=width, height=height, color_system=None
+    )
+    return shown, out
 
 
 @pytest.mark.parametrize(
@@ -213,8 +218,7 @@ def test_the_live_table_shows_running_and_best_trials(
 def test_of_a_thousand_trials_those_are_shown_that_fit(
     progress: Progress, config: MakeConfig
 ) -> None:
-    out = io.StringIO()
-    low = Console(file=out, force_terminal=True, width=140, height=20, color_system=None)
+    low, out = console(terminal=True, height=20)
     screen = LiveScreen(low, progress, "my-sweep")
     for number in range(1000):
         screen.trial_started(config(number), PLACE)
@@ -228,8 +232,7 @@ def test_of_a_thousand_trials_those_are_shown_that_fit(
 def test_a_narrow_terminal_still_shows_names_shares_and_losses(
     progress: Progress, config: MakeConfig
 ) -> None:
-    out = io.StringIO()
-    narrow = Console(file=out, force_terminal=True, width=80, color_system=None)
+    narrow, out = console(terminal=True, width=80)
     screen = LiveScreen(narrow, progress, "my-sweep")
     screen.trial_started(config(1), PLACE)
     screen.trial_reported(1, point(2))
@@ -240,14 +243,13 @@ def test_a_narrow_terminal_still_shows_names_shares_and_losses(
 def test_where_a_trial_runs_gives_way_before_what_it_does(
     progress: Progress, config: MakeConfig
 ) -> None:
-    out = io.StringIO()
-    console = Console(file=out, force_terminal=True, width=120, color_system=None)
-    screen = LiveScreen(console, progress, "my-sweep")
+    usual, out = console(terminal=True, width=120)
+    screen = LiveScreen(usual, progress, "my-sweep")
     place = replace(PLACE, device="CPU worker 0 of a machine with a long name")
     screen.trial_started(config(1, effective_batch_size=128, learning_rate=1.25e-4), place)
     for index in range(5):
         screen.trial_reported(1, replace(point(index), step=12345))
-    console.print(screen._draw())
+    usual.print(screen._draw())
     lines = out.getvalue().splitlines()
     (heading,) = (line for line in lines if line.startswith("running"))
     assert "best    step   elapsed  on" in heading

@@ -93,7 +93,7 @@ def run(
     logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "IProgress not found")
-        from sweep.driver.run import Options
+        from sweep.driver.job import Options
         from sweep.driver.run import run as run_sweep
     from sweep.space.loading import load_space
 
@@ -118,8 +118,10 @@ def read_result(folder: str | Path, exit_code: int | None = None) -> SweepResult
     """
     import pandas as pd
 
-    from sweep.results.status import open_to_read, read_status
-    from sweep.results.trial_record import NoWinner, read_record
+    from sweep.errors import NoWinner
+    from sweep.results.reading import open_to_read
+    from sweep.results.status import read_status
+    from sweep.results.trial_record import read_record
 
     folder = Path(folder)
     try:

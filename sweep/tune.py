@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 from sweep.driver.preparation import prepare_data
 from sweep.driver.trial_params import checked_params
 from sweep.pruners.own_curve import ByItself
-from sweep.samplers.search_space import distributions, optuna_name, values_of
-from sweep.space.hyperparameters import Choices, Domain, Range, TimesRank, is_fixed
-from sweep.space.loading import Space, load_space
+from sweep.samplers.search_space import distributions, optuna_name
+from sweep.samplers.without_repeats import values_of
+from sweep.space.backend import choose_backend
+from sweep.space.domains import Choices, Domain, Range, TimesRank, is_fixed
+from sweep.space.loading import load_space
+from sweep.space.space import Space
 from sweep.space.usual_points import filled_in
-from sweep.study.trial_config import choose_backend, resolver
+from sweep.study.trial_config import resolver
 from sweep.workers.devices import wants_gpus
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
 
@@ -140,7 +143,7 @@ def _params(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
 def _train(config: TrialConfig, space: Space) -> None:
     from ray import tune
 
-    from trials.worker import write_config
+    from trials.trial_folder import write_config
 
     base = _loaded(config, _gpu_share(space))
     from trials.memory.micro_batches import MicroBatchMemory
@@ -174,7 +177,7 @@ def _loaded(config: TrialConfig, gpu_share: float) -> FrozenBase:
     if _base is None or _base[0] != config.model:
         _base = None  # two do not fit
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        from trials.models.frozen_base import load
+        from trials.backends.loading import load
 
         _base = config.model, load(config.model, gpu_share)
     return _base[1]

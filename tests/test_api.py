@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import sweep
-from sweep.space.yaml_file import SpaceError
+from sweep.errors import SpaceError
 from tests.faults.campaign import write_space
 
 SCRIPT = """

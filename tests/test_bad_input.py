@@ -15,7 +15,8 @@ import pytest
 from sweep.cli.app import main
 from sweep.space.loading import load_space
 from trials.config import ConfigError, DataError, ModelConfig
-from trials.preparation.prepare import Request, prepare
+from trials.preparation.prepare import prepare
+from trials.preparation.request import Request
 
 HEAVY = ("torch", "transformers", "peft", "ray", "mlflow")
 

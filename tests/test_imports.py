@@ -1,78 +1,14 @@
-"""The arrows of the design: who may import whom, and what a quick command must not wait for."""
+"""What a command must not wait for. Who may import whom: `lint-imports`, by pyproject.toml."""
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import sweep
-import trials
 
-SWEEP_DIR, TRIALS_DIR = Path(sweep.__path__[0]), Path(trials.__path__[0])
-
-
-def imported(path: Path) -> set[str]:
-    """The packages that a file imports anywhere: at its top, in a function, for its types."""
-    packages = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            packages |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            packages.add(str(node.module).split(".")[0])
-    return packages
-
-
-def importers(package: str) -> Iterator[str]:
-    for folder in (SWEEP_DIR, TRIALS_DIR):
-        for path in folder.rglob("*.py"):
-            if package in imported(path):
-                yield path.relative_to(folder.parent).as_posix()
-
-
-def test_the_scan_sees_what_is_there() -> None:
-    assert "trials/memory/micro_batches.py" in importers("torch")
-
-
-@pytest.mark.parametrize("package", ["torch", "transformers", "peft", "bitsandbytes", "unsloth"])
-def test_only_trials_train(package: str) -> None:
-    assert [path for path in importers(package) if path.startswith("sweep/")] == []
-
-
-@pytest.mark.parametrize("package", ["sweep", "optuna", "ray", "mlflow", "pydantic", "typer"])
-def test_trials_know_nothing_of_the_sweep(package: str) -> None:
-    assert [path for path in importers(package) if path.startswith("trials/")] == []
-
-
-def test_ray_has_one_home() -> None:
-    homes = ("sweep/cluster/", "sweep/workers/", "sweep/tune.py")
-    assert [path for path in importers("ray") if not path.startswith(homes)] == []
-
-
-def test_mlflow_has_one_home() -> None:
-    assert set(importers("mlflow")) == {
-        "sweep/tracking/registry.py",
-        "sweep/tracking/runs.py",
-        "sweep/tracking/sqlite_tables.py",
-        "sweep/tracking/system_metrics.py",
-    }
-
-
-def test_postgresql_has_one_home() -> None:
-    assert set(importers("psycopg")) == {"sweep/storage/postgresql.py"}
-
-
-def test_plotly_has_one_home() -> None:
-    assert set(importers("plotly")) == {"sweep/report/sections.py"}
-
-
-def test_notebooks_have_one_home() -> None:
-    assert set(importers("IPython")) == {"sweep/screen/notebook.py"}
+SWEEP_DIR = Path(sweep.__path__[0])
 
 
 def modules_after(code: str) -> set[str]:

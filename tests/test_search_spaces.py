@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sweep.space.hyperparameters import Choices, TimesRank
-from sweep.space.loading import Space, load_space
+from sweep.space.domains import Choices, TimesRank
+from sweep.space.loading import load_space
+from sweep.space.space import Space
 
 SPACES_DIR = Path(__file__).parents[1] / "search_spaces"
 SPACES = sorted(SPACES_DIR.glob("*.yaml"))

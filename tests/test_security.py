@@ -16,17 +16,17 @@ import pytest
 import torch
 
 from sweep.cli.app import main
+from sweep.errors import SpaceError
 from sweep.space.loading import load_space
-from sweep.space.yaml_file import SpaceError
 from tests import tiny
+from trials.backends.loading import load
 from trials.config import ConfigError, DataError, ModelConfig
 from trials.data.examples import Example, Message
 from trials.data.formats import converted
 from trials.data.rendering import render
-from trials.data.text_files import Row, Table
-from trials.memory.micro_batches import estimate
-from trials.models import frozen_base
-from trials.preparation.prepare import _check_weights, _reachable
+from trials.data.table import Row, Table
+from trials.memory.estimate import estimate
+from trials.preparation.model_checks import check_weights, reachable
 
 ROOT = Path(__file__).parents[1]
 MARK = "code-was-run"
@@ -146,14 +146,14 @@ def test_a_folder_with_pickles_alone_is_refused_by_the_space(base: Path) -> None
 def test_a_pickle_is_not_loaded_by_a_worker_either(base: Path) -> None:
     name = str(pickled_base(base))
     with pytest.raises(OSError, match="no file named model.safetensors"):
-        frozen_base.load(config(name))
+        load(config(name))
 
 
 def test_a_model_of_the_hub_with_pickles_alone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["config.json", "pytorch_model.bin"]
     monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name, revision: names)
     with pytest.raises(ConfigError, match="org/name has no safetensors; pytorch_model.bin is a"):
-        _check_weights(config("org/name"))
+        check_weights(config("org/name"))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])
@@ -162,7 +162,7 @@ def test_a_model_of_the_hub_with_safetensors_is_taken(
 ) -> None:
     names = ["config.json", "pytorch_model.bin", name]
     monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name, revision: names)
-    _check_weights(config("org/name"))
+    check_weights(config("org/name"))
 
 
 def bring_code(base: Path) -> Path:
@@ -179,7 +179,7 @@ def test_a_model_with_code_of_its_own_is_put_in_words(base: Path) -> None:
     name = str(bring_code(base))
     sizes: dict[str, Any] = dict.fromkeys(("rank", "micro_batch_size", "max_length"), 8)
     with pytest.raises(ConfigError, match="is run only where the file says `trust_remote_code: t"):
-        _reachable(
+        reachable(
             config(name),
             lambda: estimate(config(name), target_modules="all-linear", optimizer="adamw", **sizes),
         )

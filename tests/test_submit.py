@@ -22,15 +22,13 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 from optuna.trial import TrialState
-from ray._raylet import (  # type: ignore[attr-defined]
-    AuthenticationTokenLoader,
-    Config,
-)
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from sweep.cluster.check import check
 from sweep.cluster.follow import Follower
-from sweep.cluster.jobs import Cluster, ClusterError, Job
+from sweep.cluster.jobs import Cluster, Job
 from sweep.cluster.package import pack_program
+from sweep.errors import ClusterError
 from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings(

@@ -1,9 +1,21 @@
-"""A process that must not outlive the one that started it."""
+"""Processes of ours: how one is started, and how it ends with the one that started it."""
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
+
+
+def module_command(module: str, *words: str, python: str = sys.executable) -> list[str]:
+    """Return the command that runs one of our modules in a process of its own.
+
+    A test sees that each module named here exists: no linter looks into strings.
+
+    Args:
+        python: The interpreter; `python` where the command runs on another machine.
+    """
+    return [python, "-m", module, *words]
 
 
 def end_with_parent() -> None:

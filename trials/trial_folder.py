@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,3 +43,40 @@ def forget_result(output_dir: Path) -> None:
 
 def _path(output_dir: Path) -> Path:
     return output_dir / "result.json"
+
+
+def log_tail(output_dir: Path, n_lines: int = 40) -> str:
+    """The last lines of a trial's log; empty when there is none."""
+    path = output_dir / "log.txt"
+    if not path.exists():
+        return ""
+    return "\n".join(path.read_text(errors="replace").splitlines()[-n_lines:])
+
+
+def write_config(config: TrialConfig) -> None:
+    """Begin a trial's folder: config.json, and nothing of a process that has died in it."""
+    folder = Path(config.output_dir)
+    forget_result(folder)
+    for left_over in folder.glob("*.tmp"):
+        if left_over.is_dir():
+            shutil.rmtree(left_over, ignore_errors=True)
+        else:
+            left_over.unlink(missing_ok=True)
+    write_whole(folder / "config.json", json.dumps(asdict(config), indent=1, ensure_ascii=False))
+
+
+@contextlib.contextmanager
+def logged(output_dir: Path) -> Iterator[None]:
+    """Send all that the process prints into the trial's log, from C libraries too."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with (output_dir / "log.txt").open("a", buffering=1) as log:
+        kept = [(fd, os.dup(fd)) for fd in (1, 2)]
+        try:
+            for fd, _ in kept:
+                os.dup2(log.fileno(), fd)
+            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+                yield
+        finally:
+            for fd, copy in kept:
+                os.dup2(copy, fd)
+                os.close(copy)

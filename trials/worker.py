@@ -7,62 +7,17 @@ import json
 import os
 import queue
 import re
-import shutil
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from trials.config import EvalPoint, Fault, ModelConfig, Stop, TrialConfig, TrialResult
 from trials.faults import BEGINS, Watchdog, fault_of
-from trials.trial_folder import forget_result
-from trials.whole_file import write_whole
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """The base model is there."""
-
-    import_seconds: float
-    load_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """The worker cannot work: the base model could not be loaded."""
-
-    cause: str
-    log: str
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """A trial begins."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reported:
-    """A trial has evaluated; it waits for the verdict."""
-
-    number: int
-    point: EvalPoint
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A trial has ended."""
-
-    number: int
-    result: TrialResult
-    is_clean: bool
-    """Whether the base model was given back as it was; if not, the process must go."""
-
-
-Event = Loaded | Broken | Started | Reported | Ended
+from trials.messages import Broken, Ended, Event, Loaded, Reported, Started
+from trials.trial_folder import log_tail, logged, write_config
 
 
 class TrialThread:
@@ -102,8 +57,9 @@ class TrialThread:
     def _work(self, model: ModelConfig, n_processes: int, gpu_share: float) -> None:
         began = time.perf_counter()
         try:
-            from trials.distributed.processes import ALONE, Peers
-            from trials.models.frozen_base import load
+            from trials.backends.loading import load
+            from trials.distributed.group import ALONE
+            from trials.distributed.processes import Peers
 
             peers = Peers(model, n_processes) if n_processes > 1 else None
             # Unsloth patches transformers and peft as it is imported: the backend comes first.
@@ -185,40 +141,3 @@ def cause_of(error: BaseException) -> str:
 def cause_without_numbers(cause: str) -> str:
     """The cause without what differs from trial to trial, so that equal causes are equal."""
     return re.sub(r"0x[0-9a-f]+|\d+", "#", cause)
-
-
-def log_tail(output_dir: Path, n_lines: int = 40) -> str:
-    """The last lines of a trial's log; empty when there is none."""
-    path = output_dir / "log.txt"
-    if not path.exists():
-        return ""
-    return "\n".join(path.read_text(errors="replace").splitlines()[-n_lines:])
-
-
-def write_config(config: TrialConfig) -> None:
-    """Begin a trial's folder: config.json, and nothing of a process that has died in it."""
-    folder = Path(config.output_dir)
-    forget_result(folder)
-    for left_over in folder.glob("*.tmp"):
-        if left_over.is_dir():
-            shutil.rmtree(left_over, ignore_errors=True)
-        else:
-            left_over.unlink(missing_ok=True)
-    write_whole(folder / "config.json", json.dumps(asdict(config), indent=1, ensure_ascii=False))
-
-
-@contextlib.contextmanager
-def logged(output_dir: Path) -> Iterator[None]:
-    """Send all that the process prints into the trial's log, from C libraries too."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with (output_dir / "log.txt").open("a", buffering=1) as log:
-        kept = [(fd, os.dup(fd)) for fd in (1, 2)]
-        try:
-            for fd, _ in kept:
-                os.dup2(log.fileno(), fd)
-            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-                yield
-        finally:
-            for fd, copy in kept:
-                os.dup2(copy, fd)
-                os.close(copy)

@@ -29,7 +29,6 @@ from sweep.cli.options import (
 if TYPE_CHECKING:
     from sweep.cluster.jobs import Cluster, Job
 
-app = typer.Typer()
 
 Address = Annotated[
     str | None,
@@ -45,7 +44,6 @@ JobName = Annotated[
 To = Annotated[Path, typer.Option(metavar="DIR", help="Folder of what is fetched.")]
 
 
-@app.command()
 def submit(
     space: SpaceFile,
     address: Address = None,
@@ -167,7 +165,6 @@ def submit(
     _say_how_to_go_on(cluster, job)
 
 
-@app.command()
 def attach(job: JobName, address: Address = None) -> None:
     """Show what a sweep on a cluster has printed and prints; Ctrl-C leaves it running.
 
@@ -177,7 +174,6 @@ def attach(job: JobName, address: Address = None) -> None:
     raise typer.Exit(_stay(cluster, found, show=True, fetch_to=None))
 
 
-@app.command()
 def fetch(job: JobName, address: Address = None, to: To = Path("fetched")) -> None:
     """Bring a sweep's best adapter, report and study from a cluster; also while it runs.
 
@@ -194,7 +190,7 @@ def stop(given: str, address: str, *, wait: bool) -> int:
     """End a sweep on a cluster in order; returns the exit code."""
     cluster, job = _find(given, address)
 
-    from sweep.control.stop import stop_job
+    from sweep.cluster.steering import stop_job
 
     return stop_job(cluster, job, wait=wait, say=typer.echo)
 
@@ -203,7 +199,7 @@ def prune(given: str, number: int, address: str) -> int:
     """End one trial of a sweep on a cluster; returns the exit code."""
     cluster, job = _find(given, address)
 
-    from sweep.control.prune import prune_job
+    from sweep.cluster.steering import prune_job
 
     return prune_job(cluster, job, number, say=typer.echo)
 

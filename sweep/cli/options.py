@@ -75,7 +75,7 @@ class Refused(SystemExit):
 
 def fail(words: str) -> NoReturn:
     """Say what a user got wrong, and end."""
-    from sweep.tracking.writer import without_secrets
+    from sweep.text.secrets import without_secrets
 
     # What a file holds stands in messages: it must not move the cursor of the terminal.
     shown = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in words)

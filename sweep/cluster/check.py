@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sweep.cluster.jobs import Cluster, ClusterError
+from sweep.cluster.jobs import Cluster
 from sweep.cluster.package import SPACE_FILE
+from sweep.errors import ClusterError
 from sweep.space.loading import load_space
 from sweep.text.numbers import counted
 from trials.data.addresses import local_path
+from trials.parent import module_command
 
 PORTS = {"http": 80, "https": 443, "postgresql": 5432}
 
@@ -72,7 +74,7 @@ def check(
         ClusterError: With everything that is missing.
     """
     say(in_words(request))
-    words = ["python", "-m", "sweep.cluster.on_head.check", json.dumps(request)]
+    words = module_command("sweep.cluster.on_head.check", json.dumps(request), python="python")
     answer = cluster.ask(words, folder, output)
     say(f"The cluster: {answer['found']}.")
     problems = answer["problems"]

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sweep.cluster.jobs import Cluster, ClusterError, Job
+from sweep.cluster.jobs import Cluster, Job
 from sweep.cluster.package import pack_program
+from sweep.errors import ClusterError
 from sweep.text.numbers import megabytes
+from trials.parent import module_command
 
 MARK = "fetched.json"
 """Tells a folder that was fetched from a sweep's own."""
@@ -36,7 +38,7 @@ def fetch(cluster: Cluster, job: Job, parent: Path, say: Callable[[str], object]
         )
     with tempfile.TemporaryDirectory() as packed:
         pack_program(Path(packed))
-        words = ["python", "-m", "sweep.cluster.on_head.archive", job.sweep]
+        words = module_command("sweep.cluster.on_head.archive", job.sweep, python="python")
         with cluster.asking(words, Path(packed), job.output) as answer:
             if "problem" in answer:
                 raise ClusterError(answer["problem"])

@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from sweep.cluster.jobs import Cluster, ClusterError, Job
+from sweep.cluster.jobs import Cluster, Job
+from sweep.errors import ClusterError
 
 LONGEST_WAIT_SECONDS = 15.0
 """Between two attempts to reach a dashboard that is away; the first waits are 1, 2, 4, … s."""

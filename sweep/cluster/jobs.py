@@ -17,19 +17,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from sweep.cluster.on_head.answer import ANSWER
+from sweep.errors import ClusterError
 from sweep.text.numbers import counted
+from trials.parent import module_command
 
 POLL_SECONDS = 0.5
 CONNECT_SECONDS = 10.0
 ASK_SECONDS = 600.0
 """For a small job: where Ray unpacks the files of a job for the first time, minutes may pass."""
 OVER = ("SUCCEEDED", "FAILED", "STOPPED")
-ANSWER = "sweep-answer: "
-"""Begins the line in a small job's output that holds its answer, as JSON."""
-
-
-class ClusterError(ValueError):
-    """A cluster, or a job on it, that cannot be used, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +108,7 @@ class Cluster:
         self.refuse_second(name, output)
         numbers = [_number(job.id, name) for job in self.jobs()]
         job_id = f"sweep-{name}-{max(numbers, default=0) + 1}"
-        words = ["python", "-m", "sweep", "run", "space.yaml", *options]
+        words = module_command("sweep", "run", "space.yaml", *options, python="python")
         metadata = {"sweep": name, "sweep_output": output}
         self._start(job_id, f"{shlex.join(words)} --output {shell_path(output)}", folder,
                     metadata=metadata, env=env)  # fmt: skip

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from sweep.cluster.package import SPACE_FILE
-from sweep.space.loading import Space
-from sweep.space.yaml_file import SpaceError
+from sweep.errors import SpaceError
+from sweep.space.space import Space
 from sweep.text.numbers import megabytes
+from trials.parent import module_command
 
 MOST_BYTES = 700_000
 """Of files: a ConfigMap holds 1 MiB, and base64 adds a third."""
@@ -117,7 +118,8 @@ def _ray_job(
     machines: Machines,
     image: str,
 ) -> dict[str, Any]:
-    words = ["python", "-m", "sweep", "run", f"{FILES_DIR}/{SPACE_FILE}", *options]
+    space_file = f"{FILES_DIR}/{SPACE_FILE}"
+    words = module_command("sweep", "run", space_file, *options, python="python")
     items = [{"key": _key(path), "path": path} for path in paths]
     volumes = {
         "files": {"configMap": {"name": f"{name}-files", "items": items}},

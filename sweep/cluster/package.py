@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import distribution
+from importlib.util import find_spec
 from pathlib import Path
 
-import sweep
-import trials
-from sweep.space.loading import Space
-from sweep.space.yaml_file import SpaceError, read
+from sweep.errors import SpaceError
+from sweep.space.space import Space
+from sweep.space.yaml_file import read
 from sweep.text.numbers import megabytes
 
 MOST_BYTES = 500 * 10**6
@@ -41,8 +41,10 @@ def pack_program(folder: Path) -> None:
 
     Its metadata go with it, since the program asks for its own version and dependencies.
     """
-    for package in (sweep, trials):
-        source = Path(package.__path__[0])
+    for package in ("sweep", "trials"):
+        spec = find_spec(package)  # not imported: this is a part of one of them
+        assert spec is not None and spec.submodule_search_locations is not None
+        source = Path(spec.submodule_search_locations[0])
         shutil.copytree(
             source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
         )

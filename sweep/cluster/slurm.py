@@ -10,7 +10,8 @@ from pathlib import Path
 
 from sweep.cluster.jobs import shell_path
 from sweep.cluster.kuberay import Machines
-from sweep.space.loading import Space
+from sweep.space.space import Space
+from trials.parent import module_command
 
 USUAL_HOURS = 24.0
 SPARE_HOURS = 0.25
@@ -61,7 +62,7 @@ if ((${{#hosts[@]}} > 1)); then
     ray start --address="$RAY_ADDRESS" "${{ray_options[@]}}" > /dev/null &
   steps+=($!)
 fi
-python -m sweep.cluster.on_head.wait_for_machines "${{#hosts[@]}}"
+{wait} "${{#hosts[@]}}"
 
 is_over=false
 {command} &
@@ -94,8 +95,10 @@ def script(
         output: Folder of all sweeps.
     """
     hours = space.settings.budget.hours
-    words = [sys.executable, "-m", "sweep", "run", str(path.resolve()), *arguments]
+    words = module_command("sweep", "run", str(path.resolve()), *arguments)
+    wait = module_command("sweep.cluster.on_head.wait_for_machines", python="python")
     return SCRIPT.format(
+        wait=" ".join(wait),
         file_name=f"{space.name}.sh",
         name=space.name,
         n_machines=machines.n,

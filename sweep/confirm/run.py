@@ -9,18 +9,23 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from sweep.confirm.confirmation import FOLDER, Confirmation, Run, make_data, plan, read_confirmed
+from sweep.confirm.confirmation import Confirmation
+from sweep.confirm.plan import Run, make_data, plan
 from sweep.control.prune import Words
 from sweep.driver import loop
 from sweep.driver.interrupt import ends_in_order
-from sweep.folder.lock import is_asked_to_prune, is_asked_to_stop, locked
+from sweep.errors import StudyError
+from sweep.folder.lock import locked
+from sweep.folder.requests import is_asked_to_prune, is_asked_to_stop
 from sweep.pruners.own_curve import ByItself
-from sweep.report.sections import FILE_NAME, write_report
+from sweep.report.page import FILE_NAME, write_report
+from sweep.results.confirmed import FOLDER, read_confirmed
 from sweep.results.confirmed_words import in_words, verdicts
 from sweep.screen.choice import make_screen
 from sweep.screen.progress import Progress
-from sweep.space.loading import Space, space_as_run
-from sweep.storage.patient import StudyError
+from sweep.space.loading import space_as_run
+from sweep.space.space import Space
+from sweep.study.budget import Budget
 from sweep.text.numbers import counted
 from sweep.tracking.location import artifacts_dir, command, own_database, tracked_at
 from sweep.workers.devices import n_gpu_slots, n_workers, wants_gpus
@@ -102,7 +107,7 @@ def _run(
     from sweep.workers import connection
     from sweep.workers.runner import RayRunner
 
-    budget = loop.Budget(trials=len(runs), hours=None, is_asked=lambda: is_asked_to_stop(folder))
+    budget = Budget(trials=len(runs), hours=None, is_asked=lambda: is_asked_to_stop(folder))
     progress = Progress(budget, objective=space.objective)
     progress.n_ended = sweep.n_ended()
     screen = make_screen(console, progress, folder / FOLDER)

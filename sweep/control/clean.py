@@ -11,9 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweep.errors import StudyError
 from sweep.folder.lock import holder, locked
-from sweep.results.status import open_to_read
-from sweep.storage.patient import StudyError
+from sweep.results.reading import open_to_read
 from trials.data import token_cache
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from sweep.driver.loop import Place
-from sweep.folder.lock import ask_to_prune, forget_prune, runner
-from sweep.storage.patient import StudyError
+from sweep.errors import StudyError
+from sweep.folder.lock import runner
+from sweep.folder.requests import ask_to_prune, forget_prune
+from sweep.study.tracker import Place
 from trials.config import GOES_ON, EvalPoint, TrialConfig, TrialResult
-
-if TYPE_CHECKING:
-    from sweep.cluster.jobs import Cluster, Job
 
 
 def prune(folder: Path, number: int, say: Callable[[str], None]) -> int:
@@ -46,29 +43,6 @@ def prune(folder: Path, number: int, say: Callable[[str], None]) -> int:
     return 0
 
 
-def prune_job(cluster: Cluster, job: Job, number: int, say: Callable[[str], None]) -> int:
-    """Prune a trial of a sweep on a cluster, by a small job beside it; returns as `prune` does.
-
-    Raises:
-        StudyError: As `prune` raises it there.
-    """
-    import tempfile
-
-    from sweep.cluster.package import pack_program
-
-    if job.is_over:
-        say(f"{job.id} does not run: it is {job.status.lower()}.")
-        return 1
-    with tempfile.TemporaryDirectory() as packed:
-        pack_program(Path(packed))
-        command = ["python", "-m", "sweep.control.prune", job.sweep, str(number)]
-        answer = cluster.ask(command, Path(packed), job.output)
-    if answer["code"] is None:
-        raise StudyError(answer["words"])
-    say(answer["words"])
-    return int(answer["code"])
-
-
 class Words:
     """A tracker that takes the word for a trial away when it has ended."""
 
@@ -85,22 +59,3 @@ class Words:
         """One that goes on later still has to end."""
         if result.outcome not in GOES_ON:
             forget_prune(self._folder, number)
-
-
-def _prune_here(name: str, number: int, output: Path) -> None:
-    """Be the small job: answer with what was done, in words, and as `prune` returns it."""
-    import json
-
-    words: list[str] = []
-    code: int | None = None
-    try:
-        code = prune(output.expanduser() / name, number, words.append)
-    except StudyError as error:
-        words.append(str(error))
-    print("sweep-answer: " + json.dumps({"words": " ".join(words), "code": code}))
-
-
-if __name__ == "__main__":
-    import sys
-
-    _prune_here(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

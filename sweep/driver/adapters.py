@@ -9,9 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from sweep.driver.loop import Place
 from sweep.study.ended import Ended
 from sweep.study.sweep import Sweep
+from sweep.study.tracker import Place
 from trials.config import GOES_ON, EvalPoint, TrialConfig, TrialResult
 
 HOW_TO_LOAD = """\

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from sweep.driver import loop
+from sweep.study.budget import Budget
+from sweep.workers.signals import heard_by
 
 
 @contextlib.contextmanager
-def ends_in_order(budget: loop.Budget, say: Callable[[str], None]) -> Iterator[None]:
+def ends_in_order(budget: Budget, say: Callable[[str], None]) -> Iterator[None]:
     """Let Ctrl-C (or SIGTERM) end the sweep in order; only the third one breaks it off.
 
     The second usually comes from somebody who did not see that the first was heard.
@@ -34,14 +34,3 @@ def ends_in_order(budget: loop.Budget, say: Callable[[str], None]) -> Iterator[N
 
     with heard_by(stop):
         yield
-
-
-@contextlib.contextmanager
-def heard_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Give Ctrl-C and SIGTERM to `handler` while this lasts, then back to whoever had them."""
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)

@@ -27,16 +27,23 @@ from sweep.driver.trial_params import (
     unlike,
 )
 from sweep.pruners.own_curve import ByItself
-from sweep.screen.plain import COLOURS
+from sweep.space.backend import choose_backend
 from sweep.space.hyperparameters import HYPERPARAMETERS, Value, shown
-from sweep.space.loading import Space
+from sweep.space.space import Space
 from sweep.space.usual_points import filled_in
-from sweep.study.ended import COUNTS
+from sweep.storage.attributes import COUNTS
 from sweep.study.task import rows_so_far
-from sweep.study.trial_config import choose_backend, resolver, training_environment
-from sweep.workers.devices import n_gpu_slots, n_visible_gpus, n_workers, wants_gpus
+from sweep.study.trial_config import resolver
+from sweep.text.trials import COLOURS
+from sweep.workers.devices import (
+    n_gpu_slots,
+    n_visible_gpus,
+    n_workers,
+    training_environment,
+    wants_gpus,
+)
 from trials.config import BY_EVAL_LOSS, EvalPoint, Objective, Stop, TrialConfig, TrialResult
-from trials.worker import write_config
+from trials.trial_folder import write_config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +107,7 @@ def train(config: TrialConfig, watch: Watch, *, open_debugger: bool) -> TrialRes
     """Run the trial here; None: it failed, and somebody has looked at it in the debugger."""
     try:
         # Unsloth patches transformers and peft as it is imported: the backend comes first.
-        from trials.models.frozen_base import load
+        from trials.backends.loading import load
 
         base = load(config.model)
         from trials.memory.micro_batches import MicroBatchMemory

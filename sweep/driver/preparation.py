@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -16,18 +15,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweep.errors import SpaceError
+from sweep.space.backend import backend_in_words, backend_notes, choose_backend
+from sweep.space.domains import is_fixed
 from sweep.space.epochs import in_words as epochs_in_words
-from sweep.space.hyperparameters import is_fixed
-from sweep.space.loading import Space
-from sweep.space.yaml_file import SpaceError
-from sweep.study.trial_config import (
-    backend_in_words,
-    backend_notes,
-    choose_backend,
-    model_config,
-    trial_settings,
-)
+from sweep.space.space import Space
+from sweep.study.trial_config import model_config, trial_settings
 from sweep.text.numbers import counted
+from trials.parent import module_command
 
 if TYPE_CHECKING:
     from sweep.space.settings import Budget
@@ -133,8 +128,8 @@ def prepare_data(
         )
         request_path.write_text(json.dumps(asked))
         log_path = Path(scratch) / "log.txt"
-        module = "trials.preparation.prepare"
-        command = [sys.executable, "-m", module, str(request_path), str(answer_path)]
+        paths = str(request_path), str(answer_path)
+        command = module_command("trials.preparation.prepare", *paths)
         with (
             log_path.open("w") as log,
             subprocess.Popen(
@@ -289,7 +284,8 @@ def first_trials(space: Space) -> list[tuple[str, dict[str, Any]]]:
     """
     import optuna
 
-    from sweep.study.next_trial import POINT, View, enqueue_starts
+    from sweep.storage.attributes import POINT
+    from sweep.study.next_trial import View, enqueue_starts
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction=space.objective.direction)

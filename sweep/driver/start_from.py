@@ -3,45 +3,26 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from optuna.storages import BaseStorage
 
-from sweep.results.status import open_to_read, read_status
+from sweep.errors import SpaceError, StudyError
+from sweep.results.reading import open_to_read
+from sweep.results.status import read_status
 from sweep.samplers.search_space import is_within
-from sweep.screen.summary import an
-from sweep.space.hyperparameters import Value
-from sweep.space.loading import Space
+from sweep.space.space import Space
 from sweep.space.usual_points import Start, within
-from sweep.space.yaml_file import SpaceError, did_you_mean
-from sweep.storage.patient import StudyError
-from sweep.study.next_trial import STARTED_FROM
-from sweep.tracking.writer import without_secrets
-from trials.config import Objective
+from sweep.space.yaml_file import did_you_mean
+from sweep.storage.attributes import STARTED_FROM
+from sweep.study.earlier import Best, Earlier
+from sweep.text.secrets import without_secrets
+from sweep.text.trials import an
 
 TAKEN = 3
 """Points of each earlier sweep, at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Best:
-    """A trial whose value counts."""
-
-    number: int
-    value: float
-    hyperparameters: Mapping[str, Value]
-
-
-@dataclass(frozen=True, slots=True)
-class Earlier:
-    """An earlier sweep."""
-
-    name: str
-    objective: Objective
-    best: Sequence[Best]
-    """The best few trials whose value counts, the best first."""
 
 
 def with_earlier(

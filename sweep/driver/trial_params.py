@@ -11,11 +11,12 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from sweep.errors import SpaceError
 from sweep.samplers import search_space
 from sweep.space.hyperparameters import HYPERPARAMETERS, Value, shown
-from sweep.space.loading import Space, not_shared
+from sweep.space.search_section import not_shared
 from sweep.space.settings import unknown_key
-from sweep.space.yaml_file import SpaceError
+from sweep.space.space import Space
 from trials.config import TrialConfig
 
 EXAMPLE = 'such as --params \'{"rank": 16, "learning_rate": 2e-4}\''

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,17 +15,15 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from sweep.errors import ExportError
 from sweep.export.model_card import model_card
 from sweep.results.trial_record import Record
 from trials.config import Quantization
-from trials.models.frozen_base import local_or_hub
+from trials.models.sources import local_or_hub
+from trials.parent import module_command
 
 TOLERANCE = 0.01
 """Relative: an exported model's eval loss may be so far from the logged one."""
-
-
-class ExportError(ValueError):
-    """Something cannot be exported, in words for the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +146,7 @@ def _ask(request: dict[str, Any]) -> dict[str, Any]:
         asked, answered = Path(scratch) / "request.json", Path(scratch) / "answer.json"
         asked.write_text(json.dumps(request), encoding="utf-8")
         done = subprocess.run(
-            [sys.executable, "-m", "trials.exported", str(asked), str(answered)],
+            module_command("trials.exported", str(asked), str(answered)),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -11,8 +11,8 @@ from ruamel.yaml import YAML
 from sweep.results.trial_record import Record
 from sweep.space.hyperparameters import HYPERPARAMETERS
 from trials.config import TrialConfig
-from trials.models.frozen_base import local_or_hub
 from trials.models.smollm2 import is_builtin
+from trials.models.sources import local_or_hub
 
 IN_WORDS = {
     "nf4": "4 bits (NF4 with double quantisation)",

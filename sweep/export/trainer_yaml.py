@@ -19,8 +19,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from sweep.export.training_run import Run, run_of
 from sweep.results.trial_record import Record
-from trials.models.frozen_base import TARGET_MODULES
-from trials.models.schedules import SCHEDULERS
+from trials.models.presets import SCHEDULERS, TARGET_MODULES
 
 Trainer = Literal["trl", "axolotl", "llama-factory"]
 

@@ -13,8 +13,8 @@ from ruamel.yaml.error import YAMLError
 
 from sweep.results.trial_record import Record
 from trials.config import TrialConfig
-from trials.models.frozen_base import local_or_hub
-from trials.models.schedules import DECAY_SHARE
+from trials.models.presets import DECAY_SHARE
+from trials.models.sources import local_or_hub
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,95 +8,44 @@ the axes of the parallel coordinates can be dragged here, which is what that cha
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from html import escape
-from pathlib import Path
 
 from sweep.report import charts
+from sweep.report.html import (
+    first_line,
+    html_table,
+    outcome_cell,
+    outcome_words,
+    thinned,
+    value_cell,
+)
 from sweep.report.importance import MAX_TRIALS, MIN_TRIALS, N_RESAMPLES, importances, usable
-from sweep.report.report_confirmed import confirmed_section
-from sweep.report.style import POLICY, SCRIPT, STYLE
-from sweep.results.sweep_data import Data, Shown, read_data
-from sweep.screen.summary import an, judged_against_base
+from sweep.results.confirmed import Confirmed
+from sweep.results.confirmed_words import verdicts
+from sweep.results.sweep_data import Data, Shown
 from sweep.text.numbers import counted, duration
+from sweep.text.trials import an, judged_against_base
 from trials.config import Objective
-from trials.whole_file import write_whole
 
-FILE_NAME = "report.html"
 EARLY_STOPS = ("overfit", "diverged", "outclassed", "stopped")
 LOST = ("failed", "out_of_memory")
 N_ROWS = 20
 """Of the tables that could be long."""
 
 
-def write_report(folder: Path, data: Data | None = None) -> Path:
-    """Write report.html into the folder of a sweep, whole or not at all, and return its path.
-
-    Args:
-        data: What there is of the sweep, where it has been read.
-
-    Raises:
-        StudyError: There is no study, or it cannot be read.
-        OSError: The file cannot be written.
-    """
-    path = folder / FILE_NAME
-    write_whole(path, page(data or read_data(folder)))
-    return path
-
-
-def page(data: Data) -> str:
-    """The report as HTML."""
-    from plotly.offline import get_plotlyjs
-
-    figures: list[charts.Figure] = []
-
-    def chart(figure: charts.Figure) -> str:
-        figures.append(figure)
-        return f'<div class="chart" id="chart-{len(figures) - 1}"></div>'
-
-    body = "\n".join(
-        [
-            _headline(data),
-            _best_ten(data),
-            confirmed_section(data.confirmed, _table),
-            _curves(data, chart),
-            _importance(data, chart),
-            _slices(data, chart),
-            _overfitting(data, chart),
-            _out_of_memory(data),
-            _time(data, chart),
-        ]
-    )
-    # `<` would end the element that the figures are in, wherever a value holds `</script>`.
-    in_json = json.dumps(figures, allow_nan=False).replace("<", "\\u003c")
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{escape(data.name)}: sweep report</title>
-<style>{STYLE}</style>
-</head>
-<body>
-{body}
-<script type="application/json" id="figures">{in_json}</script>
-<script>{get_plotlyjs()}</script>
-<script>{SCRIPT}</script>
-</body>
-</html>
-"""
-
-
 Chart = Callable[[charts.Figure], str]
 
 
-def _headline(data: Data) -> str:
+Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
+"""Headings and rows, both HTML → HTML."""
+
+
+def headline_section(data: Data) -> str:
     counts = Counter(trial.outcome for trial in data.trials)
     outcomes = ", ".join(
-        f'<span class="dot" style="background:{charts.COLOURS[o]}"></span>{n} {_words(o)}'
+        f'<span class="dot" style="background:{charts.COLOURS[o]}"></span>{n} {outcome_words(o)}'
         for o, n in counts.most_common()
     )
     top = f"<h1>{escape(data.name)}</h1>"
@@ -110,7 +59,7 @@ def _headline(data: Data) -> str:
     winner = data.ranked[0]
     assert winner.best is not None
     names = data.searched or list(winner.values)
-    point = ", ".join(f"{escape(name)} {_value(winner.values.get(name))}" for name in names)
+    point = ", ".join(f"{escape(name)} {value_cell(winner.values.get(name))}" for name in names)
     return (
         f'{top}<div class="headline"><p><strong>Trial {winner.number:03d} has the '
         f"{data.objective.extreme} {escape(data.objective.heading)}</strong>, with {point}.</p>"
@@ -165,7 +114,7 @@ def _no_better_than_base(data: Data) -> str:
     return " <strong>The winner is no better than the base model, beyond noise.</strong>"
 
 
-def _best_ten(data: Data) -> str:
+def best_ten_section(data: Data) -> str:
     if not data.ranked:
         return ""
     names = data.searched
@@ -173,14 +122,14 @@ def _best_ten(data: Data) -> str:
     for trial in data.ranked[:10]:
         seconds = "" if trial.seconds is None else duration(trial.seconds)
         cells = [f"{trial.number:03d}", f"{trial.best:.4f}"]
-        cells += [_value(trial.values.get(name)) for name in names]
-        rows.append([*cells, _outcome(trial.outcome), seconds])
-    return "<h2>The best ten</h2>" + _table(
+        cells += [value_cell(trial.values.get(name)) for name in names]
+        rows.append([*cells, outcome_cell(trial.outcome), seconds])
+    return "<h2>The best ten</h2>" + html_table(
         ["trial", escape(data.objective.heading), *map(escape, names), "outcome", "time"], rows
     )
 
 
-def _curves(data: Data, chart: Chart) -> str:
+def curves_section(data: Data, chart: Chart) -> str:
     with_curve = sum(bool(trial.curve) for trial in data.trials)
     if not with_curve:
         return ""
@@ -192,7 +141,7 @@ def _curves(data: Data, chart: Chart) -> str:
         f"Each trial over its own run; the worst tenth is cut off.</p>"
     )
     if with_curve > charts.N_CURVES:
-        text += _thinned(charts.N_CURVES, with_curve, "curves")
+        text += thinned(charts.N_CURVES, with_curve, "curves")
     text += chart(charts.curves(data))
     if not data.ranked:
         return text
@@ -204,7 +153,7 @@ def _curves(data: Data, chart: Chart) -> str:
     )
 
 
-def _importance(data: Data, chart: Chart) -> str:
+def importance_section(data: Data, chart: Chart) -> str:
     head = "<h2>What mattered</h2>"
     n = len(usable(data.frozen))
     found = importances(data.frozen, direction=data.objective.direction)
@@ -233,7 +182,7 @@ def _importance(data: Data, chart: Chart) -> str:
     )
 
 
-def _slices(data: Data, chart: Chart) -> str:
+def slices_section(data: Data, chart: Chart) -> str:
     names = data.searched
     there = sum(trial.best is not None for trial in data.trials)
     if not names or not there:
@@ -245,7 +194,7 @@ def _slices(data: Data, chart: Chart) -> str:
         f"{extreme} it had reached; the worst are cut off.</p>"
     )
     if there > charts.N_POINTS:
-        text += _thinned(charts.N_POINTS, there, "trials")
+        text += thinned(charts.N_POINTS, there, "trials")
     text += f'<div class="grid">{"".join(chart(charts.one_slice(data, n)) for n in names)}</div>'
     if len(data.ranked) < 2:
         return text
@@ -257,7 +206,7 @@ def _slices(data: Data, chart: Chart) -> str:
     )
 
 
-def _overfitting(data: Data, chart: Chart) -> str:
+def overfitting_section(data: Data, chart: Chart) -> str:
     overfit = [t for t in data.trials if t.outcome == "overfit"]
     placed = [t for t in overfit if t.best_epoch is not None and "learning_rate" in t.values]
     head = "<h2>Where overfitting began</h2>"
@@ -270,7 +219,7 @@ def _overfitting(data: Data, chart: Chart) -> str:
     )
 
 
-def _out_of_memory(data: Data) -> str:
+def out_of_memory_section(data: Data) -> str:
     trials = [trial for trial in data.trials if trial.outcome == "out_of_memory"]
     head = "<h2>What ran out of memory</h2>"
     if not trials:
@@ -279,19 +228,19 @@ def _out_of_memory(data: Data) -> str:
     rows = [
         [
             f"{trial.number:03d}",
-            *(_value(trial.values.get(name)) for name in names),
-            escape(_first_line(trial.reason)),
+            *(value_cell(trial.values.get(name)) for name in names),
+            escape(first_line(trial.reason)),
         ]
         for trial in trials[:N_ROWS]
     ]
     more = f"<p>and {len(trials) - N_ROWS} more.</p>" if len(trials) > N_ROWS else ""
     return (
         f"{head}<p>Look for what these have in common, and take it out of the search.</p>"
-        f"{_table(['trial', *map(escape, names), 'reason'], rows)}{more}"
+        f"{html_table(['trial', *map(escape, names), 'reason'], rows)}{more}"
     )
 
 
-def _time(data: Data, chart: Chart) -> str:
+def time_section(data: Data, chart: Chart) -> str:
     timed = [trial for trial in data.trials if trial.seconds is not None]
     spent: defaultdict[str, float] = defaultdict(float)
     for trial in timed:
@@ -348,52 +297,31 @@ def saved_seconds(trials: Sequence[Shown]) -> tuple[float, int]:
 
 def _failures(data: Data) -> list[str]:
     failed = [trial for trial in data.trials if trial.outcome == "failed"]
-    rows = [f"{t.number:03d}: {escape(_first_line(t.reason))}" for t in failed[:N_ROWS]]
+    rows = [f"{t.number:03d}: {escape(first_line(t.reason))}" for t in failed[:N_ROWS]]
     more = [f"and {len(failed) - N_ROWS} more."] if len(failed) > N_ROWS else []
     return [f"Failed: trial {row}" for row in rows] + more
-
-
-def _thinned(n_shown: int, n: int, what: str) -> str:
-    return f'<p class="dim">{n_shown:,} of {n:,} {what} are drawn: the best, and every so many.</p>'
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that scrolls by itself. Takes HTML: what is in it must be escaped."""
-    top = "".join(f"<th>{heading}</th>" for heading in headings)
-    classes = ["words" if heading == "reason" else "value" for heading in headings]
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<td class="{kind}">{cell}</td>' for kind, cell in zip(classes, row, strict=True)
-        )
-        + "</tr>"
-        for row in rows
-    )
-    return (
-        f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
-
-
-def _outcome(outcome: str) -> str:
-    colour = charts.COLOURS[outcome]
-    return f'<span class="dot" style="background:{colour}"></span>{_words(outcome)}'
 
 
 def _falls_and_turns(objective: Objective) -> tuple[str, str]:
     return ("falls", "up") if objective.direction == "minimize" else ("rises", "down")
 
 
-def _words(outcome: str) -> str:
-    return escape(outcome.replace("_", " "))
-
-
-def _first_line(reason: str) -> str:
-    return (reason.splitlines() or [""])[0]
-
-
-def _value(value: object) -> str:
-    if value is None:
+def confirmed_section(found: Sequence[Confirmed], table: Table) -> str:
+    """Return the means of the configurations and the verdicts; nothing where there is none."""
+    if not found:
         return ""
-    if isinstance(value, float):
-        return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:g}"
-    return escape(str(value))
+    rows = []
+    for each in found:
+        mean = each.mean
+        error = None if mean is None else mean.standard_error
+        cells = ["0", ""] if mean is None else [str(mean.n), f"{mean.mean:.4f}"]
+        cells.append("" if error is None else f"{error:.4f}")
+        cells.append("  ".join(f"{value:.4f}" for value in each.values.values()))
+        rows.append([f"{each.trial:03d}", *cells])
+    words = "".join(f"<li>{escape(line)}</li>" for line in verdicts(found))
+    return (
+        "<h2>The best again, with other seeds</h2><p>Where an order is noise, take the cheaper "
+        "one. An eval loss here is over all eval rows, so it is not that of the sweep.</p>"
+        + table(["trial", "seeds", "mean", "± standard error", "each seed"], rows)
+        + f"<ul>{words}</ul>"
+    )

@@ -11,16 +11,18 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sweep.confirm.confirmation import Confirmed
+from sweep.errors import NoWinner, SpaceError
+from sweep.results.confirmed import Confirmed
 from sweep.results.confirmed_words import FEW_SEEDS
 from sweep.results.paired_test import CONFIDENCE, difference
-from sweep.results.status import Status, open_to_read, read_status
+from sweep.results.reading import open_to_read
+from sweep.results.status import Status, read_status
 from sweep.results.sweep_data import Data, read_data
-from sweep.results.trial_record import NoWinner, Record, read_record
-from sweep.screen.plain import as_loss
-from sweep.space.yaml_file import SpaceError, read
+from sweep.results.trial_record import Record, read_record
+from sweep.space.yaml_file import read
 from sweep.study.task import changes
 from sweep.text.numbers import counted, duration
+from sweep.text.trials import as_loss
 from sweep.tracking.run_data import judged_by
 
 

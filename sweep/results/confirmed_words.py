@@ -10,10 +10,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sweep.confirm.confirmation import Confirmed
+from sweep.results.confirmed import Confirmed
 from sweep.results.paired_test import CONFIDENCE
-from sweep.screen.summary import SHOWN, short
 from sweep.text.numbers import counted
+from sweep.text.trials import SHOWN, short
 from trials.config import BY_EVAL_LOSS, Objective
 
 FEW_SEEDS = 3

@@ -15,11 +15,10 @@ from sweep.results.best import hyperparameters
 from sweep.results.status import Status, Trial
 from sweep.results.trial_record import Record
 from sweep.screen.json_events import finite
-from sweep.screen.plain import COLOURS
-from sweep.screen.summary import SHOWN
 from sweep.text.numbers import counted, duration
+from sweep.text.trials import COLOURS, SHOWN
 from trials.config import EvalPoint
-from trials.worker import log_tail
+from trials.trial_folder import log_tail
 
 Sort = Literal["objective", "eval_loss", "number", "seconds"]
 

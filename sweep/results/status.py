@@ -9,22 +9,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sweep.folder.lock import Holder, has_study, holder, runner, server_of, study_reader
-from sweep.screen.plain import COLOURS
-from sweep.screen.summary import SHOWN, judged_against_base
-from sweep.space.objective import objective_in
-from sweep.storage.patient import cause_of
-from sweep.study.ended import COUNTS, value_best
-from sweep.study.paused import is_paused
-from sweep.study.sweep import StudyError
+from sweep.folder.lock import Holder, holder, runner
+from sweep.results.reading import open_to_read
+from sweep.storage.attributes import COUNTS, is_paused, objective_in, value_best
 from sweep.text.numbers import counted, duration
+from sweep.text.trials import COLOURS, SHOWN, judged_against_base
 from sweep.tracking.journal import FILE_NAME as JOURNAL
 from sweep.tracking.journal import Journal
 from trials.config import Objective, trial_name
@@ -94,33 +88,6 @@ class Status:
         """Trials whose value counts, the best first."""
         valued = [(t.value, t) for t in self.trials if t.outcome in COUNTS and t.value is not None]
         return [t for _, t in sorted(valued, key=lambda v: (self.objective.key(v[0]), v[1].number))]
-
-
-def open_to_read(folder: Path, storage: BaseStorage | None = None) -> optuna.Study:
-    """Open the study of a folder, to be looked at.
-
-    Args:
-        storage: The study's, where it is open; None: where the folder says.
-
-    Raises:
-        StudyError: There is none, or it cannot be read.
-    """
-    if storage is None and not has_study(folder):
-        raise StudyError(f"{folder}: has no study.db, so no sweep has begun there.")
-    server = server_of(folder)
-    is_shared = storage is not None or server is not None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        study = optuna.load_study(
-            study_name=folder.name if is_shared else None, storage=storage or study_reader(folder)
-        )
-        study.get_trials(deepcopy=False)
-    except (KeyError, ValueError):
-        raise StudyError(f"{folder}: has no study yet, so no sweep has begun there.") from None
-    except Exception as error:
-        place = server or folder / "study.db"
-        raise StudyError(f"{place}: the study cannot be read: {cause_of(error)}") from None
-    return study
 
 
 def read_status(folder: Path) -> Status:

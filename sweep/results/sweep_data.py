@@ -12,12 +12,10 @@ from typing import Any
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from sweep.confirm.confirmation import Confirmed, read_confirmed
 from sweep.folder.lock import runner
-from sweep.results.status import open_to_read
-from sweep.space.objective import objective_in
-from sweep.study.ended import COUNTS, value_best
-from sweep.study.paused import is_paused
+from sweep.results.confirmed import Confirmed, read_confirmed
+from sweep.results.reading import open_to_read
+from sweep.storage.attributes import COUNTS, is_paused, objective_in, value_best
 from sweep.study.plateau import EndedCurve, Flatness
 from trials.config import Objective
 

@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweep.results.status import Status, Trial, open_to_read, read_status
-from sweep.screen.summary import an
-from sweep.storage.patient import StudyError
+from sweep.errors import NoWinner, StudyError
+from sweep.results.reading import open_to_read
+from sweep.results.status import Status, Trial, read_status
+from sweep.text.trials import an
 from trials.config import EvalPoint, ModelConfig, Objective, TrialConfig, TrialResult
 from trials.trial_folder import result_of
-
-
-class NoWinner(ValueError):
-    """No trial of a sweep has an eval loss that counts, in words for the user."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

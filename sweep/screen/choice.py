@@ -8,13 +8,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sweep.folder.lock import ask_to_prune
+from sweep.folder.requests import ask_to_prune
 from sweep.screen.json_events import Events, EventScreen
 from sweep.screen.keys import Keys
 from sweep.screen.live import LiveScreen
 from sweep.screen.notebook import NotebookScreen
-from sweep.screen.plain import PlainScreen, Screen
+from sweep.screen.plain import PlainScreen
 from sweep.screen.progress import Progress
+from sweep.screen.screen import Screen
 from sweep.screen.terminal import has_keys
 
 

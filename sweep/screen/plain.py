@@ -3,49 +3,15 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from rich.console import Console
 from rich.text import Text
 
-from sweep.driver.loop import Place
 from sweep.screen.progress import Progress
-from trials.config import EvalPoint, Objective, Outcome, TrialConfig, TrialResult
-
-COLOURS: dict[Outcome, str] = {
-    "completed": "green",
-    "overfit": "yellow",
-    "diverged": "red",
-    "outclassed": "cyan",
-    "stopped": "blue",
-    "out_of_memory": "red",
-    "failed": "bold red",
-    "paused": "bright_black",
-    "interrupted": "magenta",
-}
-
-
-class Screen(Protocol):
-    """Shows a sweep. It is a `Tracker` of the study, and a place for words."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-    def say(self, words: str) -> None:
-        """A line for the user."""
-
-    def trial_started(self, config: TrialConfig, place: Place) -> None: ...
-
-    def trial_reported(self, number: int, point: EvalPoint) -> None: ...
-
-    def trial_ended(self, number: int, result: TrialResult) -> None: ...
+from sweep.study.tracker import Place
+from sweep.text.trials import COLOURS, as_loss
+from trials.config import EvalPoint, Objective, TrialConfig, TrialResult
 
 
 class PlainScreen:
@@ -115,8 +81,3 @@ def ended_in_a_line(number: int, config: TrialConfig | None, result: TrialResult
     line.append(f"{result.outcome}", style=COLOURS[result.outcome])
     line.append(f"  {result.reason}", style="dim")
     return line
-
-
-def as_loss(loss: float | None) -> str:
-    """A loss in nats; nothing where there is none."""
-    return "" if loss is None else f"{loss:.4f}"

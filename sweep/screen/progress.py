@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sweep.driver.loop import Budget, Place
 from sweep.screen.time_left import Pace, seconds_until_all_end
-from sweep.study.ended import COUNTS, Ended
+from sweep.storage.attributes import COUNTS
+from sweep.study.budget import Budget
+from sweep.study.ended import Ended
+from sweep.study.tracker import Place
 from sweep.text.numbers import duration
 from sweep.workers.usage import Usage
 from trials.config import (

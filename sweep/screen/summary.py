@@ -2,72 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sweep.screen.plain import COLOURS
-from sweep.study.ended import Ended
+from sweep.study.summary import Summary, headings_of, values_of
 from sweep.text.numbers import counted, duration
-from trials.config import BY_EVAL_LOSS, Objective
-
-SHOWN = {
-    "rank": "rank",
-    "alpha": "alpha",
-    "learning_rate": "lr",
-    "epochs": "epochs",
-    "effective_batch_size": "batch",
-}
-"""The hyperparameters of a table, and their headings."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Summary:
-    """All that the end of a sweep has to say."""
-
-    name: str
-    ended: Sequence[Ended]
-    ranked: Sequence[Ended]
-    """Trials with an honest value, the best first."""
-    base_eval_loss: float | None
-    best_dir: Path | None
-    """The winner's adapter; None when there is none."""
-    see_it_all: str
-    """The command that shows the sweep in MLflow."""
-    wall_seconds: float
-    n_waiting: int
-    """Trials that were cut off and wait to be continued."""
-    report: Path | None = None
-    """report.html, which may not have been written."""
-    n_paused: int = 0
-    """Trials that wait until they belong to the best."""
-    objective: Objective = BY_EVAL_LOSS
-    base_value: float | None = None
-    """The base model's own objective; of eval loss it is `base_eval_loss`."""
-
-    @property
-    def winner(self) -> Ended | None:
-        """The trial with the best objective."""
-        return self.ranked[0] if self.ranked else None
-
-    @property
-    def winner_in_words(self) -> str:
-        """The winner beside the base model, by the objective and by eval loss."""
-        winner = self.winner
-        assert winner is not None and winner.value is not None
-        return judged_against_base(
-            self.objective,
-            winner.value,
-            self.base_value,
-            winner.eval_loss_best,
-            self.base_eval_loss,
-        )
+from sweep.text.trials import COLOURS, SHOWN, an, short
 
 
 def in_words(summary: Summary) -> RenderableType:
@@ -118,52 +61,6 @@ def _winner(summary: Summary) -> list[RenderableType]:
     if summary.best_dir is not None:
         parts.append(Text(f"Its adapter:  {summary.best_dir / 'adapter'}"))
     return parts
-
-
-def headings_of(objective: Objective) -> list[str]:
-    """Of the columns of `values_of`."""
-    return [objective.heading] + ([] if objective.is_eval_loss else ["eval loss"])
-
-
-def values_of(trial: Ended, objective: Objective) -> list[str]:
-    """A trial's objective, and its eval loss beside it where that is another."""
-    values = [trial.value] if objective.is_eval_loss else [trial.value, trial.eval_loss_best]
-    return ["" if value is None else f"{value:.4f}" for value in values]
-
-
-def an(objective: Objective) -> str:
-    """`an eval loss`, `a score of exact_match`."""
-    return "an eval loss" if objective.is_eval_loss else f"a score of {objective.name}"
-
-
-def short(value: float) -> str:
-    """A hyperparameter as a table shows it."""
-    return f"{value:.2g}" if value < 0.1 else f"{value:g}"
-
-
-def against_base(eval_loss: float, base_eval_loss: float | None) -> str:
-    """The winner's eval loss beside the base model's own, which may be unknown."""
-    if base_eval_loss is None:
-        return f"Eval loss {eval_loss:.4f}; the base model's own is unknown."
-    return (
-        f"Eval loss {eval_loss:.4f} against {base_eval_loss:.4f} of the base model itself "
-        f"(perplexity {math.exp(eval_loss):.2f} against {math.exp(base_eval_loss):.2f})."
-    )
-
-
-def judged_against_base(
-    objective: Objective,
-    value: float,
-    base_value: float | None,
-    eval_loss: float | None,
-    base_eval_loss: float | None,
-) -> str:
-    """The winner beside the base model: by its objective, then by its eval loss."""
-    losses = "" if eval_loss is None else against_base(eval_loss, base_eval_loss)
-    if objective.is_eval_loss:
-        return losses
-    base = "" if base_value is None else f" against {base_value:.4f} of the base model itself"
-    return f"{objective.name} {value:.4f}{base} (to be {objective.direction}d). {losses}".rstrip()
 
 
 def _stopped(summary: Summary) -> list[RenderableType]:

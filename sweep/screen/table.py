@@ -9,10 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sweep.screen.plain import COLOURS, as_loss
 from sweep.screen.progress import Progress, Running
 from sweep.screen.sparkline import sparkline
 from sweep.text.numbers import duration
+from sweep.text.trials import COLOURS, as_loss
 
 N_BEST = 5
 BAR_WIDTH, NARROW_BAR_WIDTH = 16, 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sweep.space.hyperparameters import Choices, Domain, Range, TimesRank, is_fixed
+from sweep.space.domains import Choices, Domain, Range, TimesRank, is_fixed
 
 PASSES_THROUGH = "constant"
 """The schedule under which a run of 3 epochs has been, after 1, what a run of 1 epoch ends as: but

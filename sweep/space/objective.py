@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import optuna
-
 from sweep.space.hyperparameters import Problem, shown
 from sweep.space.settings import Objective as ObjectiveSettings
 from trials.config import EVAL_LOSS, Direction, Objective
@@ -22,13 +20,11 @@ DIRECTIONS: Mapping[str, Direction] = {
     "rouge_l": "maximize",
 }
 """Of the built-in metrics."""
-
 LOGGED = frozenset(
     "train_loss eval_loss eval_loss_best generalisation_gap learning_rate grad_norm "
     "tokens_per_second gpu_memory_gib epoch training_seconds evaluation_seconds".split()
 )
 """Metrics of a trial that MLflow has whatever the objective is."""
-
 ARGUMENTS = ("predictions", "references", "rows")
 
 
@@ -44,12 +40,6 @@ def objective_of(settings: ObjectiveSettings) -> Objective:
         )
     name = settings.metric or EVAL_LOSS
     return Objective(name=name, direction=DIRECTIONS[name])
-
-
-def objective_in(study: optuna.Study) -> Objective:
-    """The objective of a stored study."""
-    known = (study.user_attrs.get("task") or {}).get("objective") or {}
-    return Objective(**{key: known[key] for key in ("name", "direction", "python") if key in known})
 
 
 def metric_path(python: str, folder: Path) -> Path:

@@ -6,15 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sweep.space.hyperparameters import (
-    HYPERPARAMETERS,
-    Choices,
-    Domain,
-    Range,
-    TimesRank,
-    Value,
-    is_fixed,
-)
+from sweep.space.domains import Choices, Domain, Range, TimesRank, is_fixed
+from sweep.space.hyperparameters import HYPERPARAMETERS, Value
 
 KNOWN_GOOD: Mapping[str, Value] = {"rank": 16, "alpha": 16.0, "learning_rate": 2e-4, "epochs": 1}
 """Where most practitioners begin (QLoRA, Dettmers et al., 2023; the Unsloth guides)."""

@@ -14,15 +14,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from sweep.errors import SpaceError
 from sweep.space.hyperparameters import Problem
 from sweep.space.plain_yaml import NotPlain, check_plain
 
 MOST_BYTES = 256 * 1024
 """A space takes two or three thousand."""
-
-
-class SpaceError(ValueError):
-    """All problems of a space, in words, one to a line."""
 
 
 @dataclass(frozen=True, slots=True)

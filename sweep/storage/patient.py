@@ -20,6 +20,8 @@ from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from sweep.errors import StudyAway
+
 RETRY_SECONDS = 1.0
 _READS = (
     "get_all_studies",
@@ -45,18 +47,12 @@ _WRITES = (
 the answer to a commit cannot know whether it was done. (A second `create_new_study` is refused,
 and then the study is loaded.) The other three writes are written out below."""
 
+
 # It would log SQL in the middle of the screen for each read that fails and is made again.
 logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
 
+
 T = TypeVar("T")
-
-
-class StudyError(ValueError):
-    """A study that cannot be opened or continued, in words for the user."""
-
-
-class StudyAway(ValueError):
-    """The study cannot be used, and nobody waits for it; in words for the user."""
 
 
 @dataclass

@@ -18,8 +18,9 @@ from optuna.storages import RDBStorage
 from sqlalchemy import URL, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from sweep.storage.patient import Patience, PatientStorage, StudyAway, StudyError, cause_of
-from sweep.tracking.writer import without_secrets
+from sweep.errors import StudyAway, StudyError
+from sweep.storage.patient import Patience, PatientStorage, cause_of
+from sweep.text.secrets import without_secrets
 
 if TYPE_CHECKING:
     import psycopg

@@ -4,35 +4,17 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from sweep.storage.attributes import COUNTS, MEMORY, POINT, STATES, is_paused, value_best
 from sweep.storage.mirror import InMemory
-from sweep.study.next_trial import MEMORY, POINT
-from sweep.study.paused import is_paused
 from sweep.study.plateau import EndedCurve, Flatness
 from trials.config import EvalPoint, Objective, Outcome, TrialResult
-
-STATES: Mapping[Outcome, TrialState] = {
-    "completed": TrialState.COMPLETE,
-    # What an overfit trial is worth is known: its best eval loss. Told PRUNED, it would teach the
-    # sampler to stay away from what may be the best point of the study.
-    "overfit": TrialState.COMPLETE,
-    "diverged": TrialState.PRUNED,
-    "outclassed": TrialState.PRUNED,
-    # By hand. What it would have come to is not known, whatever its user thought of it.
-    "stopped": TrialState.PRUNED,
-    # The sampler never sees FAIL and would draw the same corner again; a constraint it sees.
-    "out_of_memory": TrialState.PRUNED,
-    "failed": TrialState.FAIL,
-}
-
-COUNTS = frozenset(o for o, state in STATES.items() if state is TrialState.COMPLETE)
-"""Outcomes of trials whose best value counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +137,6 @@ def tell_ended(trial: optuna.Trial, curve: Sequence[EvalPoint], result: TrialRes
     return storage.get_trial(trial._trial_id)
 
 
-def value_best(known: Mapping[str, Any]) -> float | None:
-    """The objective at a trial's best evaluation, out of its user attributes."""
-    value = known.get("value_best", known.get("eval_loss_best"))  # older versions wrote the latter
-    return None if value is None else float(value)
-
-
 def _value(point: Mapping[str, Any]) -> float:
     """`EvalPoint.value`, of a point as JSON has it."""
     score = point.get("score")
@@ -169,23 +145,3 @@ def _value(point: Mapping[str, Any]) -> float:
 
 def _seconds(result: Mapping[str, Any]) -> float:
     return float(result["training_seconds"] + result["evaluation_seconds"])
-
-
-def as_ranges(numbers: Collection[int]) -> list[list[int]]:
-    """Whole numbers as ranges, first and last: of many trials nearly all follow each other."""
-    ranges: list[list[int]] = []
-    for number in sorted(numbers):
-        if ranges and ranges[-1][1] == number - 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    return ranges
-
-
-def from_ranges(ranges: Iterable[int | Sequence[int]]) -> set[int]:
-    """The numbers again; single ones, which older versions wrote, are read too."""
-    numbers: set[int] = set()
-    for entry in ranges:
-        first, last = (entry, entry) if isinstance(entry, int) else entry
-        numbers.update(range(first, last + 1))
-    return numbers

@@ -22,31 +22,23 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from sweep.samplers.choice import make_sampler
 from sweep.samplers.search_space import (
     Params,
     distributions,
     hyperparameters,
     is_within,
-    make_sampler,
     outside,
     params_of,
-    points_taken,
 )
 from sweep.samplers.tpe import Observed
-from sweep.space.hyperparameters import HYPERPARAMETERS, Choices, Domain, TimesRank, Value, is_fixed
-from sweep.space.loading import Space
+from sweep.samplers.without_repeats import points_taken
+from sweep.space.domains import Choices, Domain, TimesRank, is_fixed
+from sweep.space.hyperparameters import HYPERPARAMETERS, Value
+from sweep.space.space import Space
 from sweep.space.usual_points import Start
+from sweep.storage.attributes import MEMORY, POINT, STARTED_FROM, is_paused
 from sweep.storage.mirror import InMemory
-from sweep.study.paused import is_paused
-from sweep.text.numbers import counted
-
-MEMORY = "memory"
-"""The constraint that an out-of-memory trial breaks: 1, and -1 of all others."""
-POINT = "hyperparameters"
-"""The user attribute that holds a trial's point: every hyperparameter, the fixed ones included."""
-
-STARTED_FROM = "start_from"
-"""The user attribute of a study: names of the earlier sweeps that it has taken points of."""
 
 
 def enqueue_starts(study: optuna.Study, space: Space) -> list[Start]:
@@ -259,33 +251,3 @@ def _ends(space: Space, domain: Domain) -> tuple[float, float]:
     if isinstance(domain, Choices):
         return float(domain.values[0]), float(domain.values[-1])
     return domain.low, domain.high
-
-
-def search_changes(study: optuna.Study, space: Space) -> str | None:
-    """Say what is searched otherwise than in the last run, and note it; None: nothing."""
-    known: Mapping[str, str] | None = study.user_attrs.get("search")
-    now = {name: str(domain) for name, domain in space.domains.items()}
-    if known == now:
-        return None
-    study.set_user_attr("search", now)
-    if known is None:
-        return None
-    changes = [
-        f"{name}: {known[name]} → {domain}"
-        for name, domain in now.items()
-        if known.get(name, domain) != domain
-    ]
-    trials = study.get_trials(deepcopy=False)
-    points = [trial.user_attrs[POINT] for trial in trials if POINT in trial.user_attrs]
-    what = f"The search has changed: {'; '.join(changes)}."
-    return f"{what} {_outside_in_words(space, points)}" if points else what
-
-
-def _outside_in_words(space: Space, points: Sequence[Mapping[str, Value]]) -> str:
-    n_outside = sum(not is_within(space, point) for point in points)
-    if not n_outside:
-        return f"It holds the {counted(len(points), 'trial')} so far."
-    lie, count = ("lies", "it still counts") if n_outside == 1 else ("lie", "they still count")
-    seen = "it" if n_outside == 1 else "them"
-    of = f"{n_outside} of {counted(len(points), 'trial')}"
-    return f"{of} {lie} outside of it now: {count}, the sampler no longer sees {seen}."

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from sweep.storage.attributes import PAUSED, is_paused
 from trials.config import EvalPoint, TrialResult
 from trials.trial_folder import result_of
-
-PAUSED = "paused"
-"""The user attribute of a paused trial. To Optuna it still runs: its value is not known, and
-nobody but the sweep decides when it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +22,6 @@ class Paused:
     curve: list[EvalPoint]
     result: TrialResult
     """Of its run so far."""
-
-
-def is_paused(trial: FrozenTrial) -> bool:
-    """Whether a trial of a study is paused."""
-    return trial.state is TrialState.RUNNING and bool(trial.user_attrs.get(PAUSED))
-
-
-def curve_of(trial: FrozenTrial) -> Sequence[Mapping[str, Any]]:
-    """Return the evaluations of an ended or paused trial, as JSON has them; of others none."""
-    known = trial.user_attrs
-    if is_paused(trial):
-        known = known[PAUSED]
-    return list(known.get("curve", []))
 
 
 class PausedTrials(Mapping[int, Paused]):

@@ -5,107 +5,33 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
-from sweep.driver.loop import Place
+from sweep.errors import StudyError as StudyError
+from sweep.errors import SweepFailed
 from sweep.pruners.own_curve import ByItself, stopped_by_hand
 from sweep.pruners.peers import WITHOUT_VALUE, make_rivals
-from sweep.space.loading import Space
-from sweep.storage.mirror import Mirror
-from sweep.storage.patient import Patience, PatientStorage
-from sweep.storage.patient import StudyError as StudyError
-from sweep.study.ended import COUNTS, AllEnded, Ended, as_ranges, from_ranges, tell_ended
-from sweep.study.next_trial import POINT, View, enqueue_starts
-from sweep.study.paused import PausedTrials, is_paused
+from sweep.space.space import Space
+from sweep.storage.attributes import POINT, as_ranges, from_ranges
+from sweep.study.ended import AllEnded, Ended, tell_ended
+from sweep.study.next_trial import View, enqueue_starts
+from sweep.study.opening import checked_result, put_back
+from sweep.study.paused import PausedTrials
+from sweep.study.tracker import Place, Tracker
 from sweep.study.trial_config import Resolve
-from sweep.tracking.writer import without_secrets
+from sweep.text.secrets import without_secrets
 from trials.config import GOES_ON, EvalPoint, Outcome, Stop, TrialConfig, TrialResult
 from trials.trial_folder import result_of
 
 SAME_CAUSE_LIMIT = 5
 """So many failures in a row with one cause are not bad luck."""
-
 RUNS_AGAIN = 2
 """So many times at most, when its process or machine is lost: more often it may be the trial."""
-
 NOTED_EVERY_SECONDS = 5.0
 """GPU seconds are written down this often at most: a thousand GPUs report many times a second."""
-
-Written = tuple[TrialResult, list[EvalPoint]]
-"""What a trial has written when it ended."""
-
-
-class SweepFailed(RuntimeError):
-    """The sweep cannot go on; says why."""
-
-
-class Tracker(Protocol):
-    """Hears of everything that happens to a trial, in order. MLflow is one, the screen another."""
-
-    def trial_started(self, config: TrialConfig, place: Place) -> None:
-        """Trial `config.number` has a slot and begins (or begins again after an interruption)."""
-
-    def trial_reported(self, number: int, point: EvalPoint) -> None:
-        """An evaluation of a running trial."""
-
-    def trial_ended(self, number: int, result: TrialResult) -> None:
-        """The trial has ended, whatever its outcome."""
-
-
-def open_study(
-    space: Space,
-    storage: str | PatientStorage,
-    written: Callable[[int], Written | None] = lambda number: None,
-    sweep_id: str | None = None,
-) -> optuna.Study:
-    """Create the study of a space, or open the one that is there.
-
-    Trials that a dead process left running are put back in the queue: they run again under the
-    same number, with the same parameters and seed. Those that had ended, and nobody was there to
-    hear of it, are told. Paused ones stay paused.
-
-    Args:
-        written: What trial `number` has written when it ended, if it has.
-        sweep_id: Of the sweep that the study is for, where it lies among those of others.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    stored = PatientStorage(storage, Patience()) if isinstance(storage, str) else storage
-    optuna.create_study(
-        study_name=space.name,
-        storage=stored,
-        direction=space.objective.direction,
-        load_if_exists=True,
-    )
-    study = optuna.load_study(
-        study_name=space.name,
-        storage=Mirror(stored, space.name),
-        # Verdicts are ours (`Sweep.report`); Optuna's own is never asked.
-        pruner=optuna.pruners.NopPruner(),
-    )
-    if sweep_id is not None and "sweep_id" not in study.user_attrs:
-        study.set_user_attr("sweep_id", sweep_id)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if is_paused(trial):
-            continue
-        found = written(trial.number) if POINT in trial.user_attrs else None
-        if found is None:
-            put_back(study, trial._trial_id)
-        else:
-            result, points = found
-            curve = [point for point in points if point.index > 0]
-            tell_ended(optuna.Trial(study, trial._trial_id), curve, _checked(result))
-    return study
-
-
-def put_back(study: optuna.Study, trial_id: int) -> None:
-    """Put a trial that was cut off back in the queue, under its number and with its parameters.
-
-    Optuna has no public call for it; its own queue is made of WAITING trials.
-    """
-    study._storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
 
 class Sweep:
@@ -293,7 +219,7 @@ class Sweep:
             self._measures_base = None  # another one must, if it ended before it had
         # What a library raises may hold an address with a password; from here it goes everywhere.
         result = replace(result, reason=without_secrets(result.reason))
-        result = self._after_a_fault(trial, _checked(result))
+        result = self._after_a_fault(trial, checked_result(result))
         has_ended = result.outcome not in GOES_ON
         if has_ended:
             self._ended.add(tell_ended(trial, curve, result))
@@ -456,18 +382,3 @@ class Sweep:
             n: The best so many; None: all.
         """
         return self._ended.ranked(n)
-
-
-def _checked(result: TrialResult) -> TrialResult:
-    """A run that ended without one finite eval loss has no value: it failed, and says so."""
-    if result.outcome in COUNTS and result.best is None:
-        return TrialResult(
-            outcome="failed",
-            reason=f"No evaluation gave a finite eval loss. {result.reason}",
-            cause="no finite eval loss",
-            micro_batch_size=result.micro_batch_size,
-            gradient_checkpointing=result.gradient_checkpointing,
-            training_seconds=result.training_seconds,
-            evaluation_seconds=result.evaluation_seconds,
-        )
-    return result

@@ -11,22 +11,26 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from sweep.driver.preparation import Check
-from sweep.folder.lock import has_study, study_reader
+from sweep.errors import StudyError
 from sweep.space.hyperparameters import shown
-from sweep.space.loading import Space
-from sweep.storage.patient import StudyError, cause_of
+from sweep.space.space import Space
+from sweep.storage.of_folder import has_study, study_reader
+from sweep.storage.patient import cause_of
 from sweep.study.trial_config import model_config, trial_settings
 from trials.config import Backend, Objective
 
 
-def keep_to_task(study: optuna.Study, space: Space, check: Check, backend: Backend) -> None:
+def keep_to_task(
+    study: optuna.Study, space: Space, found: Mapping[str, Any], backend: Backend, *, on_gpus: bool
+) -> None:
     """Note what a study's trials do, or see that it is still the same: else losses do not compare.
+
+    Args:
+        found: The report of `trials.preparation.prepare`.
 
     Raises:
         StudyError: It is another task; says what has changed, and the mend.
     """
-    found = check.report
     task = {
         "base_model": asdict(model_config(space, backend)),
         "train": found["train_fingerprint"],
@@ -37,7 +41,7 @@ def keep_to_task(study: optuna.Study, space: Space, check: Check, backend: Backe
         "loss_on": space.settings.data.loss_on,
         "evaluations": space.settings.evaluate.times,
         "objective": _objective(space, found),
-        "optimizer": trial_settings(space, on_gpus=check.on_gpus).optimizer,
+        "optimizer": trial_settings(space, on_gpus=on_gpus).optimizer,
         "seed": space.settings.seed,
     }
     known = study.user_attrs.get("task")

@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sweep.driver.loop import Place
-from sweep.screen.summary import SHOWN, Summary, an, headings_of, short, values_of
+from sweep.study.summary import Summary, headings_of, values_of
+from sweep.study.tracker import Place
 from sweep.text.numbers import counted, duration
+from sweep.text.trials import SHOWN, an, short
 from trials.config import EvalPoint, TrialConfig, TrialResult
 
 EVERY_SECONDS = 30.0

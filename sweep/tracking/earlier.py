@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sweep.driver.start_from import Best, Earlier
+from sweep.errors import TrackingError
 from sweep.space.hyperparameters import HYPERPARAMETERS, Value
-from sweep.study.ended import COUNTS
-from sweep.tracking.location import TrackingError, checked, mend
-from sweep.tracking.runs import NOT_THERE, client_of
-from sweep.tracking.writer import in_a_line, without_secrets
+from sweep.storage.attributes import COUNTS
+from sweep.study.earlier import Best, Earlier
+from sweep.text.secrets import in_a_line, without_secrets
+from sweep.tracking.client import NOT_THERE, client_of
+from sweep.tracking.location import checked, mend
 from trials.config import Objective
 
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"

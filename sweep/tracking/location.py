@@ -9,13 +9,10 @@ import sys
 import uuid
 from pathlib import Path
 
+from sweep.errors import TrackingError
+from sweep.text.secrets import without_secrets
 from sweep.tracking.saved_view import address
-from sweep.tracking.writer import without_secrets
 from trials.whole_file import write_whole
-
-
-class TrackingError(ValueError):
-    """An MLflow server or database that cannot be used, in words for the person who named it."""
 
 
 def ui_command(uri: str, port: int) -> list[str]:

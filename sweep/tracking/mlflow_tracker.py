@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from sweep.driver.loop import Place
+from sweep.errors import TrackingError
+from sweep.study.tracker import Place
 from sweep.text.numbers import counted
+from sweep.text.secrets import in_a_line, without_secrets
 from sweep.tracking import journal, run_data
+from sweep.tracking.client import NOT_THERE, is_refused
 from sweep.tracking.journal import Journal
 from sweep.tracking.location import (
-    TrackingError,
     artifacts_dir,
     checked,
     mend,
@@ -23,8 +25,8 @@ from sweep.tracking.location import (
     tracked_at,
     ui_command,
 )
-from sweep.tracking.runs import LAST, NOT_THERE, Runs, is_refused
-from sweep.tracking.writer import Writer, in_a_line, without_secrets
+from sweep.tracking.runs import LAST, Runs
+from sweep.tracking.writer import Writer
 from trials.config import EvalPoint, TrialConfig, TrialResult
 
 __all__ = ["MlflowTracker", "TrackingError", "send_rest", "ui_command"]

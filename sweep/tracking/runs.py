@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import logging
 import math
 import os
 import re
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from sweep.errors import TrackingError
+from sweep.text.secrets import without_secrets
 from sweep.tracking import fast_http, journal, run_data
+from sweep.tracking.client import NoRunError, client_of
+from sweep.tracking.entities import (
+    changed_metrics,
+    dataset_input,
+    missing_params,
+    param_text,
+    run_tags,
+    source_tags,
+)
 from sweep.tracking.journal import Event
-from sweep.tracking.location import TrackingError, sweep_id
+from sweep.tracking.location import sweep_id
 from sweep.tracking.registry import is_registered, register
+from sweep.tracking.run_index import Child, run_may_end
 from sweep.tracking.saved_view import MENU, address, saved_view
 from sweep.tracking.saved_view import TAG as VIEW_TAG
-from sweep.tracking.sqlite_tables import make_tables, unusable
 from sweep.tracking.system_metrics import system_monitors
-from sweep.tracking.writer import without_secrets
 from trials.whole_file import write_whole
 
 # MLflow reads most of these when it is imported, and `mlflow server` inherits them from us.
@@ -39,63 +51,8 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import (  # noqa: E402
-    Dataset,
-    DatasetInput,
-    InputTag,
-    Metric,
-    Param,
-    RunTag,
-)
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.store.artifact.artifact_repository_registry import (  # noqa: E402
-    get_artifact_repository,
-)
-from sqlalchemy.exc import DBAPIError  # noqa: E402
 
 fast_http.install()
-
-_LONGEST_TAG = 5000  # characters; MLflow 3.17 takes 8000, older servers less
-
-_DATABASE_FAULT = re.compile(r"\b(Interface|Internal|Database)Error\)|QueuePool|rolled back")
-
-NOT_THERE = (MlflowException, sqlite3.Error, OSError)
-"""What is raised where MLflow cannot be used."""
-
-
-@dataclass(slots=True)
-class _Child:
-    """What is remembered of a trial's run."""
-
-    run_id: str
-    artifact_uri: str
-    steps: set[int] = field(default_factory=set)
-    """Optimizer steps whose evaluation is logged already."""
-    best: float = math.inf
-    """The lowest eval loss after step 0; infinite before the first."""
-    may_end: bool = True
-    """It runs, or is paused: an end is yet to come."""
-    may_have_adapter: bool = False
-
-
-class _NoRunError(LookupError):
-    """A write for a trial whose run MLflow does not have: its first write was refused, or the run
-    was deleted."""
-
-
-def _may_end(run: Any) -> bool:
-    return bool(run.info.status == "RUNNING" or run.data.tags.get("outcome") == "paused")
-
-
-def client_of(uri: str) -> MlflowClient:
-    """Return what asks MLflow; raises what is in `NOT_THERE`. A sqlite file gets its tables."""
-    if uri.startswith("sqlite:///"):
-        make_tables(Path(uri.removeprefix("sqlite:///")))
-    try:
-        return MlflowClient(tracking_uri=uri, registry_uri=uri)
-    except DBAPIError as error:
-        raise unusable(error) from None
 
 
 LAST = ("close", "stop")
@@ -133,7 +90,7 @@ class Runs:
         self._artifacts_dir = artifacts_dir
         self._experiment_id: str | None = None
         self._parent: Any = None
-        self._children: dict[int, _Child] = {}
+        self._children: dict[int, Child] = {}
         self.registered: str | None = None
         """What became of the winner in the registry of models, in words."""
         for logger in ("mlflow", "alembic"):  # every failed attempt would be a traceback
@@ -227,7 +184,7 @@ class Runs:
         return {"mlflow.parentRunId": self.parent_run_id, "trial_number": str(number)}
 
     def _create_run(self, name: str, time: int, tags: Mapping[str, str]) -> Any:
-        return self._client.create_run(self.experiment_id, time, {**_source(), **tags}, name)
+        return self._client.create_run(self.experiment_id, time, {**source_tags(), **tags}, name)
 
     def _find_run(self, tags: Mapping[str, str]) -> Any:
         """Return the run with these tags; None when there is none.
@@ -247,23 +204,23 @@ class Runs:
         self._experiment_id = self._parent = None
         self._children.clear()
 
-    def _child(self, number: int) -> _Child:
+    def _child(self, number: int) -> Child:
         if number not in self._children:
             run = self._find_child(number)
             if run is None:
-                raise _NoRunError(f"Trial {number} has no run in MLflow.")
+                raise NoRunError(f"Trial {number} has no run in MLflow.")
             self._remember(number, run)
         return self._children[number]
 
     def _remember(self, number: int, run: Any) -> None:
         history = self._client.get_metric_history(run.info.run_id, "eval_loss")
         losses = [m.value for m in history if m.step > 0 and math.isfinite(m.value)]
-        self._children[number] = _Child(
+        self._children[number] = Child(
             run.info.run_id,
             run.info.artifact_uri,
             steps={m.step for m in history},
             best=min(losses, default=math.inf),
-            may_end=_may_end(run),
+            may_end=run_may_end(run),
             may_have_adapter=True,
         )
 
@@ -283,12 +240,14 @@ class Runs:
         self._end_running(time)
         note = f"**{self._run_name}** is running. Its folder: `{self._output_dir}`."
         tags = {**tags, "mlflow.note.content": note}
-        self._log(self.parent_run_id, params=_new_params(params, parent), tags=tags)
+        self._log(self.parent_run_id, params=missing_params(params, parent), tags=tags)
         if Path(space_path).is_file():
             self._client.log_artifact(self.parent_run_id, space_path)
         self._save_view(time)
         known = {found.dataset.digest for found in parent.inputs.dataset_inputs}
-        if new := [_input(dataset) for dataset in datasets if dataset["digest"] not in known]:
+        if new := [
+            dataset_input(dataset) for dataset in datasets if dataset["digest"] not in known
+        ]:
             self._client.log_inputs(self.parent_run_id, new)
 
     def _save_view(self, time: int, shown: Sequence[float] | None = None) -> None:
@@ -319,14 +278,14 @@ class Runs:
         if run is None:
             run = self._create_run(name, time, {**self._child_tags(number), **tags})
             self._log(run.info.run_id, params=params)
-            self._children[number] = _Child(run.info.run_id, run.info.artifact_uri)
+            self._children[number] = Child(run.info.run_id, run.info.artifact_uri)
             return
         run_id = run.info.run_id
         if run.info.status != "RUNNING":
             self._client.update_run(run_id, status="RUNNING")
         for tag in {"outcome", "outcome_reason"} & run.data.tags.keys():
             self._client.delete_tag(run_id, tag)
-        self._log(run_id, params=_new_params(params, run), tags=tags)
+        self._log(run_id, params=missing_params(params, run), tags=tags)
         self._remember(number, run)
         self._children[number].may_end = True
 
@@ -343,7 +302,7 @@ class Runs:
         eval_loss = metrics["eval_loss"]
         if is_base:
             parent = self._client.get_run(self.parent_run_id)
-            changed = _changed({"base_eval_loss": eval_loss}, parent, time)
+            changed = changed_metrics({"base_eval_loss": eval_loss}, parent, time)
             self._log(self.parent_run_id, metrics=changed)
         if step in child.steps:
             return
@@ -368,10 +327,10 @@ class Runs:
     ) -> None:
         child = self._child(number)
         run = None if self._is_new_event else self._client.get_run(child.run_id)
-        if not (child.may_end if run is None else _may_end(run)):
+        if not (child.may_end if run is None else run_may_end(run)):
             return  # it has ended before, as far as this attempt goes
-        new_params = params if run is None else _new_params(params, run)
-        self._log(child.run_id, _changed(metrics, run, time), new_params, tags)
+        new_params = params if run is None else missing_params(params, run)
+        self._log(child.run_id, changed_metrics(metrics, run, time), new_params, tags)
         self._client.set_terminated(child.run_id, status, end_time=time)
         child.may_end = tags["outcome"] == "paused"
 
@@ -388,7 +347,7 @@ class Runs:
             artifacts.log_artifact(str(path))
 
     def _drop(self, time: int, number: int) -> None:
-        with suppress(_NoRunError):
+        with suppress(NoRunError):
             child = self._child(number)
             if (
                 child.may_have_adapter
@@ -415,7 +374,7 @@ class Runs:
                 return f"({address(self.experiment_id, view, charts=True)})"
             try:
                 run_id = self._child(int(target.removeprefix("trial-"))).run_id
-            except _NoRunError:
+            except NoRunError:
                 return str(found[0])
             return f"(#/experiments/{self.experiment_id}/runs/{run_id}?{MENU})"
 
@@ -455,7 +414,7 @@ class Runs:
             best = {"best_eval_loss": winner["eval_loss"]}
             if "objective" in winner:  # a metric
                 best[f"best_{winner['objective']}"] = winner["value"]
-            metrics = _changed(best, parent, time)
+            metrics = changed_metrics(best, parent, time)
             tags |= {f"winner_{key}": value for key, value in winner.items()}
             run = self._find_child(int(winner["trial"]))
             if run is not None:
@@ -503,49 +462,7 @@ class Runs:
         tags: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         """Log all of it in one request, where MLflow takes as much in one."""
-        known = [Param(key, _plain(value)) for key, value in params.items() if value is not None]
-        self._client.log_batch(run_id, metrics, known, _tags(tags), synchronous=True)
-
-
-def _input(dataset: Mapping[str, str]) -> DatasetInput:
-    context = [InputTag("mlflow.data.context", dataset["context"])]
-    keys = ("name", "digest", "source_type", "source", "profile")
-    return DatasetInput(Dataset(**{key: dataset[key] for key in keys}), context)
-
-
-def _new_params(params: Mapping[str, object], run: Any) -> dict[str, object]:
-    """Those that the run does not have: a parameter stays as it was logged first."""
-    return {key: value for key, value in params.items() if key not in run.data.params}
-
-
-def _changed(metrics: Mapping[str, float], run: Any, time: int) -> list[Metric]:
-    """Metrics without a step that the run does not have with these very values; None: it is new."""
-    known = {} if run is None else run.data.metrics
-    return [Metric(key, v, time, 0) for key, v in metrics.items() if known.get(key) != v]
-
-
-def _plain(value: object) -> str:
-    """A parameter's text; whole floats without their `.0`."""
-    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _tags(tags: Mapping[str, object]) -> list[RunTag]:
-    return [RunTag(key, str(value)[:_LONGEST_TAG]) for key, value in tags.items()]
-
-
-def _source() -> dict[str, str]:
-    tags = {"mlflow.source.name": "sweep", "mlflow.source.type": "LOCAL"}
-    with suppress(KeyError, OSError):  # a container's user may have no name
-        tags["mlflow.user"] = getpass.getuser()
-    return tags
-
-
-def is_refused(error: Exception) -> bool:
-    """Whether MLflow will answer the same write in the same way for ever."""
-    if isinstance(error, MlflowException):
-        status, text = error.get_http_status_code(), str(error)
-        if error.error_code == "RESOURCE_ALREADY_EXISTS" or _DATABASE_FAULT.search(text):
-            return False  # MLflow says 400 of these too
-        return bool(status == 400)
-    status = getattr(getattr(error, "response", None), "status_code", None)  # of an upload
-    return isinstance(error, NotImplementedError | _NoRunError) or status in (400, 413)
+        known = [
+            Param(key, param_text(value)) for key, value in params.items() if value is not None
+        ]
+        self._client.log_batch(run_id, metrics, known, run_tags(tags), synchronous=True)

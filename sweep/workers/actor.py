@@ -9,12 +9,12 @@ from pathlib import Path
 
 import ray
 
-from sweep.study.trial_config import training_environment
 from sweep.workers.connection import here, nodes
-from sweep.workers.devices import places_on
+from sweep.workers.devices import places_on, training_environment
 from sweep.workers.file_sync import Seen, scratch_dir
 from trials import worker as messages
 from trials.config import ModelConfig, Stop, TrialConfig
+from trials.messages import Event
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +110,7 @@ class Worker:
         """
         self._trials.start(number, config)
 
-    def next_event(self) -> messages.Event:
+    def next_event(self) -> Event:
         """Wait for the next thing that happens."""
         return self._trials.events.get()
 

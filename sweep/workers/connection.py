@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from trials.parent import module_command
+
 # Before Ray starts: it reads them once.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Ray's default is 15: whatever else runs on the box would come before the trials.
@@ -26,8 +28,8 @@ if "RAY_ADDRESS" not in os.environ:
 
 import ray
 
-from sweep.driver.interrupt import heard_by
 from sweep.workers.devices import places_on
+from sweep.workers.signals import heard_by
 
 
 def is_joined() -> bool:
@@ -90,7 +92,7 @@ _watchers: list[subprocess.Popen[bytes]] = []
 def _watch_for_leftovers() -> None:
     _watchers.append(
         subprocess.Popen(
-            [sys.executable, "-m", "sweep.workers.leftovers", str(os.getpid())],
+            module_command("sweep.workers.leftovers", str(os.getpid())),
             stdin=subprocess.PIPE,  # open as long as this process lives, however it ends
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # a Ctrl-C at the terminal is not meant for it

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from sweep.space.loading import Space
+from sweep.space.space import Space
 from sweep.study.sweep import StudyError
 
 GPUS_OF_THE_DRIVER = Path("/proc/driver/nvidia/gpus")
@@ -77,3 +77,26 @@ def places_on(n_gpus: float, gpus_per_trial: float) -> int:
 def n_workers(space: Space, asked: int | None) -> int:
     """Trials at once on processors: as asked, else up to four, with a core for each process."""
     return asked or max(1, min(4, (os.cpu_count() or 1) // space.settings.processes_per_trial))
+
+
+def training_environment(
+    *, n_slots: int, n_processes: int = 1, n_cores: int | None = None
+) -> dict[str, str]:
+    """What a process that trains must have in its environment before it imports torch.
+
+    Its threads are its share of the cores: more of them than cores slow a step down by an order of
+    magnitude, and sums come out a little different with another number of them. Where others use
+    the cores too, threads that wait for each other must not spin, which does the same.
+
+    Args:
+        n_slots: Trials at once.
+        n_processes: Of each.
+        n_cores: That they share; None: all of this machine.
+    """
+    threads = str(max(1, (n_cores or os.cpu_count() or 1) // (n_slots * n_processes)))
+    return {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+    }

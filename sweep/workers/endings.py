@@ -11,6 +11,7 @@ from sweep.workers.actor import Home
 from trials import worker as messages
 from trials.config import TrialConfig, TrialResult
 from trials.faults import has_stalled
+from trials.trial_folder import log_tail
 
 LOST = "its node has died"
 """Ray's words."""
@@ -33,7 +34,7 @@ def of_elsewhere(
 
 def stall(config: TrialConfig) -> str | None:
     """Say that a trial's process was ended because it took no step, or None."""
-    if not has_stalled(messages.log_tail(Path(config.output_dir), n_lines=400)):
+    if not has_stalled(log_tail(Path(config.output_dir), n_lines=400)):
         return None
     return (
         f"Trial {config.number} took no step for {config.stall_minutes:g} minutes "

@@ -28,8 +28,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweep.workers.connection import nodes
 from trials.config import TrialConfig
+from trials.trial_folder import write_config
 from trials.whole_file import write_whole
-from trials.worker import write_config
 
 CHUNK_BYTES = 16 * 2**20
 SYNC_SECONDS = 10.0

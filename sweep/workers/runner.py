@@ -15,7 +15,8 @@ import psutil
 import ray
 from ray.exceptions import RayError
 
-from sweep.driver.loop import AskTell, Place
+from sweep.study.ask_tell import AskTell
+from sweep.study.tracker import Place
 from sweep.text.numbers import counted
 from sweep.workers.actor import Home, Share, Worker
 from sweep.workers.connection import here, is_joined
@@ -25,6 +26,7 @@ from sweep.workers.slots import LOADS_TO_GIVE_UP, Arriving, Slot, Timings
 from sweep.workers.usage import Usage
 from trials import worker as messages
 from trials.config import Fault, ModelConfig, TrialConfig, TrialResult
+from trials.messages import Broken, Ended, Event, Loaded, Reported, Started
 
 POLL_SECONDS = 0.2
 """How soon the end of the time, or Ctrl-C, is noticed while all trials train."""
@@ -301,28 +303,28 @@ class RayRunner:
 
     def _take(self, slot: Slot, reference: Any) -> None:
         try:
-            event: messages.Event = ray.get(reference)
+            event: Event = ray.get(reference)
         except RayError as error:
             self._died(slot, death(error, slot.known_home), is_machine=is_machine_lost(error))
             return
         slot.next_event = slot.worker.next_event.remote()
         match event:
-            case messages.Loaded():
+            case Loaded():
                 self.timings.imports.append(event.import_seconds)
                 self.timings.loads.append(event.load_seconds)
                 slot.has_loaded, slot.n_failed_loads = True, 0
                 self._has_loaded_once = True
-            case messages.Broken():
+            case Broken():
                 cause = f"A worker cannot load the base model: {event.cause}"
                 self._died(slot, cause, is_load=True)
-            case messages.Started():
+            case Started():
                 self._started(slot)
-            case messages.Reported():
+            case Reported():
                 slot.worker.answer.remote(self._sweep.report(event.number, event.point))
-            case messages.Ended():
+            case Ended():
                 self._take_end(slot, event)
 
-    def _take_end(self, slot: Slot, event: messages.Ended) -> None:
+    def _take_end(self, slot: Slot, event: Ended) -> None:
         assert slot.trial is not None
         (number, config), slot.trial = slot.trial, None
         slot.idle_since = time.monotonic()

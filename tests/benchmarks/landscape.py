@@ -76,7 +76,8 @@ def grid(model: str) -> list[Point]:
 def prepared(model: str, rows: Path, work: Path) -> tuple[ModelConfig, Path]:
     """Make the base model and the prepared data, unless they are there."""
     from tests.benchmarks.small_base import make_small_base, read_rows
-    from trials.preparation.prepare import Request, prepare
+    from trials.preparation.prepare import prepare
+    from trials.preparation.request import Request
 
     found = read_rows(rows / "train.jsonl")
     # Rows of one prompt stay together: what is evaluated asks for what was never answered.
@@ -167,8 +168,8 @@ def trial_config(point: Point, model: ModelConfig, data: Path, folder: Path) -> 
 def work_off(model: str, rows: Path, work: Path, index: int, n_processes: int) -> None:
     """Train every point that is this process's and has not run."""
     config, data = prepared(model, rows, work)
+    from trials.backends.loading import load
     from trials.memory.micro_batches import MicroBatchMemory
-    from trials.models.frozen_base import load
     from trials.training.train import run_trial
 
     base = load(config)

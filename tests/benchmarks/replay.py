@@ -17,7 +17,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from sweep.driver.loop import AskTell, Place
+from sweep.study.ask_tell import AskTell
+from sweep.study.tracker import Place
 from trials.config import GOES_ON, EvalPoint, TrialConfig, TrialResult
 from trials.evaluation.row_nlls import as_text
 

@@ -26,12 +26,15 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from sweep.driver.adapters import Adapters
-from sweep.driver.loop import Budget, run
+from sweep.driver.loop import run
 from sweep.screen.live import LiveScreen
 from sweep.screen.progress import Progress
-from sweep.space.loading import Space, load_space
+from sweep.space.loading import load_space
+from sweep.space.space import Space
 from sweep.storage.patient import Patience, PatientStorage
-from sweep.study.sweep import Sweep, open_study
+from sweep.study.budget import Budget
+from sweep.study.opening import open_study
+from sweep.study.sweep import Sweep
 from sweep.study.trial_config import resolver
 from sweep.tracking.mlflow_tracker import MlflowTracker
 from tests.benchmarks.seeded import seed

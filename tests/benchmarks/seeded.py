@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial
 from sqlalchemy import insert
 
 from sweep.samplers.search_space import distributions, hyperparameters
-from sweep.space.loading import Space
+from sweep.space.space import Space
 from sweep.storage.mirror import InMemory
 from sweep.study.ended import tell_ended
 from sweep.study.next_trial import new_trial

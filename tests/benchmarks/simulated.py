@@ -17,7 +17,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sweep.driver.loop import AskTell, Place
+from sweep.study.ask_tell import AskTell
+from sweep.study.tracker import Place
 from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult
 
 GPUS_OF_A_NODE = 8

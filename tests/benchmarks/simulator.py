@@ -30,12 +30,14 @@ from typing import Any
 
 import optuna
 
-from sweep.driver.loop import Budget, run
+from sweep.driver.loop import run
 from sweep.pruners.own_curve import ByItself
-from sweep.space.loading import Space, load_space
+from sweep.space.loading import load_space
 from sweep.space.settings import Diverged, Pruning
+from sweep.space.space import Space
+from sweep.storage.attributes import COUNTS
 from sweep.storage.mirror import InMemory
-from sweep.study.ended import COUNTS
+from sweep.study.budget import Budget
 from sweep.study.sweep import Sweep
 from sweep.study.trial_config import resolver
 from tests.benchmarks.landscape import N_EVALUATIONS

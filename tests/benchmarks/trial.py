@@ -124,7 +124,7 @@ def write_rows(folder: Path, data: Path, n_rows: int, n_steps: int) -> None:
     """Write the rows of a run twice: tokenised for us, and in the order of our steps for TRL."""
     from trials.data.batches import EffectiveBatches
     from trials.data.rendering import tokenized
-    from trials.models.frozen_base import load_tokenizer
+    from trials.models.sources import load_tokenizer
 
     examples = read_examples(str(data.resolve()), key="--data", columns={})
     random.Random(SEED).shuffle(examples)
@@ -208,11 +208,11 @@ def ours(folder: Path, *, packs: bool | None) -> Measured:
     Args:
         packs: Whether rows lie end to end; None: as the backend decides for each micro-batch.
     """
+    from trials.backends.loading import load
     from trials.backends.transformers_qlora import TransformersBase
     from trials.data.tokens import TokenRows
-    from trials.distributed.processes import ALONE
+    from trials.distributed.group import ALONE
     from trials.memory.micro_batches import MicroBatchMemory
-    from trials.models.frozen_base import load
     from trials.training.learner import Learner
 
     base = load(MODEL)
@@ -398,7 +398,8 @@ def worker_gaps(folder: Path, began: float) -> dict[str, Any]:
         began: When this process was started.
     """
     from trials.backends.transformers_qlora import TransformersBase
-    from trials.worker import Ended, Reported, TrialThread
+    from trials.messages import Ended, Reported
+    from trials.worker import TrialThread
 
     forwards: list[float] = []
     reported: list[float] = []

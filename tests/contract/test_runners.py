@@ -6,15 +6,19 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sweep.driver.loop import AskTell, Budget, InlineRunner, Runner, run
+from sweep.driver.loop import InlineRunner, Runner, run
+from sweep.study.ask_tell import AskTell
+from sweep.study.budget import Budget
 from sweep.workers import connection
 from sweep.workers.runner import RayRunner
 from tests.recording import Recording
+from trials.backends.loading import load
 from trials.config import EvalPoint, Report, Stop, TrialConfig, TrialResult
 from trials.memory.micro_batches import MicroBatchMemory
-from trials.models.frozen_base import FrozenBase, load
+from trials.models.frozen_base import FrozenBase
 from trials.training.train import run_trial
-from trials.worker import guarded, logged
+from trials.trial_folder import logged
+from trials.worker import guarded
 
 MakeConfig = Callable[..., TrialConfig]
 MakeRunner = Callable[[AskTell], Runner]

@@ -82,7 +82,8 @@ class DataFile:
 
 def prepared(file: DataFile, base: Path) -> None:
     """Do what `python -m trials.preparation.prepare` does."""
-    from trials.preparation.prepare import Request, prepare
+    from trials.preparation.prepare import prepare
+    from trials.preparation.request import Request
 
     train, eval_ = file.sources()
     prepare(

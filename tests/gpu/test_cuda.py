@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 
+from trials.backends.loading import BACKEND_MODULES, load
 from trials.backends.packing import packed, padded
 from trials.backends.proof import MEMORY_SLACK, content_hash
 from trials.config import Backend, EvalPoint, ModelConfig, Quantization, TrialConfig
 from trials.data.batches import collate
 from trials.data.tokens import TokenRows
 from trials.evaluation.evaluate import eval_loss
-from trials.models.frozen_base import BACKEND_MODULES, load
 
 MakeConfig = Callable[..., TrialConfig]
 

@@ -20,10 +20,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import sweep.storage.patient
 import sweep.storage.postgresql
+from sweep.errors import StudyAway, StudyError
 from sweep.storage.mirror import InMemory
-from sweep.storage.patient import Patience, PatientStorage, StudyAway, StudyError
+from sweep.storage.patient import Patience, PatientStorage
 from sweep.storage.postgresql import Address, StudyTaken
-from sweep.study.sweep import put_back
+from sweep.study.opening import put_back
 from tests.servers.postgresql import PASSWORD, PostgresServer
 from tests.servers.proxy import Proxy
 

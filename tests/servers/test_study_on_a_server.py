@@ -9,12 +9,14 @@ from pathlib import Path
 import optuna
 import pytest
 
-from sweep.folder.lock import open_folder, study_writer, sweep_id
+from sweep.errors import StudyError
 from sweep.results.status import read_status
-from sweep.space.loading import Space, load_space
-from sweep.storage.patient import Patience, StudyError
+from sweep.space.loading import load_space
+from sweep.space.space import Space
+from sweep.storage.of_folder import open_folder, study_writer, sweep_id
+from sweep.storage.patient import Patience
 from sweep.storage.postgresql import Address
-from sweep.study.sweep import open_study
+from sweep.study.opening import open_study
 from sweep.study.task import rows_so_far
 from tests.servers.postgresql import PASSWORD, PostgresServer
 

@@ -20,8 +20,8 @@ from transformers import AutoConfig
 
 from trials.backends.proof import content_hash
 from trials.config import ModelConfig
-from trials.memory.micro_batches import give_back_memory, is_out_of_memory
-from trials.models.frozen_base import local_or_hub
+from trials.memory.device import give_back_memory, is_out_of_memory
+from trials.models.sources import local_or_hub
 
 FORMAT = 1
 """Of an entry; entries of another format are not found."""

@@ -17,19 +17,15 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationCon
 from transformers.utils import is_flash_attn_2_available
 
 from trials.backends.adapter_layers import SpareLayers, draw_weights
-from trials.backends.packing import (
-    Batch,
-    ForwardCost,
-    Layout,
-    packed,
-    padded,
-    rows_to_tell_apart,
-)
+from trials.backends.loading import compute_dtype
+from trials.backends.packing import Batch, ForwardCost, Layout, packed, padded, rows_to_tell_apart
 from trials.backends.proof import Proof
 from trials.backends.quantised import load_quantised
 from trials.config import ModelConfig, TrialConfig
-from trials.memory.micro_batches import activation_bytes_per_token, give_back_memory
-from trials.models.frozen_base import TARGET_MODULES, compute_dtype, local_or_hub
+from trials.memory.device import give_back_memory
+from trials.memory.estimate import activation_bytes_per_token
+from trials.models.presets import TARGET_MODULES
+from trials.models.sources import local_or_hub
 
 
 def load(config: ModelConfig) -> TransformersBase:

@@ -27,11 +27,14 @@ from unsloth import FastLanguageModel  # isort: skip
 import torch
 
 from trials.backends.adapter_layers import take_off_adapter
+from trials.backends.loading import compute_dtype
 from trials.backends.proof import Proof
 from trials.backends.quantised import load_quantised
 from trials.config import ConfigError, ModelConfig, TrialConfig
-from trials.memory.micro_batches import activation_bytes_per_token, give_back_memory
-from trials.models.frozen_base import TARGET_MODULES, compute_dtype, local_or_hub
+from trials.memory.device import give_back_memory
+from trials.memory.estimate import activation_bytes_per_token
+from trials.models.presets import TARGET_MODULES
+from trials.models.sources import local_or_hub
 
 NO_METRICS = "objective: Unsloth measures eval loss alone; write backend: transformers."
 

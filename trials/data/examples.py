@@ -11,9 +11,10 @@ from pathlib import Path
 
 from trials.config import DataError
 from trials.data.addresses import is_address, local_path
+from trials.data.files import read_address, read_file
 from trials.data.formats import Example, Message, converted
 from trials.data.hub import read_hub
-from trials.data.text_files import Table, data_suffix, read_address, read_file
+from trials.data.table import Table, data_suffix
 
 __all__ = [
     "Example",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from trials.config import DataError
-from trials.data.text_files import Row, Table, found, nearest, quoted
+from trials.data.table import Row, Table, found, nearest, quoted
 
 _ROLES = {
     "system": "system",

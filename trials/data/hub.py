@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from trials.config import DataError
-from trials.data.text_files import KNOWN_SUFFIXES, Row, Table, first_line
+from trials.data.table import KNOWN_SUFFIXES, Row, Table, first_line
 
 
 def read_hub(source: str) -> Table:

@@ -20,71 +20,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from trials.config import ModelConfig
-from trials.parent import end_with_parent
-
-T = TypeVar("T")
+from trials.distributed.group import T
+from trials.parent import module_command
 
 FOR_EVER = timedelta(days=365)
 """Between two trials the others wait as long as it takes; whoever dies ends them all."""
-
-
 GRACE_SECONDS = 10
 """For a trial to hear of a peer's end and to tell of it, before its process ends too."""
-
-
 _RAISED = re.compile(r"^(?:\[rank\d+\]: )?([\w.]+(?:Error|Exception|Clean)\b.*)", re.MULTILINE)
 """The last line of a traceback, as torch.distributed prints it."""
-
-
-class Group(Protocol):
-    """The processes of a trial, seen from one of them."""
-
-    rank: int
-    """0 for the worker's own, which reports and writes."""
-    size: int
-
-    def sum(self, tensor: torch.Tensor) -> None:
-        """Put the sum over all processes in place of a tensor of floats."""
-
-    def smallest(self, number: float) -> float:
-        """Return the smallest of the numbers that the processes give."""
-
-    def broadcast(self, value: T) -> T:
-        """Return what the first process gives."""
-
-    def gather(self, value: T) -> list[T]:
-        """Return what the processes give, in their order."""
-
-
-class Alone:
-    """A trial in one process."""
-
-    rank, size = 0, 1
-
-    def sum(self, tensor: torch.Tensor) -> None:
-        """It is the sum already."""
-
-    def smallest(self, number: float) -> float:
-        """Return the only number."""
-        return number
-
-    def broadcast(self, value: T) -> T:
-        """Return the only value."""
-        return value
-
-    def gather(self, value: T) -> list[T]:
-        """Return the only value."""
-        return [value]
-
-
-ALONE = Alone()
 
 
 class PeerDied(RuntimeError):
@@ -160,7 +111,7 @@ class Peers:
 
     def __init__(self, model: ModelConfig, n_processes: int) -> None:
         # Before torch.distributed is asked for anything: what is started here listens here only.
-        _stay_on_this_machine()
+        stay_on_this_machine()
         self._size = n_processes
         self._store = TCPStore("127.0.0.1", 0, n_processes, is_master=True, wait_for_workers=False)
         self._log_dir = tempfile.TemporaryDirectory(prefix="sweep-peers-")
@@ -183,7 +134,7 @@ class Peers:
             environment["CUDA_VISIBLE_DEVICES"] = devices[rank]
         with log_path.open("w") as log:
             peer = subprocess.Popen(
-                [sys.executable, "-m", "trials.distributed.processes"],
+                module_command("trials.peer"),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -213,33 +164,6 @@ class Peers:
         os._exit(1)
 
 
-def _stay_on_this_machine() -> None:
+def stay_on_this_machine() -> None:
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         os.environ.setdefault(name, "lo")
-
-
-def _peer() -> None:
-    """Load the base model, then take part in the worker's trials until the worker ends."""
-    spec = json.loads(sys.stdin.readline())
-    end_with_parent()
-    _stay_on_this_machine()
-    from trials.models.frozen_base import load
-
-    base = load(ModelConfig(**spec["model"]))  # Unsloth comes before everything else
-    from trials.memory.micro_batches import MicroBatchMemory
-    from trials.training.train import run_trial
-
-    store = TCPStore("127.0.0.1", spec["port"], spec["size"], is_master=False)
-    group = Processes(spec["rank"], spec["size"], store)
-    memory = MicroBatchMemory()
-    for config in _configs(group):
-        run_trial(config, base, memory, lambda _: None, group)
-
-
-def _configs(group: Group) -> Iterator[Any]:
-    while True:
-        yield group.broadcast(None)
-
-
-if __name__ == "__main__":
-    _peer()

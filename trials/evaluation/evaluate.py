@@ -14,7 +14,7 @@ import torch
 from trials.config import TOKEN_ACCURACY, TrialConfig
 from trials.data.batches import collate, micro_batches, supervised_tokens
 from trials.data.tokens import TokenRows
-from trials.distributed.processes import ALONE, Group
+from trials.distributed.group import ALONE, Group
 from trials.evaluation.generate import Prompts, predictions
 from trials.evaluation.metrics import score
 from trials.models.frozen_base import FrozenBase

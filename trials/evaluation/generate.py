@@ -12,8 +12,9 @@ import torch
 
 from trials.config import ModelConfig
 from trials.data.batches import micro_batches
-from trials.distributed.processes import Group
-from trials.models.frozen_base import FrozenBase, load_tokenizer
+from trials.distributed.group import Group
+from trials.models.frozen_base import FrozenBase
+from trials.models.sources import load_tokenizer
 from trials.whole_file import write_whole
 
 if TYPE_CHECKING:

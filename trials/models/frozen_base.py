@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from trials.config import ComputeDtype, ConfigError, ModelConfig, TrialConfig
-from trials.models.smollm2 import is_builtin, smollm2_dir
+from trials.config import TrialConfig
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
-
-BACKEND_MODULES = {
-    "transformers": "trials.backends.transformers_qlora",
-    "unsloth": "trials.backends.unsloth_qlora",
-}
-
-TARGET_MODULES: Mapping[str, str | list[str]] = {
-    # Names of Llama, Mistral, Qwen, Gemma and SmolLM; the packed ones are those of Phi-3 and later.
-    "all-linear": "all-linear",
-    "attention": ["q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"],
-    "mlp": ["gate_proj", "up_proj", "down_proj", "gate_up_proj"],
-    "qv": ["q_proj", "v_proj", "qkv_proj"],
-}
 
 
 class FrozenBase(Protocol):
@@ -93,59 +77,3 @@ class FrozenBase(Protocol):
 
 class BaseNotClean(RuntimeError):
     """The frozen base is not what was loaded."""
-
-
-def load(config: ModelConfig, gpu_share: float = 1.0) -> FrozenBase:
-    """Load the base model with the backend of `config`, whose module is imported only now.
-
-    Unsloth patches transformers and peft when it is imported, so a process holds one backend.
-
-    Args:
-        gpu_share: Of the GPU's memory that this process may take, from 0 to 1.
-    """
-    backend = importlib.import_module(BACKEND_MODULES[config.backend])
-    if gpu_share < 1.0:
-        from trials.memory.micro_batches import limit_memory
-
-        limit_memory(gpu_share)
-    base: FrozenBase = backend.load(config)
-    return base
-
-
-def compute_dtype(name: ComputeDtype, device: torch.device) -> torch.dtype:
-    """Return the type of the matrix products; auto is bfloat16 unless the GPU only emulates it."""
-    import torch
-
-    if name != "auto":
-        dtype: torch.dtype = getattr(torch, name)
-        return dtype
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.float16
-    return torch.bfloat16
-
-
-def local_or_hub(name: str) -> str:
-    """Return what `from_pretrained` takes: the built-in model's folder, else `name` itself."""
-    return str(smollm2_dir()) if is_builtin(name) else name
-
-
-def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """Return the model's tokenizer.
-
-    Raises:
-        ConfigError: It has no end of sequence, so no completion could be closed.
-    """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(
-        local_or_hub(config.name),
-        revision=config.revision,
-        trust_remote_code=config.trust_remote_code,
-    )
-    if tokenizer.eos_token_id is None:
-        raise ConfigError(
-            f"base_model {config.name}: its tokenizer has no end-of-sequence token, so a model "
-            f"could never learn where a completion ends. Choose a model with a complete tokenizer."
-        )
-    loaded: PreTrainedTokenizerBase = tokenizer
-    return loaded

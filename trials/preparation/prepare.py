@@ -14,7 +14,7 @@ import random
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,56 +22,18 @@ from trials.config import ConfigError, DataError, ModelConfig
 from trials.data.examples import Example, fingerprint, read_examples, shared_rows, split
 from trials.faults import fault_of
 from trials.parent import end_with_parent
+from trials.preparation.model_checks import check_weights, model_digest, reachable
+from trials.preparation.request import Request
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from trials.data.rendering import LossOn
     from trials.data.tokens import SplitCounts, TokenSplit
-    from trials.preparation.prompts import Ask
+
 
 FORMAT = 3
 """Of the prepared folder; a folder of another format is made anew."""
-
-MODEL_TEXT_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"}
-"""Files of a model's folder that hold its configuration, tokenizer and chat template."""
-
-
-SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    """What to prepare."""
-
-    train: str
-    """Absolute path, or a hub data set."""
-    eval: str | float
-    """The same, or the share of train that is held out."""
-    columns: dict[str, str]
-    template: str | None
-    chat: bool | None
-    loss_on: LossOn
-    model: ModelConfig
-    max_lengths: list[int]
-    """Every max_length that trials may have."""
-    n_evaluations: int
-    sample_rows: int
-    """At most so many eval rows are read at each evaluation."""
-    smallest_epochs: float
-    smallest_batch: int
-    """The smallest effective batch: the most optimizer steps in an epoch."""
-    largest_rank: int
-    target_modules: str
-    micro_batch_size: int
-    optimizer: str
-    seed: int
-    output_dir: str
-    """The prepared folder; made whole or not at all."""
-    n_sample_rows: int | None = None
-    """Eval rows of each evaluation, where earlier trials have set them."""
-    generation: Ask | None = None
-    """None: the objective needs no completions that the model writes."""
 
 
 Splits = dict[str, list[Example]]
@@ -102,18 +64,18 @@ def prepare(request: Request) -> dict[str, Any]:
         if is_sample and report["content"] == _content(request, fingerprints):
             return report
 
-    from trials.models.frozen_base import load_tokenizer
+    from trials.models.sources import load_tokenizer
 
     if not request.model.name.startswith("/"):
         print(f"reading the tokenizer of {request.model.name}", flush=True)
-    _check_weights(request.model)
-    tokenizer = _reachable(request.model, lambda: load_tokenizer(request.model))
+    check_weights(request.model)
+    tokenizer = reachable(request.model, lambda: load_tokenizer(request.model))
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     unfinished.mkdir(parents=True)
     try:
         report = _write(request, tokenizer, splits, fingerprints, unfinished)
         longest = max(counts["longest"] for counts in report["train"].values())
-        memory = _reachable(request.model, lambda: _memory(request, longest))
+        memory = reachable(request.model, lambda: _memory(request, longest))
         # The content only now: a model of the hub has been fetched, so its commit is known.
         report |= {"content": _content(request, fingerprints), "memory": memory}
         (unfinished / "report.json").write_text(json.dumps(report, indent=1))
@@ -176,78 +138,9 @@ def _content(request: Request, fingerprints: dict[str, str]) -> str:
     settings = {key: value for key, value in asdict(request).items() if key not in elsewhere}
     if request.generation is not None:
         settings["generation"] = request.generation.content
-    model = _reachable(request.model, lambda: _model_digest(request.model))
+    model = reachable(request.model, lambda: model_digest(request.model))
     parts = [FORMAT, fingerprints, model, settings]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _model_digest(model: ModelConfig) -> str:
-    """Return what tells the model's configuration and tokenizer, without reading its weights.
-
-    Of the hub this is the commit that was fetched last, or nothing; the network is not asked.
-    """
-    from trials.models.frozen_base import local_or_hub
-
-    folder = Path(local_or_hub(model.name))
-    if not folder.is_dir():
-        from huggingface_hub import try_to_load_from_cache
-
-        fetched = try_to_load_from_cache(model.name, "config.json", revision=model.revision)
-        # .../snapshots/<commit>/config.json
-        return Path(fetched).parent.name if isinstance(fetched, str) else ""
-    digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.suffix in MODEL_TEXT_SUFFIXES:
-            digest.update(f"{file.name} {file.stat().st_size}\n".encode() + file.read_bytes())
-    return digest.hexdigest()
-
-
-def _check_weights(model: ModelConfig) -> None:
-    """Refuse a model of the hub that has pickles alone: loading would fail once a GPU is held."""
-    from huggingface_hub import list_repo_files
-    from huggingface_hub.errors import HFValidationError
-
-    from trials.models.frozen_base import local_or_hub
-
-    if Path(local_or_hub(model.name)).is_dir():
-        return  # `sweep.space.loading` has looked into it
-    try:
-        names = list_repo_files(model.name, revision=model.revision)
-    except (OSError, HFValidationError):  # not reached, or not allowed: the tokenizer will tell
-        return
-    if any(name in SAFE_WEIGHTS for name in names):
-        return
-    pickles = next((f"; {name} is a pickle" for name in names if name.endswith(".bin")), "")
-    raise ConfigError(
-        f"base_model: {model.name} has no safetensors{pickles}. Pickles can run code when they are "
-        f"read, so they are not: choose a model or a revision with {SAFE_WEIGHTS[0]}."
-    )
-
-
-def _reachable(model: ModelConfig, load: Any) -> Any:
-    """Run `load`; say in words that the model cannot be had."""
-    try:
-        return load()
-    except ConfigError:
-        raise
-    # Exception: what a model's own files hold can break the library anywhere.
-    except Exception as error:
-        if "trust_remote_code" in str(error) and not model.trust_remote_code:
-            raise ConfigError(
-                f"base_model: {model.name} comes with Python code of its own, which is run only "
-                f"where the file says `trust_remote_code: true`. Read that code first, or choose "
-                f"another model."
-            ) from None
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        if not isinstance(error, OSError | ValueError | ImportError):
-            first_line = f"{type(error).__name__}, {first_line}"
-        is_offline = os.environ.get("HF_HUB_OFFLINE") == "1" and not Path(model.name).is_dir()
-        offline = " HF_HUB_OFFLINE is set: unset it to reach the hub." if is_offline else ""
-        raise ConfigError(
-            f"base_model: {model.name} cannot be read: {first_line.rstrip('.: ')}.{offline} "
-            f"Give a hub id that this machine reaches, a local folder with config.json, "
-            f"tokenizer and safetensors, or the built-in smollm2-135m."
-        ) from None
 
 
 def _write(
@@ -386,7 +279,7 @@ def _evaluation_share(request: Request, train: SplitCounts, cost: float) -> floa
 
 
 def _memory(request: Request, longest_row: int) -> dict[str, float]:
-    from trials.memory.micro_batches import estimate
+    from trials.memory.estimate import estimate
 
     return estimate(
         request.model,

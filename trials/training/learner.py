@@ -12,16 +12,10 @@ import torch
 from trials.config import TrialConfig
 from trials.data.batches import EffectiveBatches, collate, micro_batches
 from trials.data.tokens import IGNORED, TokenRows
-from trials.distributed.processes import Group
-from trials.memory.micro_batches import (
-    Attempt,
-    DoesNotFit,
-    Fit,
-    MicroBatchMemory,
-    give_back_memory,
-    is_out_of_memory,
-    rows_that_fit,
-)
+from trials.distributed.group import Group
+from trials.memory.device import give_back_memory, is_out_of_memory
+from trials.memory.estimate import rows_that_fit
+from trials.memory.micro_batches import Attempt, DoesNotFit, Fit, MicroBatchMemory
 from trials.models.frozen_base import FrozenBase
 from trials.training.checkpoint import State, on_host, optimizer_state, restore_optimizer
 from trials.training.neftune import EmbeddingNoise

@@ -11,7 +11,7 @@ import torch
 from transformers import get_scheduler
 
 from trials.config import TrialConfig
-from trials.models.schedules import DECAY_SHARE, SCHEDULERS
+from trials.models.presets import DECAY_SHARE, SCHEDULERS
 
 
 def make_optimizer(

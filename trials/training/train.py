@@ -20,16 +20,11 @@ from safetensors.torch import save_file
 
 from trials.config import GOES_ON, EvalPoint, Report, Stop, TrialConfig, TrialResult
 from trials.data.tokens import TokenRows
-from trials.distributed.processes import ALONE, Group
+from trials.distributed.group import ALONE, Group
 from trials.evaluation.evaluate import Evaluator, Measured
 from trials.evaluation.row_nlls import as_text
-from trials.memory.micro_batches import (
-    DoesNotFit,
-    MicroBatchMemory,
-    give_back_memory,
-    is_out_of_memory,
-    memory_in_words,
-)
+from trials.memory.device import give_back_memory, is_out_of_memory, memory_in_words
+from trials.memory.micro_batches import DoesNotFit, MicroBatchMemory
 from trials.models.frozen_base import BaseNotClean, FrozenBase
 from trials.training.checkpoint import Checkpoints, State, on_host
 from trials.training.learner import Learner

@@ -19,9 +19,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
 
 import ray
+
+from sweep.cluster.on_head.answer import give_answer
 
 LONGEST_SECONDS = 3600.0
 """An archive that nobody takes away lies in the logs no longer than this."""
@@ -40,8 +41,8 @@ def archive(folder: Path, target: Path) -> None:
     Raises:
         OSError: best/ was exchanged meanwhile.
     """
+    from sweep.errors import StudyError
     from sweep.results.status import as_json, read_status
-    from sweep.storage.patient import StudyError
 
     with tempfile.TemporaryDirectory() as scratch, tarfile.open(target, "w") as tar:
         for path in sorted((folder / "best").rglob("*")):
@@ -89,7 +90,7 @@ def main(name: str, output: Path) -> None:
     told = threading.Event()
     folder = output.expanduser() / name
     if not (folder / "study.db").is_file() and not (folder / "sweep.json").is_file():
-        _answer({"problem": f"{folder}: no sweep lies there on the head of the cluster."})
+        give_answer({"problem": f"{folder}: no sweep lies there on the head of the cluster."})
         return
     ray.init(log_to_driver=False, logging_level=logging.ERROR)
     signal.signal(signal.SIGTERM, lambda *_: told.set())
@@ -100,7 +101,7 @@ def main(name: str, output: Path) -> None:
         archive(folder, target)
         with target.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        _answer(
+        give_answer(
             {
                 "node_id": ray.get_runtime_context().get_node_id(),
                 "file": target.relative_to(logs).as_posix(),
@@ -111,10 +112,6 @@ def main(name: str, output: Path) -> None:
         told.wait(LONGEST_SECONDS)
     finally:
         shutil.rmtree(place, ignore_errors=True)
-
-
-def _answer(answer: dict[str, Any]) -> None:
-    print("sweep-answer: " + json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

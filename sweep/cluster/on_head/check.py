@@ -20,7 +20,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from sweep.cluster.on_head.answer import give_answer
 from trials.node_check import little_room
+from trials.parent import module_command
 
 PATIENCE_SECONDS = 300.0
 """For a machine: the first import of torch from a network's disk takes its time."""
@@ -105,7 +107,7 @@ def _too_few(nodes: list[Node], request: dict[str, Any]) -> list[str]:
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
 def _look(request: dict[str, Any]) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "trials.node_check", json.dumps(request)],
+        module_command("trials.node_check", json.dumps(request)),
         capture_output=True,
         text=True,
         errors="replace",
@@ -189,5 +191,5 @@ if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
     asked["requirements"] = metadata.requires("sweep") or []
     ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    print("sweep-answer: " + json.dumps(main(asked, Path(sys.argv[2]))), flush=True)
+    give_answer(main(asked, Path(sys.argv[2])))
     ray.shutdown()

@@ -13,11 +13,12 @@ from ruamel.yaml import YAML
 
 from sweep.cluster import package
 from sweep.cluster.fetch import unpack
-from sweep.cluster.jobs import ClusterError, default_address, shell_path
+from sweep.cluster.jobs import default_address, shell_path
 from sweep.cluster.on_head.archive import archive
 from sweep.cluster.package import pack_space
-from sweep.space.loading import Space, load_space
-from sweep.space.yaml_file import SpaceError
+from sweep.errors import ClusterError, SpaceError
+from sweep.space.loading import load_space
+from sweep.space.space import Space
 
 SPACE = """\
 base_model: {model}

@@ -10,13 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sweep.confirm.confirmation import Confirmation, Run, make_data, plan, read_confirmed
+from sweep.confirm.confirmation import Confirmation
+from sweep.confirm.plan import Run, make_data, plan
 from sweep.driver import loop
-from sweep.driver.loop import Budget, InlineRunner, Place
+from sweep.driver.loop import InlineRunner
+from sweep.errors import StudyError
 from sweep.pruners.own_curve import ByItself
+from sweep.results.confirmed import read_confirmed
 from sweep.results.confirmed_words import as_json, verdicts
 from sweep.space.settings import Pruning
-from sweep.storage.patient import StudyError
+from sweep.study.budget import Budget
+from sweep.study.tracker import Place
 from tests.sweep.reviewed import make_config, point, result, write_sweep
 from trials.config import EvalPoint, Report, Stop, TrialConfig, TrialResult
 from trials.data.tokens import TokenRows, TokenSplit

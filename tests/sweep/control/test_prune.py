@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from sweep.control.prune import Words, prune
-from sweep.folder.lock import ask_to_prune, is_asked_to_prune, locked
-from sweep.storage.patient import StudyError
+from sweep.errors import StudyError
+from sweep.folder.lock import locked
+from sweep.folder.requests import ask_to_prune, is_asked_to_prune
 from tests.sweep.reviewed import make_config, point, result, write_sweep
 from trials.config import Outcome, TrialResult
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sweep.driver.loop import Budget, run
+from sweep.driver.loop import run
+from sweep.study.budget import Budget
 from trials.config import TrialResult
 
 DONE = TrialResult(outcome="completed", reason="")

@@ -24,8 +24,9 @@ from sweep.driver.one_trial import (
 )
 from sweep.driver.preparation import Check
 from sweep.driver.trial_params import named_params, recorded_config, recorded_params, unlike
-from sweep.space.loading import Space, load_space
-from sweep.space.yaml_file import SpaceError
+from sweep.errors import SpaceError
+from sweep.space.loading import load_space
+from sweep.space.space import Space
 from trials.config import EvalPoint, TrialConfig
 
 SPACE = """\

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from sweep.driver.run import Options, _new_tracker
+from sweep.driver.job import Options
+from sweep.driver.recording import new_tracker
 from sweep.space.loading import load_space
 
 pytestmark = pytest.mark.filterwarnings(
@@ -24,7 +25,7 @@ def test_artifacts_of_a_database_elsewhere_lie_in_the_sweeps_folder_too(tmp_path
     folder.mkdir(parents=True)
     uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
     options = Options(output=tmp_path / "out", workers=1, gpus=None, mlflow=uri)
-    tracker = _new_tracker(load_space(file), options, folder)
+    tracker = new_tracker(load_space(file), options, folder)
     tracker.open_sweep({}, {}, file)
     tracker.close_sweep("FINISHED", None, "Done.")
     experiment = MlflowClient(uri).get_experiment_by_name("tiny")

@@ -14,8 +14,9 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from sweep.cli.app import app
+from sweep.errors import ExportError
 from sweep.export import adapter as exporting
-from sweep.export.adapter import ExportError, Measured, export, verdict
+from sweep.export.adapter import Measured, export, verdict
 from sweep.results.trial_record import Record, read_record
 from tests.sweep.reviewed import write_sweep
 from trials.config import EvalPoint, Quantization, TrialConfig
@@ -33,8 +34,8 @@ def trained(
     def train(quantization: Quantization, config: Callable[..., TrialConfig]) -> Path:
         if quantization in made:
             return made[quantization]
+        from trials.backends.loading import load
         from trials.memory.micro_batches import MicroBatchMemory
-        from trials.models.frozen_base import load
         from trials.training.train import run_trial
 
         folder = tmp_path_factory.mktemp(quantization) / "mine"

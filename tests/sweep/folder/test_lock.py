@@ -14,14 +14,9 @@ from pathlib import Path
 import pytest
 
 from sweep.control.stop import stop
-from sweep.folder.lock import (
-    Holder,
-    ask_to_stop,
-    holder,
-    is_asked_to_stop,
-    locked,
-    open_folder,
-)
+from sweep.folder.lock import Holder, holder, locked
+from sweep.folder.requests import ask_to_stop, is_asked_to_stop
+from sweep.storage.of_folder import open_folder
 from sweep.study.sweep import StudyError
 
 HOLDS = """

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import optuna
 import pytest
 
-from sweep.pruners.own_curve import ByItself, Diverged, Overfit
-from sweep.pruners.peers import Outclassed, make_outclassed
+from sweep.pruners.diverged import Diverged
+from sweep.pruners.outclassed import Outclassed, make_outclassed
+from sweep.pruners.overfit import Overfit
+from sweep.pruners.own_curve import ByItself
 from sweep.space.settings import Outclassed as OutclassedSettings
 from sweep.space.settings import Pruning
 from trials.config import EvalPoint

@@ -17,12 +17,14 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState, create_trial
 
+from sweep.errors import StudyError
 from sweep.report.charts import N_CURVES, N_POINTS
 from sweep.report.importance import importances
-from sweep.report.sections import beyond_noise, page, saved_seconds, write_report
+from sweep.report.page import page, write_report
+from sweep.report.sections import beyond_noise, saved_seconds
 from sweep.results.sweep_data import Data, read_data
-from sweep.storage.patient import StudyError, storage_url
-from sweep.study.ended import STATES
+from sweep.storage.attributes import STATES
+from sweep.storage.patient import storage_url
 from trials.config import Outcome
 
 SPACE = {

@@ -13,10 +13,10 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from sweep.cli.app import app
+from sweep.errors import StudyError
 from sweep.export.trainer_yaml import Trainer, training_yaml
 from sweep.results import best
 from sweep.results.trial_record import read_record
-from sweep.storage.patient import StudyError
 from tests.sweep.reviewed import make_config, point, result, write_sweep
 
 TRAINERS = get_args(Trainer)

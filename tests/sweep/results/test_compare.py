@@ -12,8 +12,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from sweep.cli.app import app
-from sweep.confirm.confirmation import plan
-from sweep.report.sections import page
+from sweep.confirm.plan import plan
+from sweep.report.page import page
 from sweep.results.compare import as_json, in_words, read_side, verdict, why_not_comparable
 from sweep.results.sweep_data import read_data
 from sweep.storage.patient import storage_url

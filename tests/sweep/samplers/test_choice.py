@@ -18,12 +18,15 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState
 from scipy.stats import qmc
 
+from sweep.samplers.choice import make_sampler
 from sweep.samplers.gp import Gp
-from sweep.samplers.search_space import distributions, make_sampler, params_of
-from sweep.space.loading import Space, load_space
+from sweep.samplers.search_space import distributions, params_of
+from sweep.space.loading import load_space
+from sweep.space.space import Space
+from sweep.storage.attributes import POINT
 from sweep.storage.patient import storage_url
-from sweep.study.next_trial import POINT, View, enqueue_starts
-from sweep.study.sweep import open_study
+from sweep.study.next_trial import View, enqueue_starts
+from sweep.study.opening import open_study
 
 Point = Mapping[str, Any]
 MakeSpace = Callable[..., Space]

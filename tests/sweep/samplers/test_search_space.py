@@ -15,20 +15,18 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from sweep.samplers.search_space import (
+from sweep.samplers.choice import make_sampler
+from sweep.samplers.search_space import distributions, hyperparameters, optuna_name, params_of
+from sweep.samplers.without_repeats import (
     WithoutRepeats,
     _point,
-    distributions,
     free_point,
     free_points,
-    hyperparameters,
-    make_sampler,
-    optuna_name,
-    params_of,
     points_taken,
     values_of,
 )
-from sweep.space.loading import Space, load_space
+from sweep.space.loading import load_space
+from sweep.space.space import Space
 
 MakeSpace = Callable[..., Space]
 

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sweep.driver.loop import Budget, Place
 from sweep.screen.choice import make_screen
 from sweep.screen.json_events import Events, EventScreen
 from sweep.screen.live import LiveScreen
 from sweep.screen.notebook import NotebookScreen
 from sweep.screen.plain import PlainScreen
 from sweep.screen.progress import Progress
+from sweep.study.budget import Budget
 from sweep.study.ended import Ended
+from sweep.study.tracker import Place
 from sweep.text.numbers import duration
 from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sweep.screen.summary import Summary, against_base, in_words
+from sweep.screen.summary import in_words
 from sweep.study.ended import Ended
+from sweep.study.summary import Summary
+from sweep.text.trials import against_base
 from trials.config import Outcome
 
 

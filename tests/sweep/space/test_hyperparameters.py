@@ -4,15 +4,8 @@ from typing import Any
 
 import pytest
 
-from sweep.space.hyperparameters import (
-    HYPERPARAMETERS,
-    Choices,
-    Domain,
-    Range,
-    TimesRank,
-    parse_domain,
-    shown,
-)
+from sweep.space.domains import Choices, Domain, Range, TimesRank, parse_domain
+from sweep.space.hyperparameters import HYPERPARAMETERS, shown
 
 
 @pytest.mark.parametrize(

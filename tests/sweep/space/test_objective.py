@@ -11,16 +11,20 @@ import pytest
 from optuna.study import StudyDirection
 
 from sweep.cluster import package
-from sweep.driver.loop import Budget, InlineRunner, run
-from sweep.pruners.own_curve import Overfit
-from sweep.pruners.peers import make_outclassed
-from sweep.space.loading import Space, load_space
-from sweep.space.objective import objective_in, objective_of
+from sweep.driver.loop import InlineRunner, run
+from sweep.errors import SpaceError
+from sweep.pruners.outclassed import make_outclassed
+from sweep.pruners.overfit import Overfit
+from sweep.space.loading import load_space
+from sweep.space.objective import objective_of
 from sweep.space.settings import Objective as ObjectiveSettings
 from sweep.space.settings import Outclassed as OutclassedSettings
-from sweep.space.yaml_file import SpaceError
+from sweep.space.space import Space
+from sweep.storage.attributes import objective_in
 from sweep.storage.patient import storage_url
-from sweep.study.sweep import Sweep, open_study
+from sweep.study.budget import Budget
+from sweep.study.opening import open_study
+from sweep.study.sweep import Sweep
 from tests.sweep.study.test_sweep import point, resolve
 from trials.config import EvalPoint, Objective, Report, TrialConfig, TrialResult
 

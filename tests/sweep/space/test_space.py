@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from sweep.space.hyperparameters import Choices, Range, TimesRank
-from sweep.space.loading import Space, load_space
+from sweep.errors import SpaceError
+from sweep.space.domains import Choices, Range, TimesRank
+from sweep.space.loading import load_space
 from sweep.space.settings import Budget, Evaluate, Outclassed, Overfit
-from sweep.space.yaml_file import SpaceError
+from sweep.space.space import Space
 
 DESIGN = """\
 # sweep run search_spaces/quickstart.yaml

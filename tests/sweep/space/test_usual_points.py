@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from sweep.driver.preparation import first_trials
-from sweep.space.loading import Space, load_space
+from sweep.space.loading import load_space
+from sweep.space.space import Space
 from sweep.space.usual_points import parameters_in, published_rates
 from sweep.storage.patient import storage_url
 from sweep.study.next_trial import View, enqueue_starts
-from sweep.study.sweep import open_study
+from sweep.study.opening import open_study
 
 MakeSpace = Callable[..., Space]
 RATES = "learning_rate: {min: 1e-5, max: 1e-2, log: true}"

@@ -11,7 +11,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from sweep.storage.patient import Patience, PatientStorage, StudyAway, own_storage, storage_url
+from sweep.errors import StudyAway
+from sweep.storage.patient import Patience, PatientStorage, own_storage, storage_url
 
 
 def test_writes_wait_for_a_database_that_is_locked(tmp_path: Path) -> None:

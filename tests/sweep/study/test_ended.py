@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sweep.study.ended import as_ranges, from_ranges
+from sweep.storage.attributes import as_ranges, from_ranges
 
 
 @pytest.mark.parametrize(

@@ -13,17 +13,15 @@ from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
 from optuna.trial import TrialState
 
 from sweep.driver import preparation
-from sweep.samplers.search_space import distributions, hyperparameters, make_sampler, params_of
-from sweep.space.loading import Space, load_space
+from sweep.samplers.choice import make_sampler
+from sweep.samplers.search_space import distributions, hyperparameters, params_of
+from sweep.space.loading import load_space
+from sweep.space.space import Space
+from sweep.storage.attributes import PAUSED, POINT
 from sweep.storage.patient import storage_url
-from sweep.study.next_trial import (
-    POINT,
-    View,
-    enqueue_starts,
-    search_changes,
-)
-from sweep.study.paused import PAUSED
-from sweep.study.sweep import open_study
+from sweep.study.next_trial import View, enqueue_starts
+from sweep.study.opening import open_study
+from sweep.study.search_changes import search_changes
 from sweep.study.task import rows_so_far
 
 Point = Mapping[str, Any]

@@ -13,12 +13,16 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from sweep.driver.loop import Budget, InlineRunner, Place, run
+from sweep.driver.loop import InlineRunner, run
 from sweep.pruners.asha import Halving, rung_indices, standard_error
-from sweep.space.loading import Space, load_space
+from sweep.space.loading import load_space
+from sweep.space.space import Space
+from sweep.storage.attributes import PAUSED, is_paused
 from sweep.storage.patient import storage_url
-from sweep.study.paused import PAUSED, is_paused
-from sweep.study.sweep import Sweep, open_study
+from sweep.study.budget import Budget
+from sweep.study.opening import open_study
+from sweep.study.sweep import Sweep
+from sweep.study.tracker import Place
 from tests.sweep.study.test_sweep import point, replaying, resolve
 from trials.config import BY_EVAL_LOSS, EvalPoint, Report, TrialConfig, TrialResult
 from trials.evaluation.row_nlls import as_text, from_text

@@ -12,19 +12,16 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from sweep.driver.loop import Budget, InlineRunner, Place, run
-from sweep.space.loading import Space, load_space
+from sweep.driver.loop import InlineRunner, run
+from sweep.errors import SweepFailed
+from sweep.space.loading import load_space
+from sweep.space.space import Space
 from sweep.storage.patient import storage_url
-from sweep.study.sweep import Sweep, SweepFailed, open_study
-from trials.config import (
-    EvalPoint,
-    ModelConfig,
-    Outcome,
-    Report,
-    Stop,
-    TrialConfig,
-    TrialResult,
-)
+from sweep.study.budget import Budget
+from sweep.study.opening import open_study
+from sweep.study.sweep import Sweep
+from sweep.study.tracker import Place
+from trials.config import EvalPoint, ModelConfig, Outcome, Report, Stop, TrialConfig, TrialResult
 
 MODEL = ModelConfig(
     name="none",

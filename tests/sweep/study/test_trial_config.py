@@ -9,17 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from sweep.errors import SpaceError
 from sweep.samplers.search_space import hyperparameters
-from sweep.space.loading import Space, load_space
-from sweep.space.yaml_file import SpaceError
-from sweep.study.trial_config import (
-    backend_in_words,
-    backend_notes,
-    choose_backend,
-    model_config,
-    resolver,
-    training_environment,
-)
+from sweep.space.backend import backend_in_words, backend_notes, choose_backend
+from sweep.space.loading import load_space
+from sweep.space.space import Space
+from sweep.study.trial_config import model_config, resolver
+from sweep.workers.devices import training_environment
 
 Load = Callable[..., Space]
 

@@ -23,13 +23,13 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
 
-from sweep.driver.loop import Place
-from sweep.study.sweep import Tracker
+from sweep.study.tracker import Place, Tracker
 from sweep.tracking import writer
+from sweep.tracking.client import is_refused
 from sweep.tracking.journal import Event, Journal
 from sweep.tracking.location import tracked_at
 from sweep.tracking.mlflow_tracker import MlflowTracker, TrackingError, send_rest, ui_command
-from sweep.tracking.runs import Runs, is_refused
+from sweep.tracking.runs import Runs
 from trials.config import EvalPoint, ModelConfig, Outcome, TrialConfig, TrialResult
 
 # SQLAlchemy 2.1 warns of a loader that MLflow 3.17 uses in its own tables, once, when imported.

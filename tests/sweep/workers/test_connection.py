@@ -11,7 +11,8 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from sweep.driver.loop import Budget, run
+from sweep.driver.loop import run
+from sweep.study.budget import Budget
 from sweep.workers import runner as ray_workers
 from sweep.workers.connection import gpu_places
 from sweep.workers.devices import places_on

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sweep.driver.loop import Budget, run
+from sweep.driver.loop import run
+from sweep.study.budget import Budget
 from sweep.workers import connection, file_sync
 from sweep.workers import runner as ray_workers
 from sweep.workers.file_sync import Seen

@@ -13,7 +13,8 @@ import psutil
 import pytest
 import ray
 
-from sweep.driver.loop import Budget, run
+from sweep.driver.loop import run
+from sweep.study.budget import Budget
 from sweep.workers import connection
 from sweep.workers.runner import RayRunner
 from tests.recording import Recording
@@ -76,7 +77,7 @@ def test_trials_on_two_devices_each_share_none_of_them(four_gpus: None, config: 
 
 
 def is_peer_of_ours(process: psutil.Process) -> bool:
-    return "trials.distributed.processes" in (process.info["cmdline"] or [])
+    return "trials.peer" in (process.info["cmdline"] or [])
 
 
 def test_a_killed_worker_costs_its_trial_alone(local_ray: None, config: MakeConfig) -> None:

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from tests.tiny import model_config
+from trials.backends.loading import load
 from trials.backends.transformers_qlora import TransformersBase
 from trials.config import TrialConfig
-from trials.models.frozen_base import load
 
 MakeConfig = Callable[..., TrialConfig]
 TOKENS = torch.arange(4, 44).reshape(2, 20)

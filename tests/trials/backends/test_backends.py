@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from trials.backends import packing
+from trials.backends.loading import compute_dtype, load
 from trials.backends.packing import LONGEST_PACKED, ForwardCost, packed, padded
 from trials.backends.transformers_qlora import TransformersBase
 from trials.config import ComputeDtype, Quantization, TrialConfig
 from trials.data.batches import collate
 from trials.data.tokens import IGNORED, TokenRows
-from trials.models.frozen_base import compute_dtype, load
 
 MakeConfig = Callable[..., TrialConfig]
 

@@ -18,12 +18,12 @@ import pytest
 import torch
 
 from trials.backends import quantised, transformers_qlora
+from trials.backends.loading import load
 from trials.backends.proof import content_hash
 from trials.backends.transformers_qlora import TransformersBase
 from trials.config import ModelConfig, Quantization, TrialConfig
 from trials.data.batches import collate
 from trials.data.tokens import TokenRows
-from trials.models.frozen_base import load
 
 MakeConfig = Callable[..., TrialConfig]
 

@@ -11,8 +11,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from sweep.errors import SpaceError
 from sweep.space.loading import load_space
-from sweep.space.yaml_file import SpaceError
 from trials.config import DataError
 from trials.data.examples import read_examples
 

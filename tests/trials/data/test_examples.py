@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from trials.config import DataError
-from trials.data import text_files
+from trials.data import table
 from trials.data.examples import (
     Example,
     Message,
@@ -451,7 +451,7 @@ def test_importing_rows_loads_nothing_heavy() -> None:
 def test_what_holds_no_rows_or_too_much_is_refused(
     monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, message: str
 ) -> None:
-    monkeypatch.setattr(text_files, "_most_bytes", lambda: 1_000_000)
+    monkeypatch.setattr(table, "most_bytes", lambda: 1_000_000)
     with pytest.raises(DataError) as refused:
         read_examples(write(name, content), key="data.train", columns={})
     assert message in str(refused.value)
@@ -474,7 +474,7 @@ def test_what_holds_no_rows_or_too_much_is_refused(
 def test_parquet_that_unpacks_to_too_much_or_to_what_python_cannot_hold_is_refused(
     monkeypatch: pytest.MonkeyPatch, column: pa.Array, message: str
 ) -> None:
-    monkeypatch.setattr(text_files, "_most_bytes", lambda: 1_000_000)
+    monkeypatch.setattr(table, "most_bytes", lambda: 1_000_000)
     pq.write_table(pa.table({"text": column}), "train.parquet")
     with pytest.raises(DataError) as refused:
         read_examples(str(Path.cwd() / "train.parquet"), key="data.train", columns={})

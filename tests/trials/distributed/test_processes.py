@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from tests import tiny
+from trials.backends.loading import load
 from trials.config import EvalPoint, ModelConfig, Objective, TrialConfig
 from trials.memory.micro_batches import MicroBatchMemory
-from trials.models.frozen_base import load
 from trials.preparation.prompts import Ask
 from trials.training.train import run_trial
 
@@ -82,7 +82,7 @@ def test_two_processes_give_the_losses_of_one_and_stay_for_the_next_trial(
 SHORT_OF_MEMORY = """
 import sys
 
-if "trials.distributed.processes" in sys.orig_argv:  # the other process, not the worker's own
+if "trials.peer" in sys.orig_argv:  # the other process, not the worker's own
     import torch
     from trials.backends.transformers_qlora import TransformersBase
 
@@ -139,7 +139,8 @@ def test_two_processes_write_the_prompts_of_one(
 
 def main(request_path: str, answer_path: str) -> None:
     """Run by `together`: the worker's own process."""
-    from trials.worker import Ended, Loaded, Reported, TrialThread
+    from trials.messages import Ended, Loaded, Reported
+    from trials.worker import TrialThread
 
     trials = json.loads(Path(request_path).read_text())
     configs = [

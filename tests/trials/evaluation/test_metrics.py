@@ -14,15 +14,16 @@ import torch
 from peft import PeftModel
 
 from tests import tiny
+from trials.backends.loading import load
 from trials.config import DataError, EvalPoint, Objective, TrialConfig, TrialResult
 from trials.data.batches import collate
 from trials.data.tokens import IGNORED, TokenRows
-from trials.distributed.processes import ALONE
+from trials.distributed.group import ALONE
 from trials.evaluation.evaluate import eval_loss, measure
 from trials.evaluation.generate import Prompts, predictions
 from trials.evaluation.metrics import MetricFailed, exact_match, rouge_l, score
 from trials.memory.micro_batches import MicroBatchMemory
-from trials.models.frozen_base import FrozenBase, load
+from trials.models.frozen_base import FrozenBase
 from trials.preparation.prompts import Ask
 from trials.training.train import run_trial
 from trials.trial_folder import read_result

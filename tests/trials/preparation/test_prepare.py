@@ -18,7 +18,8 @@ from tests import tiny
 from trials.config import ConfigError
 from trials.data.rendering import LossOn
 from trials.data.tokens import TokenRows, TokenSplit
-from trials.preparation.prepare import Request, prepare
+from trials.preparation.prepare import prepare
+from trials.preparation.request import Request
 
 TEMPLATE = (
     "{% for m in messages %}{{ 'today' if m.role == 'user' else 'tonight' }} {{ m.content }} </s> "
@@ -218,7 +219,7 @@ def test_equal_content_is_prepared_once(
 ) -> None:
     first = prepare(asked)
     # It must not even be loaded.
-    monkeypatch.setattr("trials.models.frozen_base.load_tokenizer", None)
+    monkeypatch.setattr("trials.models.sources.load_tokenizer", None)
     capfd.readouterr()
     assert prepare(asked) == first
     assert capfd.readouterr().out == ""

@@ -12,9 +12,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from trials.backends.loading import load
 from trials.config import TrialConfig
 from trials.memory.micro_batches import MicroBatchMemory
-from trials.models.frozen_base import load
 from trials.training.train import run_trial
 
 MakeConfig = Callable[..., TrialConfig]

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from trials.backends.loading import load
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
 from trials.memory.micro_batches import Attempt, MicroBatchMemory
-from trials.models.frozen_base import FrozenBase, load
+from trials.models.frozen_base import FrozenBase
 from trials.training.checkpoint import Checkpoints, State
 from trials.training.train import run_trial
 

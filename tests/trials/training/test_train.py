@@ -15,16 +15,18 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from sweep.pruners.own_curve import Overfit
+from sweep.pruners.overfit import Overfit
 from trials.backends import transformers_qlora
+from trials.backends.loading import load
 from trials.backends.transformers_qlora import TransformersBase
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
 from trials.data.batches import collate
 from trials.data.tokens import IGNORED, TokenRows
 from trials.evaluation.evaluate import eval_loss
 from trials.evaluation.row_nlls import from_text
-from trials.memory.micro_batches import Attempt, MicroBatchMemory, is_out_of_memory
-from trials.models.frozen_base import BaseNotClean, load
+from trials.memory.device import is_out_of_memory
+from trials.memory.micro_batches import Attempt, MicroBatchMemory
+from trials.models.frozen_base import BaseNotClean
 from trials.training.train import evaluation_steps, run_trial
 
 MakeConfig = Callable[..., TrialConfig]

@@ -1,0 +1,29 @@
+"""How a command ends when something is wrong: in words, with an exit code."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import NoReturn
+
+import typer
+
+
+def errors_in_words(error: Exception) -> str | None:
+    """What a user got wrong; None: a fault of ours, which deserves its traceback."""
+    if isinstance(error, ValueError) and type(error).__module__.split(".")[0] in (
+        "sweep",
+        "trials",
+    ):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"No room on the disk: {error.filename or error}. Make some and try again."
+    return None
+
+
+def interrupted() -> NoReturn:
+    typer.echo(INTERRUPTED, err=True)
+    sys.exit(130)
+
+
+INTERRUPTED = "Interrupted; what had ended is kept, and the same command goes on."

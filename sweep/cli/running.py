@@ -1,0 +1,232 @@
+"""Commands that train: `run`, `trial`, `confirm`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sweep.cli.errors import INTERRUPTED, errors_in_words, interrupted
+from sweep.cli.options import (
+    Gpus,
+    Hours,
+    Name,
+    Output,
+    Refused,
+    Seed,
+    Sets,
+    SpaceFile,
+    SweepName,
+    Trials,
+    Workers,
+    console,
+    fail,
+    known_folder,
+    overrides_of,
+)
+
+if TYPE_CHECKING:
+    from sweep.screen.json_events import Events
+
+
+def run(
+    space: SpaceFile,
+    trials: Trials = None,
+    hours: Hours = None,
+    workers: Workers = None,
+    gpus: Gpus = None,
+    name: Name = None,
+    output: Output = Path("sweeps"),
+    seed: Seed = None,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(help="An MLflow server; by default a database in the sweep's folder."),
+    ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="A PostgreSQL database for the study, postgresql://user@host/database, with its "
+            "password from PGPASSWORD or ~/.pgpass; by default a file in the sweep's folder.",
+            show_default=False,
+        ),
+    ] = None,
+    sets: Sets = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Write events for programs, one JSON object a line."),
+    ] = False,
+) -> None:
+    """Run a sweep, or continue it: the same command goes on where it was stopped.
+
+    Example: sweep run my.yaml --trials 24 --gpus 2
+
+    Ctrl-C ends it in order. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
+    """
+    import signal
+
+    # Before the first trial; from then on `run` listens itself.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with _events(as_json) as events:
+        overrides = overrides_of(sets, name, seed)
+        if trials is not None:
+            overrides["budget.trials"] = str(trials)
+        if hours is not None:
+            overrides["budget.hours"] = str(hours)
+        if workers is not None and gpus is not None:
+            fail("--workers and --gpus: trials run on processors or on GPUs; give one of the two.")
+
+        from sweep.driver.job import Options
+        from sweep.driver.run import run
+        from sweep.space.loading import load_space
+
+        checked = load_space(space, overrides)
+        _make_output(output)
+        options = Options(output=output, workers=workers, gpus=gpus, mlflow=mlflow, study=study)
+        code = run(checked, options, console(stderr=as_json), events)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is written: the exit code shall say so
+    raise typer.Exit(code)
+
+
+def trial(
+    space: SpaceFile,
+    params: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help="Its hyperparameters, as JSON or YAML: '{\"rank\": 16}'. Others have the space's "
+            "fixed value, or the usual one or the nearest to it.",
+            show_default=False,
+        ),
+    ] = None,
+    number: Annotated[
+        int | None,
+        typer.Option(min=0, help="Repeat this trial of the sweep.", show_default=False),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Run on processors, with the threads of one of so many workers.",
+            show_default=False,
+        ),
+    ] = None,
+    evaluate_base: Annotated[
+        bool, typer.Option(help="Measure the base model's own eval loss first.")
+    ] = True,
+    to_the_end: Annotated[
+        bool, typer.Option("--to-the-end", help="Go on when it has diverged or overfits.")
+    ] = False,
+    pdb: Annotated[
+        bool, typer.Option("--pdb", help="Open a debugger where the trial fails.")
+    ] = False,
+    name: Name = None,
+    output: Output = Path("sweeps"),
+    seed: Seed = None,
+    sets: Sets = None,
+) -> None:
+    """Run one trial in this process, to debug it: without Ray, MLflow or a study.
+
+    Example: sweep trial my.yaml --params '{"rank": 16}' --pdb. Exit codes: 0 it has a value that
+    counts, 1 it has none, 2 bad input, 130 interrupted.
+    """
+    if params is not None and number is not None:
+        fail("--params and --number: a trial has the hyperparameters of one of the two; give one.")
+
+    from sweep.space.loading import load_space
+
+    checked = load_space(space, overrides_of(sets, name, seed))
+
+    _make_output(output)
+
+    from sweep.driver.one_trial import Options, run
+
+    options = Options(
+        output=output,
+        workers=workers,
+        params="{}" if params is None else params,
+        number=number,
+        evaluate_base=evaluate_base,
+        to_the_end=to_the_end,
+        pdb=pdb,
+    )
+    try:
+        code = run(checked, options, console())
+    except KeyboardInterrupt:
+        typer.echo("Interrupted.", err=True)
+        code = 130
+    raise typer.Exit(code)
+
+
+def _make_output(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f"--output {output}: must be a folder that can be written to; {error.strerror}.")
+
+
+@contextmanager
+def _events(wanted: bool) -> Iterator[Events | None]:
+    """Give where events for programs go; what ends the command there is told to them, too."""
+    events = None
+    if wanted:
+        from sweep.screen.json_events import Events
+
+        events = Events.on_stdout()
+    try:
+        yield events
+    except KeyboardInterrupt:  # typer would make it an Abort
+        if events is not None:
+            events.error(INTERRUPTED, 130)
+        interrupted()
+    except (Exception, Refused) as error:
+        words = error.words if isinstance(error, Refused) else errors_in_words(error)
+        if events is not None:
+            events.error(*((words, 2) if words else (f"A fault of the program: {error!r}", 1)))
+        raise
+
+
+def confirm(
+    name: SweepName,
+    top: Annotated[int, typer.Option(min=1, help="So many of the best trials.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each, with other seeds.")] = 3,
+    workers: Workers = None,
+    gpus: Gpus = None,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(
+            help="The sweep's MLflow server, where it wants a password.", show_default=False
+        ),
+    ] = None,
+    output: Output = Path("sweeps"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what is known, for programs; runs nothing.")
+    ] = False,
+) -> None:
+    """Train the best trials again with other seeds, on all eval rows: is the order noise?
+
+    Says mean ± standard error of each, and which differences are beyond noise. The same command
+    goes on where it was stopped; more --seeds or --top add runs. Example: sweep confirm my --top 3
+    --seeds 3. Exit codes: 0 done, 1 runs failed, 2 bad input, 130 interrupted.
+    """
+    if workers is not None and gpus is not None:
+        fail("--workers and --gpus: trials run on processors or on GPUs; give one of the two.")
+    folder = known_folder(output, name, "sweep.json")
+
+    from sweep.results import confirmed_words
+    from sweep.results.confirmed import read_confirmed
+
+    if as_json:
+        found = confirmed_words.as_json(name, read_confirmed(folder))
+        typer.echo(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
+        return
+
+    from sweep.confirm.run import Options
+    from sweep.confirm.run import confirm as run
+
+    options = Options(top=top, seeds=seeds, workers=workers, gpus=gpus, mlflow=mlflow)
+    raise typer.Exit(run(folder, options, console()))

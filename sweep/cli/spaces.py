@@ -1,0 +1,73 @@
+"""Commands about a space file: `check`, `schema`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweep.cli.options import Name, Output, Seed, Sets, SpaceFile, Workers, console, overrides_of
+from sweep.cli.watching import print_json
+
+
+def check(
+    space: SpaceFile,
+    workers: Workers = None,
+    name: Name = None,
+    output: Output = Path("sweeps"),
+    seed: Seed = None,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(
+            help="The MLflow server of the run, for sweeps of start_from.", show_default=False
+        ),
+    ] = None,
+    sets: Sets = None,
+) -> None:
+    """Check a search space, its data and its model; show what would run. Trains nothing.
+
+    Example: sweep check my.yaml --set search.rank=[8,16]
+    """
+    import tempfile
+
+    from sweep.driver import preparation
+    from sweep.driver.start_from import with_earlier
+    from sweep.samplers.choice import check_sampler
+    from sweep.space.loading import load_space
+    from sweep.workers.devices import wants_gpus
+
+    checked = load_space(space, overrides_of(sets, name, seed))
+    check_sampler(checked)
+    checked = with_earlier(checked, output, mlflow)
+    terminal = console()
+    on_gpus = wants_gpus(workers=workers)
+    with tempfile.TemporaryDirectory() as scratch:
+        found = preparation.prepare_data(
+            checked,
+            Path(scratch) / "data",
+            on_gpus=on_gpus,
+            say=terminal.print,
+        )
+    terminal.print(preparation.in_words(checked, found))
+
+
+def schema(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Tables of all keys, for people.")
+    ] = False,
+) -> None:
+    """Print the JSON schema of SPACE.yaml, for editors; or what every key means, for people.
+
+    Example: sweep schema > space.schema.json; then, as first line of the file:
+    # yaml-language-server: $schema=space.schema.json
+    """
+    if markdown:
+        from sweep.space.schema_tables import tables
+
+        typer.echo(tables(), nl=False)
+        return
+
+    from sweep.space.schema import space_schema
+
+    print_json(space_schema())

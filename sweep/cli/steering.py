@@ -1,0 +1,125 @@
+"""Commands that change a sweep that is there: `stop`, `prune`, `sync`, `clean`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweep.cli import cluster
+from sweep.cli.options import (
+    Output,
+    SweepName,
+    SweepOrJob,
+    console,
+    fail,
+    known_folder,
+    sweep_names,
+)
+
+
+def stop(
+    name: SweepOrJob,
+    output: Output = Path("sweeps"),
+    wait: Annotated[bool, typer.Option(help="Wait until it has ended.")] = True,
+    address: cluster.Address = None,
+) -> None:
+    """End a running sweep in order, as Ctrl-C does; the same `sweep run` continues it.
+
+    Works from another machine too: where the folder is shared, or with the cluster's --address.
+    Example: sweep stop my. Exit codes: 0 it has ended, 1 it does not run.
+    """
+    if not (output / name).exists():
+        address = address or os.environ.get("RAY_API_SERVER_ADDRESS")
+    if address is not None:
+        raise typer.Exit(cluster.stop(name, address, wait=wait))
+
+    folder = known_folder(output, name, "lock")
+
+    from sweep.control.stop import stop
+
+    raise typer.Exit(stop(folder, wait=wait, say=typer.echo))
+
+
+def prune(
+    name: SweepOrJob,
+    trial: Annotated[int, typer.Argument(min=0, metavar="TRIAL", help="Its number.")],
+    output: Output = Path("sweeps"),
+    address: cluster.Address = None,
+) -> None:
+    """End one running trial by hand: its outcome is `stopped`, and the sweep goes on.
+
+    Example: sweep prune my 17
+
+    It ends at its next evaluation. Exit codes: 0 it will end, 1 it does not run.
+    """
+    if not (output / name).exists():
+        address = address or os.environ.get("RAY_API_SERVER_ADDRESS")
+    if address is not None:
+        raise typer.Exit(cluster.prune(name, trial, address))
+
+    folder = known_folder(output, name, "lock")
+
+    from sweep.control.prune import prune
+
+    raise typer.Exit(prune(folder, trial, typer.echo))
+
+
+def sync(
+    name: SweepName,
+    output: Output = Path("sweeps"),
+    mlflow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="The server, where its address has changed or needs a password.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Send to MLflow what it does not have yet of a sweep that has ended: it was away.
+
+    Example: sweep sync my. Exit codes: 0 everything is sent, 1 some is left.
+    """
+    folder = known_folder(output, name, "lock")
+
+    from sweep.folder.lock import locked
+    from sweep.tracking.mlflow_tracker import send_rest
+
+    with locked(folder):
+        n_left = send_rest(folder, mlflow, typer.echo)
+    raise typer.Exit(1 if n_left else 0)
+
+
+def clean(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="The sweep's name, or --all.", autocompletion=sweep_names
+        ),
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="All sweeps of the folder, and caches none of them uses.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it nothing is.")] = False,
+    output: Output = Path("sweeps"),
+) -> None:
+    """Say what may be deleted and how much that frees; delete it with --yes.
+
+    Checkpoints of ended trials, what killed processes left, with --all also tokenised data in the
+    cache that no sweep uses. Never the study, adapters, logs or MLflow's files; never of a sweep
+    that runs. Example: sweep clean my --yes
+    """
+    if (name is None) == (not every):
+        fail("sweep clean: must have the name of one sweep, or --all; give one of the two.")
+    if name is not None:
+        folders = [known_folder(output, name, "sweep.json")]
+    else:
+        folders = sorted({path.parent for path in output.glob("*/sweep.json")})
+
+    from sweep.control import clean
+
+    found, left_alone = clean.clean(folders, caches=every, delete=yes)
+    console().print(clean.in_words(found, left_alone, deleted=yes))

@@ -1,0 +1,97 @@
+"""Commands about what a sweep has found: `best`, `export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from sweep.cli.options import Output, SweepName, console, fail, known_folder
+from sweep.cli.watching import AsJson, print_json
+
+if TYPE_CHECKING:
+    from sweep.results.trial_record import Record
+
+
+def best(
+    name: SweepName,
+    output: Output = Path("sweeps"),
+    trial: OtherTrial = None,
+    as_json: AsJson = False,
+    yaml: Annotated[
+        Trainer | None,
+        typer.Option(help="Print a training configuration for it.", show_default=False),
+    ] = None,
+) -> None:
+    """Say which trial is the best, or print its configuration for another trainer.
+
+    Example: sweep best my --yaml trl > sft.yaml. Exit codes: 0 there is one, 1 there is none yet.
+    """
+    if as_json and yaml is not None:
+        fail("--json and --yaml: the output is one of the two; give one.")
+    folder = known_folder(output, name, "sweep.json")
+
+    from sweep.results import best
+
+    record = _best_or(trial, folder)
+    if yaml is not None:
+        from sweep.export.trainer_yaml import training_yaml
+
+        typer.echo(training_yaml(record, yaml), nl=False)
+    elif as_json:
+        print_json(best.as_json(record))
+    else:
+        console().print(best.in_words(record), soft_wrap=True)
+
+
+def export(
+    name: SweepName,
+    to: Annotated[Path, typer.Option(metavar="DIR", help="A folder that does not exist yet.")],
+    trial: OtherTrial = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="The whole model in 16 bits, the adapter merged in.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option(help="Load it in a fresh process and measure its eval loss.")
+    ] = True,
+    output: Output = Path("sweeps"),
+) -> None:
+    """Copy the best adapter with a model card, or the model merged with it, and check it.
+
+    Example: sweep export my --to my-adapter. Exit codes: 0 done, 1 its eval loss is not the logged
+    one (within 1 %) or there is no best trial, 2 bad input.
+    """
+    folder = known_folder(output, name, "sweep.json")
+
+    from sweep.export import adapter
+
+    record = _best_or(trial, folder)
+    measured = adapter.export(record, to, merge=merge, check=check, say=typer.echo)
+    for each in measured:
+        typer.echo(adapter.in_words(each, is_merged=merge))
+    what = "model" if merge else "adapter"
+    typer.echo(f"The {what} of trial {record.trial.number}, with a model card:  {to}")
+    if wrong := adapter.verdict(measured, record, is_merged=merge):
+        typer.echo(wrong, err=True)
+        raise typer.Exit(1)
+
+
+def _best_or(trial: int | None, folder: Path) -> Record:
+    """Read the best trial, or another one; ends the command where there is none."""
+    from sweep.errors import NoWinner
+    from sweep.results.trial_record import read_record
+
+    try:
+        return read_record(folder, trial)
+    except NoWinner as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+
+
+OtherTrial = Annotated[
+    int | None,
+    typer.Option("--trial", min=0, help="Another trial than the best.", show_default=False),
+]
+# As in sweep.export.trainer_yaml and sweep.results.show, imported only when they are needed.
+Trainer = Literal["trl", "axolotl", "llama-factory"]

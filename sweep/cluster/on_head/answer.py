@@ -1,0 +1,14 @@
+"""How a command on the head gives its answer, among the lines that it prints."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+ANSWER = "sweep-answer: "
+"""Begins the line in a small job's output that holds its answer, as JSON."""
+
+
+def give_answer(value: Any) -> None:
+    """Print the answer."""
+    print(ANSWER + json.dumps(value), flush=True)

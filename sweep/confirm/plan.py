@@ -1,0 +1,146 @@
+"""Which trials are trained again, with which seeds, on which rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sweep.errors import StudyError
+from sweep.results.confirmed import FOLDER
+from sweep.results.reading import open_to_read
+from sweep.results.status import read_status
+from sweep.results.trial_record import Record, read_record
+from sweep.text.trials import an
+from trials.config import TrialConfig, TrialResult
+from trials.data.tokens import PARTS, TokenSplit
+from trials.trial_folder import read_result
+from trials.whole_file import write_whole
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A trial's configuration with a seed of its own."""
+
+    trial: int
+    """The number of the sweep's trial."""
+    config: TrialConfig
+    """Its number is the run's own, in `plan.json`."""
+
+    @property
+    def folder(self) -> Path:
+        """Of config.json, log.txt, adapter/ and result.json."""
+        return Path(self.config.output_dir)
+
+    @property
+    def result(self) -> TrialResult | None:
+        """How it ended; None: it has not, or for no fault of its own."""
+        found = read_result(self.folder)
+        if found is None or found[0].outcome in ("interrupted", "failed"):
+            return None
+        return found[0]
+
+
+def plan(folder: Path, *, top: int, n_seeds: int) -> list[Run]:
+    """Return the runs that are wanted, those with one seed together, and write the plan.
+
+    So that what there is when somebody stops it can be compared, all configurations have their
+    first seed before any has its second.
+
+    Args:
+        folder: The sweep's.
+        top: The best so many trials.
+
+    Raises:
+        StudyError: There are no such trials, or a configuration cannot be read.
+    """
+    records = [read_record(folder, number) for number in _best(folder, top)]
+    wanted = [(record, 1 + i) for i in range(n_seeds) for record in records]
+    there = folder / FOLDER / "plan.json"
+    known = [tuple(entry) for entry in json.loads(there.read_text())] if there.exists() else []
+    entries = [(r.trial.number, r.needed_config().seed + i) for r, i in wanted]
+    known += [entry for entry in entries if entry not in known]
+    there.parent.mkdir(exist_ok=True)
+    write_whole(there, json.dumps(known))
+    return [
+        _run(folder, record, entry, known.index(entry))
+        for (record, _), entry in zip(wanted, entries, strict=True)
+    ]
+
+
+def _best(folder: Path, top: int) -> list[int]:
+    status = read_status(folder)
+    if not status.ranked:
+        raise StudyError(f"{status.name}: no trial has {an(status.objective)} that counts yet.")
+    return [trial.number for trial in status.ranked[:top]]
+
+
+def _run(folder: Path, record: Record, entry: tuple[int, int], number: int) -> Run:
+    trial, seed = entry
+    config = replace(
+        record.needed_config(),
+        number=number,
+        seed=seed,
+        data_dir=str((folder / FOLDER / "data").resolve()),
+        output_dir=str((folder / FOLDER / "trials" / f"{number:03d}").resolve()),
+        evaluate_base=number == 0,
+    )
+    return Run(trial, config)
+
+
+def make_data(folder: Path, max_length: int) -> int:
+    """Lay the sweep's own rows beside the runs, all eval rows as the sample; return how many.
+
+    Args:
+        folder: The sweep's.
+        max_length: Of the longest row that a trial of the sweep may have.
+
+    Raises:
+        StudyError: The sweep's data is gone, or is not what its trials had.
+    """
+    source, there = folder / "data", folder / FOLDER / "data"
+    if not (source / "report.json").exists():
+        raise StudyError(
+            f"{source}: the sweep's tokenised rows are gone. The sweep's own command lays them "
+            f"there again, also when all its trials have run."
+        )
+    _see_that_rows_are_the_sweeps(folder)
+    rows = TokenSplit.load(source / "eval")
+    kept = np.flatnonzero(rows.supervised_tokens(max_length)).tolist()
+    if not (there / "report.json").exists():
+        unfinished = there.with_name("data.tmp")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        for part in PARTS:
+            _link(source / f"train.{part}.npy", unfinished / f"train.{part}.npy")
+        rows.taken(kept, max_length).save(unfinished / "sample")
+        for file in source.iterdir():  # report.json, and what a metric needs
+            if file.suffix != ".npy" and file.name != "eval_sample.jsonl":
+                shutil.copy(file, unfinished)
+        unfinished.rename(there)
+    return len(kept)
+
+
+def _see_that_rows_are_the_sweeps(folder: Path) -> None:
+    """A call of `sweep run` with other rows is refused, but has laid them there before."""
+    report = json.loads((folder / "data" / "report.json").read_text(encoding="utf-8"))
+    task = open_to_read(folder).user_attrs.get("task") or {}
+    same = {"train": "train_fingerprint", "eval": "eval_fingerprint", "tokenizer": "tokenizer"}
+    changed = [key for key, name in same.items() if task.get(key) != report.get(name)]
+    if changed:
+        raise StudyError(
+            f"{folder / 'data'}: must hold the rows of the sweep's trials, but these are others "
+            f"(changed: {', '.join(changed)}). Put the old data files back, and call the sweep's "
+            f"own command: it lays them there again, also when all its trials have run."
+        )
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy(source, target)

@@ -1,0 +1,185 @@
+"""What the driver writes to MLflow, to best/ and to the report."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from sweep.driver.adapters import Adapters
+from sweep.driver.job import Job, Options, Status
+from sweep.report.charts import curve_values, value_range
+from sweep.report.page import FILE_NAME, write_report
+from sweep.report.plots import write_plots
+from sweep.report.sections import beyond_noise
+from sweep.results.sweep_data import read_data
+from sweep.space.space import Space
+from sweep.study.summary import Summary
+from sweep.study.sweep import Sweep
+from sweep.text.trials import SHOWN
+from sweep.tracking import run_data
+from sweep.tracking.description import as_markdown
+from sweep.tracking.location import artifacts_dir, command, own_database, page_of
+from sweep.tracking.registry import TASK
+
+if TYPE_CHECKING:
+    from sweep.tracking.mlflow_tracker import MlflowTracker
+
+
+RECORDED_VERSIONS = ("sweep", "torch", "transformers", "peft", "bitsandbytes", "optuna", "ray")
+
+
+def new_tracker(space: Space, options: Options, output_dir: Path) -> MlflowTracker:
+    """Connect with the server that was named, else open the database of this sweep alone."""
+    from sweep.tracking.mlflow_tracker import MlflowTracker
+
+    uri = options.mlflow or own_database(output_dir)
+    return MlflowTracker(
+        uri=uri,
+        name=space.name,
+        artifacts_dir=artifacts_dir(uri, output_dir),
+        output_dir=output_dir,
+    )
+
+
+def open_trackers(job: Job, sweep: Sweep) -> tuple[MlflowTracker, Adapters]:
+    """Open MLflow and the adapters; they hear of what a process that was killed did not tell."""
+    tracker = new_tracker(job.space, job.options, job.output_dir)
+    datasets = run_data.datasets(
+        str(job.space.source("train")), job.space.source("eval"), job.found.report
+    )
+    tracker.open_sweep(_parent_params(job), _parent_tags(), job.output_dir / "space.yaml", datasets)
+    keep = job.space.settings.keep_adapters
+    adapters = Adapters(sweep, job.output_dir, keep=keep, drop=tracker.drop_adapter)
+    sweep.trackers = [tracker, adapters]
+    sweep.catch_up()
+    adapters.put_right()
+    return tracker, adapters
+
+
+def summary_so_far(job: Job, sweep: Sweep, began: float) -> str:
+    summary = summary_of(job, sweep, wall_seconds=time.monotonic() - began)
+    return as_markdown(summary, lives=True)
+
+
+def close_tracker(
+    job: Job,
+    sweep: Sweep,
+    tracker: MlflowTracker,
+    status: Status,
+    summary: Summary,
+    say: Callable[[str], None],
+) -> None:
+    """Send MLflow the end of the sweep, with its report and the winner."""
+    page, plots, noise, shown = None, [], "", None
+    try:
+        data = read_data(job.output_dir, job.storage)
+        if found := curve_values(data.trials):
+            shown = value_range(found, data.objective)
+        plots = write_plots(job.output_dir, data)
+        noise = beyond_noise(data) if summary.winner else ""
+        page = write_report(job.output_dir, data)
+    except Exception as error:  # a sweep must end in order whatever becomes of its report
+        again = command("report", job.output_dir)
+        say(f"{FILE_NAME} was not written: {error}. Try again: {again}")
+    text = as_markdown(summary, noise=noise, plots=plots)
+    winner, name = summary.winner, job.space.settings.register_as
+    if winner is not None and name is not None:
+        tags = {
+            "objective": job.space.objective.name,
+            "direction": job.space.objective.direction,
+            "value": f"{winner.value:.6f}",
+            "eval_loss": f"{winner.eval_loss_best:.6f}",
+            TASK: run_data.comparable(sweep.task),
+            "sweep": job.space.name,
+            "base_model": job.space.settings.base_model,
+        }
+        tracker.register(name, winner.number, tags, as_markdown(summary))
+    tracker.close_sweep(status, _winner(summary), text, page, plots, shown)
+    if tracker.registered is not None:
+        say(f"The winner is registered as {tracker.registered}")
+
+
+def end_in_order(job: Job, sweep: Sweep, console: Console) -> None:
+    """Bring best/ and MLflow to the end of the study, which a killed process had reached alone."""
+    tracker, _ = open_trackers(job, sweep)
+    summary = summary_of(job, sweep, wall_seconds=0.0)
+    sweep.note("finished", "")
+    close_tracker(job, sweep, tracker, "FINISHED", summary, console.print)
+    if words := tracker.in_words:
+        console.print(words, style="red", markup=False)
+
+
+def _parent_params(job: Job) -> dict[str, object]:
+    space, settings, found = job.space, job.space.settings, job.found
+    params: dict[str, object] = {
+        f"search.{name}": str(domain) for name, domain in space.domains.items()
+    }
+    params |= {
+        "base_model": settings.base_model,
+        "backend": job.backend,
+        "quantization": settings.quantization,
+        "compute_dtype": settings.compute_dtype,
+        "sampler": settings.sampler,
+        "seed": settings.seed,
+        "start_from": ", ".join(settings.earlier) or None,
+        "objective": space.objective.python or space.objective.name,
+        "objective.direction": space.objective.direction,
+        "evaluate.times": settings.evaluate.times,
+        "evaluate.sample_rows": found.report["sample_rows"],
+        "data.train": settings.data.train,
+        "data.eval": settings.data.eval,
+        "data.train_fingerprint": found.report["train_fingerprint"],
+        "data.eval_fingerprint": found.report["eval_fingerprint"],
+    }
+    return params
+
+
+def _parent_tags() -> dict[str, str]:
+    versions = {f"version.{name}": version(name) for name in RECORDED_VERSIONS}
+    return versions | {"version.python": platform.python_version()}
+
+
+def _winner(summary: Summary) -> dict[str, object] | None:
+    winner, objective = summary.winner, summary.objective
+    if winner is None:
+        return None
+    return {
+        "trial": winner.number,
+        "eval_loss": winner.eval_loss_best,
+        **({} if objective.is_eval_loss else {"objective": objective.name, "value": winner.value}),
+        **{name: winner.hyperparameters[name] for name in SHOWN},
+    }
+
+
+def summary_of(job: Job, sweep: Sweep, *, wall_seconds: float) -> Summary:
+    best_dir = job.output_dir / "best"
+    return Summary(
+        name=job.space.name,
+        ended=sweep.ended(),
+        ranked=sweep.ranked(),
+        base_eval_loss=sweep.base_eval_loss,
+        best_dir=best_dir if best_dir.exists() else None,
+        see_it_all=_see_it_all(job.output_dir),
+        wall_seconds=wall_seconds,
+        n_waiting=sweep.n_waiting(),
+        n_paused=sweep.n_paused(),
+        report=job.output_dir / FILE_NAME,
+        objective=job.space.objective,
+        base_value=sweep.base_value,
+    )
+
+
+def _see_it_all(output_dir: Path) -> str:
+    """Where the sweep is in MLflow: a server's page, or the command that shows its database."""
+    known = output_dir / "mlflow.json"
+    where = json.loads(known.read_text()) if known.exists() else {"uri": "sqlite:"}
+    if not where["uri"].startswith("sqlite:"):
+        return page_of(where["uri"], where["experiment_id"], output_dir)
+    return command("ui", output_dir)

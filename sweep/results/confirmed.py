@@ -1,0 +1,83 @@
+"""What `sweep confirm` has measured, read from the sweep's folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sweep.results.paired_test import Difference, Mean, difference, mean_of
+from sweep.results.status import read_status
+from sweep.storage.attributes import COUNTS
+from trials.trial_folder import read_result
+
+FOLDER = "confirm"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Confirmed:
+    """One configuration after all its runs."""
+
+    trial: int
+    hyperparameters: Mapping[str, Any]
+    first: float | None
+    """The sweep's own objective, on its sample of the eval rows."""
+    values: Mapping[int, float]
+    """By seed: the best objective of each run; an eval loss is that of all eval rows."""
+    lost: Mapping[int, str]
+    """By seed: why a run has no value that counts."""
+    mean: Mean | None
+    above_best: Difference | None
+    """Beside the configuration with the best mean; None for that one itself."""
+    adapters: Mapping[int, str] = field(default_factory=dict)
+    """By seed."""
+
+
+def read_confirmed(folder: Path) -> list[Confirmed]:
+    """Read what all runs of a sweep's confirmation have come to, the best mean first.
+
+    Raises:
+        StudyError: The sweep cannot be read.
+    """
+    there = folder / FOLDER / "plan.json"
+    if not there.exists():
+        return []
+    entries = json.loads(there.read_text())
+    values: dict[int, dict[int, float]] = {}
+    lost: dict[int, dict[int, str]] = {}
+    adapters: dict[int, dict[int, str]] = {}
+    for number, (trial, seed) in enumerate(entries):
+        run = folder / FOLDER / "trials" / f"{number:03d}"
+        found = read_result(run)
+        if found is None or found[0].outcome == "interrupted":
+            continue
+        result = found[0]
+        if result.outcome in COUNTS and result.best is not None:
+            values.setdefault(trial, {})[seed] = result.best.value
+            if (run / "adapter").is_dir():
+                adapters.setdefault(trial, {})[seed] = str(run / "adapter")
+        else:
+            words = f"{result.outcome}: {result.reason.splitlines()[0]}"
+            lost.setdefault(trial, {})[seed] = words
+    status = read_status(folder)
+    known = {trial.number: trial for trial in status.trials}
+    means = {trial: mean_of(found) for trial, found in values.items()}
+    ranked = sorted(means, key=lambda trial: (status.objective.key(means[trial].mean), trial))
+    ranked += [trial for trial in lost if trial not in means]
+    return [
+        Confirmed(
+            trial=trial,
+            hyperparameters=known[trial].hyperparameters,
+            first=known[trial].value,
+            values=values.get(trial, {}),
+            lost=lost.get(trial, {}),
+            mean=means.get(trial),
+            above_best=difference(values[trial], values[ranked[0]])
+            if trial in means and trial != ranked[0]
+            else None,
+            adapters=adapters.get(trial, {}),
+        )
+        for trial in ranked
+    ]

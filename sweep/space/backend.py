@@ -1,0 +1,68 @@
+"""Which backend trains a space: Unsloth or transformers."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from sweep.errors import SpaceError
+from sweep.space.space import Space
+from trials.config import Backend
+
+
+def choose_backend(space: Space, *, on_gpus: bool) -> Backend:
+    """The backend of a space; auto is Unsloth where nothing speaks against it.
+
+    Raises:
+        SpaceError: Unsloth is asked for and not installed.
+    """
+    asked = space.settings.backend
+    if asked == "unsloth" and not _has_unsloth():
+        raise SpaceError(
+            "backend: unsloth needs its extra: pip install -c constraints.txt -e '.[unsloth]', "
+            "or write backend: transformers."
+        )
+    if asked != "auto":
+        return asked
+    return "transformers" if _against_unsloth(space, on_gpus=on_gpus) else "unsloth"
+
+
+def backend_in_words(space: Space, *, on_gpus: bool) -> str:
+    """The backend that is chosen, and why."""
+    backend = choose_backend(space, on_gpus=on_gpus)
+    if space.settings.backend != "auto":
+        return f"{backend}, as written"
+    if backend == "unsloth":
+        return "unsloth (installed; write backend: transformers for the other)"
+    return f"transformers ({_against_unsloth(space, on_gpus=on_gpus)})"
+
+
+def backend_notes(space: Space, backend: Backend) -> list[str]:
+    """What somebody who waits for trials should know of the backend."""
+    if backend == "unsloth" and space.may_be("use_dora", True):
+        # Read in the source of 2026.10.7 (kernels/fast_lora.py): it leaves DoRA to peft's own code.
+        return ["Trials with use_dora: true train without Unsloth's fast LoRA kernels."]
+    return []
+
+
+def _has_unsloth() -> bool:
+    return importlib.util.find_spec("unsloth") is not None
+
+
+def _against_unsloth(space: Space, *, on_gpus: bool) -> str | None:
+    """Say why auto does not choose Unsloth, or None."""
+    settings = space.settings
+    if not space.objective.is_eval_loss:
+        return "Unsloth measures eval loss alone"
+    if not on_gpus:
+        return "trials run on processors"
+    if settings.gpus_per_trial > 1:
+        return "Unsloth trains on one GPU"
+    if space.may_be("use_dora", True):
+        return "Unsloth has no kernels for use_dora"
+    if settings.compute_dtype == "float32":
+        return "Unsloth's kernels compute in 16 bits"
+    if settings.quantization == "int8":
+        return "int8 is outside of Unsloth's fast path"
+    if not _has_unsloth():
+        return "Unsloth is not installed"
+    return None

@@ -1,0 +1,99 @@
+"""Files, folders and hub names that a space names: are they there?"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from sweep.space.hyperparameters import shown
+from sweep.space.yaml_file import did_you_mean, shortened
+from trials.data.addresses import is_address, local_path, wrong_address
+
+
+def missing(look: Callable[[Path, str], str | None], folder: Path, given: str) -> str | None:
+    """Say why a file or a model is not there, or not to be seen."""
+    try:
+        if (folder / given).is_symlink() and not (folder / given).exists():
+            return f"{shown(given)} is a link that leads nowhere; mend it, or name what it means."
+        return look(folder, given)
+    except OSError as error:  # too long a name, or a folder that may not be entered
+        return f"{shown(given)} cannot be looked at: {error.strerror}."
+
+
+def missing_file(folder: Path, given: str) -> str | None:
+    from trials.data.examples import looks_like_hub_id
+
+    if is_address(given):  # looked at by whoever reads it: it may be a path of other machines
+        return wrong_address(given)
+    path = folder / given
+    if path.exists():
+        return None
+    if re.fullmatch(r"\s*[\d.]+\s*%?\s*", given):
+        return f"must be a file or a number such as 0.1 (no % and no quotes), not {shown(given)}."
+    siblings = _names_in(path.parent)
+    forgot_suffix = [name for name in siblings if name.startswith(f"{path.name}.")]
+    if forgot_suffix or not looks_like_hub_id(given):
+        near = forgot_suffix or difflib.get_close_matches(path.name, siblings, n=1)
+        return _no_such("file", folder, given, near)
+    return None
+
+
+MODEL_FILES: Mapping[str, Sequence[str]] = {
+    "config.json": ("config.json",),
+    "a tokenizer (tokenizer.json)": ("*token*", "vocab*", "*.model"),
+    "weights (model.safetensors)": ("model.safetensors", "model.safetensors.index.json"),
+}
+_HUB_MODEL = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
+
+
+def missing_model(folder: Path, given: str) -> str | None:
+    """Say why `given` can be no base model, as far as that is known without a network."""
+    from trials.models.smollm2 import NAME
+
+    path = folder / local_path(given)
+    if is_address(given) and not path.is_dir():  # it may be a folder of other machines
+        return wrong_address(given, schemes=())
+    if path.is_dir():
+        lacks = [
+            what
+            for what, names in MODEL_FILES.items()
+            if not any(file for name in names for file in path.glob(name))
+        ]
+        if not lacks:
+            return None
+        rule = f"the folder of a model must hold {', '.join(MODEL_FILES)}"
+        return f"{rule}; missing in {given}: {', '.join(lacks)}.{_only_pickles(path)}"
+    if path.is_file():
+        return f"must be a hub id or a folder, but {given} is a file; name the folder it is in."
+    if not _HUB_MODEL.fullmatch(given):
+        near = difflib.get_close_matches(path.name, _names_in(path.parent), n=1)
+        return _no_such("folder", folder, given, near)
+    if given != NAME and "/" not in given and difflib.get_close_matches(given, [NAME], cutoff=0.8):
+        return f"no such model: {given}; did you mean {NAME}?"
+    return None
+
+
+def _only_pickles(folder: Path) -> str:
+    pickles = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth") for file in folder.glob(kind))
+    if not pickles:
+        return ""
+    return (
+        f" {pickles[0]} is a pickle, which can run code when it is read, so it is not; "
+        f"save the model anew with save_pretrained, which writes safetensors."
+    )
+
+
+def _names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def _no_such(kind: str, folder: Path, given: str, near: Sequence[str]) -> str:
+    if near:
+        beside = given[: given.rstrip("/").rfind("/") + 1]
+        return f"no such {kind}: {shortened(given)}{did_you_mean([beside + near[0]])}"
+    if given.startswith("~"):
+        return f"no such {kind}: {shortened(given)}; write the whole path in place of ~."
+    place = f"paths begin at the folder of this file, {folder.resolve()}"
+    return f"no such {kind}: {shortened(given)} ({place})."

@@ -1,0 +1,113 @@
+"""`Space`: a search space that has been checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from sweep.space.domains import Choices, Domain, Range, TimesRank
+from sweep.space.hyperparameters import Value
+from sweep.space.objective import metric_path, objective_of
+from sweep.space.settings import Settings
+from sweep.space.usual_points import Start
+from trials.config import Objective
+from trials.data.addresses import is_address
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """A checked space: what is searched, what is fixed, how, and for how long."""
+
+    settings: Settings
+    domains: dict[str, Domain]
+    """Of every hyperparameter, the fixed ones included, in the order of the table."""
+    epochs_passed_through: Domain | None
+    """The epochs that the file searches, where one run to the most of them covers all."""
+    starts: tuple[Start, ...]
+    """Points that are tried first: those of earlier sweeps, then the file's, or the usual ones."""
+    folder: Path
+    """The folder of the file; relative paths begin here."""
+    text: str = field(repr=False)
+    """The file as run, with what was set on the command line."""
+
+    @property
+    def name(self) -> str:
+        """The study, the MLflow experiment, the folder under output."""
+        return self.settings.name
+
+    @property
+    def start_with(self) -> tuple[Mapping[str, Value], ...]:
+        """The points that are tried first."""
+        return tuple(start.values for start in self.starts)
+
+    @property
+    def starts_as_usual(self) -> bool:
+        """The usual points are among the first, as the file gives none."""
+        return any(start.is_usual for start in self.starts)
+
+    @property
+    def n_points(self) -> float:
+        """Points of the space; infinite when a range is continuous."""
+        return math.prod(size_of(domain) for domain in self.domains.values())
+
+    @property
+    def objective(self) -> Objective:
+        """What trials are judged by."""
+        return objective_of(self.settings.objective)
+
+    @property
+    def metric_file(self) -> Path | None:
+        """The user's own metric; None: a built-in one."""
+        python = self.settings.objective.python
+        return None if python is None else metric_path(python, self.folder).resolve()
+
+    def may_be(self, name: str, value: Value) -> bool:
+        """Whether a trial may have this value, such as true of `use_dora`."""
+        return value in self.domains[name]  # type: ignore[operator]
+
+    @property
+    def smallest(self) -> dict[str, float]:
+        """The fewest epochs, the shortest max_length, the smallest effective_batch_size."""
+        return {
+            name: _bound(self.domains[name], min)
+            for name in ("epochs", "max_length", "effective_batch_size")
+        }
+
+    @property
+    def largest(self) -> dict[str, float]:
+        """The largest rank, max_length and effective_batch_size: what memory has to hold."""
+        return {
+            name: _bound(self.domains[name], max)
+            for name in ("rank", "max_length", "effective_batch_size")
+        }
+
+    def source(self, which: Literal["train", "eval"]) -> str | float:
+        """The absolute path or hub id of a split; of eval also the share held out."""
+        given: str | float = getattr(self.settings.data, which)
+        if isinstance(given, float):
+            return given
+        if is_address(given):
+            return given
+        path = self.folder / given
+        # Asked first: a path that leads in a circle cannot be resolved.
+        return str(path.resolve()) if path.exists() else given
+
+
+def size_of(domain: Domain) -> float:
+    if isinstance(domain, TimesRank):
+        return size_of(domain.factor)
+    if isinstance(domain, Choices):
+        return len(domain.values)
+    if domain.step is None and not domain.is_integer:
+        return math.inf
+    return math.floor((domain.high - domain.low) / (domain.step or 1) + 1e-9) + 1
+
+
+def _bound(domain: Domain, pick: Callable[[Iterable[float]], float]) -> float:
+    assert not isinstance(domain, TimesRank), "a bound of alpha depends on the rank"
+    if isinstance(domain, Range):
+        return pick((domain.low, domain.high))
+    return pick(float(value) for value in domain.values)

@@ -1,0 +1,86 @@
+"""What a study keeps beside Optuna's own fields: attribute names and their meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from trials.config import Objective, Outcome
+
+
+def objective_in(study: optuna.Study) -> Objective:
+    """The objective of a stored study."""
+    known = (study.user_attrs.get("task") or {}).get("objective") or {}
+    return Objective(**{key: known[key] for key in ("name", "direction", "python") if key in known})
+
+
+MEMORY = "memory"
+"""The constraint that an out-of-memory trial breaks: 1, and -1 of all others."""
+POINT = "hyperparameters"
+"""The user attribute that holds a trial's point: every hyperparameter, the fixed ones included."""
+STARTED_FROM = "start_from"
+"""The user attribute of a study: names of the earlier sweeps that it has taken points of."""
+
+
+STATES: Mapping[Outcome, TrialState] = {
+    "completed": TrialState.COMPLETE,
+    # What an overfit trial is worth is known: its best eval loss. Told PRUNED, it would teach the
+    # sampler to stay away from what may be the best point of the study.
+    "overfit": TrialState.COMPLETE,
+    "diverged": TrialState.PRUNED,
+    "outclassed": TrialState.PRUNED,
+    # By hand. What it would have come to is not known, whatever its user thought of it.
+    "stopped": TrialState.PRUNED,
+    # The sampler never sees FAIL and would draw the same corner again; a constraint it sees.
+    "out_of_memory": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+COUNTS = frozenset(o for o, state in STATES.items() if state is TrialState.COMPLETE)
+"""Outcomes of trials whose best value counts."""
+
+
+def value_best(known: Mapping[str, Any]) -> float | None:
+    """The objective at a trial's best evaluation, out of its user attributes."""
+    value = known.get("value_best", known.get("eval_loss_best"))  # older versions wrote the latter
+    return None if value is None else float(value)
+
+
+def as_ranges(numbers: Collection[int]) -> list[list[int]]:
+    """Whole numbers as ranges, first and last: of many trials nearly all follow each other."""
+    ranges: list[list[int]] = []
+    for number in sorted(numbers):
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ranges
+
+
+def from_ranges(ranges: Iterable[int | Sequence[int]]) -> set[int]:
+    """The numbers again; single ones, which older versions wrote, are read too."""
+    numbers: set[int] = set()
+    for entry in ranges:
+        first, last = (entry, entry) if isinstance(entry, int) else entry
+        numbers.update(range(first, last + 1))
+    return numbers
+
+
+PAUSED = "paused"
+"""The user attribute of a paused trial. To Optuna it still runs: its value is not known, and
+nobody but the sweep decides when it goes on."""
+
+
+def is_paused(trial: FrozenTrial) -> bool:
+    """Whether a trial of a study is paused."""
+    return trial.state is TrialState.RUNNING and bool(trial.user_attrs.get(PAUSED))
+
+
+def curve_of(trial: FrozenTrial) -> Sequence[Mapping[str, Any]]:
+    """Return the evaluations of an ended or paused trial, as JSON has them; of others none."""
+    known = trial.user_attrs
+    if is_paused(trial):
+        known = known[PAUSED]
+    return list(known.get("curve", []))

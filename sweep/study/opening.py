@@ -1,0 +1,88 @@
+"""Create or open the study, and put right what a killed process left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import optuna
+from optuna.trial import TrialState
+
+from sweep.errors import StudyError as StudyError
+from sweep.space.space import Space
+from sweep.storage.attributes import COUNTS, POINT, is_paused
+from sweep.storage.mirror import Mirror
+from sweep.storage.patient import Patience, PatientStorage
+from sweep.study.ended import tell_ended
+from trials.config import EvalPoint, TrialResult
+
+
+def open_study(
+    space: Space,
+    storage: str | PatientStorage,
+    written: Callable[[int], Written | None] = lambda number: None,
+    sweep_id: str | None = None,
+) -> optuna.Study:
+    """Create the study of a space, or open the one that is there.
+
+    Trials that a dead process left running are put back in the queue: they run again under the
+    same number, with the same parameters and seed. Those that had ended, and nobody was there to
+    hear of it, are told. Paused ones stay paused.
+
+    Args:
+        written: What trial `number` has written when it ended, if it has.
+        sweep_id: Of the sweep that the study is for, where it lies among those of others.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    stored = PatientStorage(storage, Patience()) if isinstance(storage, str) else storage
+    optuna.create_study(
+        study_name=space.name,
+        storage=stored,
+        direction=space.objective.direction,
+        load_if_exists=True,
+    )
+    study = optuna.load_study(
+        study_name=space.name,
+        storage=Mirror(stored, space.name),
+        # Verdicts are ours (`Sweep.report`); Optuna's own is never asked.
+        pruner=optuna.pruners.NopPruner(),
+    )
+    if sweep_id is not None and "sweep_id" not in study.user_attrs:
+        study.set_user_attr("sweep_id", sweep_id)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if is_paused(trial):
+            continue
+        found = written(trial.number) if POINT in trial.user_attrs else None
+        if found is None:
+            put_back(study, trial._trial_id)
+        else:
+            result, points = found
+            curve = [point for point in points if point.index > 0]
+            tell_ended(optuna.Trial(study, trial._trial_id), curve, checked_result(result))
+    return study
+
+
+def put_back(study: optuna.Study, trial_id: int) -> None:
+    """Put a trial that was cut off back in the queue, under its number and with its parameters.
+
+    Optuna has no public call for it; its own queue is made of WAITING trials.
+    """
+    study._storage.set_trial_state_values(trial_id, TrialState.WAITING)
+
+
+Written = tuple[TrialResult, list[EvalPoint]]
+"""What a trial has written when it ended."""
+
+
+def checked_result(result: TrialResult) -> TrialResult:
+    """A run that ended without one finite eval loss has no value: it failed, and says so."""
+    if result.outcome in COUNTS and result.best is None:
+        return TrialResult(
+            outcome="failed",
+            reason=f"No evaluation gave a finite eval loss. {result.reason}",
+            cause="no finite eval loss",
+            micro_batch_size=result.micro_batch_size,
+            gradient_checkpointing=result.gradient_checkpointing,
+            training_seconds=result.training_seconds,
+            evaluation_seconds=result.evaluation_seconds,
+        )
+    return result

@@ -1,0 +1,65 @@
+"""`Summary`: what a sweep has found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweep.study.ended import Ended
+from sweep.text.trials import judged_against_base
+from trials.config import BY_EVAL_LOSS, Objective
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """All that the end of a sweep has to say."""
+
+    name: str
+    ended: Sequence[Ended]
+    ranked: Sequence[Ended]
+    """Trials with an honest value, the best first."""
+    base_eval_loss: float | None
+    best_dir: Path | None
+    """The winner's adapter; None when there is none."""
+    see_it_all: str
+    """The command that shows the sweep in MLflow."""
+    wall_seconds: float
+    n_waiting: int
+    """Trials that were cut off and wait to be continued."""
+    report: Path | None = None
+    """report.html, which may not have been written."""
+    n_paused: int = 0
+    """Trials that wait until they belong to the best."""
+    objective: Objective = BY_EVAL_LOSS
+    base_value: float | None = None
+    """The base model's own objective; of eval loss it is `base_eval_loss`."""
+
+    @property
+    def winner(self) -> Ended | None:
+        """The trial with the best objective."""
+        return self.ranked[0] if self.ranked else None
+
+    @property
+    def winner_in_words(self) -> str:
+        """The winner beside the base model, by the objective and by eval loss."""
+        winner = self.winner
+        assert winner is not None and winner.value is not None
+        return judged_against_base(
+            self.objective,
+            winner.value,
+            self.base_value,
+            winner.eval_loss_best,
+            self.base_eval_loss,
+        )
+
+
+def headings_of(objective: Objective) -> list[str]:
+    """Of the columns of `values_of`."""
+    return [objective.heading] + ([] if objective.is_eval_loss else ["eval loss"])
+
+
+def values_of(trial: Ended, objective: Objective) -> list[str]:
+    """A trial's objective, and its eval loss beside it where that is another."""
+    values = [trial.value] if objective.is_eval_loss else [trial.value, trial.eval_loss_best]
+    return ["" if value is None else f"{value:.4f}" for value in values]

@@ -1,0 +1,45 @@
+"""Our values as MLflow's tags, parameters, metrics and data sets."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
+
+_LONGEST_TAG = 5000  # characters; MLflow 3.17 takes 8000, older servers less
+
+
+def dataset_input(dataset: Mapping[str, str]) -> DatasetInput:
+    context = [InputTag("mlflow.data.context", dataset["context"])]
+    keys = ("name", "digest", "source_type", "source", "profile")
+    return DatasetInput(Dataset(**{key: dataset[key] for key in keys}), context)
+
+
+def missing_params(params: Mapping[str, object], run: Any) -> dict[str, object]:
+    """Those that the run does not have: a parameter stays as it was logged first."""
+    return {key: value for key, value in params.items() if key not in run.data.params}
+
+
+def changed_metrics(metrics: Mapping[str, float], run: Any, time: int) -> list[Metric]:
+    """Metrics without a step that the run does not have with these very values; None: it is new."""
+    known = {} if run is None else run.data.metrics
+    return [Metric(key, v, time, 0) for key, v in metrics.items() if known.get(key) != v]
+
+
+def param_text(value: object) -> str:
+    """A parameter's text; whole floats without their `.0`."""
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def run_tags(tags: Mapping[str, object]) -> list[RunTag]:
+    return [RunTag(key, str(value)[:_LONGEST_TAG]) for key, value in tags.items()]
+
+
+def source_tags() -> dict[str, str]:
+    tags = {"mlflow.source.name": "sweep", "mlflow.source.type": "LOCAL"}
+    with suppress(KeyError, OSError):  # a container's user may have no name
+        tags["mlflow.user"] = getpass.getuser()
+    return tags

@@ -1,0 +1,65 @@
+"""Modules that are named in strings: no linter looks there."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trials.backends.loading import BACKEND_MODULES
+
+ROOT = Path(__file__).parents[1]
+FILES = [path for folder in ("sweep", "trials") for path in (ROOT / folder).rglob("*.py")]
+
+
+def started() -> Iterator[tuple[Path, str]]:
+    """The modules that `module_command` is given, as they stand there."""
+    for path in FILES:
+        names: dict[str, str] = {}
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))):
+                    names[name] = text
+                case ast.Call(func=ast.Name(id="module_command"), args=[module, *_]):
+                    name = ast.literal_eval(module) if isinstance(module, ast.Constant) else ""
+                    yield path, name or names[ast.unparse(module)]
+
+
+def test_each_module_that_is_started_is_there() -> None:
+    modules = {module for _, module in started()}
+    assert len(modules) >= 9
+    for module in modules - {"sweep"}:
+        assert importlib.util.find_spec(module) is not None, module
+        path = ROOT / (module.replace(".", "/") + ".py")
+        assert 'if __name__ == "__main__":' in path.read_text(encoding="utf-8"), module
+
+
+def test_no_other_way_starts_a_module_of_ours() -> None:
+    others = set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.List(elts=[_, ast.Constant("-m"), ast.Constant(value=str(module)), *_]):
+                    others.add((path.relative_to(ROOT).as_posix(), module))
+    assert others == {("sweep/tracking/location.py", "mlflow"), ("trials/models/smollm2.py", "pip")}
+
+
+@pytest.mark.parametrize("module", BACKEND_MODULES.values())
+def test_each_backend_is_there(module: str) -> None:
+    assert importlib.util.find_spec(module) is not None
+
+
+def test_the_learner_that_the_fault_campaign_sticks_in_is_there() -> None:
+    text = (ROOT / "tests/faults/stuck/sitecustomize.py").read_text(encoding="utf-8")
+    found = [
+        node.comparators[0].value
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Compare) and isinstance(node.comparators[0], ast.Constant)
+    ]
+    module = next(name for name in found if isinstance(name, str) and name.startswith("trials."))
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None
+    assert "class Learner" in Path(spec.origin).read_text(encoding="utf-8")

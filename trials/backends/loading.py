@@ -1,0 +1,47 @@
+"""Load a base model with the backend it is to be trained by."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from trials.config import ComputeDtype, ModelConfig
+from trials.models.frozen_base import FrozenBase
+
+if TYPE_CHECKING:
+    import torch
+
+
+BACKEND_MODULES = {
+    "transformers": "trials.backends.transformers_qlora",
+    "unsloth": "trials.backends.unsloth_qlora",
+}
+
+
+def load(config: ModelConfig, gpu_share: float = 1.0) -> FrozenBase:
+    """Load the base model with the backend of `config`, whose module is imported only now.
+
+    Unsloth patches transformers and peft when it is imported, so a process holds one backend.
+
+    Args:
+        gpu_share: Of the GPU's memory that this process may take, from 0 to 1.
+    """
+    backend = importlib.import_module(BACKEND_MODULES[config.backend])
+    if gpu_share < 1.0:
+        from trials.memory.device import limit_memory
+
+        limit_memory(gpu_share)
+    base: FrozenBase = backend.load(config)
+    return base
+
+
+def compute_dtype(name: ComputeDtype, device: torch.device) -> torch.dtype:
+    """Return the type of the matrix products; auto is bfloat16 unless the GPU only emulates it."""
+    import torch
+
+    if name != "auto":
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16

@@ -1,0 +1,54 @@
+"""`Group`: the processes that share a trial."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+import torch
+import torch.distributed
+
+T = TypeVar("T")
+
+
+class Group(Protocol):
+    """The processes of a trial, seen from one of them."""
+
+    rank: int
+    """0 for the worker's own, which reports and writes."""
+    size: int
+
+    def sum(self, tensor: torch.Tensor) -> None:
+        """Put the sum over all processes in place of a tensor of floats."""
+
+    def smallest(self, number: float) -> float:
+        """Return the smallest of the numbers that the processes give."""
+
+    def broadcast(self, value: T) -> T:
+        """Return what the first process gives."""
+
+    def gather(self, value: T) -> list[T]:
+        """Return what the processes give, in their order."""
+
+
+class Alone:
+    """A trial in one process."""
+
+    rank, size = 0, 1
+
+    def sum(self, tensor: torch.Tensor) -> None:
+        """It is the sum already."""
+
+    def smallest(self, number: float) -> float:
+        """Return the only number."""
+        return number
+
+    def broadcast(self, value: T) -> T:
+        """Return the only value."""
+        return value
+
+    def gather(self, value: T) -> list[T]:
+        """Return the only value."""
+        return [value]
+
+
+ALONE = Alone()

@@ -1,0 +1,103 @@
+"""How much memory a trial takes, before it is tried."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from trials.config import ModelConfig, TrialConfig
+from trials.memory.device import free_bytes
+from trials.models.presets import TARGET_MODULES
+from trials.models.sources import local_or_hub
+
+if TYPE_CHECKING:
+    from trials.distributed.group import Group
+    from trials.models.frozen_base import FrozenBase
+
+
+ADAMW_BYTES = {"adamw": 8.0, "adamw_8bit": 2.0, "paged_adamw_8bit": 2.0}
+"""Bytes of optimizer state for each trained parameter: two moments."""
+WEIGHT_BYTES = {"nf4": 0.5 + 0.127 / 8, "int8": 1.0, "none": 2.0}
+"""Bytes of a frozen linear weight; NF4 with double quantisation adds 0.127 bits (QLoRA, 3)."""
+
+
+def activation_bytes_per_token(model: torch.nn.Module) -> float:
+    """Estimate the bytes that one token of a micro-batch keeps on the device in training.
+
+    Of every linear its input and its output in 16 bits, and as much again for norms, rotary
+    embeddings, attention and the adapter's own path; the logits in 16 bits, in float32, and their
+    gradient. A rough upper guess: no gradient checkpointing, a target at every position.
+    """
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    widths = sum(m.in_features + m.out_features for m in linears)
+    vocabulary = model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
+    return float(2 * 2 * widths / 1.5 + vocabulary * (2 + 4 + 4))
+
+
+def estimate(
+    model: ModelConfig,
+    *,
+    rank: int,
+    target_modules: str,
+    optimizer: str,
+    micro_batch_size: int,
+    max_length: int,
+) -> dict[str, float]:
+    """Estimate the device memory of the largest trial, in GiB, from the shapes of the model alone.
+
+    Returns:
+        `base_parameters` and `adapter_parameters` (counts); `weights_gib`; `adapter_gib` (float32
+        weights, gradients, optimizer); `activations_gib` for one micro-batch of the longest rows
+        without gradient checkpointing. A rough upper guess, since rows are seldom all that long.
+    """
+    config = AutoConfig.from_pretrained(
+        local_or_hub(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
+    )
+    with torch.device("meta"):
+        shapes = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+    head = shapes.get_output_embeddings()
+    linears = {
+        name: module
+        for name, module in shapes.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }
+    wanted = TARGET_MODULES[target_modules]
+    targets = [
+        module
+        for name, module in linears.items()
+        if wanted == "all-linear" or name.rsplit(".", 1)[-1] in wanted
+    ]
+    n_linear = sum(module.weight.numel() for module in linears.values())
+    n_base = sum(parameter.numel() for parameter in shapes.parameters())
+    n_adapter = rank * sum(module.in_features + module.out_features for module in targets)
+    activations = micro_batch_size * max_length * activation_bytes_per_token(shapes)
+    gib = 2.0**30
+    return {
+        "base_parameters": float(n_base),
+        "adapter_parameters": float(n_adapter),
+        "weights_gib": (n_linear * WEIGHT_BYTES[model.quantization] + (n_base - n_linear) * 2)
+        / gib,
+        "adapter_gib": n_adapter * (4 + 4 + ADAMW_BYTES[optimizer]) / gib,
+        "activations_gib": activations / gib,
+    }
+
+
+FREE_SHARE = 0.9
+"""Of the free memory that an estimate may plan with; the rest is for what it does not know."""
+
+
+def rows_that_fit(
+    base: FrozenBase, config: TrialConfig, *, longest_row: int, n_trained: int, group: Group
+) -> int:
+    """Estimate how many rows a forward and backward pass can hold, on the fullest device.
+
+    Args:
+        longest_row: Tokens.
+        n_trained: Parameters of the adapter, whose gradients and optimizer state come yet.
+    """
+    state = n_trained * (4 + ADAMW_BYTES[config.optimizer])
+    free = FREE_SHARE * free_bytes(base.device) - state
+    return int(group.smallest(free) // (longest_row * base.activation_bytes_per_token))

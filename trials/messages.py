@@ -1,0 +1,51 @@
+"""What a worker says to the driver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trials.config import EvalPoint, TrialResult
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The base model is there."""
+
+    import_seconds: float
+    load_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The worker cannot work: the base model could not be loaded."""
+
+    cause: str
+    log: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A trial begins."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A trial has evaluated; it waits for the verdict."""
+
+    number: int
+    point: EvalPoint
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A trial has ended."""
+
+    number: int
+    result: TrialResult
+    is_clean: bool
+    """Whether the base model was given back as it was; if not, the process must go."""
+
+
+Event = Loaded | Broken | Started | Reported | Ended

@@ -1,0 +1,38 @@
+"""Where a base model comes from: a folder, the hub, or built in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trials.config import ConfigError, ModelConfig
+from trials.models.smollm2 import is_builtin, smollm2_dir
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def local_or_hub(name: str) -> str:
+    """Return what `from_pretrained` takes: the built-in model's folder, else `name` itself."""
+    return str(smollm2_dir()) if is_builtin(name) else name
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """Return the model's tokenizer.
+
+    Raises:
+        ConfigError: It has no end of sequence, so no completion could be closed.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        local_or_hub(config.name),
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+    )
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(
+            f"base_model {config.name}: its tokenizer has no end-of-sequence token, so a model "
+            f"could never learn where a completion ends. Choose a model with a complete tokenizer."
+        )
+    loaded: PreTrainedTokenizerBase = tokenizer
+    return loaded

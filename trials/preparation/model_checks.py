@@ -1,0 +1,83 @@
+"""The base model, looked into before any trial: is it there, and is it safe?"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from trials.config import ConfigError, ModelConfig
+
+MODEL_TEXT_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"}
+"""Files of a model's folder that hold its configuration, tokenizer and chat template."""
+SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+def model_digest(model: ModelConfig) -> str:
+    """Return what tells the model's configuration and tokenizer, without reading its weights.
+
+    Of the hub this is the commit that was fetched last, or nothing; the network is not asked.
+    """
+    from trials.models.sources import local_or_hub
+
+    folder = Path(local_or_hub(model.name))
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        fetched = try_to_load_from_cache(model.name, "config.json", revision=model.revision)
+        # .../snapshots/<commit>/config.json
+        return Path(fetched).parent.name if isinstance(fetched, str) else ""
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in MODEL_TEXT_SUFFIXES:
+            digest.update(f"{file.name} {file.stat().st_size}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def check_weights(model: ModelConfig) -> None:
+    """Refuse a model of the hub that has pickles alone: loading would fail once a GPU is held."""
+    from huggingface_hub import list_repo_files
+    from huggingface_hub.errors import HFValidationError
+
+    from trials.models.sources import local_or_hub
+
+    if Path(local_or_hub(model.name)).is_dir():
+        return  # `sweep.space.loading` has looked into it
+    try:
+        names = list_repo_files(model.name, revision=model.revision)
+    except (OSError, HFValidationError):  # not reached, or not allowed: the tokenizer will tell
+        return
+    if any(name in SAFE_WEIGHTS for name in names):
+        return
+    pickles = next((f"; {name} is a pickle" for name in names if name.endswith(".bin")), "")
+    raise ConfigError(
+        f"base_model: {model.name} has no safetensors{pickles}. Pickles can run code when they are "
+        f"read, so they are not: choose a model or a revision with {SAFE_WEIGHTS[0]}."
+    )
+
+
+def reachable(model: ModelConfig, load: Any) -> Any:
+    """Run `load`; say in words that the model cannot be had."""
+    try:
+        return load()
+    except ConfigError:
+        raise
+    # Exception: what a model's own files hold can break the library anywhere.
+    except Exception as error:
+        if "trust_remote_code" in str(error) and not model.trust_remote_code:
+            raise ConfigError(
+                f"base_model: {model.name} comes with Python code of its own, which is run only "
+                f"where the file says `trust_remote_code: true`. Read that code first, or choose "
+                f"another model."
+            ) from None
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        if not isinstance(error, OSError | ValueError | ImportError):
+            first_line = f"{type(error).__name__}, {first_line}"
+        is_offline = os.environ.get("HF_HUB_OFFLINE") == "1" and not Path(model.name).is_dir()
+        offline = " HF_HUB_OFFLINE is set: unset it to reach the hub." if is_offline else ""
+        raise ConfigError(
+            f"base_model: {model.name} cannot be read: {first_line.rstrip('.: ')}.{offline} "
+            f"Give a hub id that this machine reaches, a local folder with config.json, "
+            f"tokenizer and safetensors, or the built-in smollm2-135m."
+        ) from None

@@ -194,9 +194,7 @@ def _source(module: str) -> str | None:
 
 def missing_paths(text: str) -> list[str]:
     """Files and folders of this repository that a page names in its code and that are not there."""
-    return [
-        span for span in spans(text) if _PATH.fullmatch(span) and not (ROOT / span).exists()
-    ]
+    return [span for span in spans(text) if _PATH.fullmatch(span) and not (ROOT / span).exists()]
 
 
 def too_long(text: str) -> list[str]:

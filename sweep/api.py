@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # `import sweep` stays light
     import pandas as pd
     from rich.console import Console
 
-    from sweep.record import Record
+    from sweep.results.trial_record import Record
     from trials.config import Objective
 
 
@@ -93,9 +93,9 @@ def run(
     logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "IProgress not found")
-        from sweep.run_sweep import Options
-        from sweep.run_sweep import run as run_sweep
-    from sweep.space import load_space
+        from sweep.driver.run import Options
+        from sweep.driver.run import run as run_sweep
+    from sweep.space.loading import load_space
 
     changes = {key: json.dumps(value) for key, value in (settings or {}).items()}
     checked = load_space(Path(space), changes)
@@ -118,8 +118,8 @@ def read_result(folder: str | Path, exit_code: int | None = None) -> SweepResult
     """
     import pandas as pd
 
-    from sweep.record import NoWinner, read_record
-    from sweep.status import open_to_read, read_status
+    from sweep.results.status import open_to_read, read_status
+    from sweep.results.trial_record import NoWinner, read_record
 
     folder = Path(folder)
     try:

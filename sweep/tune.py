@@ -14,19 +14,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweep.check import prepare_data
-from sweep.devices import wants_gpus
-from sweep.parameters import Choices, Domain, Range, TimesRank, is_fixed
-from sweep.points import filled_in
-from sweep.pruners import ByItself
-from sweep.resolve import choose_backend, resolver
-from sweep.search import distributions, optuna_name, values_of
-from sweep.space import Space, load_space
-from sweep.trial_params import checked_params
+from sweep.driver.preparation import prepare_data
+from sweep.driver.trial_params import checked_params
+from sweep.pruners.own_curve import ByItself
+from sweep.samplers.search_space import distributions, optuna_name, values_of
+from sweep.space.hyperparameters import Choices, Domain, Range, TimesRank, is_fixed
+from sweep.space.loading import Space, load_space
+from sweep.space.usual_points import filled_in
+from sweep.study.trial_config import choose_backend, resolver
+from sweep.workers.devices import wants_gpus
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
 
 if TYPE_CHECKING:
-    from trials.base_model import FrozenBase
+    from trials.models.frozen_base import FrozenBase
 
 ALPHA_TIMES_RANK = "alpha_times_rank"
 """In Tune's configuration: the factor, where a space gives alpha as a multiple of the rank."""
@@ -143,8 +143,8 @@ def _train(config: TrialConfig, space: Space) -> None:
     from trials.worker import write_config
 
     base = _loaded(config, _gpu_share(space))
-    from trials.memory import MicroBatchMemory
-    from trials.train import run_trial
+    from trials.memory.micro_batches import MicroBatchMemory
+    from trials.training.train import run_trial
 
     by_itself = ByItself(
         space.settings.pruning, space.objective, n_evaluations=config.n_evaluations
@@ -174,7 +174,7 @@ def _loaded(config: TrialConfig, gpu_share: float) -> FrozenBase:
     if _base is None or _base[0] != config.model:
         _base = None  # two do not fit
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        from trials.base_model import load
+        from trials.models.frozen_base import load
 
         _base = config.model, load(config.model, gpu_share)
     return _base[1]

@@ -18,7 +18,7 @@ from platformdirs import user_cache_path
 
 from tests import tiny
 from trials.config import TrialConfig
-from trials.smollm2 import FOLDER
+from trials.models.smollm2 import FOLDER
 
 
 def _cache_of_our_own() -> tempfile.TemporaryDirectory[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sweep.loop import Place
+from sweep.driver.loop import Place
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import sweep
-from sweep.space_file import SpaceError
+from sweep.space.yaml_file import SpaceError
 from tests.faults.campaign import write_space
 
 SCRIPT = """

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from sweep.cli import main
-from sweep.space import load_space
+from sweep.cli.app import main
+from sweep.space.loading import load_space
 from trials.config import ConfigError, DataError, ModelConfig
-from trials.prepare import Request, prepare
+from trials.preparation.prepare import Request, prepare
 
 HEAVY = ("torch", "transformers", "peft", "ray", "mlflow")
 
@@ -406,7 +406,7 @@ def test_a_broken_space_is_told_before_anything_heavy_is_imported(command: str) 
     Path("mine.yaml").write_text(SPACE.replace("rank", "rnak"))
     code = f"""if True:
         import sys
-        from sweep.cli import main
+        from sweep.cli.app import main
         sys.argv = ["sweep", "{command}", "mine.yaml"]
         try:
             main()
@@ -525,7 +525,7 @@ def test_rows_that_are_all_too_long_are_told_with_the_shortest(sweep: Sweep) -> 
 
 @pytest.fixture
 def asked(folder: Path) -> Request:
-    """What `sweep` asks of `trials.prepare`."""
+    """What `sweep` asks of `trials.preparation.prepare`."""
     return Request(
         train=str(folder / "data/train.jsonl"),
         eval=str(folder / "data/eval.jsonl"),

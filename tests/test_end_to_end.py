@@ -293,7 +293,7 @@ def test_two_processes_in_one_sweep_are_refused(tiny_base: Path, tmp_path: Path)
     space = write_space(tmp_path, tiny_base)
     (tmp_path / "out" / "tiny").mkdir(parents=True)
     holder = (
-        "import sys, time; from pathlib import Path; from sweep.folder import locked\n"
+        "import sys, time; from pathlib import Path; from sweep.folder.lock import locked\n"
         "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     holding = subprocess.Popen(

@@ -18,7 +18,7 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
-from sweep.space import load_space
+from sweep.space.loading import load_space
 
 ROOT = Path(__file__).parents[1]
 PAGES = [

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sweep.parameters import Choices, TimesRank
-from sweep.space import Space, load_space
+from sweep.space.hyperparameters import Choices, TimesRank
+from sweep.space.loading import Space, load_space
 
 SPACES_DIR = Path(__file__).parents[1] / "search_spaces"
 SPACES = sorted(SPACES_DIR.glob("*.yaml"))

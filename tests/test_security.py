@@ -15,18 +15,18 @@ from typing import Any
 import pytest
 import torch
 
-from sweep.cli import main
-from sweep.space import load_space
-from sweep.space_file import SpaceError
+from sweep.cli.app import main
+from sweep.space.loading import load_space
+from sweep.space.yaml_file import SpaceError
 from tests import tiny
-from trials import base_model
 from trials.config import ConfigError, DataError, ModelConfig
-from trials.memory import estimate
-from trials.prepare import _check_weights, _reachable
-from trials.row_files import Row, Table
-from trials.row_formats import converted
-from trials.row_tokens import render
-from trials.rows import Example, Message
+from trials.data.examples import Example, Message
+from trials.data.formats import converted
+from trials.data.rendering import render
+from trials.data.text_files import Row, Table
+from trials.memory.micro_batches import estimate
+from trials.models import frozen_base
+from trials.preparation.prepare import _check_weights, _reachable
 
 ROOT = Path(__file__).parents[1]
 MARK = "code-was-run"
@@ -146,7 +146,7 @@ def test_a_folder_with_pickles_alone_is_refused_by_the_space(base: Path) -> None
 def test_a_pickle_is_not_loaded_by_a_worker_either(base: Path) -> None:
     name = str(pickled_base(base))
     with pytest.raises(OSError, match="no file named model.safetensors"):
-        base_model.load(config(name))
+        frozen_base.load(config(name))
 
 
 def test_a_model_of_the_hub_with_pickles_alone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,10 +27,10 @@ from ray._raylet import (  # type: ignore[attr-defined]
     Config,
 )
 
-from sweep.cluster_check import check
-from sweep.follow import Follower
-from sweep.pack import pack_program
-from sweep.submit import Cluster, ClusterError, Job
+from sweep.cluster.check import check
+from sweep.cluster.follow import Follower
+from sweep.cluster.jobs import Cluster, ClusterError, Job
+from sweep.cluster.package import pack_program
 from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings(

@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
-from sweep.space import load_space
-from sweep.space_file import SpaceError
+from sweep.space.loading import load_space
+from sweep.space.yaml_file import SpaceError
 from sweep.tune import _params, qlora_trainable, search_space
 from tests import tiny
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from trials.config import ModelConfig
-from trials.prepare import Request, prepare
-from trials.row_prompts import Ask
+from trials.preparation.prepare import Request, prepare
+from trials.preparation.prompts import Ask
 
 PLACES = "oslo bergen lund turku riga tartu gdansk bremen ghent lille cork galway hull".split()
 SKIES = "rain snow sun fog hail cloud".split()

@@ -114,7 +114,7 @@ class TrialConfig:
     """The trial's index in its study."""
     model: ModelConfig
     data_dir: str
-    """Folder of the prepared data set (see `trials.data`)."""
+    """Folder of the prepared data set (see `trials.data.tokens`)."""
     output_dir: str
     """The trial's own folder: config.json, log.txt, adapter/."""
     rank: int
@@ -225,7 +225,7 @@ class EvalPoint:
     """The objective, where that is a metric: NaN where the eval loss is not finite, since then it
     is not measured. None: the objective is the eval loss."""
     row_nlls: str | None = None
-    """Nats of each row of the eval sample (`trials.row_nlls`), where they were asked for."""
+    """Nats of each row of the eval sample (`trials.evaluation.row_nlls`), where asked for."""
 
     @property
     def value(self) -> float:

@@ -24,8 +24,8 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     """Return what is wrong with this machine, each in words, and what it has.
 
     Args:
-        request: `model`: as `trials.prepare` names it, with its revision; `requirements`: of this
-            program; `has_gpus`: whether Ray counts GPUs here.
+        request: `model`: as `trials.preparation.prepare` names it, with its revision;
+            `requirements`: of this program; `has_gpus`: whether Ray counts GPUs here.
     """
     problems = []
     if sys.version_info < OLDEST_PYTHON:
@@ -80,7 +80,7 @@ def _broken(*, has_gpus: bool) -> list[str]:
 
 
 def _unreachable(name: str, revision: str | None) -> list[str]:
-    from trials.smollm2 import is_builtin, smollm2_dir
+    from trials.models.smollm2 import is_builtin, smollm2_dir
 
     if is_builtin(name):
         try:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from trials.config import EvalPoint, Fault, ModelConfig, Stop, TrialConfig, TrialResult
 from trials.faults import BEGINS, Watchdog, fault_of
-from trials.result_file import forget_result
+from trials.trial_folder import forget_result
 from trials.whole_file import write_whole
 
 
@@ -102,14 +102,14 @@ class TrialThread:
     def _work(self, model: ModelConfig, n_processes: int, gpu_share: float) -> None:
         began = time.perf_counter()
         try:
-            from trials.base_model import load
-            from trials.data_parallel import ALONE, Peers
+            from trials.distributed.processes import ALONE, Peers
+            from trials.models.frozen_base import load
 
             peers = Peers(model, n_processes) if n_processes > 1 else None
             # Unsloth patches transformers and peft as it is imported: the backend comes first.
             base = load(model, gpu_share)
-            from trials.memory import MicroBatchMemory
-            from trials.train import run_trial
+            from trials.memory.micro_batches import MicroBatchMemory
+            from trials.training.train import run_trial
 
             group = peers.join() if peers else ALONE
         except Exception as error:

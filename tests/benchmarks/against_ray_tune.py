@@ -155,7 +155,7 @@ def base_folder(model: str, work: Path) -> str:
     """Return where the base model lies, for both sides."""
     if model == "small":
         return str(work / "base")
-    from trials.smollm2 import smollm2_dir
+    from trials.models.smollm2 import smollm2_dir
 
     return str(smollm2_dir())
 
@@ -339,7 +339,7 @@ def losses_of(base: str, rows_dir: Path, adapters: dict[int, Path]) -> dict[int,
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from trials.data import TokenRows
+    from trials.data.tokens import TokenRows
 
     torch.set_num_threads(1)  # they wait for each other long where others use the processors
     rows = TokenRows(rows_dir, max_length=256)

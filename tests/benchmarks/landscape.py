@@ -6,8 +6,8 @@ E2E NLG rows (256 to learn, 128 to evaluate, no prompt in both), a base model (`
 by `tests.benchmarks.small_base`; or smollm2-135m, for a GPU), rank x learning rate x epochs x
 effective batch x two seeds, once with the cosine schedule; with `constant` and
 `warmup_stable_decay` for the most epochs alone, which pass through all fewer ones. Each trial is
-`trials.train.run_trial`, without pruning. What has run is kept in `--work`: the same command goes
-on. `--write FILE` puts all that has run into one Parquet file.
+`trials.training.train.run_trial`, without pruning. What has run is kept in `--work`: the same
+command goes on. `--write FILE` puts all that has run into one Parquet file.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def grid(model: str) -> list[Point]:
 def prepared(model: str, rows: Path, work: Path) -> tuple[ModelConfig, Path]:
     """Make the base model and the prepared data, unless they are there."""
     from tests.benchmarks.small_base import make_small_base, read_rows
-    from trials.prepare import Request, prepare
+    from trials.preparation.prepare import Request, prepare
 
     found = read_rows(rows / "train.jsonl")
     # Rows of one prompt stay together: what is evaluated asks for what was never answered.
@@ -167,9 +167,9 @@ def trial_config(point: Point, model: ModelConfig, data: Path, folder: Path) -> 
 def work_off(model: str, rows: Path, work: Path, index: int, n_processes: int) -> None:
     """Train every point that is this process's and has not run."""
     config, data = prepared(model, rows, work)
-    from trials.base_model import load
-    from trials.memory import MicroBatchMemory
-    from trials.train import run_trial
+    from trials.memory.micro_batches import MicroBatchMemory
+    from trials.models.frozen_base import load
+    from trials.training.train import run_trial
 
     base = load(config)
     memory = MicroBatchMemory()
@@ -203,7 +203,7 @@ def write(work: Path, file: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from trials.row_nlls import from_text
+    from trials.evaluation.row_nlls import from_text
 
     records = []
     for path in sorted((work / "runs").glob("*.json")):

@@ -17,9 +17,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from sweep.loop import AskTell, Place
+from sweep.driver.loop import AskTell, Place
 from trials.config import GOES_ON, EvalPoint, TrialConfig, TrialResult
-from trials.row_nlls import as_text
+from trials.evaluation.row_nlls import as_text
 
 LANDSCAPE = Path(__file__).parent / "landscape.parquet"
 START_SECONDS = 0.1

@@ -25,15 +25,15 @@ from rich.console import Console
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from sweep.adapters import Adapters
-from sweep.live import LiveScreen
-from sweep.loop import Budget, run
-from sweep.progress import Progress
-from sweep.resolve import resolver
-from sweep.space import Space, load_space
-from sweep.storage import Patience, PatientStorage
-from sweep.study import Sweep, open_study
-from sweep.tracking import MlflowTracker
+from sweep.driver.adapters import Adapters
+from sweep.driver.loop import Budget, run
+from sweep.screen.live import LiveScreen
+from sweep.screen.progress import Progress
+from sweep.space.loading import Space, load_space
+from sweep.storage.patient import Patience, PatientStorage
+from sweep.study.sweep import Sweep, open_study
+from sweep.study.trial_config import resolver
+from sweep.tracking.mlflow_tracker import MlflowTracker
 from tests.benchmarks.seeded import seed
 from tests.benchmarks.servers import MlflowOnPostgresql, mlflow_server, postgresql
 from tests.benchmarks.simulated import SimulatedRunner

@@ -18,12 +18,12 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
 from sqlalchemy import insert
 
-from sweep.ended import tell_ended
-from sweep.mirror import InMemory
-from sweep.resolve import Resolve
-from sweep.search import distributions, hyperparameters
-from sweep.space import Space
-from sweep.view import new_trial
+from sweep.samplers.search_space import distributions, hyperparameters
+from sweep.space.loading import Space
+from sweep.storage.mirror import InMemory
+from sweep.study.ended import tell_ended
+from sweep.study.next_trial import new_trial
+from sweep.study.trial_config import Resolve
 from tests.benchmarks.simulated import curve, point_of
 from trials.config import Outcome, TrialResult
 

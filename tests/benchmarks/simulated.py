@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sweep.loop import AskTell, Place
+from sweep.driver.loop import AskTell, Place
 from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult
 
 GPUS_OF_A_NODE = 8

@@ -30,14 +30,14 @@ from typing import Any
 
 import optuna
 
-from sweep.ended import COUNTS
-from sweep.loop import Budget, run
-from sweep.mirror import InMemory
-from sweep.pruners import ByItself
-from sweep.resolve import resolver
-from sweep.settings import Diverged, Pruning
-from sweep.space import Space, load_space
-from sweep.study import Sweep
+from sweep.driver.loop import Budget, run
+from sweep.pruners.own_curve import ByItself
+from sweep.space.loading import Space, load_space
+from sweep.space.settings import Diverged, Pruning
+from sweep.storage.mirror import InMemory
+from sweep.study.ended import COUNTS
+from sweep.study.sweep import Sweep
+from sweep.study.trial_config import resolver
 from tests.benchmarks.landscape import N_EVALUATIONS
 from tests.benchmarks.replay import LANDSCAPE, Landscape, ReplayRunner, Run, read_landscapes
 from trials.config import TrialConfig, TrialResult

@@ -8,7 +8,7 @@ import pytest
 
 from tests.benchmarks.replay import LANDSCAPE, START_SECONDS, Landscape, Run, read_landscapes
 from tests.benchmarks.simulator import Case, simulate
-from tests.sweep.test_study import point
+from tests.sweep.study.test_sweep import point
 
 
 @pytest.fixture(scope="module")

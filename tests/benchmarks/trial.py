@@ -34,12 +34,12 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from trials.config import ModelConfig, TrialConfig
-from trials.rows import read_examples
+from trials.data.examples import read_examples
 
 if TYPE_CHECKING:
     import torch
 
-    from trials.data import TokenRows
+    from trials.data.tokens import TokenRows
 
 QUICKSTART = Path(__file__).parents[2] / "search_spaces/data/quickstart/train.jsonl"
 MICRO_BATCH_SIZE = 8
@@ -122,9 +122,9 @@ def main() -> None:
 
 def write_rows(folder: Path, data: Path, n_rows: int, n_steps: int) -> None:
     """Write the rows of a run twice: tokenised for us, and in the order of our steps for TRL."""
-    from trials.base_model import load_tokenizer
-    from trials.batches import EffectiveBatches
-    from trials.row_tokens import tokenized
+    from trials.data.batches import EffectiveBatches
+    from trials.data.rendering import tokenized
+    from trials.models.frozen_base import load_tokenizer
 
     examples = read_examples(str(data.resolve()), key="--data", columns={})
     random.Random(SEED).shuffle(examples)
@@ -209,11 +209,11 @@ def ours(folder: Path, *, packs: bool | None) -> Measured:
         packs: Whether rows lie end to end; None: as the backend decides for each micro-batch.
     """
     from trials.backends.transformers_qlora import TransformersBase
-    from trials.base_model import load
-    from trials.data import TokenRows
-    from trials.data_parallel import ALONE
-    from trials.learner import Learner
-    from trials.memory import MicroBatchMemory
+    from trials.data.tokens import TokenRows
+    from trials.distributed.processes import ALONE
+    from trials.memory.micro_batches import MicroBatchMemory
+    from trials.models.frozen_base import load
+    from trials.training.learner import Learner
 
     base = load(MODEL)
     if packs is not None:
@@ -237,8 +237,8 @@ def trl(folder: Path, *, gradient_checkpointing: bool) -> Measured:
     from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from trials.data import TokenRows
-    from trials.smollm2 import smollm2_dir
+    from trials.data.tokens import TokenRows
+    from trials.models.smollm2 import smollm2_dir
 
     model = model_for_trl()
     torch.manual_seed(SEED)  # ours is seeded there too: both draw the same adapter
@@ -287,7 +287,7 @@ def model_for_trl() -> Any:
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    from trials.smollm2 import smollm2_dir
+    from trials.models.smollm2 import smollm2_dir
 
     has_gpu = torch.cuda.is_available()
     if not has_gpu:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sweep import ray_cluster
-from sweep.loop import AskTell, Budget, InlineRunner, Runner, run
-from sweep.ray_workers import RayRunner
+from sweep.driver.loop import AskTell, Budget, InlineRunner, Runner, run
+from sweep.workers import connection
+from sweep.workers.runner import RayRunner
 from tests.recording import Recording
-from trials.base_model import FrozenBase, load
 from trials.config import EvalPoint, Report, Stop, TrialConfig, TrialResult
-from trials.memory import MicroBatchMemory
-from trials.train import run_trial
+from trials.memory.micro_batches import MicroBatchMemory
+from trials.models.frozen_base import FrozenBase, load
+from trials.training.train import run_trial
 from trials.worker import guarded, logged
 
 MakeConfig = Callable[..., TrialConfig]
@@ -34,7 +34,7 @@ def make_runner(request: pytest.FixtureRequest, config: MakeConfig) -> Iterator[
 
         yield lambda sweep: InlineRunner(trial, sweep)
         return
-    ray_cluster.connect(n_cpu_workers=1)
+    connection.connect(n_cpu_workers=1)
     runners: list[RayRunner] = []
 
     def make(sweep: AskTell) -> Runner:
@@ -44,7 +44,7 @@ def make_runner(request: pytest.FixtureRequest, config: MakeConfig) -> Iterator[
     yield make
     for runner in runners:
         runner.shutdown()
-    ray_cluster.disconnect()
+    connection.disconnect()
 
 
 def test_a_runner_keeps_its_contract(make_runner: MakeRunner, config: MakeConfig) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 from optuna.storages import BaseStorage
 
-from sweep.postgresql import Address
+from sweep.storage.postgresql import Address
 from tests import tiny
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

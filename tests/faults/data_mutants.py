@@ -81,8 +81,8 @@ class DataFile:
 
 
 def prepared(file: DataFile, base: Path) -> None:
-    """Do what `python -m trials.prepare` does."""
-    from trials.prepare import Request, prepare
+    """Do what `python -m trials.preparation.prepare` does."""
+    from trials.preparation.prepare import Request, prepare
 
     train, eval_ = file.sources()
     prepare(

@@ -30,7 +30,7 @@ from typing import Literal
 
 from tests.faults.data_mutants import data_files, make_base, prepared
 from tests.faults.space_mutants import RUN_MARK, checked, space_texts
-from trials import row_files
+from trials.data import text_files
 
 Outcome = Literal["valid", "words", "traceback", "hang", "memory", "code run"]
 FINDINGS: Sequence[Outcome] = ("traceback", "hang", "memory", "code run")
@@ -86,7 +86,7 @@ def _resident_gib() -> float:
 
 
 def _outcome(read: Callable[[], object]) -> tuple[Outcome, str]:
-    """What `sweep.cli.main` would make of it."""
+    """What `sweep.cli.app.main` would make of it."""
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         try:
             read()
@@ -132,7 +132,7 @@ def campaign(
     verdicts = [judged("YAML", space.case, partial(checked, space)) for space in spaces]
     make_base(base)  # now only: torch makes each new process dearer
     files = list(islice(data_files(scratch, seed), n_data))
-    row_files._most_bytes = lambda: MOST_DATA_BYTES
+    text_files._most_bytes = lambda: MOST_DATA_BYTES
     verdicts += [judged("data", file.case, partial(prepared, file, base)) for file in files]
     for space in chance.sample(spaces, min(n_commands, len(spaces))):
         path = space.write()

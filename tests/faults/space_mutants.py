@@ -14,10 +14,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-import sweep.search  # noqa: F401 - once, not in each process that reads a file
-from sweep import check
-from sweep.cli_options import console
-from sweep.space import load_space
+import sweep.samplers.search_space  # noqa: F401 - once, not in each process that reads a file
+from sweep.cli.options import console
+from sweep.driver import preparation
+from sweep.space.loading import load_space
 from tests.faults.mutants import BYTE_MUTATIONS, Content, put
 
 SEARCH_SPACES = Path(__file__).parents[2] / "search_spaces"
@@ -233,9 +233,9 @@ class SpaceText:
 def checked(space: SpaceText) -> None:
     """Do what `sweep check` does but for the data, whose report is made up."""
     loaded = load_space(space.write(), space.overrides)
-    json.dumps(check.request(loaded, Path("data"), on_gpus=False))
-    found = check.Check(Path("data"), REPORT, on_gpus=False)
-    console().print(check.in_words(loaded, found))
+    json.dumps(preparation.request(loaded, Path("data"), on_gpus=False))
+    found = preparation.Check(Path("data"), REPORT, on_gpus=False)
+    console().print(preparation.in_words(loaded, found))
     loaded.text.encode()
 
 

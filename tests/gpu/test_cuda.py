@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from trials.base_model import BACKEND_MODULES, load
-from trials.batches import collate
+from trials.backends.packing import packed, padded
+from trials.backends.proof import MEMORY_SLACK, content_hash
 from trials.config import Backend, EvalPoint, ModelConfig, Quantization, TrialConfig
-from trials.data import TokenRows
-from trials.evaluate import eval_loss
-from trials.packing import packed, padded
-from trials.proof import MEMORY_SLACK, content_hash
+from trials.data.batches import collate
+from trials.data.tokens import TokenRows
+from trials.evaluation.evaluate import eval_loss
+from trials.models.frozen_base import BACKEND_MODULES, load
 
 MakeConfig = Callable[..., TrialConfig]
 
@@ -71,8 +71,8 @@ def _work(configs: list[TrialConfig]) -> Seen:
 
 def losses(config: TrialConfig, base: Any) -> list[float]:
     # Not at the top: in a worker Unsloth comes first, and these import transformers and peft.
-    from trials.memory import MicroBatchMemory
-    from trials.train import run_trial
+    from trials.memory.micro_batches import MicroBatchMemory
+    from trials.training.train import run_trial
 
     points: list[EvalPoint] = []
     Path(config.output_dir).mkdir(parents=True)
@@ -187,7 +187,7 @@ def test_equal_content_has_one_hash_on_the_gpu_and_on_the_processor(config: Make
 
 def _hash_after_loading(model: ModelConfig) -> str:
     importlib.import_module(BACKEND_MODULES[model.backend])  # Unsloth comes first
-    from trials import quantised
+    from trials.backends import quantised
 
     quantised.SMALLEST_BYTES = 0
     base: Any = load(model)

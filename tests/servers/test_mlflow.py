@@ -15,10 +15,10 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 from mlflow import MlflowClient
 
-from sweep.tracking import MlflowTracker, TrackingError
+from sweep.tracking.mlflow_tracker import MlflowTracker, TrackingError
 from tests.faults.mlflow_server import MlflowServer
 from tests.servers.postgresql import PASSWORD, PostgresServer
-from tests.sweep.test_tracking import close, config, run_trial
+from tests.sweep.tracking.test_mlflow_tracker import close, config, run_trial
 
 pytestmark = pytest.mark.filterwarnings(
     # SQLAlchemy 2.1 warns of a loader that MLflow 3.17 uses in its own tables.

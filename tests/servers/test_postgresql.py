@@ -18,12 +18,12 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-import sweep.postgresql
-import sweep.storage
-from sweep.mirror import InMemory
-from sweep.postgresql import Address, StudyTaken
-from sweep.storage import Patience, PatientStorage, StudyAway, StudyError
-from sweep.study import put_back
+import sweep.storage.patient
+import sweep.storage.postgresql
+from sweep.storage.mirror import InMemory
+from sweep.storage.patient import Patience, PatientStorage, StudyAway, StudyError
+from sweep.storage.postgresql import Address, StudyTaken
+from sweep.study.sweep import put_back
 from tests.servers.postgresql import PASSWORD, PostgresServer
 from tests.servers.proxy import Proxy
 
@@ -109,7 +109,7 @@ def make_study(storage: optuna.storages.BaseStorage | None = None) -> optuna.Stu
 def test_a_commit_that_breaks_is_done_once(
     write: Write, database: str, proxy: Proxy, cut: str, first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep.storage, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(sweep.storage.patient, "RETRY_SECONDS", 0.0)
     storage = write(through(proxy, database), patience=FOR_EVER)
     turn = itertools.count(first)
     proxy.cuts = lambda: cut if next(turn) % 3 == 2 else None
@@ -167,7 +167,9 @@ def test_nobody_waits_for_a_server_once_the_sweep_is_to_end(
 
 
 HOLDS = """
-import sys, time; from sweep.postgresql import Address; from sweep.storage import Patience
+import sys, time
+from sweep.storage.patient import Patience
+from sweep.storage.postgresql import Address
 storage = Address.parse(sys.argv[1]).writer("tiny", Patience())
 print("held", flush=True); time.sleep(60)
 """
@@ -263,10 +265,10 @@ def test_a_server_that_starts_is_waited_for_and_one_that_does_not_is_said(
 ) -> None:
     said: list[str] = []
     postgres.kill()
-    monkeypatch.setattr(sweep.postgresql, "START_SECONDS", 1.0)
+    monkeypatch.setattr(sweep.storage.postgresql, "START_SECONDS", 1.0)
     with pytest.raises(StudyError, match="refused.* Start that server, or correct the address"):
         write(database)
-    monkeypatch.setattr(sweep.postgresql, "START_SECONDS", 60.0)
+    monkeypatch.setattr(sweep.storage.postgresql, "START_SECONDS", 60.0)
     back = threading.Timer(1.5, postgres.start)
     back.start()
     write(database, patience=Patience(said.append))

@@ -9,13 +9,13 @@ from pathlib import Path
 import optuna
 import pytest
 
-from sweep.folder import open_folder, study_writer, sweep_id
-from sweep.postgresql import Address
-from sweep.space import Space, load_space
-from sweep.status import read_status
-from sweep.storage import Patience, StudyError
-from sweep.study import open_study
-from sweep.task import rows_so_far
+from sweep.folder.lock import open_folder, study_writer, sweep_id
+from sweep.results.status import read_status
+from sweep.space.loading import Space, load_space
+from sweep.storage.patient import Patience, StudyError
+from sweep.storage.postgresql import Address
+from sweep.study.sweep import open_study
+from sweep.study.task import rows_so_far
 from tests.servers.postgresql import PASSWORD, PostgresServer
 
 POINT = {

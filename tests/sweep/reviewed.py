@@ -10,8 +10,8 @@ from typing import Any
 
 import optuna
 
-from sweep.parameters import HYPERPARAMETERS
-from sweep.storage import storage_url
+from sweep.space.hyperparameters import HYPERPARAMETERS
+from sweep.storage.patient import storage_url
 from trials.config import EvalPoint, ModelConfig, TrialConfig, TrialResult
 
 SPACE = """\

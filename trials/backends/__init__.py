@@ -1,1 +1,1 @@
-"""The ways to hold and train a base model; `trials.base_model.load` picks one."""
+"""The ways to hold and train a base model; `trials.models.frozen_base.load` picks one."""

@@ -16,11 +16,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import is_flash_attn_2_available
 
-from trials.adapter_layers import SpareLayers, draw_weights
-from trials.base_model import TARGET_MODULES, compute_dtype, local_or_hub
-from trials.config import ModelConfig, TrialConfig
-from trials.memory import activation_bytes_per_token, give_back_memory
-from trials.packing import (
+from trials.backends.adapter_layers import SpareLayers, draw_weights
+from trials.backends.packing import (
     Batch,
     ForwardCost,
     Layout,
@@ -28,8 +25,11 @@ from trials.packing import (
     padded,
     rows_to_tell_apart,
 )
-from trials.proof import Proof
-from trials.quantised import load_quantised
+from trials.backends.proof import Proof
+from trials.backends.quantised import load_quantised
+from trials.config import ModelConfig, TrialConfig
+from trials.memory.micro_batches import activation_bytes_per_token, give_back_memory
+from trials.models.frozen_base import TARGET_MODULES, compute_dtype, local_or_hub
 
 
 def load(config: ModelConfig) -> TransformersBase:

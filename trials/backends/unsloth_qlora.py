@@ -26,12 +26,12 @@ os.environ.setdefault(
 from unsloth import FastLanguageModel  # isort: skip
 import torch
 
-from trials.adapter_layers import take_off_adapter
-from trials.base_model import TARGET_MODULES, compute_dtype, local_or_hub
+from trials.backends.adapter_layers import take_off_adapter
+from trials.backends.proof import Proof
+from trials.backends.quantised import load_quantised
 from trials.config import ConfigError, ModelConfig, TrialConfig
-from trials.memory import activation_bytes_per_token, give_back_memory
-from trials.proof import Proof
-from trials.quantised import load_quantised
+from trials.memory.micro_batches import activation_bytes_per_token, give_back_memory
+from trials.models.frozen_base import TARGET_MODULES, compute_dtype, local_or_hub
 
 NO_METRICS = "objective: Unsloth measures eval loss alone; write backend: transformers."
 

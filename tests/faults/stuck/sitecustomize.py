@@ -18,12 +18,12 @@ from typing import Any
 
 
 class _Sticks(MetaPathFinder):
-    """Changes `trials.learner` as soon as it is imported, without importing it (and torch)."""
+    """Changes `trials.training.learner` when it is imported, without importing it (and torch)."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != "trials.learner":
+        if name != "trials.training.learner":
             return None
         spec = PathFinder.find_spec(name, path)
         assert spec is not None and spec.loader is not None

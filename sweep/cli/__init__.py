@@ -1,0 +1,1 @@
+"""The commands of `sweep`: words in, words out."""

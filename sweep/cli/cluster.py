@@ -1,0 +1,271 @@
+"""The commands for a Ray cluster: submit, attach, fetch; and `stop` with an address."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from sweep.cli.options import (
+    Gpus,
+    Hours,
+    Name,
+    Seed,
+    Sets,
+    SpaceFile,
+    Trials,
+    Workers,
+    fail,
+    overrides_of,
+)
+
+if TYPE_CHECKING:
+    from sweep.cluster.jobs import Cluster, Job
+
+app = typer.Typer()
+
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="http://HEAD:8265",
+        help="The dashboard of the Ray cluster.",
+        show_default=False,
+    ),
+]
+JobName = Annotated[
+    str, typer.Argument(metavar="JOB", help="The job's id, or the sweep's name: its latest job.")
+]
+To = Annotated[Path, typer.Option(metavar="DIR", help="Folder of what is fetched.")]
+
+
+@app.command()
+def submit(
+    space: SpaceFile,
+    address: Address = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Show what it prints; Ctrl-C leaves it running.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for its end, fetch it, exit with its exit code.")
+    ] = False,
+    trials: Trials = None,
+    hours: Hours = None,
+    workers: Workers = None,
+    gpus: Gpus = None,
+    name: Name = None,
+    seed: Seed = None,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(help="An MLflow server that the cluster reaches.", show_default=False),
+    ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="A PostgreSQL database that the cluster's head reaches, for the study.",
+            show_default=False,
+        ),
+    ] = None,
+    sets: Sets = None,
+    cluster_output: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder of all sweeps, on the cluster's head.")
+    ] = "~/sweeps",
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Take this environment variable along, such as HF_TOKEN. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    to: To = Path("fetched"),
+    check: Annotated[bool, typer.Option(help="Look at the cluster first.")] = True,
+    manifest: Annotated[
+        bool, typer.Option("--manifest", help="Print a RayJob for KubeRay; submit nothing.")
+    ] = False,
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="Print a script for sbatch; submit nothing.")
+    ] = False,
+    machines: Annotated[int, typer.Option(min=1, help="Of the manifest or the script.")] = 1,
+    gpus_per_machine: Annotated[
+        int | None,
+        typer.Option(min=0, help="Likewise; as many as a trial by default.", show_default=False),
+    ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(help="Of the manifest, with Ray and this program.", show_default=False),
+    ] = None,
+) -> None:
+    """Run a sweep as a job on a Ray cluster; the same command continues it.
+
+    Example: sweep submit my.yaml --address http://head:8265 --follow. Exit codes: 0 submitted, 2
+    bad input or a cluster that lacks something. With --wait or --follow those of sweep run.
+    """
+    overrides = overrides_of(sets, name, seed)
+    if not cluster_output.startswith(("/", "~/")):
+        # Beside the job's files it would go with them.
+        fail(f"--cluster-output {cluster_output}: must be a whole path there, such as ~/sweeps.")
+    if workers is not None and gpus is not None:
+        fail("--workers and --gpus: trials run on processors or on GPUs; give one of the two.")
+    _refuse_password("--mlflow", mlflow, "MLFLOW_TRACKING_PASSWORD")
+    _refuse_password("--study", study, "PGPASSWORD")
+    environment = _environment(env or [])
+    given = {"trials": trials, "hours": hours, "workers": workers, "gpus": gpus,
+             "mlflow": mlflow, "study": study}  # fmt: skip
+    options = [word for key, value in given.items() if value is not None
+               for word in (f"--{key}", str(value))]  # fmt: skip
+
+    from sweep.cluster.jobs import Cluster, default_address
+    from sweep.cluster.kuberay import Machines
+    from sweep.cluster.package import pack_space
+    from sweep.space.loading import load_space
+    from sweep.text.numbers import megabytes
+
+    # The budget's flags go to the job: they are checked with the rest of the file.
+    limits = {"budget.trials": trials, "budget.hours": hours}
+    budget = {key: str(value) for key, value in limits.items() if value is not None}
+    checked = load_space(space, {**overrides, **budget})
+    usual = 0 if workers is not None else math.ceil(checked.settings.gpus_per_trial)
+    asked = Machines(n=machines, gpus_each=usual if gpus_per_machine is None else gpus_per_machine)
+    if slurm:
+        from sweep.cluster.slurm import script
+
+        changed = {"--name": name, "--seed": seed}
+        options += [w for k, v in changed.items() if v is not None for w in (k, str(v))]
+        options += [word for given_set in sets or [] for word in ("--set", given_set)]
+        typer.echo(script(space, checked, options, cluster_output, asked), nl=False)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        packed = Path(folder)
+        n_bytes = pack_space(space, checked, overrides, packed)
+        if manifest:
+            from sweep.cluster.kuberay import manifest as as_manifest
+
+            typer.echo(as_manifest(checked, packed, options, asked, image), nl=False)
+            return
+        cluster = Cluster(default_address(address))
+        cluster.refuse_second(checked.name, cluster_output)
+        typer.echo(f"{checked.name}: {megabytes(n_bytes)} of data travel with the job.")
+        if check:
+            from sweep.cluster.check import check as check_cluster
+            from sweep.cluster.check import needs
+
+            servers = {"--mlflow": mlflow, "--study": study}
+            request = needs(packed, workers=workers, gpus=gpus, servers=servers)
+            check_cluster(cluster, request, packed, cluster_output, typer.echo)
+        job = cluster.submit(checked.name, cluster_output, options, packed, environment)
+    typer.echo(f"Submitted as {job.id}.")
+    if follow or wait:
+        raise typer.Exit(_stay(cluster, job, show=follow, fetch_to=to if wait else None))
+    _say_how_to_go_on(cluster, job)
+
+
+@app.command()
+def attach(job: JobName, address: Address = None) -> None:
+    """Show what a sweep on a cluster has printed and prints; Ctrl-C leaves it running.
+
+    Example: sweep attach my. Exits with the exit code of the sweep, or with 0 after Ctrl-C.
+    """
+    cluster, found = _find(job, address)
+    raise typer.Exit(_stay(cluster, found, show=True, fetch_to=None))
+
+
+@app.command()
+def fetch(job: JobName, address: Address = None, to: To = Path("fetched")) -> None:
+    """Bring a sweep's best adapter, report and study from a cluster; also while it runs.
+
+    Example: sweep fetch my --address http://head:8265
+    """
+    cluster, found = _find(job, address)
+
+    from sweep.cluster.fetch import fetch
+
+    fetch(cluster, found, to, typer.echo)
+
+
+def stop(given: str, address: str, *, wait: bool) -> int:
+    """End a sweep on a cluster in order; returns the exit code."""
+    cluster, job = _find(given, address)
+
+    from sweep.control.stop import stop_job
+
+    return stop_job(cluster, job, wait=wait, say=typer.echo)
+
+
+def prune(given: str, number: int, address: str) -> int:
+    """End one trial of a sweep on a cluster; returns the exit code."""
+    cluster, job = _find(given, address)
+
+    from sweep.control.prune import prune_job
+
+    return prune_job(cluster, job, number, say=typer.echo)
+
+
+def _find(given: str, address: str | None) -> tuple[Cluster, Job]:
+    from sweep.cluster.jobs import Cluster, default_address
+
+    cluster = Cluster(default_address(address))
+    return cluster, cluster.find(given)
+
+
+def _stay(cluster: Cluster, job: Job, *, show: bool, fetch_to: Path | None) -> int:
+    from sweep.cluster.follow import Follower
+
+    try:
+        job = Follower(cluster, _write if show else _hide, typer.echo).follow(job)
+    except KeyboardInterrupt:
+        typer.echo(f"\nDetached; {job.id} goes on.")
+        _say_how_to_go_on(cluster, job)
+        return 130 if fetch_to else 0
+    if job.exit_code is None:
+        typer.echo(f"{job.id} was broken off ({job.status}): {job.message}", err=True)
+        typer.echo("Submitting the sweep again goes on.", err=True)
+    if fetch_to:
+        from sweep.cluster.fetch import fetch
+
+        fetch(cluster, job, fetch_to, typer.echo)
+    elif job.exit_code == 0:
+        typer.echo(f"Fetch it: {_command('fetch', cluster, job)}")
+    return 1 if job.exit_code is None else job.exit_code
+
+
+def _say_how_to_go_on(cluster: Cluster, job: Job) -> None:
+    typer.echo(f"  look at it   {_command('attach', cluster, job)}")
+    typer.echo(f"  end it       {_command('stop', cluster, job)}")
+    typer.echo(f"  fetch it     {_command('fetch', cluster, job)}")
+
+
+def _command(verb: str, cluster: Cluster, job: Job) -> str:
+    return f"sweep {verb} {job.id} --address {shlex.quote(cluster.address)}"
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _hide(text: str) -> None:
+    pass
+
+
+def _refuse_password(flag: str, address: str | None, variable: str) -> None:
+    """See that none stands in the job's command, which the dashboard shows."""
+    if address is not None and urlsplit(address).password is not None:
+        fail(
+            f"{flag}: must be without a password here, since the cluster's dashboard would show "
+            f"it. Set {variable} and take it along: --env {variable}"
+        )
+
+
+def _environment(names: list[str]) -> dict[str, str]:
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        fail(f"--env {missing[0]}: no such variable here. Give the name of one that is set.")
+    return {name: os.environ[name] for name in names}

@@ -1,0 +1,118 @@
+"""What several commands share: their options, and how they say what is wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="The search space.")]
+Trials = Annotated[
+    int | None, typer.Option(min=1, help="Trials of the whole study.", show_default=False)
+]
+Hours = Annotated[
+    float | None,
+    typer.Option(help="End after so many hours of this run, above 0.", show_default=False),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Run on processors, so many trials at once.", show_default=False),
+]
+Gpus = Annotated[
+    int | None, typer.Option(min=1, help="GPUs to use; all by default.", show_default=False)
+]
+Name = Annotated[
+    str | None, typer.Option(help="The sweep's name, in place of the file's.", show_default=False)
+]
+
+
+def sweep_names(context: typer.Context, incomplete: str) -> list[str]:
+    """For the shell's completion: the sweeps below --output, if that stands before."""
+    output = Path(context.params.get("output") or "sweeps")
+    found = sorted(path.parent.name for path in output.glob("*/sweep.json"))
+    return [name for name in found if name.startswith(incomplete)]
+
+
+SweepName = Annotated[
+    str, typer.Argument(metavar="NAME", help="The sweep's name.", autocompletion=sweep_names)
+]
+SweepOrJob = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="The sweep's name, or its job's on a cluster.",
+        autocompletion=sweep_names,
+    ),
+]
+Output = Annotated[Path, typer.Option(help="Folder of all sweeps.")]
+Seed = Annotated[
+    int | None, typer.Option(help="Of the sampler and of every trial.", show_default=False)
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting of the file: --set search.rank=[8,16]. May be repeated.",
+        show_default=False,
+    ),
+]
+
+
+class Refused(SystemExit):
+    """What a user got wrong has been said; the command ends with 2."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(2)
+        self.words = words
+
+
+def fail(words: str) -> NoReturn:
+    """Say what a user got wrong, and end."""
+    from sweep.tracking.writer import without_secrets
+
+    # What a file holds stands in messages: it must not move the cursor of the terminal.
+    shown = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in words)
+    shown = without_secrets(shown)
+    typer.echo(shown, err=True)
+    raise Refused(shown)
+
+
+def overrides_of(sets: list[str] | None, name: str | None, seed: int | None) -> dict[str, str]:
+    """Return settings in place of the file's: dotted key → value as YAML."""
+    overrides: dict[str, str] = {}
+    for given in sets or []:
+        key, equals, value = given.partition("=")
+        if not equals or not key:
+            fail(f"--set {given}: must be KEY=VALUE, such as --set search.epochs=[1,2].")
+        overrides[key] = value
+    if name is not None:
+        overrides["name"] = json.dumps(name)  # a text, whatever YAML would think of it
+    if seed is not None:
+        overrides["seed"] = str(seed)
+    return overrides
+
+
+def known_folder(output: Path, name: str, with_file: str) -> Path:
+    """The folder of a sweep that has got as far as writing a certain file."""
+    known = sorted(path.parent.name for path in output.glob(f"*/{with_file}"))
+    if name not in known:
+        there = f"There are: {', '.join(known)}." if known else "There is none yet."
+        fail(f"{(output / name).resolve()}: no such sweep. {there} Look elsewhere with --output.")
+    return output / name
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where words for people go, without markup of their own."""
+    from rich.console import Console
+
+    # A log has no width; rich would cut its tables at 80 columns.
+    width = None if (sys.stderr if stderr else sys.stdout).isatty() else 120
+    # markup=False: names and rows of a user may hold square brackets.
+    return Console(highlight=False, markup=False, emoji=False, width=width, stderr=stderr)

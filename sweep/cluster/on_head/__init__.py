@@ -1,0 +1,1 @@
+"""What a cluster's head runs when it is asked from outside."""

@@ -1,0 +1,121 @@
+"""Hand out what a sweep has made: `python -m sweep.cluster.on_head.archive NAME OUTPUT`.
+
+Writes one archive into the logs of Ray's session, whence the dashboard gives it out to whoever has
+the token, says so in one line of JSON, and takes it away again when it is told to end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import signal
+import sqlite3
+import sys
+import tarfile
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+
+LONGEST_SECONDS = 3600.0
+"""An archive that nobody takes away lies in the logs no longer than this."""
+WHOLE = ("space.yaml", "report.html", "report.md", "timings.json", "mlflow.json")
+DATABASES = ("study.db", "mlflow.db")
+OF_TRIALS = ("config.json", "result.json", "log.txt")
+PREFIX = "sweep-fetch-"
+
+
+def archive(folder: Path, target: Path) -> None:
+    """Write best/, the reports, the databases and the small files of all trials.
+
+    The folder may belong to a sweep that runs: files that vanish meanwhile are left out, save those
+    of best/.
+
+    Raises:
+        OSError: best/ was exchanged meanwhile.
+    """
+    from sweep.results.status import as_json, read_status
+    from sweep.storage.patient import StudyError
+
+    with tempfile.TemporaryDirectory() as scratch, tarfile.open(target, "w") as tar:
+        for path in sorted((folder / "best").rglob("*")):
+            if path.is_file():
+                _add(tar, path, path.relative_to(folder))
+        for path in _small(folder):
+            try:
+                _add(tar, path, path.relative_to(folder))
+            except OSError:
+                continue
+        for name in DATABASES:
+            if (folder / name).is_file():
+                # A plain copy of a database that is written to may be torn.
+                with (
+                    closing(sqlite3.connect(folder / name)) as there,
+                    closing(sqlite3.connect(Path(scratch) / name)) as copy,
+                ):
+                    there.backup(copy)
+                _add(tar, Path(scratch) / name, Path(name))
+        with suppress(StudyError):  # its server is away, or it has not begun
+            status = Path(scratch) / "status.json"
+            found = as_json(read_status(folder))
+            status.write_text(json.dumps(found, indent=1, ensure_ascii=False))
+            _add(tar, status, Path("status.json"))
+
+
+def _small(folder: Path) -> Iterator[Path]:
+    for name in WHOLE:
+        if (folder / name).is_file():
+            yield folder / name
+    for trial in sorted((folder / "trials").glob("*")):
+        yield from (trial / name for name in OF_TRIALS if (trial / name).is_file())
+
+
+def _add(tar: tarfile.TarFile, path: Path, name: Path) -> None:
+    """Add a file's contents: the archive holds no links."""
+    with path.open("rb") as file:
+        about = tarfile.TarInfo(name.as_posix())
+        about.size, about.mtime = path.stat().st_size, int(path.stat().st_mtime)
+        tar.addfile(about, file)
+
+
+def main(name: str, output: Path) -> None:
+    """Offer the archive until SIGTERM."""
+    told = threading.Event()
+    folder = output.expanduser() / name
+    if not (folder / "study.db").is_file() and not (folder / "sweep.json").is_file():
+        _answer({"problem": f"{folder}: no sweep lies there on the head of the cluster."})
+        return
+    ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    place = Path(tempfile.mkdtemp(prefix=PREFIX, dir=logs))
+    try:
+        target = place / "sweep.tar"
+        archive(folder, target)
+        with target.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        _answer(
+            {
+                "node_id": ray.get_runtime_context().get_node_id(),
+                "file": target.relative_to(logs).as_posix(),
+                "n_bytes": target.stat().st_size,
+                "sha256": digest,
+            }
+        )
+        told.wait(LONGEST_SECONDS)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _answer(answer: dict[str, Any]) -> None:
+    print("sweep-answer: " + json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

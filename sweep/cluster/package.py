@@ -1,0 +1,125 @@
+"""What a job brings along to a cluster: the space, the files that it names, and this program."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import distribution
+from pathlib import Path
+
+import sweep
+import trials
+from sweep.space.loading import Space
+from sweep.space.yaml_file import SpaceError, read
+from sweep.text.numbers import megabytes
+
+MOST_BYTES = 500 * 10**6
+"""Ray keeps a job's files in the head's memory, 512 MiB at most."""
+SPACE_FILE = "space.yaml"
+MODEL_SUFFIXES = (".json", ".jinja", ".model", ".safetensors", ".txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A file that travels."""
+
+    key: str
+    """Of the space, such as `data.train`."""
+    source: Path
+    target: str
+    """Within the package."""
+
+    @property
+    def n_bytes(self) -> int:
+        return self.source.stat().st_size
+
+
+def pack_program(folder: Path) -> None:
+    """Write this program into `folder`: a cluster then runs the version that is here.
+
+    Its metadata go with it, since the program asks for its own version and dependencies.
+    """
+    for package in (sweep, trials):
+        source = Path(package.__path__[0])
+        shutil.copytree(
+            source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
+        )
+    ours = distribution("sweep")
+    about = folder / f"sweep-{ours.version}.dist-info"
+    about.mkdir()
+    text = ours.read_text("METADATA") or ours.read_text("PKG-INFO") or ""
+    (about / "METADATA").write_text(text.partition("\n\n")[0] + "\n", encoding="utf-8")
+
+
+def pack_space(path: Path, space: Space, overrides: Mapping[str, str], folder: Path) -> int:
+    """Write a space, the local files that it names and this program into `folder`.
+
+    Nothing else travels: no other file beside the space, whatever it is.
+
+    Returns:
+        The bytes of the local files.
+
+    Raises:
+        SpaceError: They are too many; says which file is how large, and what to do.
+    """
+    items = list(_items(space))
+    _check_size(path, items)
+    for item in items:
+        target = folder / item.target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(item.source, target)
+    moved = {item.key: item.target for item in items if item.key != "base_model"}
+    if space.metric_file is not None:
+        moved["objective.python"] += f":{space.objective.name}"
+    if any(item.key == "base_model" for item in items):
+        moved["base_model"] = _model_target(space)
+    renamed = {key: json.dumps(target) for key, target in {**moved, "name": space.name}.items()}
+    file = read(path, {**overrides, **renamed})
+    (folder / SPACE_FILE).write_text(file.text, encoding="utf-8")
+    pack_program(folder)
+    return sum(item.n_bytes for item in items)
+
+
+def _items(space: Space) -> Iterator[Item]:
+    for which in ("train", "eval"):
+        source = space.source(which)
+        if isinstance(source, str) and Path(source).is_file():
+            name = Path(source).name
+            yield Item(f"data.{which}", Path(source), f"data/{which}/{name}")
+    if space.metric_file is not None:
+        metric = space.metric_file
+        yield Item("objective.python", metric, f"objective/{metric.name}")
+    model = space.folder / space.settings.base_model
+    if not model.is_dir():
+        return
+    suffixes = (*MODEL_SUFFIXES, *((".py",) if space.settings.trust_remote_code else ()))
+    for file in sorted(model.iterdir()):
+        if file.is_file() and file.suffix in suffixes and not file.name.startswith("."):
+            yield Item("base_model", file, f"{_model_target(space)}/{file.name}")
+
+
+def _model_target(space: Space) -> str:
+    return f"base_model/{(space.folder / space.settings.base_model).resolve().name}"
+
+
+def _check_size(path: Path, items: list[Item]) -> None:
+    total = sum(item.n_bytes for item in items)
+    if total <= MOST_BYTES:
+        return
+    largest = sorted(items, key=lambda item: item.n_bytes, reverse=True)[:3]
+    lines = [f"  {i.key}: {i.source} has {megabytes(i.n_bytes)}" for i in largest]
+    mends = []
+    if any(item.key.startswith("data.") for item in largest):
+        mends.append(
+            "Put the data where the cluster reads it, and name that: s3://bucket/rows.jsonl, "
+            "gs://bucket/rows.jsonl, or file:///shared/rows.jsonl on a file system that the "
+            "cluster shares."
+        )
+    if any(item.key == "base_model" for item in largest):
+        mends.append("Name the model by its hub id, or as file:///shared/model.")
+    raise SpaceError(
+        f"{path}: at most {megabytes(MOST_BYTES)} travel with a job, but the files of this space "
+        f"have {megabytes(total)}.\n" + "\n".join([*lines, *(f"  {mend}" for mend in mends)])
+    )

@@ -1,0 +1,1 @@
+"""`sweep confirm`: the best trials, trained again with other seeds."""

@@ -1,0 +1,1 @@
+"""What a person does to a sweep that is there: stop, prune, clean."""

@@ -1,0 +1,1 @@
+"""`sweep run`: prepare, start, keep every slot busy, record."""

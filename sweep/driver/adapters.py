@@ -1,0 +1,151 @@
+"""Which adapters stay on disk: the best few, and the winner's own folder with how to load it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from sweep.driver.loop import Place
+from sweep.study.ended import Ended
+from sweep.study.sweep import Sweep
+from trials.config import GOES_ON, EvalPoint, TrialConfig, TrialResult
+
+HOW_TO_LOAD = """\
+# The best adapter of the sweep `{name}`
+
+Trial {number}: {score}eval loss {eval_loss:.4f} nats per completion token ({outcome}).
+
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = AutoModelForCausalLM.from_pretrained("{base}", dtype="bfloat16")
+    model = PeftModel.from_pretrained(base, "{adapter}")
+    tokenizer = AutoTokenizer.from_pretrained("{base}")
+
+It was trained on a base in `{quantization}`; loaded in 16 bits, as above, the same adapter answers
+with slightly different numbers. `config.json` holds the whole configuration of the trial.
+"""
+
+
+class Adapters:
+    """A `Tracker` that keeps the adapters of the `keep` best trials and deletes the others.
+
+    Args:
+        drop: Deletes the adapter of a trial that is no longer among the best: its number, and the
+            adapter's folder.
+    """
+
+    def __init__(
+        self, sweep: Sweep, output_dir: Path, *, keep: int, drop: Callable[[int, Path], None]
+    ) -> None:
+        self._sweep = sweep
+        self._output_dir = output_dir
+        self._keep = keep
+        self._drop = drop
+        self._gone: set[int] = set()
+        """Ended trials without an adapter: with thousands, nobody wants to look at each again."""
+
+    @property
+    def best_dir(self) -> Path:
+        """The winner's folder: adapter, config.json and how to load it."""
+        return self._output_dir / "best"
+
+    def put_right(self) -> None:
+        """Make the disk agree with the study.
+
+        An earlier process may have been killed between the two, or the disk have been full. What
+        cannot be mended now is left for the next time.
+        """
+        with suppress(OSError):
+            self._drop_all_but_the_best()
+        with suppress(OSError):
+            ranked = self._sweep.ranked(1)
+            if ranked and ranked[0].number != self._number_in_best():
+                self._write_best(ranked[0])
+        self._remove_leftovers()
+
+    def trial_started(self, config: TrialConfig, place: Place) -> None:
+        """Nothing is on disk yet."""
+
+    def trial_reported(self, number: int, point: EvalPoint) -> None:
+        """Nothing is on disk yet."""
+
+    def trial_ended(self, number: int, result: TrialResult) -> None:
+        """Let the trial's adapter take its place among the best."""
+        if result.outcome not in GOES_ON:  # a failed one has left what it would go on from
+            (self._trial_dir(number) / "checkpoint.safetensors").unlink(missing_ok=True)
+        self.put_right()
+
+    def _drop_all_but_the_best(self) -> None:
+        kept = {trial.number for trial in self._sweep.ranked(self._keep)}
+        for number in sorted(self._sweep.numbers_ended() - kept - self._gone):
+            if (folder := self._adapter_dir(number)).exists():
+                self._drop(number, folder)
+            self._gone.add(number)
+
+    def _trial_dir(self, number: int) -> Path:
+        return self._output_dir / "trials" / f"{number:03d}"
+
+    def _adapter_dir(self, number: int) -> Path:
+        return self._trial_dir(number) / "adapter"
+
+    def _number_in_best(self) -> int | None:
+        """The number of the trial that best/ holds; None where it is not whole."""
+        with suppress(OSError, ValueError, KeyError):
+            if (self.best_dir / "README.md").exists():
+                return int(json.loads((self.best_dir / "config.json").read_text())["number"])
+        return None
+
+    def _write_best(self, winner: Ended) -> None:
+        """Write best/ whole or not at all; files are linked where the disk allows."""
+        self._remove_leftovers()
+        unfinished = self.best_dir.with_name(f"best.{os.getpid()}.tmp")
+        shutil.copytree(
+            self._adapter_dir(winner.number), unfinished / "adapter", copy_function=_link_or_copy
+        )
+        shutil.copy(self._trial_dir(winner.number) / "config.json", unfinished / "config.json")
+        config = json.loads((unfinished / "config.json").read_text())
+        words = HOW_TO_LOAD.format(
+            name=self._output_dir.name,
+            number=winner.number,
+            score=(
+                ""
+                if self._sweep.objective.is_eval_loss
+                else f"{self._sweep.objective.name} {winner.value:.4f}, "
+            ),
+            eval_loss=winner.eval_loss_best,
+            outcome=winner.outcome,
+            base=_loadable_base(unfinished / "adapter"),
+            adapter=(self.best_dir / "adapter").resolve(),
+            quantization=config["model"]["quantization"],
+        )
+        (unfinished / "README.md").write_text(words)
+        # Aside, not deleted first: a folder cannot replace another in one call, and a process
+        # that is killed here leaves best/ missing for as long as one rename takes, not half there.
+        replaced = self.best_dir.with_name(f"best.replaced.{os.getpid()}.tmp")
+        if self.best_dir.exists():
+            self.best_dir.rename(replaced)
+        unfinished.rename(self.best_dir)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a killed process left: the sweep's lock says that no other one writes."""
+        for leftover in self._output_dir.glob("best.*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _loadable_base(adapter_dir: Path) -> str:
+    written = json.loads((adapter_dir / "adapter_config.json").read_text())
+    return str(written["base_model_name_or_path"])
+
+
+def _link_or_copy(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target

@@ -1,0 +1,299 @@
+"""`sweep check`: all that can be known before the first GPU second."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sweep.space.epochs import in_words as epochs_in_words
+from sweep.space.hyperparameters import is_fixed
+from sweep.space.loading import Space
+from sweep.space.yaml_file import SpaceError
+from sweep.study.trial_config import (
+    backend_in_words,
+    backend_notes,
+    choose_backend,
+    model_config,
+    trial_settings,
+)
+from sweep.text.numbers import counted
+
+if TYPE_CHECKING:
+    from sweep.space.settings import Budget
+
+
+MOST_SHOWN = 6
+"""Of the first trials."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was found, and where the prepared data lies."""
+
+    data_dir: Path
+    report: dict[str, Any]
+    """Of `trials.preparation.prepare`."""
+    on_gpus: bool
+    """Whether trials are to run on GPUs."""
+
+
+def request(
+    space: Space,
+    data_dir: Path,
+    *,
+    on_gpus: bool,
+    n_sample_rows: int | None = None,
+    n_generated_rows: int | None = None,
+) -> dict[str, Any]:
+    """What `trials.preparation.prepare` is asked.
+
+    Args:
+        n_sample_rows: Eval rows of each evaluation, in a study that goes on.
+        n_generated_rows: Those that completions are written for, likewise.
+
+    Raises:
+        SpaceError: Unsloth is asked for and not installed.
+    """
+    settings, data = space.settings, space.settings.data
+    fixed = trial_settings(space, on_gpus=on_gpus)
+    largest = space.largest
+    generation = None
+    if space.objective.is_generated:
+        generation = {
+            "rows": settings.objective.rows,
+            "max_new_tokens": settings.objective.max_new_tokens,
+            "n_rows": n_generated_rows,
+            "file": None if space.metric_file is None else str(space.metric_file),
+        }
+    return {
+        "train": space.source("train"),
+        "eval": space.source("eval"),
+        "columns": data.columns,
+        "template": data.template,
+        "chat": data.chat,
+        "loss_on": data.loss_on,
+        "model": asdict(model_config(space, choose_backend(space, on_gpus=on_gpus))),
+        "max_lengths": sorted({int(space.smallest["max_length"]), int(largest["max_length"])}),
+        "n_evaluations": settings.evaluate.times,
+        "sample_rows": settings.evaluate.rows,
+        "n_sample_rows": n_sample_rows,
+        "generation": generation,
+        "smallest_epochs": space.smallest["epochs"],
+        "smallest_batch": int(space.smallest["effective_batch_size"]),
+        "largest_rank": int(largest["rank"]),
+        "target_modules": _widest_target(space),
+        "micro_batch_size": min(
+            fixed.micro_batch_size,
+            int(largest["effective_batch_size"]) // settings.processes_per_trial,
+        ),
+        "optimizer": fixed.optimizer,
+        "seed": settings.seed,
+        "output_dir": str(data_dir.resolve()),
+    }
+
+
+def prepare_data(
+    space: Space,
+    data_dir: Path,
+    *,
+    on_gpus: bool,
+    say: Callable[[str], None],
+    n_sample_rows: int | None = None,
+    n_generated_rows: int | None = None,
+) -> Check:
+    """Read and tokenise the data, size up the model, in a process of its own.
+
+    Args:
+        n_sample_rows: Eval rows of each evaluation, in a study that goes on.
+        n_generated_rows: Those that completions are written for, likewise.
+
+    Raises:
+        SpaceError: With every problem of the data, or the model's; or Unsloth is not installed.
+    """
+    data_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        request_path, answer_path = Path(scratch) / "request.json", Path(scratch) / "answer.json"
+        asked = request(
+            space,
+            data_dir,
+            on_gpus=on_gpus,
+            n_sample_rows=n_sample_rows,
+            n_generated_rows=n_generated_rows,
+        )
+        request_path.write_text(json.dumps(asked))
+        log_path = Path(scratch) / "log.txt"
+        module = "trials.preparation.prepare"
+        command = [sys.executable, "-m", module, str(request_path), str(answer_path)]
+        with (
+            log_path.open("w") as log,
+            subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,  # its end is ours: it must not outlive this process
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                errors="replace",
+            ) as process,
+        ):
+            assert process.stdout is not None
+            for line in process.stdout:
+                say(line.rstrip())
+        if not answer_path.exists():
+            end = "\n".join(log_path.read_text(errors="replace").splitlines()[-15:])
+            raise SpaceError(f"reading the data ended with exit code {process.returncode}:\n{end}")
+        answer = json.loads(answer_path.read_text())
+    if "problems" in answer:
+        raise SpaceError(answer["problems"])
+    return Check(data_dir, answer["report"], on_gpus)
+
+
+def _widest_target(space: Space) -> str:
+    presets = getattr(space.domains["target_modules"], "values", ("all-linear",))
+    return next(p for p in ("all-linear", "mlp", "attention", "qv") if p in presets)
+
+
+def in_words(space: Space, check: Check) -> RenderableType:
+    """The check as a person reads it."""
+    report = check.report
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column()
+    for length, counts in report["train"].items():
+        table.add_row(
+            "train", _counts_in_words(counts, length if len(report["train"]) > 1 else None)
+        )
+    table.add_row("eval", _counts_in_words(report["eval"], None))
+    share = report["evaluation_share"]
+    table.add_row(
+        "evaluation",
+        f"{space.settings.evaluate.times} times on one sample of {report['sample_rows']} eval "
+        f"rows; it adds about {share:.0%} to the training time of the shortest trial"
+        + (" (lower evaluate.times to pay less)" if share > 0.3 else ""),
+    )
+    if not space.objective.is_eval_loss:
+        table.add_row("objective", _objective_in_words(space, report))
+    memory = report["memory"]
+    total = memory["weights_gib"] + memory["adapter_gib"] + memory["activations_gib"]
+    table.add_row(
+        "base model",
+        f"{space.settings.base_model}, {_millions(memory['base_parameters'])} parameters in "
+        f"{space.settings.quantization}; the largest adapter has "
+        f"{_millions(memory['adapter_parameters'])}",
+    )
+    table.add_row(
+        "memory",
+        f"about {total:.1f} GiB for the largest trial at most: weights "
+        f"{memory['weights_gib']:.1f}, adapter {memory['adapter_gib']:.1f}, "
+        f"activations {memory['activations_gib']:.1f}",
+    )
+    table.add_row("backend", backend_in_words(space, on_gpus=check.on_gpus))
+    points = space.n_points
+    table.add_row(
+        "search", "no limit to its points" if math.isinf(points) else f"{points:,.0f} points"
+    )
+    for name, domain in space.domains.items():
+        if not is_fixed(domain):
+            table.add_row("", f"{name}: {domain}")
+    if space.epochs_passed_through is not None:
+        table.add_row("", epochs_in_words(space.epochs_passed_through))
+    fixed = [f"{name} {domain}" for name, domain in space.domains.items() if is_fixed(domain)]
+    table.add_row("fixed", ", ".join(fixed))
+    table.add_row("budget", _budget_in_words(space.settings.budget))
+    for row in _first_trials_in_words(space):
+        table.add_row(*row)
+    backend = choose_backend(space, on_gpus=check.on_gpus)
+    notes = [*report.get("notes", []), *backend_notes(space, backend)]
+    yellow = [Text(note, style="yellow") for note in notes]
+    example = Text("", overflow="fold")
+    for text, supervised in report["example"]:
+        # The brackets tell it where there are no colours: in a pipe, in a log.
+        marked = f"⟦{text}⟧" if supervised else text
+        example.append(marked, style="bold green reverse" if supervised else "dim")
+    heading = Text("\nThe first train row; its supervised part is marked ⟦so⟧:")
+    return Group(table, *yellow, heading, example)
+
+
+def _objective_in_words(space: Space, report: dict[str, Any]) -> str:
+    """`exact_match, to be maximized, of 64 written completions of 40 tokens at most`."""
+    objective = space.objective
+    own = f" of {objective.python}" if objective.python else ""
+    words = f"{objective.name}{own}, to be {objective.direction}d"
+    if found := report.get("generation"):
+        asked = space.settings.objective.rows
+        fewer = f" (not {asked}: they would cost too much)" if found["rows"] < asked else ""
+        words += (
+            f", of the completions that the model writes for {found['rows']} of these rows{fewer}, "
+            f"{found['max_new_tokens']} tokens each at most"
+        )
+    return words
+
+
+def _budget_in_words(budget: Budget) -> str:
+    """`24 trials, 8 hours at most`."""
+    words = []
+    if budget.trials is not None:
+        words.append(counted(budget.trials, "trial"))
+    if budget.hours is not None:
+        words.append(counted(budget.hours, "hour"))
+    return f"{', '.join(words)} at most"
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e6:,.0f} M" if count >= 1e8 else f"{count / 1e6:,.1f} M"
+
+
+def _counts_in_words(counts: dict[str, int], length: str | None) -> str:
+    words = (
+        f"{counts['rows']:,} rows, {counts['tokens']:,} tokens "
+        f"({counts['supervised_tokens']:,} supervised; median {counts['median']}, "
+        f"longest {counts['longest']})"
+    )
+    words += f"; {counts['cut']:,} cut" if counts["cut"] else "; none cut"
+    if counts["dropped"]:
+        words += f", {counts['dropped']:,} dropped: nothing of their completion was left"
+    return words + (f" at max_length {length}" if length else "")
+
+
+def _first_trials_in_words(space: Space) -> Iterator[tuple[str, str]]:
+    """A row for each: where it comes from, and what is searched of its point."""
+    found = first_trials(space)
+    heading = "first trial" if len(found) == 1 else "first trials"
+    searched = [name for name, domain in space.domains.items() if not is_fixed(domain)]
+    for origin, point in found[:MOST_SHOWN]:
+        values = ", ".join(f"{name} {_plain(point[name])}" for name in searched)
+        yield heading, f"{origin}: {values}"
+        heading = ""
+    if n_more := len(found[MOST_SHOWN:]):
+        yield "", f"and {n_more} more"
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def first_trials(space: Space) -> list[tuple[str, dict[str, Any]]]:
+    """The first trials of a new study: where each comes from, and its point in full.
+
+    Those that are to be tried first, with what they leave open drawn; or the first that is drawn.
+    """
+    import optuna
+
+    from sweep.study.next_trial import POINT, View, enqueue_starts
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction=space.objective.direction)
+    origins = [start.origin for start in enqueue_starts(study, space)]
+    view = View(study, space)
+    drawn = [f"drawn by {space.settings.sampler}"]
+    return [(origin, view.next_trial().user_attrs[POINT]) for origin in origins or drawn]

@@ -1,0 +1,142 @@
+"""`start_from`: the best points of earlier sweeps are tried first."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from optuna.storages import BaseStorage
+
+from sweep.results.status import open_to_read, read_status
+from sweep.samplers.search_space import is_within
+from sweep.screen.summary import an
+from sweep.space.hyperparameters import Value
+from sweep.space.loading import Space
+from sweep.space.usual_points import Start, within
+from sweep.space.yaml_file import SpaceError, did_you_mean
+from sweep.storage.patient import StudyError
+from sweep.study.next_trial import STARTED_FROM
+from sweep.tracking.writer import without_secrets
+from trials.config import Objective
+
+TAKEN = 3
+"""Points of each earlier sweep, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """A trial whose value counts."""
+
+    number: int
+    value: float
+    hyperparameters: Mapping[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """An earlier sweep."""
+
+    name: str
+    objective: Objective
+    best: Sequence[Best]
+    """The best few trials whose value counts, the best first."""
+
+
+def with_earlier(
+    space: Space, output: Path, mlflow: str | None, storage: BaseStorage | None = None
+) -> Space:
+    """Return the space with the best points of the sweeps of `start_from` among its first.
+
+    An earlier sweep is looked at once: what a study has taken from it stays, whatever becomes of
+    it, and the study goes on where it is gone.
+
+    Args:
+        output: Folder of all sweeps.
+        mlflow: An MLflow server's address, for sweeps that are not in that folder.
+        storage: The study's, where it is open.
+
+    Raises:
+        SpaceError: With every problem: there is no such sweep, or none of its trials counts.
+        TrackingError: The MLflow server cannot be used.
+    """
+    looked_at = _looked_at(output / space.name, storage)
+    starts: list[Start] = []
+    problems: list[str] = []
+    for name in space.settings.earlier:
+        if name in looked_at:
+            continue
+        try:
+            starts += _starts(space, _found(name, output, mlflow))
+        except (SpaceError, StudyError) as error:
+            problems.append(f"start_from: {error}")
+    if problems:
+        raise SpaceError("\n".join(problems))
+    return replace(space, starts=(*starts, *space.starts))
+
+
+def _looked_at(folder: Path, storage: BaseStorage | None) -> Collection[str]:
+    """Names of the sweeps that the study of a folder has taken points of."""
+    try:
+        return [
+            str(name) for name in open_to_read(folder, storage).user_attrs.get(STARTED_FROM, [])
+        ]
+    except StudyError:  # it has not begun
+        return []
+
+
+def _found(name: str, output: Path, mlflow: str | None) -> Earlier:
+    """Look for a sweep beside this one, then in MLflow."""
+    folder = output / name
+    if (folder / "sweep.json").exists():
+        return _counting(_in_folder(folder))
+    known = [path.parent.name for path in output.glob("*/sweep.json")]
+    there = f"in {output.resolve()}"
+    if mlflow is None:
+        there = f"{there}; --mlflow names a server to look at too"
+    else:
+        from sweep.tracking.earlier import best_in_mlflow, names_in_mlflow
+
+        if found := best_in_mlflow(mlflow, name, TAKEN):
+            return _counting(found)
+        known += names_in_mlflow(mlflow)
+        there = f"{there}, nor at {without_secrets(mlflow)}"
+    near = difflib.get_close_matches(name, known, n=1)
+    raise SpaceError(f"no sweep {name} {there}{did_you_mean(near)}")
+
+
+def _in_folder(folder: Path) -> Earlier:
+    status = read_status(folder)
+    best = [
+        Best(trial.number, trial.value, trial.hyperparameters)
+        for trial in status.ranked[:TAKEN]
+        if trial.value is not None
+    ]
+    return Earlier(status.name, status.objective, best)
+
+
+def _counting(found: Earlier) -> Earlier:
+    if found.best:
+        return found
+    raise SpaceError(
+        f"no trial of {found.name} has {an(found.objective)} that counts yet, so there is nothing "
+        f"to start from. Let it go on, or name another sweep."
+    )
+
+
+def _starts(space: Space, earlier: Earlier) -> list[Start]:
+    """Its best points as points of this space."""
+    starts = []
+    for trial in earlier.best:
+        if values := within(space.domains, trial.hyperparameters):
+            value = f"{earlier.objective.heading} {trial.value:.4f}"
+            moved = "" if is_within(space, trial.hyperparameters) else ", moved into this space"
+            origin = f"from {earlier.name}: trial {trial.number:03d} ({value}){moved}"
+            starts.append(Start(values, origin, sweep=earlier.name))
+    if starts:
+        return starts
+    raise SpaceError(
+        f"the best trials of {earlier.name} have no value that is searched here, so there is "
+        f"nothing to start from. Search what it has searched, or remove its name."
+    )

@@ -1,0 +1,1 @@
+"""The winner for other programs: adapter, merged model, model card, trainers' files."""

@@ -1,0 +1,196 @@
+"""`sweep export`: a trial's adapter, or the model merged with it, in a folder; checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from sweep.export.model_card import model_card
+from sweep.results.trial_record import Record
+from trials.config import Quantization
+from trials.models.frozen_base import local_or_hub
+
+TOLERANCE = 0.01
+"""Relative: an exported model's eval loss may be so far from the logged one."""
+
+
+class ExportError(ValueError):
+    """Something cannot be exported, in words for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """An eval loss of what was exported, beside the logged one, in nats per supervised token."""
+
+    quantization: Quantization
+    eval_loss: float
+    logged: float
+    counts: bool
+    """Whether the verdict is this one's."""
+
+    @property
+    def difference(self) -> float:
+        """Relative to the logged one."""
+        return self.eval_loss / self.logged - 1
+
+    @property
+    def is_within(self) -> bool:
+        """Whether it is near enough to be the same model."""
+        return abs(self.difference) <= TOLERANCE
+
+
+def export(
+    record: Record, target: Path, *, merge: bool, check: bool, say: Callable[[str], None]
+) -> list[Measured]:
+    """Write the export whole or not at all, and measure what it is worth.
+
+    Args:
+        check: Load it in a fresh process and measure its eval loss on the sweep's own sample.
+
+    Returns:
+        What was measured; nothing without `check`.
+
+    Raises:
+        ExportError: It cannot be done; nothing is left at `target`.
+        StudyError: The trial's configuration is not there.
+    """
+    config, trial = record.needed_config(), record.trial
+    if record.adapter is None:
+        raise ExportError(_no_adapter(record))
+    if target.exists():
+        raise ExportError(
+            f"--to {target}: must not exist yet, but it does. Name another folder, or remove it."
+        )
+    sample = record.folder.parents[1] / "data" / "eval_sample.jsonl"
+    if check and not sample.exists():
+        raise ExportError(
+            f"{sample}: the check needs the sweep's eval sample, but it is not there. Export where "
+            f"the sweep ran, or with --no-check."
+        )
+    if check and trial.eval_loss is None:
+        raise ExportError(f"trial {trial.number} has no eval loss to check against: --no-check.")
+    unfinished = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    request = {
+        "base": local_or_hub(config.model.name),
+        "revision": config.model.revision,
+        "trust_remote_code": config.model.trust_remote_code,
+        "compute_dtype": config.model.compute_dtype,
+        "adapter": str(record.adapter.resolve()),
+        "exported": str(unfinished.resolve()),
+        "is_merged": merge,
+        "rows": str(sample.resolve()),
+    }
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if merge:
+            say(f"merging trial {trial.number} into {config.model.name}, in 16 bits")
+            unfinished.mkdir()
+            _ask({**request, "task": "merge"})
+        else:
+            shutil.copytree(record.adapter, unfinished)
+        card = model_card(record, is_merged=merge, data=_train_data(record))
+        (unfinished / "README.md").write_text(card, encoding="utf-8")
+        measured: list[Measured] = []
+        if check:
+            say("checking it in a fresh process: transformers and peft alone")
+            measured = _measured(record, request, merge=merge)
+        unfinished.rename(target)
+    except OSError as error:
+        raise ExportError(f"--to {target}: cannot be written: {error.strerror}.") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return measured
+
+
+def _no_adapter(record: Record) -> str:
+    kept = sorted(p.parent.parent.name for p in record.folder.parent.glob("*/adapter/*.json"))
+    names = ", ".join(str(int(name)) for name in dict.fromkeys(kept) if name.isdigit())
+    there = f"These have one: {names}." if names else "No trial has one on this disk."
+    return (
+        f"trial {record.trial.number} ({record.trial.outcome}) has no adapter on this disk: "
+        f"the best keep_adapters are kept. {there}"
+    )
+
+
+def _train_data(record: Record) -> str:
+    try:
+        text = (record.folder.parents[1] / "space.yaml").read_text(encoding="utf-8")
+        train = str(YAML(typ="safe", pure=True).load(text)["data"]["train"])
+    except (OSError, KeyError, TypeError, YAMLError):
+        return "unknown"
+    return train.rpartition("/")[2] if train.startswith(("/", ".")) else train
+
+
+def _measured(record: Record, request: dict[str, Any], *, merge: bool) -> list[Measured]:
+    """Measure the adapter on its base as trained and in 16 bits, or the merged model."""
+    trained = record.needed_config().model.quantization
+    kinds: list[Quantization] = ["none"] if merge or trained == "none" else [trained, "none"]
+    losses = _ask({**request, "task": "eval", "quantizations": kinds})
+    assert record.trial.eval_loss is not None
+    return [
+        Measured(kind, losses[kind], record.trial.eval_loss, counts=kind == kinds[0])
+        for kind in kinds
+    ]
+
+
+def _ask(request: dict[str, Any]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as scratch:
+        asked, answered = Path(scratch) / "request.json", Path(scratch) / "answer.json"
+        asked.write_text(json.dumps(request), encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-m", "trials.exported", str(asked), str(answered)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            lines = [line for line in done.stdout.splitlines() if line.strip()] or ["it was killed"]
+            verb = "merged" if request["task"] == "merge" else "checked"
+            mend = "" if request["task"] == "merge" else " --no-check exports it all the same."
+            last = "\n".join(f"  {line}" for line in lines[-3:])
+            raise ExportError(f"The export could not be {verb}; nothing was written.{mend}\n{last}")
+        found: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
+        return found
+
+
+def in_words(measured: Measured, *, is_merged: bool) -> str:
+    """One line: both losses, and their difference."""
+    base = {"nf4": "on the base in 4 bits", "int8": "on the base in 8 bits"}.get(
+        measured.quantization, "merged, in 16 bits" if is_merged else "on the base in 16 bits"
+    )
+    return (
+        f"Eval loss {measured.eval_loss:.4f} {base}; logged {measured.logged:.4f} "
+        f"({measured.difference:+.2%})."
+    )
+
+
+def verdict(measured: list[Measured], record: Record, *, is_merged: bool) -> str | None:
+    """Say loudly that what was exported is not what was logged; None: it is."""
+    wrong = next((m for m in measured if m.counts and not m.is_within), None)
+    if wrong is None:
+        return None
+    words = (
+        f"THE EXPORT DIFFERS by {wrong.difference:+.2%} from the logged eval loss; {TOLERANCE:.0%} "
+        f"is allowed."
+    )
+    trained = record.needed_config().model.quantization
+    if is_merged and trained != "none":
+        bits = "4" if trained == "nf4" else "8"
+        words += (
+            f" The trial was trained and measured on a base in {bits} bits, and what was merged is "
+            f"that base in 16: the difference is the quantisation's. Exported without --merge, the "
+            f"adapter can be loaded on the base in {bits} bits."
+        )
+    return words

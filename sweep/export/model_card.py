@@ -1,0 +1,118 @@
+"""The model card of what is exported: the README.md that the hub and people read."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from sweep.results.trial_record import Record
+from sweep.space.hyperparameters import HYPERPARAMETERS
+from trials.config import TrialConfig
+from trials.models.frozen_base import local_or_hub
+from trials.models.smollm2 import is_builtin
+
+IN_WORDS = {
+    "nf4": "4 bits (NF4 with double quantisation)",
+    "int8": "8 bits",
+    "none": "16 bits",
+}
+
+
+def model_card(record: Record, *, is_merged: bool, data: str) -> str:
+    """Return the card: YAML front matter as the hub reads it, then words.
+
+    Args:
+        data: The training rows, as the search space names them.
+
+    Raises:
+        StudyError: The trial's configuration is not there.
+    """
+    config, trial = record.needed_config(), record.trial
+    loss, base_loss = trial.eval_loss, record.sweep.base_eval_loss
+    kind = "model" if is_merged else "adapter"
+    stream = io.StringIO()
+    YAML().dump(_front_matter(config, is_merged=is_merged), stream)
+    values = "\n".join(f"| {name} | {value} |" for name, value in _values(config))
+    against = "" if base_loss is None else f" The base model's own is {base_loss:.4f}."
+    if record.best is not None:
+        reached = f" It was reached at step {record.best.step}, epoch {record.best.epoch:.2f}."
+    else:
+        reached = ""
+    measured = "" if loss is None else f"{loss:.4f} nats per supervised token.{against}{reached}"
+    objective = record.sweep.objective
+    if not objective.is_eval_loss and trial.value is not None:
+        measured += f"\n\n**{objective.name}** (what the search was for): {trial.value:.4f}"
+    return f"""\
+---
+{stream.getvalue()}---
+
+# {record.sweep.name}, trial {trial.number}
+
+A LoRA {kind} of `{config.model.name}`{_revision(config)}, trained on `{data}`: the configuration
+that a search for hyperparameters found, trial {trial.number} of {len(record.sweep.trials)}.
+
+**Eval loss**: {measured}
+Measured on the base model in {IN_WORDS[config.model.quantization]}, as it was trained.
+
+## How to load it
+
+```python
+{_how_to_load(config, is_merged=is_merged)}
+```
+
+## How it was trained
+
+| setting | value |
+|---|---|
+{values}
+
+AdamW; the adapter of the evaluation with the lowest eval loss was kept.
+"""
+
+
+def _front_matter(config: TrialConfig, *, is_merged: bool) -> dict[str, Any]:
+    keys: dict[str, Any] = {}
+    # A folder's path says nothing to the hub, and is refused there.
+    if not (is_builtin(config.model.name) or Path(config.model.name).is_dir()):
+        keys["base_model"] = config.model.name
+        keys["base_model_relation"] = "finetune" if is_merged else "adapter"
+    keys["library_name"] = "transformers" if is_merged else "peft"
+    keys["pipeline_tag"] = "text-generation"
+    keys["tags"] = ["lora"] if config.model.quantization == "none" else ["lora", "qlora"]
+    return keys
+
+
+def _revision(config: TrialConfig) -> str:
+    return "" if config.model.revision is None else f" (revision `{config.model.revision}`)"
+
+
+def _values(config: TrialConfig) -> list[tuple[str, str]]:
+    names = [*HYPERPARAMETERS, "optimizer", "seed"]
+    values = {name: getattr(config, name) for name in names}
+    values |= {"base model": IN_WORDS[config.model.quantization]}
+    return [(name, f"{v:g}" if isinstance(v, float) else str(v)) for name, v in values.items()]
+
+
+def _how_to_load(config: TrialConfig, *, is_merged: bool) -> str:
+    dtype = "float16" if config.model.compute_dtype == "float16" else "bfloat16"
+    if is_merged:
+        return f"""\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER", dtype="{dtype}")
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")"""
+    name = local_or_hub(config.model.name)
+    where = "  # a folder, where it was trained" if Path(name).is_dir() else ""
+    revision = f', revision="{config.model.revision}"' if config.model.revision else ""
+    code = ", trust_remote_code=True" if config.model.trust_remote_code else ""
+    return f"""\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+name = "{name}"{where}
+base = AutoModelForCausalLM.from_pretrained(name, dtype="{dtype}"{revision}{code})
+model = PeftModel.from_pretrained(base, "THIS_FOLDER")
+tokenizer = AutoTokenizer.from_pretrained(name{revision}{code})"""

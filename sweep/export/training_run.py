@@ -1,0 +1,118 @@
+"""What any trainer takes from a trial: its configuration, its rows, its steps."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from sweep.results.trial_record import Record
+from trials.config import TrialConfig
+from trials.models.frozen_base import local_or_hub
+from trials.models.schedules import DECAY_SHARE
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a training takes from a trial, whatever the trainer."""
+
+    config: TrialConfig
+    base: str
+    """A hub id, or a folder."""
+    data: Mapping[str, Any]
+    """`data` of the space."""
+    chat: bool
+    """Whether prompt and completion were rendered with the chat template."""
+    n_steps: int
+    """Optimizer steps of the whole run, also of one that was stopped early."""
+    micro_batch_size: int
+    """That fitted."""
+    checkpointing: bool
+    """Whether it fitted only with activations computed again."""
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of each GPU per optimizer step."""
+        config = self.config
+        return config.effective_batch_size // (self.micro_batch_size * config.gpus_per_trial)
+
+    @property
+    def warmup_steps(self) -> int:
+        """Optimizer steps in which the learning rate rises."""
+        return int(self.config.warmup_ratio * self.n_steps)
+
+    @property
+    def is_16_bit(self) -> str | None:
+        """bf16, fp16, or None: 32 bits."""
+        names = {"auto": "bf16", "bfloat16": "bf16", "float16": "fp16"}
+        return names.get(self.config.model.compute_dtype)
+
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """`lr_scheduler_kwargs`, where the schedule needs them."""
+        if self.config.lr_scheduler != "warmup_stable_decay":
+            return {}
+        decay = {"num_decay_steps": math.ceil(self.n_steps * DECAY_SHARE)}
+        return {"lr_scheduler_kwargs": decay}
+
+    @property
+    def train(self) -> str:
+        """The training rows, as the space names them."""
+        return str(self.data["train"])
+
+    @property
+    def held_out(self) -> float | None:
+        """The share of the rows that are eval rows; None: they have a file of their own."""
+        share = self.data["eval"]
+        return share if isinstance(share, float) else None
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Our name of a column → the file's own."""
+        return dict(self.data.get("columns") or {})
+
+
+def run_of(record: Record) -> Run:
+    """Return what a training takes from a trial.
+
+    Raises:
+        StudyError: The trial's configuration is not there.
+    """
+    config = record.needed_config()
+    sweep_dir = record.folder.parents[1]
+    try:
+        data = YAML(typ="safe", pure=True).load((sweep_dir / "space.yaml").read_text())["data"]
+    except (OSError, KeyError, TypeError, YAMLError):
+        data = {"train": "TRAIN_FILE", "eval": "EVAL_FILE"}
+    try:
+        report = json.loads((sweep_dir / "data" / "report.json").read_text())
+    except (OSError, ValueError):
+        report = {}
+    result = record.result
+    return Run(
+        config=config,
+        base=local_or_hub(config.model.name),
+        data=data,
+        chat=bool(report.get("chat")),
+        n_steps=_n_steps(record, config, report),
+        micro_batch_size=(result and result.micro_batch_size) or config.micro_batch_size,
+        checkpointing=bool(result and result.gradient_checkpointing),
+    )
+
+
+def _n_steps(record: Record, config: TrialConfig, report: Mapping[str, Any]) -> int:
+    """Optimizer steps of the whole run: as counted, or as they follow from the rows."""
+    if record.curve and record.curve[-1].index == config.n_evaluations:
+        return record.curve[-1].step
+    counts: Mapping[str, Mapping[str, int]] = report.get("train") or {}
+    known = counts.get(str(config.max_length)) or next(iter(counts.values()), None)
+    if known is None:  # evaluations are evenly spread over the steps
+        last = record.curve[-1] if record.curve else None
+        return round(last.step / last.index * config.n_evaluations) if last else 1
+    steps_per_epoch = math.ceil((known["rows"] - known["dropped"]) / config.effective_batch_size)
+    return max(1, round(steps_per_epoch * config.epochs))

@@ -1,0 +1,69 @@
+"""`sweep best`: the winner of a sweep, in words and as JSON."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sweep.results.status import best_in_words
+from sweep.results.trial_record import Record
+from sweep.space.hyperparameters import HYPERPARAMETERS
+from sweep.tracking.location import command
+
+
+def in_words(record: Record) -> RenderableType:
+    """The winner as a person reads it."""
+    sweep, trial = record.sweep, record.trial
+    line = Text(f"{sweep.name}: trial {trial.number} is the best", style="bold")
+    line.append(f" of {len(sweep.trials)} ({trial.outcome})", style="not bold")
+    if sweep.state == "running":
+        line.append(", so far", style="not bold dim")
+    parts: list[RenderableType] = [line, hyperparameters(trial.hyperparameters)]
+    parts.append(Text(best_in_words(sweep)))
+    if record.best is not None and record.config is not None:
+        done = record.best.index / record.config.n_evaluations
+        words = f"Reached at {done:.0%} of its run: step {record.best.step}"
+        parts.append(Text(f"{words}, epoch {record.best.epoch:.2f}."))
+    parts.append(Text(f"Its adapter:  {record.adapter or 'is not on this disk'}"))
+    if record.adapter is not None:
+        export = command("export", record.folder.parents[1])
+        parts.append(Text(f"Take it along:  {export} --to DIR"))
+    return Group(*parts)
+
+
+def hyperparameters(values: dict[str, Any]) -> Table:
+    """Hyperparameters, one to a line, in the order of the table of keys."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    for name in HYPERPARAMETERS:
+        if name in values:
+            value = values[name]
+            table.add_row(name, f"{value:g}" if isinstance(value, float) else str(value))
+    return table
+
+
+def as_json(record: Record) -> dict[str, Any]:
+    """The winner for programs: losses in nats per supervised token."""
+    sweep, trial, best = record.sweep, record.trial, record.best
+    loss = trial.eval_loss
+    return {
+        "sweep": sweep.name,
+        "trial": trial.number,
+        "name": trial.name,
+        "outcome": trial.outcome,
+        "hyperparameters": trial.hyperparameters,
+        "objective": asdict(sweep.objective),
+        "value": trial.value,
+        "base_value": sweep.base_value,
+        "eval_loss": loss,
+        "base_eval_loss": sweep.base_eval_loss,
+        "perplexity": None if loss is None else math.exp(loss),
+        "step": best and best.step,
+        "epoch": best and best.epoch,
+        "adapter": None if record.adapter is None else str(record.adapter.resolve()),
+        "log": str(record.log.resolve()) if record.log.exists() else None,
+    }

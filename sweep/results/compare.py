@@ -1,0 +1,226 @@
+"""`sweep compare`: two sweeps, or two trials, side by side; and whether their losses compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sweep.confirm.confirmation import Confirmed
+from sweep.results.confirmed_words import FEW_SEEDS
+from sweep.results.paired_test import CONFIDENCE, difference
+from sweep.results.status import Status, open_to_read, read_status
+from sweep.results.sweep_data import Data, read_data
+from sweep.results.trial_record import NoWinner, Record, read_record
+from sweep.screen.plain import as_loss
+from sweep.space.yaml_file import SpaceError, read
+from sweep.study.task import changes
+from sweep.text.numbers import counted, duration
+from sweep.tracking.run_data import judged_by
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Side:
+    """One of the two."""
+
+    status: Status
+    record: Record | None
+    """The trial that stands for it: the best, or the one that was named; None: there is none."""
+    task: Mapping[str, Any]
+    """What all its trials share; empty before the first."""
+    data: Data
+    confirmed: Confirmed | None
+    """The trial's runs with other seeds."""
+    settings: Mapping[str, str]
+    """Dotted keys of its space and their values, as written."""
+
+    @property
+    def name(self) -> str:
+        """As a heading."""
+        number = "" if self.record is None else f", trial {self.record.trial.number}"
+        return f"{self.status.name}{number}"
+
+    @property
+    def value(self) -> float | None:
+        """Its trial's best objective: the eval loss in nats per supervised token, or the score."""
+        return None if self.record is None else self.record.trial.value
+
+
+def read_side(folder: Path, trial: int | None) -> Side:
+    """Read one side.
+
+    Args:
+        trial: None: the one with the best objective.
+
+    Raises:
+        StudyError: There is no such sweep or trial, or it cannot be read.
+    """
+    try:
+        record = read_record(folder, trial)
+    except NoWinner:
+        record = None
+    data = read_data(folder)
+    number = record.trial.number if record else None
+    return Side(
+        status=record.sweep if record else read_status(folder),
+        record=record,
+        task=dict(open_to_read(folder).user_attrs.get("task") or {}),
+        data=data,
+        confirmed=next((each for each in data.confirmed if each.trial == number), None),
+        settings=_settings(folder),
+    )
+
+
+def _settings(folder: Path) -> dict[str, str]:
+    try:
+        return dict(_flat(read(folder / "space.yaml", {}).plain))
+    except (SpaceError, OSError):
+        return {}
+
+
+def _flat(value: Mapping[str, Any], parent: str = "") -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for key, each in value.items():
+        if isinstance(each, Mapping):
+            found += _flat(each, f"{parent}{key}.")
+        else:
+            found.append((f"{parent}{key}", str(each)))
+    return found
+
+
+def why_not_comparable(one: Side, other: Side) -> str | None:
+    """Why the values of two sides say nothing of each other; None: they do."""
+    if not one.task or not other.task:
+        return "One of them has not begun a trial."
+    judged = judged_by(one.task), judged_by(other.task)
+    if judged[0] == judged[1]:
+        return None
+    return f"They do not compare ({'; '.join(changes(*judged)) or 'another task'})."
+
+
+def verdict(one: Side, other: Side) -> str:
+    """What their difference says, in words."""
+    if why := why_not_comparable(one, other):
+        return why
+    if one.value is None or other.value is None:
+        return "One of them has no value that counts yet."
+    if words := _by_seeds(one, other):
+        return words
+    noise = max(one.data.noise, other.data.noise)
+    objective = one.status.objective
+    apart = objective.key(other.value) - objective.key(one.value)
+    better = one if apart > 0 else other
+    lead = f"{abs(apart):.4f}{' nats' if objective.is_eval_loss else ''}"
+    said = f"{better.name} has the better {objective.heading} by {lead}"
+    if noise == 0.0:
+        return f"{said}; how much of that is noise is not known."
+    if abs(apart) <= noise:
+        return f"They are not told apart: {lead} are within noise ({noise:.4f})."
+    return (
+        f"{said}, beyond noise ({noise:.4f}, the median move between late evaluations of a "
+        f"trial). One seed each: sweep confirm says more."
+    )
+
+
+def _by_seeds(one: Side, other: Side) -> str | None:
+    """What their runs with other seeds say, if both have enough of them: more than one seed can."""
+    if one.confirmed is None or other.confirmed is None or one.name == other.name:
+        return None
+    apart = difference(one.confirmed.values, other.confirmed.values)
+    if apart is None or apart.n < FEW_SEEDS or apart.half_width is None:
+        return None
+    better = one if one.status.objective.key(apart.mean) < 0 else other
+    interval = f"{abs(apart.mean):.4f} ± {apart.half_width:.4f}, {CONFIDENCE:.0%} interval"
+    how = f"{interval} of {counted(apart.n, 'other seed')} on all eval rows"
+    if apart.is_beyond_noise:
+        return f"{better.name} is better beyond noise ({how})."
+    return f"They are not told apart: their order is noise ({how})."
+
+
+def in_words(one: Side, other: Side) -> RenderableType:
+    """Both sides as tables, and the verdict."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("", one.name, other.name):
+        table.add_column(heading, overflow="fold")
+    for label, *cells in _rows(one, other):
+        table.add_row(Text(label, style="dim"), *cells)
+    parts: list[RenderableType] = [table, Text()]
+    differing = [row for row in _settings_rows(one, other) if row[1] != row[2]]
+    if differing:
+        settings = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for heading in ("what differs in their files", one.status.name, other.status.name):
+            settings.add_column(heading, overflow="fold")
+        for row in differing:
+            settings.add_row(*row)
+        parts += [settings, Text()]
+    return Group(*parts, Text(verdict(one, other), style="bold"))
+
+
+def _rows(one: Side, other: Side) -> list[tuple[str, str, str]]:
+    def both(label: str, of: Any) -> tuple[str, str, str]:
+        return label, of(one), of(other)
+
+    def outcomes(side: Side) -> str:
+        return ", ".join(f"{n} {outcome}" for outcome, n in side.status.outcomes.items())
+
+    def seconds(side: Side) -> str:
+        found = None if side.record is None else side.record.trial.seconds
+        return "" if found is None else duration(found)
+
+    objective = one.status.objective
+    rows = [
+        *([] if objective.is_eval_loss else [both(objective.heading, lambda s: as_loss(s.value))]),
+        both("eval loss", lambda s: as_loss(s.record.trial.eval_loss if s.record else None)),
+        both("base model's own loss", lambda s: as_loss(s.status.base_eval_loss)),
+        both("outcome", lambda s: s.record.trial.outcome if s.record else ""),
+        both("time of the trial", seconds),
+        both("the sweep", lambda s: f"{s.status.state}, {counted(len(s.status.trials), 'trial')}"),
+        both("", outcomes),
+        both("GPU hours", lambda s: f"{s.status.gpu_hours:.2f}"),
+    ]
+    values = [side.record.trial.hyperparameters if side.record else {} for side in (one, other)]
+    for name in dict.fromkeys([*values[0], *values[1]]):
+        shown = [_value(value.get(name)) for value in values]
+        if shown[0] != shown[1]:
+            rows.append((name, shown[0], shown[1]))
+    return rows
+
+
+def _value(value: object) -> str:
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _settings_rows(one: Side, other: Side) -> list[tuple[str, str, str]]:
+    keys = dict.fromkeys([*one.settings, *other.settings])
+    return [(key, one.settings.get(key, ""), other.settings.get(key, "")) for key in keys]
+
+
+def as_json(one: Side, other: Side) -> dict[str, Any]:
+    """The same for programs."""
+    sides = [
+        {
+            "sweep": side.status.name,
+            "trial": side.record and side.record.trial.number,
+            "value": side.value,
+            "eval_loss": None if side.record is None else side.record.trial.eval_loss,
+            "base_eval_loss": side.status.base_eval_loss,
+            "hyperparameters": side.record.trial.hyperparameters if side.record else None,
+            "outcomes": side.status.outcomes,
+            "gpu_hours": side.status.gpu_hours,
+            "noise": side.data.noise,
+        }
+        for side in (one, other)
+    ]
+    differing = {k: [a, b] for k, a, b in _settings_rows(one, other) if a != b}
+    why = why_not_comparable(one, other)
+    return {
+        "sides": sides,
+        "settings": differing,
+        "comparable": why is None,
+        "verdict": verdict(one, other),
+    }

@@ -1,0 +1,167 @@
+"""`sweep show`: all trials of a sweep as a table, or all that is known of one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Literal
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sweep.results.best import hyperparameters
+from sweep.results.status import Status, Trial
+from sweep.results.trial_record import Record
+from sweep.screen.json_events import finite
+from sweep.screen.plain import COLOURS
+from sweep.screen.summary import SHOWN
+from sweep.text.numbers import counted, duration
+from trials.config import EvalPoint
+from trials.worker import log_tail
+
+Sort = Literal["objective", "eval_loss", "number", "seconds"]
+
+KEYS: dict[Sort, Callable[[Trial], tuple[float, int]]] = {
+    "eval_loss": lambda t: (math.inf if t.eval_loss is None else t.eval_loss, t.number),
+    "number": lambda t: (t.number, t.number),
+    "seconds": lambda t: (math.inf if t.seconds is None else t.seconds, t.number),
+}
+
+
+def ordered(status: Status, sort: Sort) -> list[Trial]:
+    """All trials, the smallest value first, or the best objective; those without one last."""
+    if sort != "objective":
+        return sorted(status.trials, key=KEYS[sort])
+
+    def key(trial: Trial) -> tuple[float, int]:
+        value = math.inf if trial.value is None else status.objective.key(trial.value)
+        return value, trial.number
+
+    return sorted(status.trials, key=key)
+
+
+def all_in_words(status: Status, sort: Sort) -> RenderableType:
+    """All trials of a sweep as a table."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    objective = status.objective
+    values = [objective.heading] + ([] if objective.is_eval_loss else ["eval loss"])
+    for heading in ("trial", *values, "outcome", "done", *SHOWN.values(), "time", "lost"):
+        right = heading in (*values, "done", "time")
+        table.add_column(heading, no_wrap=True, justify="right" if right else "left")
+    for trial in ordered(status, sort):
+        table.add_row(
+            f"{trial.number:03d}",
+            *(
+                "" if value is None else f"{value:.4f}"
+                for value in [trial.value, trial.eval_loss][: len(values)]
+            ),
+            Text(trial.outcome, style=COLOURS.get(trial.outcome, "")),  # type: ignore[call-overload]
+            f"{trial.done:.0%}",
+            *(f"{trial.hyperparameters[name]:.3g}" for name in SHOWN),
+            "" if trial.seconds is None else duration(trial.seconds),
+            f"{trial.n_lost} ×" if trial.n_lost else "",
+            style="bold" if trial.number == status.best else "",
+        )
+    title = Text(f"{status.name} {status.state}: ", style="bold")
+    title.append(counted(len(status.trials), "trial"), style="not bold")
+    words = (
+        f"{objective.opening}: a trial's {objective.extreme}. Of outclassed, diverged and stopped "
+        f"ones it does not count."
+    )
+    return Group(title, table, Text(words, style="dim"))
+
+
+def one_in_words(record: Record) -> RenderableType:
+    """All that is known of a trial: outcome, hyperparameters, curve, files, the end of its log."""
+    trial = record.trial
+    heading = Text(f"{record.sweep.name}, trial {trial.number}: ", style="bold")
+    heading.append(trial.outcome, style=COLOURS.get(trial.outcome, ""))  # type: ignore[call-overload]
+    parts: list[RenderableType] = [heading]
+    if trial.reason:
+        # A failure's reason ends with the log, which comes below.
+        parts.append(Text(trial.reason.splitlines()[0]))
+    if trial.seconds is not None:
+        parts.append(Text(f"It took {duration(trial.seconds)}.", style="dim"))
+    parts.append(hyperparameters(trial.hyperparameters))
+    if record.curve:
+        parts.append(_curve(record))
+    elif record.values:
+        parts.append(_values(record))
+    else:
+        parts.append(Text("It has not evaluated yet." if record.result is None else "No curve."))
+    files = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    files.add_row("folder", str(record.folder))
+    files.add_row("adapter", str(record.adapter or "none on this disk"))
+    files.add_row("log", str(record.log) if record.log.exists() else "none on this disk")
+    parts.append(files)
+    if trial.outcome == "failed" and (tail := log_tail(record.folder, n_lines=20)):
+        parts += [Text("The end of its log:", style="dim"), Text(tail)]
+    return Group(*parts)
+
+
+def _curve(record: Record) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 2), header_style="dim")
+    objective = record.sweep.objective
+    score = [] if objective.is_eval_loss else [objective.name]
+    losses = ("eval loss", "train loss")
+    for heading in ("step", "epoch", *score, *losses, "lr", "grad norm", "tokens/s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    for point in record.curve:
+        is_best = record.best is not None and point.index == record.best.index
+        table.add_row(*_cells(point), "best" if is_best else "", style="bold" if is_best else "")
+    return table
+
+
+def _cells(point: EvalPoint) -> list[str]:
+    def shown(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    return [
+        str(point.step),
+        f"{point.epoch:.2f}",
+        *([] if point.score is None else [f"{point.score:.4f}"]),
+        f"{point.eval_loss:.4f}",
+        shown(point.train_loss, ".4f"),
+        shown(point.learning_rate, ".2e"),
+        shown(point.grad_norm, ".3g"),
+        shown(point.tokens_per_second, ",.0f"),
+    ]
+
+
+def _values(record: Record) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 2), header_style="dim")
+    for heading in ("evaluation", record.sweep.objective.heading):
+        table.add_column(heading, justify="right")
+    for index, value in sorted(record.values.items()):
+        table.add_row(str(index), f"{value:.4f}")
+    return table
+
+
+def all_as_json(status: Status, sort: Sort) -> dict[str, Any]:
+    """All trials for programs."""
+    return {**asdict(status), "trials": [asdict(trial) for trial in ordered(status, sort)]}
+
+
+def one_as_json(record: Record) -> dict[str, Any]:
+    """A trial for programs. A loss that is not a number is null."""
+    curve = [asdict(point) for point in record.curve]
+    objective = record.sweep.objective
+    values = {str(index): value for index, value in sorted(record.values.items())}
+    losses = {str(point.index): point.eval_loss for point in record.curve}
+    found: dict[str, Any] = {
+        "sweep": record.sweep.name,
+        **asdict(record.trial),
+        "config": None if record.config is None else asdict(record.config),
+        "result": None if record.result is None else asdict(record.result),
+        "curve": curve,
+        "objective": asdict(objective),
+        "values": values,
+        "eval_losses": values if objective.is_eval_loss else losses,
+        "folder": str(record.folder.resolve()),
+        "adapter": None if record.adapter is None else str(record.adapter.resolve()),
+        "log": str(record.log.resolve()) if record.log.exists() else None,
+    }
+    return finite(found)  # type: ignore[no-any-return]

@@ -1,0 +1,119 @@
+"""All that is known of one trial: what its study holds, and what lies in its folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweep.results.status import Status, Trial, open_to_read, read_status
+from sweep.screen.summary import an
+from sweep.storage.patient import StudyError
+from trials.config import EvalPoint, ModelConfig, Objective, TrialConfig, TrialResult
+from trials.trial_folder import result_of
+
+
+class NoWinner(ValueError):
+    """No trial of a sweep has an eval loss that counts, in words for the user."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One trial of a sweep."""
+
+    sweep: Status
+    trial: Trial
+    config: TrialConfig | None
+    """None: config.json is not there, or another version wrote it."""
+    result: TrialResult | None
+    """None: it has not ended."""
+    curve: list[EvalPoint]
+    """Empty before its end: of a running trial the study holds the objective alone."""
+    values: dict[int, float]
+    """The objective by the index of the evaluation, 1…K; known of a running trial too."""
+    folder: Path
+    adapter: Path | None
+    """None: deleted, since better ones came, or it never had one."""
+
+    @property
+    def log(self) -> Path:
+        """What its process has printed."""
+        return self.folder / "log.txt"
+
+    @property
+    def best(self) -> EvalPoint | None:
+        """The evaluation whose adapter was kept."""
+        return self.result.best if self.result else None
+
+    def needed_config(self) -> TrialConfig:
+        """Return the configuration.
+
+        Raises:
+            StudyError: It is not there, or another version wrote it.
+        """
+        if self.config is None:
+            raise StudyError(
+                f"{self.folder / 'config.json'}: must be the configuration of trial "
+                f"{self.trial.number}, but it is not there or another version wrote it. "
+                f"Use the version that ran this sweep."
+            )
+        return self.config
+
+
+def read_record(sweep_dir: Path, number: int | None = None) -> Record:
+    """Read a trial of a sweep.
+
+    Args:
+        number: None: the trial with the best objective.
+
+    Raises:
+        NoWinner: There is none.
+        StudyError: There is no such sweep or trial, or the study cannot be read.
+    """
+    sweep = read_status(sweep_dir)
+    if number is None:
+        number = sweep.best
+    if number is None:
+        raise NoWinner(
+            f"{sweep.name}: no trial has {an(sweep.objective)} that counts yet "
+            f"({len(sweep.trials)} trials so far). sweep status {sweep.name} says how it is."
+        )
+    by_number = {trial.number: trial for trial in sweep.trials}
+    if number not in by_number:
+        there = f"The last is {max(by_number)}." if by_number else "There is none yet."
+        raise StudyError(f"{sweep_dir}: has no trial {number}. {there}")
+    known = next(
+        t for t in open_to_read(sweep_dir).get_trials(deepcopy=False) if t.number == number
+    )
+    folder = sweep_dir / "trials" / f"{number:03d}"
+    best_dir = sweep_dir / "best"
+    config = _config(folder) or _of(number, _config(best_dir))
+    adapters = [folder / "adapter"]
+    if config is not None and _of(number, _config(best_dir)):
+        adapters.append(best_dir / "adapter")
+    ended = known.state.is_finished()
+    return Record(
+        sweep=sweep,
+        trial=by_number[number],
+        config=config,
+        result=result_of(known.user_attrs["result"]) if ended else None,
+        curve=[EvalPoint(**point) for point in known.user_attrs["curve"]] if ended else [],
+        values=dict(known.intermediate_values),
+        folder=folder,
+        adapter=next((p for p in adapters if (p / "adapter_config.json").exists()), None),
+    )
+
+
+def _config(folder: Path) -> TrialConfig | None:
+    try:
+        written: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        objective = Objective(**written.get("objective", {}))  # older versions wrote none
+        model = ModelConfig(**written["model"])
+        return TrialConfig(**{**written, "model": model, "objective": objective})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _of(number: int, config: TrialConfig | None) -> TrialConfig | None:
+    return config if config is not None and config.number == number else None

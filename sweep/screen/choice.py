@@ -1,0 +1,65 @@
+"""Which screen a sweep gets."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from rich.console import Console
+
+from sweep.folder.lock import ask_to_prune
+from sweep.screen.json_events import Events, EventScreen
+from sweep.screen.keys import Keys
+from sweep.screen.live import LiveScreen
+from sweep.screen.notebook import NotebookScreen
+from sweep.screen.plain import PlainScreen, Screen
+from sweep.screen.progress import Progress
+from sweep.screen.terminal import has_keys
+
+
+def make_screen(
+    console: Console,
+    progress: Progress,
+    folder: Path,
+    events: Events | None = None,
+) -> Screen:
+    """A table in a notebook, on a terminal one with keys, plain lines elsewhere and for programs.
+
+    Args:
+        folder: The sweep's.
+        events: Where programs read.
+    """
+    if events is not None:
+        return EventScreen(events, PlainScreen(console, progress))
+    if console.is_jupyter:
+        return NotebookScreen(progress, folder.name)
+    if not console.is_terminal:
+        return PlainScreen(console, progress)
+    if not has_keys():
+        return LiveScreen(console, progress, folder.name)
+    return _with_keys(console, progress, folder)
+
+
+def _with_keys(console: Console, progress: Progress, folder: Path) -> Screen:
+    def stop() -> None:
+        if progress.budget.stop.is_set():
+            screen.say("It is stopping. Ctrl-C does not wait for checkpoints.")
+        else:
+            os.kill(os.getpid(), signal.SIGINT)  # heard as Ctrl-C is
+
+    def prune(number: int) -> None:
+        if number not in progress.running:
+            screen.say(f"Trial {number} does not run.")
+            return
+        try:
+            ask_to_prune(folder, number)
+        except OSError as error:
+            screen.say(f"Trial {number} cannot be pruned now: {error}")
+        else:
+            screen.say(f"Trial {number} ends as stopped at its next evaluation.")
+
+    keys = Keys(stop=stop, prune=prune)
+    screen = LiveScreen(console, progress, folder.name, keys)
+    keys.on_change = screen.refresh
+    return screen

@@ -1,0 +1,120 @@
+"""The live table of a terminal, and the keys that are listened to while it stands there."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, suppress
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from sweep.driver.loop import Place
+from sweep.screen.plain import ended_in_a_line
+from sweep.screen.progress import Progress
+from sweep.screen.table import draw
+from trials.config import EvalPoint, TrialConfig, TrialResult
+
+
+class Listens(Protocol):
+    """What takes keys."""
+
+    def listening(self, console: Console) -> AbstractContextManager[object]:
+        """Listen while this lasts."""
+
+    def footer(self) -> Text | None:
+        """A line below the table; None: nobody listens."""
+
+    def help(self) -> RenderableType | None:
+        """What the keys do, where somebody wants to know."""
+
+
+class _Live(Live):
+    """Rich's, which first says what is to be said."""
+
+    before_refresh: Callable[[], None] | None = None
+
+    def refresh(self) -> None:
+        if self.before_refresh is not None:
+            self.before_refresh()
+        super().refresh()
+
+
+class LiveScreen:
+    """A table that is drawn anew twice a second; what is said scrolls by above it.
+
+    Args:
+        keys: Listens to the keyboard meanwhile; None: nobody does.
+    """
+
+    def __init__(
+        self, console: Console, progress: Progress, title: str, keys: Listens | None = None
+    ) -> None:
+        self._console = console
+        self._progress = progress
+        self._title = title
+        self._keys = keys
+        self._stack = ExitStack()
+        self._lines: deque[Text] = deque()
+        """What scrolls by next: with each line rich draws the table anew, for 20 ms."""
+        self._live = _Live(
+            get_renderable=self._draw, console=console, refresh_per_second=2, transient=True
+        )
+        self._live.before_refresh = self._print_lines
+
+    def __enter__(self) -> LiveScreen:
+        self._live.start()
+        if self._keys is not None:
+            self._stack.enter_context(self._keys.listening(self._console))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._stack.close()
+        finally:
+            self._print_lines()
+            self._live.stop()
+
+    def say(self, words: str) -> None:
+        """A line above the table."""
+        self._lines.append(Text(words))
+        self._print_lines()
+
+    def refresh(self) -> None:
+        """Draw at once: somebody has pressed a key."""
+        if self._live.is_started:
+            self._live.refresh()
+
+    def _print_lines(self) -> None:
+        lines: list[Text] = []
+        with suppress(IndexError):  # the thread that draws takes some, too
+            while True:
+                lines.append(self._lines.popleft())
+        if lines:
+            self._console.print(Group(*lines))
+
+    def trial_started(self, config: TrialConfig, place: Place) -> None:
+        """A row more."""
+        self._progress.started(config, place)
+
+    def trial_reported(self, number: int, point: EvalPoint) -> None:
+        """The row moves on."""
+        self._progress.reported(number, point)
+
+    def trial_ended(self, number: int, result: TrialResult) -> None:
+        """A line that stays, and the row is gone."""
+        config = self._progress.finished(number, result)
+        self._lines.append(ended_in_a_line(number, config, result))
+
+    def _draw(self) -> RenderableType:
+        footer = self._keys.footer() if self._keys else None
+        table = draw(
+            self._progress,
+            self._title,
+            width=self._console.width,
+            height=self._console.height,
+            below=self._keys.help() if self._keys else None,
+        )
+        return Group(Text(), table, *([footer] if footer is not None else []))

@@ -1,0 +1,122 @@
+"""What every screen is, and the plain one: a line for each thing that happens."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.text import Text
+
+from sweep.driver.loop import Place
+from sweep.screen.progress import Progress
+from trials.config import EvalPoint, Objective, Outcome, TrialConfig, TrialResult
+
+COLOURS: dict[Outcome, str] = {
+    "completed": "green",
+    "overfit": "yellow",
+    "diverged": "red",
+    "outclassed": "cyan",
+    "stopped": "blue",
+    "out_of_memory": "red",
+    "failed": "bold red",
+    "paused": "bright_black",
+    "interrupted": "magenta",
+}
+
+
+class Screen(Protocol):
+    """Shows a sweep. It is a `Tracker` of the study, and a place for words."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def say(self, words: str) -> None:
+        """A line for the user."""
+
+    def trial_started(self, config: TrialConfig, place: Place) -> None: ...
+
+    def trial_reported(self, number: int, point: EvalPoint) -> None: ...
+
+    def trial_ended(self, number: int, result: TrialResult) -> None: ...
+
+
+class PlainScreen:
+    """One line for each thing that happens: for logs, pipes and files."""
+
+    def __init__(self, console: Console, progress: Progress) -> None:
+        self._console = console
+        self._progress = progress
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def say(self, words: str) -> None:
+        """A line for the user, with the time of day."""
+        line = Text(f"{time.strftime('%H:%M:%S')}  {words}")
+        self._console.print(line, soft_wrap=True)
+
+    def trial_started(self, config: TrialConfig, place: Place) -> None:
+        """Say where it runs."""
+        self._progress.started(config, place)
+        self.say(f"trial {config.name}  starts on {place.device} of {place.node}")
+
+    def trial_reported(self, number: int, point: EvalPoint) -> None:
+        """Say its losses, at every quarter of its run only: a log should stay readable."""
+        config = self._progress.running[number].config
+        self._progress.reported(number, point)
+        if point.index == 0:
+            score = _score(point, config.objective)
+            self.say(f"eval loss of the base model itself: {point.eval_loss:.4f}{score}")
+        elif _is_quarter(point.index, config.n_evaluations):
+            self.say(
+                f"trial {number:03d}  {point.index / config.n_evaluations:4.0%}  "
+                f"step {point.step}  train {as_loss(point.train_loss)}  eval {point.eval_loss:.4f}"
+                f"{_score(point, config.objective)}"
+            )
+
+    def trial_ended(self, number: int, result: TrialResult) -> None:
+        """Say how, and how long the sweep will still take."""
+        self._progress.finished(number, result)
+        left = self._progress.time_left()
+        of = f"/{self._progress.budget.trials}" if self._progress.budget.trials else ""
+        paused = f", {n} paused" if (n := self._progress.n_paused) else ""
+        self.say(
+            f"trial {number:03d}  {result.outcome}: {result.reason}  "
+            f"[{self._progress.n_ended}{of} trials{paused}" + (f", {left}]" if left else "]")
+        )
+
+
+def _score(point: EvalPoint, objective: Objective) -> str:
+    return "" if point.score is None else f"  {objective.name} {point.score:.4f}"
+
+
+def _is_quarter(index: int, n_evaluations: int) -> bool:
+    return index * 4 // n_evaluations > (index - 1) * 4 // n_evaluations
+
+
+def ended_in_a_line(number: int, config: TrialConfig | None, result: TrialResult) -> Text:
+    """The end of a trial, in colours.
+
+    Args:
+        config: None: it had not begun.
+    """
+    line = Text(f"{config.name if config else f'{number:03d}'}  ")
+    line.append(f"{result.outcome}", style=COLOURS[result.outcome])
+    line.append(f"  {result.reason}", style="dim")
+    return line
+
+
+def as_loss(loss: float | None) -> str:
+    """A loss in nats; nothing where there is none."""
+    return "" if loss is None else f"{loss:.4f}"

@@ -1,0 +1,240 @@
+"""What every screen knows: running trials, ended ones, and how long the rest will take."""
+
+from __future__ import annotations
+
+import bisect
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sweep.driver.loop import Budget, Place
+from sweep.screen.time_left import Pace, seconds_until_all_end
+from sweep.study.ended import COUNTS, Ended
+from sweep.text.numbers import duration
+from sweep.workers.usage import Usage
+from trials.config import (
+    BY_EVAL_LOSS,
+    GOES_ON,
+    EvalPoint,
+    Objective,
+    Outcome,
+    TrialConfig,
+    TrialResult,
+    trial_name,
+)
+
+
+@dataclass
+class Running:
+    """A trial with a slot."""
+
+    config: TrialConfig
+    place: Place
+    began: float
+    point: EvalPoint | None = None
+    """Its latest evaluation."""
+    reported: float = 0.0
+    """When that came."""
+    eval_losses: list[float] = field(default_factory=list)
+    """Since it has its slot."""
+    best: float | None = None
+    """The best objective since then."""
+
+    @property
+    def index(self) -> int:
+        """Of its latest evaluation; 0 before the first."""
+        return self.point.index if self.point else 0
+
+    @property
+    def whole_seconds(self) -> float | None:
+        """Of its whole run, by the share that is done; None before the first evaluation."""
+        if self.point is None:
+            return None
+        return self.point.seconds * self.config.n_evaluations / self.point.index
+
+    def seconds_left(self, now: float) -> float | None:
+        """To the end of its whole run; None before the first evaluation."""
+        if (whole := self.whole_seconds) is None:
+            return None
+        share_left = 1 - self.index / self.config.n_evaluations
+        return max(0.0, whole * share_left - (now - self.reported))
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Valued:
+    """An ended trial that has a value; they sort by it."""
+
+    key: float
+    """`Objective.key` of its value."""
+    number: int
+    name: str
+    outcome: Outcome
+    value: float
+    """Its best objective."""
+
+
+class Progress:
+    """A sweep as its trackers hear of it.
+
+    Args:
+        budget: Of the sweep.
+        earlier: Trials that had ended before this run.
+        base_eval_loss: The base model's own, where it is known already.
+        queued: Epochs of trials that wait in the study's queue, by their numbers.
+        paused: Numbers of trials that are paused.
+        gpu_seconds: That trials have used over all runs of the sweep, until now.
+        gpus_per_trial: As in the space.
+        objective: What trials are judged by.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        earlier: Sequence[Ended] = (),
+        base_eval_loss: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        queued: Mapping[int, float] | None = None,
+        paused: Iterable[int] = (),
+        gpu_seconds: Callable[[], float] = lambda: 0.0,
+        gpus_per_trial: float = 1,
+        objective: Objective = BY_EVAL_LOSS,
+    ) -> None:
+        self.budget = budget
+        self.objective = objective
+        self.clock = clock
+        self.began = clock()
+        self.running: dict[int, Running] = {}
+        self.n_ended = len(earlier)
+        self.base_eval_loss = base_eval_loss
+        self.usage = Usage()
+        """Of the slots; a runner that counts them puts its own here."""
+        self._queued = dict(queued or {})
+        self._paused = set(paused)
+        self._gpu_seconds = gpu_seconds
+        self._gpus_per_trial = gpus_per_trial
+        self._earlier = earlier
+        self._pace: Pace | None = None
+        """None until a trial has begun: it knows the number of evaluations."""
+        self._valued = [
+            self._valued_as(t.value, t.number, trial_name(t.number, t.hyperparameters), t.outcome)
+            for t in earlier
+            if t.value is not None and t.outcome in COUNTS
+        ]
+        self._valued.sort()
+
+    @property
+    def n_paused(self) -> int:
+        """Trials that wait until they belong to the best."""
+        return len(self._paused)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a trial has had a slot yet."""
+        return self._pace is not None
+
+    def started(self, config: TrialConfig, place: Place) -> None:
+        """A trial has its slot."""
+        if self._pace is None:
+            self._pace = self._pace_so_far(config.n_evaluations)
+        self._pace.planned(config.epochs)
+        self._queued.pop(config.number, None)
+        self._paused.discard(config.number)
+        self.running[config.number] = Running(config, place, self.clock())
+
+    def _pace_so_far(self, n_evaluations: int) -> Pace:
+        pace = Pace(n_evaluations)
+        for trial in self._earlier:
+            epochs = float(trial.hyperparameters["epochs"])
+            pace.planned(epochs)
+            pace.ended(min(trial.last_index, n_evaluations), epochs, trial.seconds)
+        return pace
+
+    def reported(self, number: int, point: EvalPoint) -> None:
+        """A trial has evaluated."""
+        if point.index == 0:
+            self.base_eval_loss = point.eval_loss
+            return
+        trial = self.running[number]
+        trial.point, trial.reported = point, self.clock()
+        trial.eval_losses.append(point.eval_loss)
+        values = [point.value] if trial.best is None else [point.value, trial.best]
+        trial.best = min(values, key=self.objective.key)
+
+    def _valued_as(self, value: float, number: int, name: str, outcome: Outcome) -> Valued:
+        return Valued(self.objective.key(value), number, name, outcome, value)
+
+    def finished(self, number: int, result: TrialResult) -> TrialConfig | None:
+        """A trial has ended, for now or for good; its configuration, if it has run till now."""
+        trial = self.running.pop(number, None)
+        self._paused.discard(number)
+        if result.outcome not in GOES_ON:
+            self.n_ended += 1
+        if trial is None:
+            return None
+        config = trial.config
+        if result.outcome == "interrupted":
+            self._queued[number] = config.epochs
+            return config
+        if result.outcome == "paused":
+            self._paused.add(number)
+        if result.best is not None and result.outcome in COUNTS:
+            valued = self._valued_as(result.best.value, number, config.name, result.outcome)
+            bisect.insort(self._valued, valued)
+        index = config.n_evaluations if result.outcome == "completed" else trial.index
+        # One that went on from a checkpoint says itself what it took before.
+        seconds = max(self.clock() - trial.began, trial.point.seconds if trial.point else 0.0)
+        if self._pace is not None:
+            self._pace.ended(index, config.epochs, seconds)
+        return config
+
+    def best(self, n: int | None = None) -> list[Valued]:
+        """Ended trials that have a value, the best objective first.
+
+        Args:
+            n: The best so many; None: all.
+        """
+        return self._valued[:n]
+
+    def time_left(self) -> str:
+        """The rest of the sweep in words; nothing where nothing is known."""
+        if self.budget.stop.is_set():
+            return "stopping"
+        limits = [limit for limit in (self.budget.seconds_left, self._gpu_limit()) if limit]
+        expected = self.seconds_of_trials_left()
+        if expected is not None:
+            return f"about {duration(min([expected, *limits]))} left"
+        return f"at most {duration(min(limits))} left" if limits else ""
+
+    def _gpu_limit(self) -> float | None:
+        """Seconds until `gpu_hours` are used up, with as many trials as run now."""
+        if self.budget.gpu_hours is None or not self.running:
+            return None
+        left = max(0.0, self.budget.gpu_hours * 3600 - self._gpu_seconds())
+        return left / (len(self.running) * self._gpus_per_trial)
+
+    def seconds_of_trials_left(self) -> float | None:
+        """Until all trials of the budget have ended; None: no trial has shown what one takes."""
+        if self.budget.trials is None or self._pace is None:
+            return None
+        now = self.clock()
+        running = list(self.running.values())  # the live table asks from its own thread
+        evaluated = [trial.point for trial in running if trial.point is not None]
+        of_epoch = self._pace.seconds_of_epoch((p.epoch, p.seconds) for p in evaluated)
+        if of_epoch is None:
+            return None
+        ahead = self._pace.shares_ahead(trial.index for trial in running)
+        rest = []
+        for trial in running:
+            whole, since = trial.whole_seconds, trial.reported
+            if whole is None:
+                whole, since = of_epoch * trial.config.epochs, trial.began
+            rest.append(max(0.0, whole * ahead[trial.index] - (now - since)))
+        n_begun = self.n_ended + self.n_paused + len(running)
+        n_waiting = max(0, self.budget.trials - n_begun)
+        if not running and not n_waiting:
+            return None
+        epochs = list(self._queued.values())[:n_waiting]
+        epochs += [self._pace.mean_epochs] * (n_waiting - len(epochs))
+        waiting = [of_epoch * each * ahead[-1] for each in epochs]
+        return seconds_until_all_end(rest, waiting, self.usage.n_slots)

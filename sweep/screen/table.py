@@ -1,0 +1,137 @@
+"""The table of a running sweep, as a terminal and a notebook show it."""
+
+from __future__ import annotations
+
+import heapq
+import math
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sweep.screen.plain import COLOURS, as_loss
+from sweep.screen.progress import Progress, Running
+from sweep.screen.sparkline import sparkline
+from sweep.text.numbers import duration
+
+N_BEST = 5
+BAR_WIDTH, NARROW_BAR_WIDTH = 16, 4
+CURVE_WIDTH, NARROW_CURVE_WIDTH = 20, 8
+MIN_ROWS, OTHER_ROWS = 3, 14
+"""Running trials that are shown in any case; lines that all else needs: the best, headings, what
+was said last."""
+WIDE = 120
+"""Columns of a terminal from which on the table shows everything it knows."""
+
+
+def draw(
+    progress: Progress,
+    title: str,
+    *,
+    width: int,
+    height: int,
+    below: RenderableType | None = None,
+) -> RenderableType:
+    """Return the sweep as it is now.
+
+    Args:
+        width: Columns there are.
+        height: Lines there are; of more trials than have room, those that have come furthest are
+            shown.
+        below: In place of the best trials.
+    """
+    now = progress.clock()
+    rest = [below] if below is not None else _best(progress)
+    return Group(_headline(progress, title, now), _running(progress, now, width, height), *rest)
+
+
+def _headline(progress: Progress, title: str, now: float) -> Text:
+    of = f" of {progress.budget.trials}" if progress.budget.trials else ""
+    parts = [
+        f"{progress.n_ended}{of} trials ended",
+        f"{progress.n_paused} paused" if progress.n_paused else "",
+        f"elapsed {duration(now - progress.began)}",
+        progress.time_left(),
+    ]
+    if (busy := progress.usage.busy_share) is not None:
+        parts.append(f"busy {busy:.0%}")
+    words = Text(title, style="bold")
+    words.append("".join(f"  {part}" for part in parts if part), style="not bold")
+    if progress.base_eval_loss is not None:
+        words.append(f"  base model {progress.base_eval_loss:.4f}", style="not bold dim")
+    return words
+
+
+def _running(progress: Progress, now: float, width: int, height: int) -> RenderableType:
+    if not progress.running:
+        words = "no trial runs" if progress.has_begun else "workers load the base model …"
+        return Text(words, style="dim")
+    wide = width >= WIDE
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    objective = progress.objective
+    score = [] if objective.is_eval_loss else [objective.name]
+    for heading in ("running", "progress", "train", "eval", "eval curve", *score, "left"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("best", "step", "elapsed", "on") if wide else ():
+        table.add_column(heading, no_wrap=heading != "on")  # the one that gives way first
+    bar_width = BAR_WIDTH if wide else NARROW_BAR_WIDTH
+    curve_width = CURVE_WIDTH if wide else NARROW_CURVE_WIDTH
+    for trial in _shown(progress, height):
+        point, left = trial.point, trial.seconds_left(now)
+        cells: list[str | Text] = [
+            trial.config.name,
+            _bar(trial.index, trial.config.n_evaluations, bar_width),
+            as_loss(point.train_loss) if point else "",
+            as_loss(point.eval_loss) if point else "",
+            _curve(trial, curve_width),
+            *(as_loss(point.score if point else None) for _ in score),
+            duration(left) if left is not None else "",
+            as_loss(trial.best),
+            str(point.step) if point else "",
+            duration(now - trial.began),
+            Text(trial.place.device, no_wrap=True, overflow="ellipsis"),
+        ]
+        table.add_row(*cells[: len(table.columns)])
+    n_more = len(progress.running) - table.row_count
+    if n_more <= 0:
+        return table
+    return Group(table, Text(f"and {n_more} more run", style="dim"))
+
+
+def _shown(progress: Progress, height: int) -> list[Running]:
+    running = list(progress.running.values())  # trials begin and end while this is drawn
+    room = max(MIN_ROWS, height - OTHER_ROWS)
+    if len(running) <= room:
+        return running
+    return heapq.nlargest(room, running, key=lambda trial: trial.index)
+
+
+def _best(progress: Progress) -> list[RenderableType]:
+    ended = progress.best(N_BEST)
+    if not ended:
+        return []
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("best", progress.objective.heading, "outcome"):
+        table.add_column(heading, no_wrap=True)
+    for trial in ended:
+        outcome = Text(trial.outcome, style=COLOURS[trial.outcome])
+        table.add_row(trial.name, f"{trial.value:.4f}", outcome)
+    return [table]
+
+
+def _bar(done: int, of: int, width: int) -> Text:
+    filled = round(width * done / of)
+    bar = Text()
+    bar.append("━" * filled, style="green")
+    bar.append("━" * (width - filled), style="bright_black")
+    bar.append(f" {done / of:4.0%}")
+    return bar
+
+
+def _curve(trial: Running, width: int) -> Text:
+    """Green while the latest eval loss is the lowest, else yellow."""
+    losses = list(trial.eval_losses)
+    if not losses:
+        return Text()
+    is_lowest = losses[-1] <= min(loss if math.isfinite(loss) else math.inf for loss in losses)
+    return Text(sparkline(losses, width), style="green" if is_lowest else "yellow")

@@ -1,0 +1,1 @@
+"""SPACE.yaml: read, checked whole, turned into a `Space`."""

@@ -1,0 +1,388 @@
+"""The keys of a space, the search apart: types, bounds, defaults, and errors in words."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sweep.space.hyperparameters import HYPERPARAMETERS, LONGEST, Problem, is_number, shown
+
+OFTEN_MEANT = {
+    "lr": "learning_rate",
+    "r": "rank",
+    "lora_r": "rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "batch_size": "effective_batch_size",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "model": "base_model",
+    "dataset": "data",
+    "load_in_4bit": "quantization",
+    "load_in_8bit": "quantization",
+    "dtype": "compute_dtype",
+    "torch_dtype": "compute_dtype",
+    "bnb_4bit_compute_dtype": "compute_dtype",
+    "n_gpus": "gpus_per_trial",
+    "num_gpus": "gpus_per_trial",
+    "max_seq_length": "max_length",
+    "per_device_train_batch_size": "micro_batch_size",
+    "n_trials": "trials",
+    "warm_start": "start_from",
+    "train_file": "train",
+    "validation": "eval",
+    "test": "eval",
+}
+"""Names from other trainers, and ours."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,  # `sweep schema` shows them
+    )
+
+
+class Data(_Strict):
+    """`data`: where the rows are and how they are read."""
+
+    train: str
+    """A file (JSONL, JSON, CSV, TSV, Parquet) beside the space, or a hub data set."""
+    eval: str | Annotated[float, Field(gt=0, lt=1)]
+    """The same, or the share of train to hold out (equal rows stay on one side)."""
+    max_length: Annotated[int, Field(gt=1, le=LONGEST)] | None = None
+    """Tokens; longer rows are cut, and `sweep check` says how many."""
+    columns: dict[str, str] = {}
+    """Our name of a column → the file's own."""
+    template: str | None = None
+    """Plain text out of columns: `{title}: {body}`; not together with `columns`."""
+    chat: bool | None = None
+    """Render prompt and completion with the model's chat template. With false they stand one right
+    behind the other: put the space or line break between them into the data."""
+    loss_on: Literal["completion", "all"] = "completion"
+    """What is learnt, and what eval loss counts."""
+
+
+class Budget(_Strict):
+    """`budget`: the sweep ends at whichever comes first."""
+
+    trials: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Trials of the whole study that end, however they end."""
+    hours: Annotated[float, Field(gt=0, le=100_000)] | None = None
+    """Of this run of the command; trials that still run are set aside."""
+    gpu_hours: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    """In which GPUs (or CPU workers) held trials, of the whole study; trials that still run are set
+    aside."""
+    stop_when_flat: Annotated[int, Field(ge=1)] | None = None
+    """So many trials in a row without a better value, beyond noise: the median move between the
+    last evaluations of a trial."""
+
+
+class Evaluate(_Strict):
+    """`evaluate`: how often, on how many rows."""
+
+    times: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Evaluations in a full trial, at equal shares of its run (K below)."""
+    rows: Annotated[int, Field(ge=1)] = 256
+    """Eval rows of each evaluation, at most."""
+
+
+class Objective(_Strict):
+    """`objective`: what trials are judged by. Eval loss is logged all the same."""
+
+    metric: Literal["eval_loss", "token_accuracy", "exact_match", "rouge_l"] | None = None
+    """A built-in one: eval_loss, unless python is given. exact_match and rouge_l compare what the
+    model writes for held-out prompts with the true completions."""
+    python: Annotated[str, Field(min_length=1)] | None = None
+    """One of your own, as `my_metrics.py:score`: a file beside the space, a function in it."""
+    direction: Literal["minimize", "maximize"] | None = None
+    """Which is better, less or more. Needed with python; a built-in metric has its own."""
+    rows: Annotated[int, Field(ge=1)] = 64
+    """Eval rows that completions are written for at each evaluation, at most."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
+    """Of a written completion, at most."""
+
+
+class Overfit(_Strict):
+    """`pruning.overfit`"""
+
+    min_rise: Annotated[float, Field(gt=0)] = 0.01
+    """How far above the trial's own best eval loss, relative."""
+    patience: Annotated[int, Field(ge=1)] = 4
+    """So many evaluations in a row."""
+
+
+class Diverged(_Strict):
+    """`pruning.diverged`"""
+
+    factor: Annotated[float, Field(gt=1)] = 1.5
+    """How far losses may rise; cannot be switched off."""
+
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Outclassed(_Strict):
+    """`pruning.outclassed`"""
+
+    pruner: Literal["asha", "successive_halving", "hyperband", "median", "percentile"] = "asha"
+    """asha: asynchronous halving that pauses, and takes a trial up again that is among the best by
+    then. The others are Optuna's of that name, which end a trial for good."""
+    factor: Annotated[int, Field(ge=2)] = 3
+    """Of halving and Hyperband: the best 1 in so many go on."""
+    rungs: Annotated[list[Share], Field(min_length=1)] = [0.15]
+    """Of asha: the shares of its run at which a trial is compared."""
+    standard_errors: Annotated[float, Field(ge=0)] = 2.0
+    """Of asha: a difference below so many of its own standard errors over the eval rows pauses
+    nobody; 0: any does."""
+    percentile: Annotated[float, Field(gt=0, lt=100)] = 25.0
+    """Of percentile: the best so many per cent go on."""
+    min_peers: Annotated[int, Field(ge=1)] = 4
+    """Other trials that must have come as far before anyone is stopped; with asha, before anyone
+    goes on."""
+
+
+class Pruning(_Strict):
+    """`pruning`: each can be switched off with false, save that a lost trial is always ended."""
+
+    overfit: Overfit | Literal[False] = Overfit()
+    """Stop trials that overfit; false: never."""
+    diverged: Diverged = Diverged()
+    """When a trial counts as lost."""
+    outclassed: Outclassed | Literal[False] = Outclassed()
+    """Stop trials that are worse than their peers; false: never."""
+
+
+SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+"""A folder's name, and no path."""
+
+
+class Settings(_Strict):
+    """The keys of the file, the search apart."""
+
+    name: SweepName
+    """The study, the MLflow experiment, the folder under `sweeps/`: letters, digits, `.`, `_`
+    and `-`."""
+    base_model: Annotated[str, Field(min_length=1)]
+    """A hub id, a folder, or the built-in `smollm2-135m`."""
+    revision: Annotated[str, Field(pattern=r"^[\w+-]+([./][\w+-]+)*$", max_length=100)] | None = (
+        None
+    )
+    """A branch, tag or commit of the hub."""
+    trust_remote_code: bool = False
+    """Whether the model's own Python code may run."""
+    backend: Literal["auto", "transformers", "unsloth"] = "auto"
+    """What trains. auto: Unsloth on GPUs where it is installed, else transformers with peft."""
+    quantization: Literal["nf4", "int8", "none"] = "nf4"
+    """The frozen weights: 4 bits with double quantisation, 8 bits, 16 bits."""
+    compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Of the matrix products. auto: bfloat16, or float16 on a GPU that only emulates it."""
+    optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
+    """auto: adamw_8bit on a GPU, adamw on processors."""
+    micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Rows per forward pass, tried first and halved until it fits. auto: 16 on a GPU, else 8."""
+    gpus_per_trial: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = 1
+    """GPUs that train each trial together, each with a share of every effective batch; every
+    `effective_batch_size` must be a multiple of it. 0.5: two trials share a GPU, each with half of
+    its memory."""
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """Of training between two checkpoints of a trial; shorter trials write none."""
+    stall_minutes: Annotated[float, Field(gt=0)] = 30.0
+    """Without a step, after which a trial's process counts as hung: it is ended, the trial runs
+    again."""
+    data: Data
+    """Where the rows are and how they are read."""
+    budget: Budget = Budget()
+    """The sweep ends at whichever comes first."""
+    evaluate: Evaluate = Evaluate()
+    """How often, on how many rows."""
+    objective: Objective = Objective()
+    """What trials are judged by."""
+    pruning: Pruning = Pruning()
+    """When trials are stopped early."""
+    sampler: Literal["tpe", "gp", "qmc", "random", "grid"] = "tpe"
+    """Who chooses the next point. tpe and gp (a Gaussian process) learn from the trials so far; qmc
+    spreads its points more evenly than random; grid tries every point, and needs lists or ranges
+    with steps."""
+    start_from: SweepName | list[SweepName] | None = None
+    """Earlier sweeps, by name: the best three trials of each are tried first, as far as they lie in
+    this space. Looked for in the folder of all sweeps, then in the MLflow of `--mlflow`."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of the sampler, the split and every trial."""
+    keep_adapters: Annotated[int, Field(ge=1)] = 5
+    """Adapters kept on disk and in MLflow: those of the best so many trials."""
+    # Python's own `register` of every class is in the way of the key's name.
+    register_as: Annotated[str, Field(pattern=r"^[^/:\x00-\x1f]+$", max_length=200)] | None = Field(
+        default=None, alias="register"
+    )
+    """A model in MLflow's registry: the winner becomes a version of it, alias `champion`."""
+
+    @property
+    def earlier(self) -> list[str]:
+        """Names of the sweeps of `start_from`, each once."""
+        given = self.start_from or []
+        return list(dict.fromkeys([given] if isinstance(given, str) else given))
+
+    @property
+    def processes_per_trial(self) -> int:
+        """That train a trial together: one for each whole GPU."""
+        return max(1, int(self.gpus_per_trial))
+
+
+UNSET: dict[str, str] = {
+    "name": "the file's name",
+    "revision": "the hub's default branch",
+    "data.max_length": "1024",
+    "data.chat": "true if the model has a chat template",
+    "budget.trials": "24, if no other budget is given",
+    "budget.hours": "no limit",
+    "budget.gpu_hours": "no limit",
+    "budget.stop_when_flat": "no limit",
+    "objective.metric": "eval_loss",
+    "objective.direction": "of the metric",
+    "objective.max_new_tokens": "of the longest true completion, 256 at most",
+}
+"""What holds where a key without a default of its own is left out."""
+
+EITHER_OR: dict[tuple[str | int, ...], str] = {
+    ("data", "eval"): "a file of rows, or the share of train to hold out, between 0 and 1",
+    ("micro_batch_size",): "auto, or a whole number of rows from 1 on",
+    ("gpus_per_trial",): "a whole number of GPUs from 1 on, or a share of one between 0 and 1",
+    ("start_from",): "the name of an earlier sweep, or a list of such names",
+    ("pruning", "overfit"): "false, or keys and values",
+    ("pruning", "outclassed"): "false, or keys and values",
+}
+"""Settings that take two kinds of value: pydantic complains once for each."""
+
+
+def problems_of(error: ValidationError) -> Iterator[Problem]:
+    """Say pydantic's errors in our words, one for each place."""
+    found = {_path(details["loc"]): details for details in error.errors()}
+    for path, details in found.items():
+        either_or = EITHER_OR.get(path)
+        if either_or is None or details["type"] == "missing":
+            yield Problem(path, _words(details, path))
+        elif not any(other[: len(path)] == path and other != path for other in found):
+            yield Problem(path, f"must be {either_or}, not {shown(details['input'])}.")
+
+
+def _path(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Leave out the branch of an either-or, which pydantic names behind its key."""
+    for length in range(1, len(location)):
+        if location[:length] in EITHER_OR:
+            return location[:length] + location[length + 1 :]
+    return location
+
+
+def _words(found: Any, path: tuple[str | int, ...]) -> str:
+    kind, context, value = found["type"], found.get("ctx") or {}, found["input"]
+    key = str(path[-1])
+    if kind == "extra_forbidden":
+        return unknown_key(key, _keys_at(path[:-1]))
+    if kind == "missing":
+        return f"is missing; {_MEND_MISSING.get(key, 'give it a value')}."
+    if value is None:
+        return f"has no value; {_MEND_MISSING.get(key, 'give it one, or remove the key')}."
+    if kind == "literal_error":
+        names = context["expected"].replace("'", "").replace(" or ", ", ")
+        return f"must be one of {names}, not {shown(value)}."
+    if path == ("revision",) and kind in ("string_pattern_mismatch", "string_too_long"):
+        return f"must be a branch, a tag or a commit of the hub, not {shown(value)}."
+    if path == ("register",) and kind in ("string_pattern_mismatch", "string_too_long"):
+        return (
+            f"must be a model's name in MLflow's registry, without / and : and of 200 characters "
+            f"at most, not {shown(value)}."
+        )
+    if kind == "string_pattern_mismatch":
+        return (
+            f"must serve as a folder's name (letters, digits, '.', '_' and '-'; a letter or digit "
+            f"first; 100 at most), not {shown(value)}; write {as_name(value)}."
+        )
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        mend = f"; {_MEND_SECTION[key]}" if key in _MEND_SECTION else ""
+        return f"must be keys and values, not {shown(value)}{mend}."
+    if kind == "string_type" and is_number(value):
+        return f"must be text, not the number {value}; put it in quotation marks."
+    bounds = {
+        "greater_than": "above {gt:.10g}",
+        "greater_than_equal": "at least {ge:.10g}",
+        "less_than": "below {lt:.10g}",
+        "less_than_equal": "at most {le:.10g}",
+    }
+    if kind in bounds:
+        return f"must be {bounds[kind].format(**context)}, not {value}."
+    expected = {
+        "int_type": "a whole number",
+        "int_from_float": "a whole number",
+        "float_type": "a number",
+        "string_type": "text",
+        "bool_type": "true or false",
+        "finite_number": "finite",
+    }
+    if kind in expected:
+        return f"must be {expected[kind]}, not {shown(value)}."
+    return f"{found['msg']}, not {shown(value)}."
+
+
+def as_name(text: str) -> str:
+    """The nearest name of a sweep to any text."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")[:100].rstrip("-") or "sweep"
+
+
+_MEND_MISSING = {
+    "base_model": "a hub id, a folder, or the built-in smollm2-135m",
+    "data": "write `data: {train: …, eval: …}`",
+    "train": "a file of rows, or a hub data set",
+    "eval": "a file of rows, or a share of train such as 0.1",
+    "search": "name what to search, such as `rank: [8, 16, 32]`",
+}
+
+_MEND_SECTION = {
+    "data": "write `data: {train: …, eval: …}`",
+    "columns": "write `columns: {prompt: <the file's column>}`",
+    "budget": "write `budget: {trials: 24}`",
+    "evaluate": "write `evaluate: {times: 20}`",
+    "objective": "write `objective: {metric: exact_match}`",
+    "pruning": "write `pruning: {overfit: false, outclassed: false}`",
+    "diverged": "a lost trial is always ended, its factor can be raised",
+}
+
+
+def _keys_at(path: tuple[str | int, ...]) -> list[str]:
+    model: Any = Settings
+    for part in path:
+        annotation = model.model_fields[str(part)].annotation
+        options = getattr(annotation, "__args__", (annotation,))
+        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+    keys = [field.alias or name for name, field in model.model_fields.items()]
+    return [*keys, "search", "start_with"] if model is Settings else keys
+
+
+def unknown_key(key: str, known: Sequence[str]) -> str:
+    """Say that there is no such setting, and name the nearest or its right place."""
+    meant = OFTEN_MEANT.get(key, key)
+    if meant in known:
+        return f"no such setting; did you mean `{meant}`?"
+    if place := _place(meant):
+        return f"no such setting here; `{meant}` stands {place}."
+    if near := difflib.get_close_matches(key, known, n=1):
+        return f"no such setting; did you mean `{near[0]}`?"
+    return f"no such setting here. There are: {', '.join(known)}."
+
+
+def _place(key: str) -> str | None:
+    if key in HYPERPARAMETERS:
+        return "under `search`"
+    if key in _keys_at(()):
+        return "at the top of the file"
+    sections = (
+        name for name in ("data", "budget", "evaluate", "objective") if key in _keys_at((name,))
+    )
+    return next((f"under `{section}`" for section in sections), None)

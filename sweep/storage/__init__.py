@@ -1,0 +1,1 @@
+"""Where the study is stored: a file or a PostgreSQL server, with patience."""

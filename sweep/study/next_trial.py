@@ -1,0 +1,291 @@
+"""What the study holds, as the search sees it now: the next trial, the points tried.
+
+The search may change while a study goes on, so a stored trial says what means the same whatever
+is searched: its hyperparameters, in their own names and numbers. A sampler needs more: the
+steps of a list, the logarithm of a range, one space for all trials. It gets a study in memory
+whose trials are the stored ones in the coordinates of the search as it is now. A trial that lies
+outside is there as a failed one, which samplers pass over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from sweep.samplers.search_space import (
+    Params,
+    distributions,
+    hyperparameters,
+    is_within,
+    make_sampler,
+    outside,
+    params_of,
+    points_taken,
+)
+from sweep.samplers.tpe import Observed
+from sweep.space.hyperparameters import HYPERPARAMETERS, Choices, Domain, TimesRank, Value, is_fixed
+from sweep.space.loading import Space
+from sweep.space.usual_points import Start
+from sweep.storage.mirror import InMemory
+from sweep.study.paused import is_paused
+from sweep.text.numbers import counted
+
+MEMORY = "memory"
+"""The constraint that an out-of-memory trial breaks: 1, and -1 of all others."""
+POINT = "hyperparameters"
+"""The user attribute that holds a trial's point: every hyperparameter, the fixed ones included."""
+
+STARTED_FROM = "start_from"
+"""The user attribute of a study: names of the earlier sweeps that it has taken points of."""
+
+
+def enqueue_starts(study: optuna.Study, space: Space) -> list[Start]:
+    """Put the points in the queue that are to be tried first, and return those that are new.
+
+    The usual ones are ours and not the user's wish: they begin a study and join none.
+    """
+    trials, new = study.get_trials(deepcopy=False), []
+    has_begun = any(POINT in trial.user_attrs for trial in trials)
+    known = [{**trial.user_attrs.get(POINT, {}), **_given(trial)} for trial in trials]
+    for index, start in enumerate(space.starts):
+        earlier = [before.values for before in space.starts[:index]]
+        if start.is_usual:
+            is_there = has_begun or _is_among(space, start.values, [*known, *earlier])
+        else:
+            is_known = any(start.values.items() <= point.items() for point in known)
+            is_there = is_known or start.values in earlier
+        if not is_there:
+            study.enqueue_trial(dict(start.values))
+            new.append(start)
+    if sweeps := {start.sweep for start in space.starts if start.sweep is not None}:
+        taken = {*study.user_attrs.get(STARTED_FROM, []), *sweeps}
+        study.set_user_attr(STARTED_FROM, sorted(taken))
+    return new
+
+
+def _is_among(
+    space: Space, start: Mapping[str, Value], points: Sequence[Mapping[str, Value]]
+) -> bool:
+    """Whether a point is one of others, as far as it is searched: not all name what is fixed."""
+    params = params_of(space, start)
+    return any(params.items() <= params_of(space, point).items() for point in points)
+
+
+class View:
+    """A study as samplers see it: kept, and brought up to date before it is used.
+
+    Args:
+        study: The stored one. A trial of it that changes is another object afterwards, as in all
+            of Optuna's storages; nothing else tells the view what is new.
+    """
+
+    def __init__(self, study: optuna.Study, space: Space) -> None:
+        self._study = study
+        self._space = space
+        self._searched = distributions(space)
+        self._storage = InMemory()
+        self._view = optuna.create_study(
+            storage=self._storage, pruner=optuna.pruners.NopPruner(), direction=study.direction
+        )
+        self._observed = Observed(self._searched, study.direction)
+        self._seen: list[FrozenTrial | None] = []
+        """The stored trials that the view is up to date with."""
+
+    def next_trial(self) -> optuna.Trial:
+        """Return the next trial: one put back, one of `start_with`, or the sampler's choice.
+
+        One put back keeps its point, inside of the search as it is now or not.
+        """
+        study, waiting = self._study, self._study.get_trials(False, (TrialState.WAITING,))
+        if waiting and POINT in waiting[0].user_attrs:
+            return study.ask()
+        point = self._draw(_given(waiting[0]) if waiting else {})
+        if not waiting:
+            return new_trial(study, self._space, point)
+        study.sampler = Drawn(point)
+        trial = study.ask(_stored_distributions(self._space, point))
+        trial.set_user_attr(POINT, point)
+        return trial
+
+    def queued(self) -> dict[int, float]:
+        """Epochs of the trials in the queue, by number, where they are known."""
+        waiting = self._study.get_trials(False, (TrialState.WAITING,))
+        points = {t.number: {**t.user_attrs.get(POINT, {}), **_given(t)} for t in waiting}
+        return {n: float(point["epochs"]) for n, point in points.items() if "epochs" in point}
+
+    def as_searched(self) -> optuna.Study:
+        """The study that samplers see, with the same numbers. To be looked at only."""
+        stored = self._study.get_trials(deepcopy=False)
+        self._seen += [None] * (len(stored) - len(self._seen))
+        for number, (seen, trial) in enumerate(zip(self._seen, stored, strict=True)):
+            if seen is not trial:
+                view = _as_searched(trial, self._space, self._searched)
+                view.number = view._trial_id = number
+                self._storage.put(self._view._study_id, view)
+                self._seen[number] = trial
+        return self._view
+
+    def n_points_tried(self) -> int:
+        """Points of the search as it is now that have been tried or are being tried."""
+        return len(points_taken(self.as_searched(), self._searched))
+
+    def _draw(self, given: Mapping[str, Value]) -> dict[str, Any]:
+        view = self.as_searched()
+        view.sampler = make_sampler(self._space, len(self._seen), self._observed)
+        drawn = view.ask(self._searched)
+        params = drawn.params
+        self._forget(drawn.number)
+        held = {name: given[name] for name in outside(self._space, given)}
+        return hyperparameters(self._space, params, held)
+
+    def _forget(self, number: int) -> None:
+        """Let the trial of a draw be what it is in the study, where it may not come to be."""
+        if number == len(self._seen):
+            self._storage.take_out_last(self._view._study_id)
+        else:
+            self._seen[number] = None
+
+
+def _as_searched(
+    trial: FrozenTrial, space: Space, searched: dict[str, BaseDistribution]
+) -> FrozenTrial:
+    point = trial.user_attrs.get(POINT)
+    if point is None:  # of `start_with`, and not begun
+        fixed = {"fixed_params": params_of(space, _given(trial))}
+        return create_trial(state=TrialState.WAITING, system_attrs=fixed)
+    if not is_within(space, point):
+        return create_trial(state=TrialState.FAIL)
+    paused = is_paused(trial)
+    return create_trial(
+        # A sampler waits for a trial that runs; of one that is paused it may hear nothing more.
+        state=TrialState.PRUNED if paused else trial.state,
+        values=trial.values,
+        params=params_of(space, point),
+        distributions=searched,
+        system_attrs=dict(trial.system_attrs),  # the constraint goes into it
+        intermediate_values=trial.intermediate_values,
+        # It has fitted so far; a Gaussian process wants the constraint of every trial that it sees.
+        constraints={MEMORY: -1.0} if paused else None,
+    )
+
+
+def new_trial(study: optuna.Study, space: Space, point: Params) -> optuna.Trial:
+    """Begin a trial in one write, which a process that dies has made or has not."""
+    stored = _stored_distributions(space, point)
+    began = create_trial(
+        state=TrialState.RUNNING,
+        params={name: point[name] for name in stored},
+        distributions=stored,
+        user_attrs={POINT: point},
+    )
+    return optuna.Trial(study, study._storage.create_new_trial(study._study_id, began))
+
+
+def _given(trial: FrozenTrial) -> dict[str, Value]:
+    """What is known of a trial that has no point yet; a process may have died as it gave it one."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+
+
+class Drawn(BaseSampler):
+    """Gives the stored study the point that was drawn from its view."""
+
+    def __init__(self, point: Params) -> None:
+        self._point = point
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Nothing is left to infer."""
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Nothing is left to sample."""
+        return {}
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """The value that was drawn."""
+        return self._point[param_name]
+
+
+def _stored_distributions(space: Space, point: Params) -> dict[str, BaseDistribution]:
+    """Distributions that a study takes whatever it had before under the same names.
+
+    Optuna refuses another kind, another `log`, other choices; another range it takes.
+    """
+    return {
+        name: _stored(space, name, point[name])
+        for name, domain in space.domains.items()
+        if not is_fixed(domain)
+    }
+
+
+def _stored(space: Space, name: str, value: Any) -> BaseDistribution:
+    hyperparameter = HYPERPARAMETERS[name]
+    if hyperparameter.kind is bool:
+        return CategoricalDistribution((False, True))
+    if hyperparameter.kind is str:
+        return CategoricalDistribution(hyperparameter.names)
+    low, high = _ends(space, space.domains[name])
+    low, high = min(low, value), max(high, value)
+    if hyperparameter.kind is int:
+        return IntDistribution(int(low), int(high))
+    return FloatDistribution(low, high)
+
+
+def _ends(space: Space, domain: Domain) -> tuple[float, float]:
+    """The smallest and the largest number of a domain."""
+    if isinstance(domain, TimesRank):
+        ends = zip(_ends(space, domain.factor), _ends(space, space.domains["rank"]), strict=True)
+        low, high = (factor * rank for factor, rank in ends)
+        return low, high
+    if isinstance(domain, Choices):
+        return float(domain.values[0]), float(domain.values[-1])
+    return domain.low, domain.high
+
+
+def search_changes(study: optuna.Study, space: Space) -> str | None:
+    """Say what is searched otherwise than in the last run, and note it; None: nothing."""
+    known: Mapping[str, str] | None = study.user_attrs.get("search")
+    now = {name: str(domain) for name, domain in space.domains.items()}
+    if known == now:
+        return None
+    study.set_user_attr("search", now)
+    if known is None:
+        return None
+    changes = [
+        f"{name}: {known[name]} → {domain}"
+        for name, domain in now.items()
+        if known.get(name, domain) != domain
+    ]
+    trials = study.get_trials(deepcopy=False)
+    points = [trial.user_attrs[POINT] for trial in trials if POINT in trial.user_attrs]
+    what = f"The search has changed: {'; '.join(changes)}."
+    return f"{what} {_outside_in_words(space, points)}" if points else what
+
+
+def _outside_in_words(space: Space, points: Sequence[Mapping[str, Value]]) -> str:
+    n_outside = sum(not is_within(space, point) for point in points)
+    if not n_outside:
+        return f"It holds the {counted(len(points), 'trial')} so far."
+    lie, count = ("lies", "it still counts") if n_outside == 1 else ("lie", "they still count")
+    seen = "it" if n_outside == 1 else "them"
+    of = f"{n_outside} of {counted(len(points), 'trial')}"
+    return f"{of} {lie} outside of it now: {count}, the sampler no longer sees {seen}."

@@ -1,0 +1,473 @@
+"""`Sweep`: ask → TrialConfig, report → verdict, tell. The Optuna study lives here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import replace
+from typing import Any, Protocol
+
+import optuna
+from optuna.trial import TrialState
+
+from sweep.driver.loop import Place
+from sweep.pruners.own_curve import ByItself, stopped_by_hand
+from sweep.pruners.peers import WITHOUT_VALUE, make_rivals
+from sweep.space.loading import Space
+from sweep.storage.mirror import Mirror
+from sweep.storage.patient import Patience, PatientStorage
+from sweep.storage.patient import StudyError as StudyError
+from sweep.study.ended import COUNTS, AllEnded, Ended, as_ranges, from_ranges, tell_ended
+from sweep.study.next_trial import POINT, View, enqueue_starts
+from sweep.study.paused import PausedTrials, is_paused
+from sweep.study.trial_config import Resolve
+from sweep.tracking.writer import without_secrets
+from trials.config import GOES_ON, EvalPoint, Outcome, Stop, TrialConfig, TrialResult
+from trials.trial_folder import result_of
+
+SAME_CAUSE_LIMIT = 5
+"""So many failures in a row with one cause are not bad luck."""
+
+RUNS_AGAIN = 2
+"""So many times at most, when its process or machine is lost: more often it may be the trial."""
+
+NOTED_EVERY_SECONDS = 5.0
+"""GPU seconds are written down this often at most: a thousand GPUs report many times a second."""
+
+Written = tuple[TrialResult, list[EvalPoint]]
+"""What a trial has written when it ended."""
+
+
+class SweepFailed(RuntimeError):
+    """The sweep cannot go on; says why."""
+
+
+class Tracker(Protocol):
+    """Hears of everything that happens to a trial, in order. MLflow is one, the screen another."""
+
+    def trial_started(self, config: TrialConfig, place: Place) -> None:
+        """Trial `config.number` has a slot and begins (or begins again after an interruption)."""
+
+    def trial_reported(self, number: int, point: EvalPoint) -> None:
+        """An evaluation of a running trial."""
+
+    def trial_ended(self, number: int, result: TrialResult) -> None:
+        """The trial has ended, whatever its outcome."""
+
+
+def open_study(
+    space: Space,
+    storage: str | PatientStorage,
+    written: Callable[[int], Written | None] = lambda number: None,
+    sweep_id: str | None = None,
+) -> optuna.Study:
+    """Create the study of a space, or open the one that is there.
+
+    Trials that a dead process left running are put back in the queue: they run again under the
+    same number, with the same parameters and seed. Those that had ended, and nobody was there to
+    hear of it, are told. Paused ones stay paused.
+
+    Args:
+        written: What trial `number` has written when it ended, if it has.
+        sweep_id: Of the sweep that the study is for, where it lies among those of others.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    stored = PatientStorage(storage, Patience()) if isinstance(storage, str) else storage
+    optuna.create_study(
+        study_name=space.name,
+        storage=stored,
+        direction=space.objective.direction,
+        load_if_exists=True,
+    )
+    study = optuna.load_study(
+        study_name=space.name,
+        storage=Mirror(stored, space.name),
+        # Verdicts are ours (`Sweep.report`); Optuna's own is never asked.
+        pruner=optuna.pruners.NopPruner(),
+    )
+    if sweep_id is not None and "sweep_id" not in study.user_attrs:
+        study.set_user_attr("sweep_id", sweep_id)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if is_paused(trial):
+            continue
+        found = written(trial.number) if POINT in trial.user_attrs else None
+        if found is None:
+            put_back(study, trial._trial_id)
+        else:
+            result, points = found
+            curve = [point for point in points if point.index > 0]
+            tell_ended(optuna.Trial(study, trial._trial_id), curve, _checked(result))
+    return study
+
+
+def put_back(study: optuna.Study, trial_id: int) -> None:
+    """Put a trial that was cut off back in the queue, under its number and with its parameters.
+
+    Optuna has no public call for it; its own queue is made of WAITING trials.
+    """
+    study._storage.set_trial_state_values(trial_id, TrialState.WAITING)
+
+
+class Sweep:
+    """The study of one sweep: what to try next, when to stop a trial, what was learnt.
+
+    Set `trackers` before the first trial: they hear of everything, in order, after the study has.
+
+    Args:
+        is_asked_to_prune: Whether a person wants trial `number` to end.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        study: optuna.Study,
+        resolve: Resolve,
+        is_asked_to_prune: Callable[[int], bool] = lambda number: False,
+    ) -> None:
+        pruning = space.settings.pruning
+        self._space = space
+        self._study = study
+        self._resolve = resolve
+        self._is_asked_to_prune = is_asked_to_prune
+        self.objective = space.objective
+        self.trackers: Sequence[Tracker] = ()
+        self._by_itself = ByItself(
+            pruning, space.objective, n_evaluations=space.settings.evaluate.times
+        )
+        self._running: dict[int, optuna.Trial] = {}
+        self._curves: dict[int, list[EvalPoint]] = {}
+        self._heard_of: set[int] = set()
+        """Running trials that trackers have heard of: those that have begun."""
+        self._causes: list[str] = []
+        self._ended = AllEnded(study, space.objective)
+        self._paused = PausedTrials(study)
+        self._unwanted: set[int] = set()
+        """Paused trials that a person wants to end."""
+        self._rivals = make_rivals(space, study)
+        self._passed_on = from_ranges(study.user_attrs.get("passed_on", []))
+        self.base_eval_loss: float | None = study.user_attrs.get("base_eval_loss")
+        """The base model's own eval loss; None until the first trial has measured it."""
+        self.base_value: float | None = study.user_attrs.get("base_value", self.base_eval_loss)
+        """The base model's own objective; None as above."""
+        self._gpu_seconds = float(study.user_attrs.get("gpu_seconds", 0.0))
+        self._gpu_seconds_noted = 0.0
+        """When they were written down last."""
+        self._counted_until: dict[int, float] = {}
+        self._measures_base: int | None = None
+        """The running trial that measures the base model before its first step."""
+        enqueue_starts(study, space)
+        self._view = View(study, space)
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """What all its trials share (`sweep.study.task`)."""
+        return dict(self._study.user_attrs["task"])
+
+    @property
+    def running(self) -> list[int]:
+        """Numbers of the trials that run."""
+        return sorted(self._running)
+
+    def n_ended(self) -> int:
+        """Trials that have ended, whatever their outcome."""
+        return len(self._ended)
+
+    def n_waiting(self) -> int:
+        """Trials that were cut off and wait to be continued."""
+        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        return sum(POINT in trial.user_attrs for trial in waiting)
+
+    @property
+    def paused(self) -> list[int]:
+        """Numbers of the trials that are paused."""
+        return sorted(self._paused)
+
+    def n_paused(self) -> int:
+        """Trials that wait until they belong to the best."""
+        return len(self._paused)
+
+    def promising(self, *, is_last: bool) -> int | None:
+        """Return the number of a paused trial that belongs to the best by now; None: none does.
+
+        Args:
+            is_last: Whether no further trial comes.
+        """
+        while wanted := self._paused.keys() - self._unwanted:
+            number = self._rivals.promising(wanted, is_last=is_last)
+            if number is None or not self._is_asked_to_prune(number):
+                return number
+            self._unwanted.add(number)
+        return None
+
+    def queued(self) -> dict[int, float]:
+        """Epochs of the trials that wait, by number: those cut off, and those of `start_with`."""
+        return self._view.queued()
+
+    def is_exhausted(self) -> bool:
+        """Whether every point of the space, as it is now, has been tried or is being tried."""
+        if len(self._study.get_trials(deepcopy=False)) < self._space.n_points:
+            return False
+        if self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            return False
+        return self._view.n_points_tried() >= self._space.n_points
+
+    def ask(self, paused: int | None = None) -> tuple[int, TrialConfig]:
+        """Return the next trial: the paused one of that number, one put back, one of `start_with`,
+        or the sampler's choice.
+        """
+        trial = self._view.next_trial() if paused is None else self._paused.take_up(paused)
+        measures_base = self.base_eval_loss is None and self._measures_base is None
+        config = self._resolve(trial.number, trial.user_attrs[POINT], measures_base)
+        if measures_base:
+            self._measures_base = trial.number
+        self._running[trial.number] = trial
+        self._curves[trial.number] = []
+        return trial.number, config
+
+    def started(self, config: TrialConfig, place: Place) -> None:
+        """Pass on that a trial has its slot."""
+        self._heard_of.add(config.number)
+        self._counted_until[config.number] = time.monotonic()
+        for tracker in self.trackers:
+            tracker.trial_started(config, place)
+
+    def report(self, number: int, point: EvalPoint) -> Stop | None:
+        """Take an evaluation of a running trial and return the verdict: None to go on.
+
+        A point that the study has already (of a trial that began again) is not judged twice.
+        """
+        trial, curve = self._running[number], self._curves[number]
+        self._count_gpu_seconds(number)
+        if curve and point.index <= curve[-1].index:
+            return None
+        if point.index == 0:
+            self.base_eval_loss = point.eval_loss
+            self._study.set_user_attr("base_eval_loss", point.eval_loss)
+            self.base_value = point.value
+            if point.score is not None:
+                self._study.set_user_attr("base_value", point.score)
+        else:
+            curve.append(point)
+            self._rivals.hear(number, curve)
+            known = self._study._storage.get_trial(trial._trial_id).intermediate_values
+            is_new = point.index not in known
+            if is_new:
+                trial.report(point.value, point.index)
+            verdict = self._verdict(trial, curve, is_new)
+            for tracker in self.trackers:
+                tracker.trial_reported(number, point)
+            return verdict
+        for tracker in self.trackers:
+            tracker.trial_reported(number, point)
+        return None
+
+    def _verdict(
+        self, trial: optuna.Trial, curve: Sequence[EvalPoint], is_new: bool
+    ) -> Stop | None:
+        scheduler = str(trial.user_attrs[POINT]["lr_scheduler"])
+        if stop := self._by_itself.verdict(curve, self.base_eval_loss, scheduler):
+            return stop
+        if curve[-1].index == self._space.settings.evaluate.times:
+            return None  # the run is over: nothing is left to save
+        if self._is_asked_to_prune(trial.number):
+            return stopped_by_hand(curve[-1], self._space.settings.evaluate.times)
+        return self._rivals.verdict(self._study, trial, curve[-1]) if is_new else None
+
+    def tell(self, number: int, result: TrialResult) -> bool:
+        """Take the end of a trial into the study, and pass it on.
+
+        A trial that was cut off, or ended by a fault that is not its own, is put back in the queue;
+        one that was paused waits.
+
+        Returns:
+            Whether it has ended for good.
+
+        Raises:
+            SweepFailed: So many trials in a row failed with one cause that more would too.
+        """
+        self._count_gpu_seconds(number)
+        self._counted_until.pop(number, None)
+        trial = self._running.pop(number)
+        curve = self._curves.pop(number)
+        if self._measures_base == number:
+            self._measures_base = None  # another one must, if it ended before it had
+        # What a library raises may hold an address with a password; from here it goes everywhere.
+        result = replace(result, reason=without_secrets(result.reason))
+        result = self._after_a_fault(trial, _checked(result))
+        has_ended = result.outcome not in GOES_ON
+        if has_ended:
+            self._ended.add(tell_ended(trial, curve, result))
+            if result.outcome in WITHOUT_VALUE:
+                self._rivals.lost(number)
+        elif result.outcome == "paused":
+            self._paused.add(trial, curve, result)
+            self._ended.pause(number)
+        else:
+            put_back(self._study, trial._trial_id)
+        if number in self._heard_of:  # an interrupted trial may not have begun
+            self._heard_of.discard(number)
+            for tracker in self.trackers:
+                tracker.trial_ended(number, result)
+        if has_ended:
+            self._note_passed_on(number)
+        self._give_up_on_repeated_failure(result)
+        return has_ended
+
+    def end_paused(self) -> None:
+        """End the trials that are still paused: none of them belongs to the best."""
+        for number, paused in sorted(self._paused.items()):
+            share = paused.curve[-1].index / self._space.settings.evaluate.times
+            reason = f"Paused for good. {self._rivals.standing(number)}".rstrip()
+            outcome: Outcome = "outclassed"
+            if number in self._unwanted or self._is_asked_to_prune(number):
+                outcome, reason = "stopped", f"Stopped by hand while paused at {share:.0%}."
+            result = replace(paused.result, outcome=outcome, reason=reason)
+            trial = self._paused.take_up(number)
+            self._ended.add(tell_ended(trial, paused.curve, result))
+            for tracker in self.trackers:
+                tracker.trial_ended(number, result)
+            self._note_passed_on(number)
+
+    def _after_a_fault(self, trial: optuna.Trial, result: TrialResult) -> TrialResult:
+        """What a failure is once it is known whose it was."""
+        if result.fault is None:
+            return result
+        cause = result.reason.splitlines()[0].rstrip(".")
+        words = f"{cause}. It runs again."
+        if result.fault == "machine_lost":
+            n_lost = int(trial.user_attrs.get("n_lost", 0)) + 1
+            trial.set_user_attr("n_lost", n_lost)
+            if n_lost > RUNS_AGAIN:
+                reason = f"Lost {n_lost} times, so it is given up. The last time: {result.reason}"
+                return replace(result, reason=reason, fault=None)
+            words = f"{cause}. It runs again ({n_lost} of {RUNS_AGAIN} times at most)."
+        return replace(result, outcome="interrupted", reason=words)
+
+    def catch_up(self) -> None:
+        """Let trackers hear of trials that ended, or were paused, when nobody lived to tell them.
+
+        They hear some twice, and must not mind.
+        """
+        for number, paused in self._paused.items():
+            self._pass_on(number, paused.trial.user_attrs[POINT], paused.curve, paused.result)
+        for trial in self._study.get_trials(deepcopy=False):
+            if not trial.state.is_finished() or trial.number in self._passed_on:
+                continue
+            points = [EvalPoint(**point) for point in trial.user_attrs["curve"]]
+            result = result_of(trial.user_attrs["result"])
+            self._pass_on(trial.number, trial.user_attrs[POINT], points, result)
+            self._note_passed_on(trial.number)
+
+    def _pass_on(
+        self,
+        number: int,
+        point: Mapping[str, Any],
+        curve: Sequence[EvalPoint],
+        result: TrialResult,
+    ) -> None:
+        config = self._resolve(number, point, False)
+        for tracker in self.trackers:
+            tracker.trial_started(config, Place("unknown", "unknown"))
+            for evaluation in curve:
+                tracker.trial_reported(number, evaluation)
+            tracker.trial_ended(number, result)
+
+    def _note_passed_on(self, number: int) -> None:
+        self._passed_on.add(number)
+        self._study.set_user_attr("passed_on", as_ranges(self._passed_on))
+
+    def has_untold(self) -> bool:
+        """Whether trackers were not told of the end of a trial, or of the sweep's."""
+        return len(self._passed_on) < self.n_ended() or self.noted[0] == "running"
+
+    def note(self, state: str, reason: str) -> None:
+        """Write down how the sweep is; `sweep status` reads it."""
+        self._study.set_user_attr("state", [state, reason, time.time()])
+
+    @property
+    def noted(self) -> tuple[str, str, float]:
+        """What was noted last: the state, the reason, when (seconds of the epoch)."""
+        state, reason, when = self._study.user_attrs.get("state", ["not begun", "", 0.0])
+        return state, reason, when
+
+    def gpu_seconds(self) -> float:
+        """Time in which slots held trials, over all runs of the sweep, times the GPUs of a trial.
+
+        On processors a worker counts as one. What a killed process had not yet written is missing:
+        at most the time since the last evaluation, and five seconds.
+        """
+        now = time.monotonic()
+        # The live table asks from its own thread.
+        held = sum(now - since for since in list(self._counted_until.values()))
+        return self._gpu_seconds + held * self._space.settings.gpus_per_trial
+
+    def _count_gpu_seconds(self, number: int) -> None:
+        if number not in self._counted_until:
+            return
+        now = time.monotonic()
+        held = now - self._counted_until[number]
+        self._counted_until[number] = now
+        self._gpu_seconds += held * self._space.settings.gpus_per_trial
+        if now - self._gpu_seconds_noted >= NOTED_EVERY_SECONDS or len(self._counted_until) == 1:
+            self._gpu_seconds_noted = now
+            self._study.set_user_attr("gpu_seconds", self._gpu_seconds)
+
+    def is_flat(self, n_trials: int) -> bool:
+        """Whether the last `n_trials` that ended have not bettered the objective."""
+        return self._ended.is_flat(n_trials)
+
+    def _give_up_on_repeated_failure(self, result: TrialResult) -> None:
+        if result.outcome == "interrupted":
+            return
+        if result.outcome != "failed":
+            self._causes.clear()
+            return
+        self._causes.append(result.cause or result.reason)
+        latest = self._causes[-SAME_CAUSE_LIMIT:]
+        if len(latest) == SAME_CAUSE_LIMIT and len(set(latest)) == 1:
+            raise SweepFailed(
+                f"{SAME_CAUSE_LIMIT} trials in a row failed with the same cause, so the sweep "
+                f"ends: {latest[-1]}"
+            )
+
+    def interrupt(self) -> None:
+        """Put every running trial back in the queue; trackers hear of it."""
+        for number in self.running:
+            self.tell(
+                number,
+                TrialResult(
+                    outcome="interrupted",
+                    reason="The sweep was stopped; run the same command to continue it.",
+                ),
+            )
+
+    def ended(self) -> list[Ended]:
+        """All trials that have ended, by number."""
+        return self._ended.by_number()
+
+    def numbers_ended(self) -> Set[int]:
+        """Numbers of the trials that have ended."""
+        return self._ended.numbers
+
+    def ranked(self, n: int | None = None) -> list[Ended]:
+        """Trials with an honest value (completed, overfit), the best objective first.
+
+        Args:
+            n: The best so many; None: all.
+        """
+        return self._ended.ranked(n)
+
+
+def _checked(result: TrialResult) -> TrialResult:
+    """A run that ended without one finite eval loss has no value: it failed, and says so."""
+    if result.outcome in COUNTS and result.best is None:
+        return TrialResult(
+            outcome="failed",
+            reason=f"No evaluation gave a finite eval loss. {result.reason}",
+            cause="no finite eval loss",
+            micro_batch_size=result.micro_batch_size,
+            gradient_checkpointing=result.gradient_checkpointing,
+            training_seconds=result.training_seconds,
+            evaluation_seconds=result.evaluation_seconds,
+        )
+    return result

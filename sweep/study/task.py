@@ -1,0 +1,128 @@
+"""What all trials of a study share: data, model, evaluations. It stays as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
+
+from sweep.driver.preparation import Check
+from sweep.folder.lock import has_study, study_reader
+from sweep.space.hyperparameters import shown
+from sweep.space.loading import Space
+from sweep.storage.patient import StudyError, cause_of
+from sweep.study.trial_config import model_config, trial_settings
+from trials.config import Backend, Objective
+
+
+def keep_to_task(study: optuna.Study, space: Space, check: Check, backend: Backend) -> None:
+    """Note what a study's trials do, or see that it is still the same: else losses do not compare.
+
+    Raises:
+        StudyError: It is another task; says what has changed, and the mend.
+    """
+    found = check.report
+    task = {
+        "base_model": asdict(model_config(space, backend)),
+        "train": found["train_fingerprint"],
+        "eval": found["eval_fingerprint"],
+        "tokenizer": found["tokenizer"],
+        "sample_rows": found["sample_rows"],
+        "chat": found["chat"],
+        "loss_on": space.settings.data.loss_on,
+        "evaluations": space.settings.evaluate.times,
+        "objective": _objective(space, found),
+        "optimizer": trial_settings(space, on_gpus=check.on_gpus).optimizer,
+        "seed": space.settings.seed,
+    }
+    known = study.user_attrs.get("task")
+    if known is None:
+        study.set_user_attr("task", task)
+        study.set_user_attr("evaluate_rows", space.settings.evaluate.rows)
+        study.set_user_attr("objective_rows", space.settings.objective.rows)
+        return
+    known = {"objective": asdict(Objective()), **known}  # older versions knew of no other
+    changed = changes(known, task)
+    if not changed:
+        return
+    backends = known["base_model"].get("backend"), backend
+    mend = f"Give this one a new name: --name {space.name}-2"
+    if backends[0] != backends[1] and space.settings.backend == "auto":
+        mend += f"; or go on with backend: {backends[0]}, where that can run"
+    raise StudyError(
+        f"{space.name}: this sweep has trials on another task (changed: {'; '.join(changed)}), "
+        f"and they do not compare. {mend}"
+    )
+
+
+def _objective(space: Space, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What trials are judged by: another metric, or other rows of it, is another task."""
+    generation = found.get("generation") or {}
+    decides = ("rows", "max_new_tokens", "metric")
+    return {**asdict(space.objective), **{k: v for k, v in generation.items() if k in decides}}
+
+
+@dataclass(frozen=True, slots=True)
+class RowsSoFar:
+    """Rows of each evaluation in a study that goes on; None: it is for `prepare` to say."""
+
+    sample: int | None
+    """Whose loss is measured."""
+    generated: int | None
+    """That completions are written for."""
+
+
+def rows_so_far(
+    space: Space, output_dir: Path, storage: optuna.storages.BaseStorage | None = None
+) -> RowsSoFar:
+    """Return the rows of each evaluation in the study that goes on.
+
+    They follow from the shortest trial that is searched. When the search changes they stay, or
+    later values would not compare with earlier ones.
+
+    Args:
+        storage: The study's, where it is open.
+
+    Raises:
+        StudyError: The study's server cannot be used.
+    """
+    if storage is None and not has_study(output_dir):
+        return RowsSoFar(None, None)
+    try:
+        study = optuna.load_study(
+            study_name=space.name, storage=storage or study_reader(output_dir)
+        )
+    except KeyError:  # a study that was never opened
+        return RowsSoFar(None, None)
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise StudyError(f"{space.name}: the study cannot be read: {cause_of(error)}") from None
+    known, settings = study.user_attrs, space.settings
+    task = known.get("task") or {}
+    is_sample = known.get("evaluate_rows") == settings.evaluate.rows
+    is_generated = known.get("objective_rows") == settings.objective.rows
+    return RowsSoFar(
+        sample=task["sample_rows"] if is_sample else None,
+        generated=(task.get("objective") or {}).get("rows") if is_generated else None,
+    )
+
+
+def changes(known: Mapping[str, Any], now: Mapping[str, Any], parent: str = "") -> list[str]:
+    """Say what differs, one text for each key: `base_model.backend: transformers → unsloth`."""
+    found: list[str] = []
+    for key in now:
+        before, after = known.get(key), now[key]
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += changes(before, after, f"{parent}{key}.")
+        elif before != after:
+            found.append(f"{parent}{key}: {_brief(before)} → {_brief(after)}")
+    return found
+
+
+def _brief(value: object) -> str:
+    text = shown(value) if not isinstance(value, str) else value
+    return text if len(text) <= 40 else f"{text[:20]}…{text[-19:]}"

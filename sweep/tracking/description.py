@@ -1,0 +1,96 @@
+"""What a sweep's run says of itself in MLflow: its description, in Markdown.
+
+MLflow folds away all but the first lines, so these say who won. Links to `#trial-17`, `#trials`,
+`#curves` and pictures `plots/…` become addresses where they are written (`sweep.tracking.runs`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sweep.driver.loop import Place
+from sweep.screen.summary import SHOWN, Summary, an, headings_of, short, values_of
+from sweep.text.numbers import counted, duration
+from trials.config import EvalPoint, TrialConfig, TrialResult
+
+EVERY_SECONDS = 30.0
+"""Between two descriptions of a sweep that runs."""
+
+_GAP = "&emsp;"
+"""MLflow's tables leave no room between columns."""
+
+
+def as_markdown(
+    summary: Summary, *, lives: bool = False, noise: str = "", plots: Sequence[Path] = ()
+) -> str:
+    """Return the description.
+
+    Args:
+        lives: Whether trials still run.
+        noise: Whether the winner's lead is more than chance, as HTML.
+        plots: Pictures, by the titles of their files.
+    """
+    counts = Counter(trial.outcome for trial in summary.ended)
+    outcomes = ", ".join(f"{n} {outcome.replace('_', ' ')}" for outcome, n in counts.most_common())
+    said = f"{counted(len(summary.ended), 'trial')} ended: {outcomes}" if outcomes else "No trial"
+    state = " It still runs." if lives else f" {duration(summary.wall_seconds)} in this run."
+    lines = [*_winner(summary, lives=lives), "", f"{said}.{state}"]
+    if noise:
+        lines += ["", noise]
+    lines += ["", "[All curves in one chart](#curves) · [all trials in a table](#trials)"]
+    lines += _best_ten(summary)
+    for path in plots:
+        lines += ["", f"**{path.stem.replace('_', ' ').capitalize()}**", ""]
+        lines.append(f"![{path.stem}](plots/{path.name})")
+    return "\n".join(lines)
+
+
+def _winner(summary: Summary, *, lives: bool) -> list[str]:
+    winner = summary.winner
+    if winner is None:
+        so_far = "yet " if lives else ""
+        return [f"No trial has {so_far}reached {an(summary.objective)} that counts."]
+    values = ", ".join(f"{SHOWN[n]} {short(winner.hyperparameters[n])}" for n in SHOWN)
+    won = "leads" if lives else "has won"
+    return [
+        f"**[Trial {winner.number:03d}](#trial-{winner.number}) {won}** with {values}. "
+        f"{summary.winner_in_words}"
+    ]
+
+
+def _best_ten(summary: Summary) -> list[str]:
+    ranked = summary.ranked[:10]
+    if not ranked:
+        return []
+    headings = ["trial", *headings_of(summary.objective), *SHOWN.values(), "outcome"]
+    lines = ["", f"| {' | '.join(h + _GAP for h in headings)} |", "|:--" * len(headings) + "|"]
+    for trial in ranked:
+        cells = [f"[{trial.number:03d}](#trial-{trial.number})"]
+        cells += values_of(trial, summary.objective)
+        cells += [short(trial.hyperparameters[name]) for name in SHOWN]
+        lines.append(f"| {' | '.join(c + _GAP for c in [*cells, trial.outcome])} |")
+    return lines
+
+
+class Describer:
+    """A `Tracker` that keeps the description of a sweep that runs true, now and then."""
+
+    def __init__(self, describe: Callable[[], None]) -> None:
+        self._describe = describe
+        self._described = -math.inf
+
+    def trial_started(self, config: TrialConfig, place: Place) -> None:
+        """Nothing is known of it yet."""
+
+    def trial_reported(self, number: int, point: EvalPoint) -> None:
+        """The description is of trials that have ended."""
+
+    def trial_ended(self, number: int, result: TrialResult) -> None:
+        """Describe the sweep anew, if the last time was some while ago."""
+        if time.monotonic() - self._described >= EVERY_SECONDS:
+            self._describe()
+            self._described = time.monotonic()

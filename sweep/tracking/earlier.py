@@ -1,0 +1,118 @@
+"""What MLflow knows of an earlier sweep: its best trials."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sweep.driver.start_from import Best, Earlier
+from sweep.space.hyperparameters import HYPERPARAMETERS, Value
+from sweep.study.ended import COUNTS
+from sweep.tracking.location import TrackingError, checked, mend
+from sweep.tracking.runs import NOT_THERE, client_of
+from sweep.tracking.writer import in_a_line, without_secrets
+from trials.config import Objective
+
+_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+
+
+def best_in_mlflow(uri: str, name: str, n_trials: int) -> Earlier | None:
+    """Return the best trials of a sweep; None: there is none of that name.
+
+    Where several sweeps had that name, the latest of them is meant.
+
+    Raises:
+        TrackingError: MLflow cannot be used.
+    """
+    with _asked(uri) as client:
+        if client is None:
+            return None
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None or experiment.lifecycle_stage == "deleted":
+            return None
+        within = [experiment.experiment_id]
+        parents = client.search_runs(
+            within, "tags.`sweep.role` = 'parent'", order_by=["attributes.start_time DESC"]
+        )
+        # `sweep confirm` has its runs in the same experiment: other seeds of the same trials.
+        parent = next((run for run in parents if "sweep.confirms" not in run.data.tags), None)
+        if parent is None:
+            return None
+        objective = _objective(parent.data.params)
+        return Earlier(name, objective, _best(client, within, parent, objective, n_trials))
+
+
+def names_in_mlflow(uri: str) -> list[str]:
+    """Return the names of all experiments.
+
+    Raises:
+        TrackingError: MLflow cannot be used.
+    """
+    with _asked(uri) as client:
+        return [] if client is None else [found.name for found in client.search_experiments()]
+
+
+@contextmanager
+def _asked(uri: str) -> Iterator[Any]:
+    """Give a client, which answers within 10 seconds; None for a database that is not there."""
+    is_ours = _TIMEOUT not in os.environ
+    os.environ.setdefault(_TIMEOUT, "10")  # not MLflow's 120: somebody is looking on
+    try:
+        is_file = checked(uri).startswith("sqlite:///")
+        there = not is_file or Path(uri.removeprefix("sqlite:///")).exists()
+        yield client_of(uri) if there else None
+    except NOT_THERE as error:
+        cause = in_a_line(error)
+        raise TrackingError(
+            f"start_from: MLflow at {without_secrets(uri)} cannot be used: {cause} "
+            f"{mend(uri, cause)}"
+        ) from None  # the cause's own traceback may hold credentials
+    finally:
+        if is_ours:
+            del os.environ[_TIMEOUT]
+
+
+def _objective(params: Mapping[str, str]) -> Objective:
+    name = params.get("objective", "eval_loss").rpartition(":")[2]
+    is_rising = params.get("objective.direction") == "maximize"
+    return Objective(name=name, direction="maximize" if is_rising else "minimize")
+
+
+def _best(
+    client: Any, within: list[str], parent: Any, objective: Objective, n_trials: int
+) -> list[Best]:
+    metric = f"{objective.name}_best"
+    order = "ASC" if objective.direction == "minimize" else "DESC"
+    found: list[Best] = []
+    for outcome in sorted(COUNTS):
+        wanted = {"mlflow.parentRunId": parent.info.run_id, "outcome": outcome}
+        runs = client.search_runs(
+            within,
+            " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items()),
+            max_results=n_trials,
+            order_by=[f"metrics.`{metric}` {order}"],
+        )
+        found += [
+            _trial(run, run.data.metrics[metric]) for run in runs if metric in run.data.metrics
+        ]
+    finite = [trial for trial in found if math.isfinite(trial.value)]
+    return sorted(finite, key=lambda t: (objective.key(t.value), t.number))[:n_trials]
+
+
+def _trial(run: Any, value: float) -> Best:
+    params = run.data.params
+    values = {name: _value(name, params[name]) for name in HYPERPARAMETERS if name in params}
+    return Best(int(run.data.tags["trial_number"]), value, values)
+
+
+def _value(name: str, text: str) -> Value:
+    """A parameter as it was before MLflow made it text."""
+    kind = HYPERPARAMETERS[name].kind
+    if kind is bool:
+        return text == "True"
+    number: Value = kind(text)
+    return number

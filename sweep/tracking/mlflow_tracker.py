@@ -1,0 +1,342 @@
+"""Tell MLflow of a sweep, through a journal: at once where it is there, later where it is not."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from sweep.driver.loop import Place
+from sweep.text.numbers import counted
+from sweep.tracking import journal, run_data
+from sweep.tracking.journal import Journal
+from sweep.tracking.location import (
+    TrackingError,
+    artifacts_dir,
+    checked,
+    mend,
+    sync_command,
+    tracked_at,
+    ui_command,
+)
+from sweep.tracking.runs import LAST, NOT_THERE, Runs, is_refused
+from sweep.tracking.writer import Writer, in_a_line, without_secrets
+from trials.config import EvalPoint, TrialConfig, TrialResult
+
+__all__ = ["MlflowTracker", "TrackingError", "send_rest", "ui_command"]
+
+_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+
+
+STOPPED_PATIENCE_SECONDS = 15.0
+
+
+class MlflowTracker:
+    """A `Tracker` that writes to MLflow in the background, through a journal in the sweep's folder.
+
+    Nothing raises after `open_sweep`, and nothing but `close_sweep` waits for MLflow. While it is
+    away the journal grows; what is in it when the sweep ends is sent by the next process of the
+    sweep, or by `send_rest`.
+
+    Args:
+        uri: `sqlite:////absolute/path.db`, or a server's http(s) address.
+        name: The sweep's name, and the experiment's.
+        artifacts_dir: Where a new experiment keeps artifacts; None leaves it to the server.
+        output_dir: The sweep's folder. A file in it, `mlflow_sweep_id.txt`, tells this sweep's
+            parent run from one of the same name that somebody else has on the same server;
+            another, `mlflow.json`, says where the sweep is tracked.
+        run_name: Of the parent run; None: the sweep's own name.
+
+    Raises:
+        TrackingError: `uri` cannot be used, or does not answer within 10 seconds, and the sweep is
+            not tracked there yet; or a journal waits for another address.
+    """
+
+    def __init__(
+        self,
+        *,
+        uri: str,
+        name: str,
+        artifacts_dir: Path | None,
+        output_dir: Path,
+        run_name: str | None = None,
+    ) -> None:
+        self._writer: Writer | None = None
+        self._error: str | None = None
+        self._configs: dict[int, TrialConfig] = {}
+        self._best_scores: dict[int, float] = {}
+        """Of each trial, where the objective is a metric."""
+        self._output_dir = output_dir
+        self._journal = Journal(output_dir / journal.FILE_NAME)
+        tried = self._journal.sequence
+        self._runs = Runs(
+            checked(uri), name, output_dir, artifacts_dir, tried=tried, run_name=run_name
+        )
+        known = tracked_at(output_dir)
+        self._is_continued = known == without_secrets(uri)
+        if known and not self._is_continued and len(self._journal):
+            raise TrackingError(
+                f"A sweep may go on elsewhere once all of it has arrived, but "
+                f"{counted(len(self._journal), 'write')} of {name} have not reached {known} yet. "
+                f"Send them first: {sync_command(output_dir)}"
+            )
+        self._reach(self._runs.find_experiment)
+
+    def open_sweep(
+        self,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        space_path: Path,
+        datasets: Sequence[Mapping[str, str]] = (),
+    ) -> None:
+        """Continue this sweep's parent run, or create it. A parameter logged before stays as it is.
+
+        Args:
+            datasets: Its rows (`recorded.datasets`).
+
+        Raises:
+            TrackingError: As the constructor.
+        """
+        path = space_path.resolve()
+        self._put("open", params=params, tags=tags, space_path=path, datasets=datasets)
+        event = self._journal.first()
+        if event and len(self._journal) == 1 and self._error is None:
+            try:
+                is_open = self._reach(lambda: self._runs.send(event))
+            except TrackingError:
+                self._journal.sent(event)  # there is no sweep
+                raise
+            if is_open:
+                self._journal.sent(event)
+        self._writer = Writer(
+            self._journal,
+            self._runs.send,
+            is_final=is_refused,
+            idle=self._runs.sample_system,
+            error=self._error,
+        )
+
+    def trial_started(self, config: TrialConfig, place: Place) -> None:
+        """Begin the child run of trial `config.number`, or go on in the one that it has."""
+        self._configs[config.number] = config
+        self._best_scores.pop(config.number, None)  # it reports again what it had reported
+        self._put(
+            "start",
+            number=config.number,
+            name=config.name,
+            params=run_data.params(config),
+            tags={"gpu": place.device, "node": place.node},
+        )
+
+    def trial_reported(self, number: int, point: EvalPoint) -> None:
+        """Log one evaluation; point 0 is also the sweep's `base_eval_loss`."""
+        objective, best = self._configs[number].objective, self._best_scores.get(number)
+        if point.index > 0 and point.score is not None and math.isfinite(point.score):
+            scores = [point.score] if best is None else [point.score, best]
+            best = self._best_scores[number] = min(scores, key=objective.key)
+        self._put(
+            "report",
+            number=number,
+            step=point.step,
+            metrics=run_data.metrics(point, objective, best),
+            tags=run_data.tags(point),
+            is_base=point.index == 0,
+        )
+
+    def trial_ended(self, number: int, result: TrialResult) -> None:
+        """Log how the trial ended, then its log, config.json and, if it is whole, its adapter."""
+        self._put(
+            "end",
+            number=number,
+            status=run_data.STATUS[result.outcome],
+            params=run_data.params_found(self._configs[number], result),
+            metrics=run_data.seconds(result),
+            tags={"outcome": result.outcome, "outcome_reason": result.reason},
+        )
+        for name in run_data.files(result.outcome):
+            self._put("upload", number=number, name=name)
+
+    def drop_adapter(self, number: int, folder: Path) -> None:
+        """Delete `folder`, the adapter of trial `number`, and what its run has of it.
+
+        The folder goes at once, also while MLflow is away: an upload that finds none does nothing.
+        """
+        self._put("drop", number=number)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def describe(self, text: str) -> None:
+        """Write the parent run's description while the sweep runs.
+
+        Args:
+            text: Markdown. A link to `#trial-17` leads to that trial's run, to `#trials` and
+                `#curves` to the page of all, and a picture `plots/…` is the sweep's own.
+        """
+        self._put("note", text=text)
+
+    def register(self, name: str, number: int, tags: Mapping[str, str], description: str) -> None:
+        """Register the adapter of trial `number`; comes before `close_sweep`.
+
+        Args:
+            name: Of the registered model.
+            tags: As `mlflow_champion.register`.
+            description: As `describe`.
+        """
+        self._put("register", name=name, number=number, tags=tags, description=description)
+
+    @property
+    def registered(self) -> str | None:
+        """What became of the winner in the registry of models, in words; None: nothing yet."""
+        return self._runs.registered
+
+    def close_sweep(
+        self,
+        status: Literal["FINISHED", "FAILED", "KILLED"],
+        winner: Mapping[str, object] | None,
+        summary: str,
+        report: Path | None = None,
+        plots: Sequence[Path] = (),
+        shown: Sequence[float] | None = None,
+    ) -> None:
+        """Send what is left and end the parent run. Gives up 60 s after the last successful write,
+        or 15 where somebody has stopped the sweep and waits for the prompt.
+
+        Args:
+            winner: `trial` (its number), `eval_loss`, and whatever else is worth a tag.
+            summary: As `describe`.
+            report: The sweep's report.html, which becomes an artifact of the parent run.
+            plots: Pictures for the summary, which become such artifacts too.
+            shown: The lowest and the highest objective that MLflow's chart should show.
+        """
+        self._put(
+            "close",
+            status=status,
+            winner=winner,
+            summary=summary,
+            report_path=None if report is None else str(report.resolve()),
+            plot_paths=[str(path.resolve()) for path in plots],
+            shown=shown,
+        )
+        assert self._writer is not None, "open_sweep comes first"
+        patience = STOPPED_PATIENCE_SECONDS if status == "KILLED" else None
+        self._writer.close(patience_seconds=patience)
+
+    @property
+    def experiment_id(self) -> str:
+        """Known once the sweep is open and MLflow there."""
+        return self._runs.experiment_id
+
+    @property
+    def parent_run_id(self) -> str:
+        """The sweep's own run. Known once the sweep is open and MLflow there."""
+        return self._runs.parent_run_id
+
+    @property
+    def unsent(self) -> int:
+        """Writes that have not reached MLflow and wait in the journal."""
+        return len(self._journal)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the latest attempt to reach MLflow has failed."""
+        return (self._error if self._writer is None else self._writer.error) is not None
+
+    @property
+    def first_error(self) -> str | None:
+        """Why MLflow cannot be reached now, else why it refused the first write that it refused."""
+        writer = self._writer
+        return self._error if writer is None else writer.error or writer.first_refusal
+
+    @property
+    def in_words(self) -> str | None:
+        """What MLflow does not have, and the mend; None when it has everything."""
+        if self._writer is None:
+            return None
+        return _in_words(self._journal, self._writer, self._output_dir)
+
+    def _put(self, kind: str, **arguments: object) -> None:
+        self._journal.append(kind, arguments)
+
+    def _reach(self, call: Callable[[], object]) -> bool:
+        """Make a call at once. A sweep that MLflow knows already does without, any other not."""
+        ours = _TIMEOUT not in os.environ
+        os.environ.setdefault(_TIMEOUT, "10")  # not MLflow's 120: somebody is looking on
+        try:
+            call()
+        except NOT_THERE as error:
+            uri, self._error = without_secrets(self._runs.uri), in_a_line(error)
+            if self._is_continued and not is_refused(error):
+                return False
+            raise TrackingError(
+                f"MLflow must be there before a sweep begins, but {uri} cannot be used: "
+                f"{self._error} {mend(uri, self._error)}"
+            ) from None  # the cause's own traceback may hold credentials
+        finally:
+            if ours:
+                del os.environ[_TIMEOUT]
+        return True
+
+
+def send_rest(output_dir: Path, uri: str | None, say: Callable[[str], None]) -> int:
+    """Send what a sweep that does not run has left in its journal; return how many are left.
+
+    The caller holds the sweep's lock. Runs that a killed process has left RUNNING are ended.
+
+    Args:
+        uri: The server's address, where the one that the sweep was tracked at needs a password or
+            has changed; None for that one.
+        say: Hears of the progress.
+
+    Raises:
+        TrackingError: The sweep has no journal, or it is not known where it is tracked.
+    """
+    path = output_dir / journal.FILE_NAME
+    if not path.exists() and tracked_at(output_dir) is None:
+        raise TrackingError(
+            f"What MLflow lacks is kept in a sweep's folder, but {path} does not exist. "
+            f"Correct the name, or the folder of all sweeps: --output."
+        )
+    address = uri or tracked_at(output_dir)
+    if address is None:
+        raise TrackingError(
+            f"{output_dir.name} has not reached any MLflow yet, so its address is not known. "
+            f"Name it with --mlflow."
+        )
+    runs = Runs(checked(address), output_dir.name, output_dir, artifacts_dir(address, output_dir))
+    kept = Journal(path)
+    if not len(kept) and kept.last_kind in LAST:
+        say(f"{output_dir.name}: everything has reached {without_secrets(address)} already.")
+        return 0
+    if kept.last_kind not in LAST:
+        kept.append("stop", {})
+    n_all, said = len(kept), time.monotonic()
+
+    def on_progress() -> None:
+        nonlocal said
+        if time.monotonic() - said >= 2.0 or not len(kept):
+            say(f"{n_all - len(kept)} of {n_all} sent")
+            said = time.monotonic()
+
+    say(f"{output_dir.name}: {counted(n_all, 'write')} to send to {without_secrets(address)} …")
+    writer = Writer(kept, runs.send, is_final=is_refused, idle=lambda: None)
+    writer.close(on_progress)
+    if words := _in_words(kept, writer, output_dir):
+        say(words)
+    return len(kept)
+
+
+def _in_words(kept: Journal, writer: Writer, output_dir: Path) -> str | None:
+    words = []
+    if len(kept):
+        why = f": {writer.error}" if writer.error else "."
+        words.append(
+            f"{counted(len(kept), 'write')} did not reach MLflow{why} They are kept in "
+            f"{output_dir / journal.FILE_NAME}; this sends them: {sync_command(output_dir)}"
+        )
+    if writer.n_refused:
+        refused = counted(writer.n_refused, "write")
+        words.append(f"MLflow refused {refused} for good; the first: {writer.first_refusal}")
+    return "\n".join(words) or None

@@ -1,0 +1,152 @@
+"""What MLflow is told of a trial, as plain data: parameters, metrics, tags, status."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from trials.config import GOES_ON, EvalPoint, Objective, Outcome, TrialConfig, TrialResult
+
+STATUS: dict[Outcome, str] = {
+    "completed": "FINISHED",
+    "overfit": "FINISHED",
+    "diverged": "KILLED",
+    "outclassed": "KILLED",
+    "stopped": "KILLED",
+    "paused": "KILLED",
+    "interrupted": "KILLED",
+    "out_of_memory": "FAILED",
+    "failed": "FAILED",
+}
+
+
+def files(outcome: Outcome) -> list[str]:
+    """Return what MLflow keeps of the trial's folder: of a whole trial, its adapter too."""
+    if outcome == "paused":  # many are paused, and go on or end before anybody looks
+        return []
+    return ["log.txt", "config.json", *(["adapter"] if STATUS[outcome] == "FINISHED" else [])]
+
+
+def params(config: TrialConfig) -> dict[str, object]:
+    """Return the settings that are known when a trial begins; the micro-batch is found later."""
+    values: dict[str, object] = asdict(config)
+    model = asdict(config.model)
+    for key in ("model", "number", "data_dir", "output_dir", "micro_batch_size"):
+        del values[key]
+    values["objective"] = config.objective.python or config.objective.name
+    return _there({"base_model": model.pop("name"), **model, **values})
+
+
+def params_found(config: TrialConfig, result: TrialResult) -> dict[str, object]:
+    """Return what memory decided. None of it for a trial that goes on later, perhaps with less."""
+    if result.outcome in GOES_ON:
+        return {}
+    micro_batch_size = result.micro_batch_size or config.micro_batch_size
+    steps = config.effective_batch_size // (micro_batch_size * config.gpus_per_trial)
+    return _there(
+        {
+            "micro_batch_size": micro_batch_size,
+            "gradient_accumulation_steps": steps,
+            "gradient_checkpointing": result.gradient_checkpointing,
+        }
+    )
+
+
+def metrics(point: EvalPoint, objective: Objective, best: float | None) -> dict[str, object]:
+    """Return an evaluation's values; those that were not measured are left out.
+
+    Args:
+        best: The trial's best score so far, where the objective is a metric.
+    """
+    gap = point.eval_loss - point.train_loss if point.train_loss is not None else None
+    values = {
+        "train_loss": point.train_loss,
+        "eval_loss": point.eval_loss,
+        "generalisation_gap": gap if point.is_finite else None,
+        "learning_rate": point.learning_rate,
+        "grad_norm": point.grad_norm,
+        "tokens_per_second": point.tokens_per_second,
+        "gpu_memory_gib": point.gpu_memory_gib,
+        "epoch": point.epoch,
+    }
+    if point.score is not None and math.isfinite(point.score):
+        values |= {objective.name: point.score, f"{objective.name}_best": best}
+    return _there(values)
+
+
+def tags(point: EvalPoint) -> dict[str, str]:
+    """Return an evaluation's tags: MLflow keeps an infinity as the largest float."""
+    if point.is_finite:
+        return {}
+    text = f"step {point.step}: eval_loss {point.eval_loss}, train_loss {point.train_loss}"
+    return {"not_finite": text}
+
+
+def seconds(result: TrialResult) -> dict[str, float]:
+    """Return what the trial took; nothing yet for one that goes on later."""
+    if result.outcome in GOES_ON:
+        return {}
+    return {
+        "training_seconds": result.training_seconds,
+        "evaluation_seconds": result.evaluation_seconds,
+    }
+
+
+def datasets(train: str, evaluation: str | float, found: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the rows that a sweep learns and those that it is judged by, as MLflow's datasets.
+
+    Args:
+        train, evaluation: Absolute paths or hub ids; of evaluation also the share held out.
+        found: The report of `trials.preparation.prepare`.
+    """
+    held_out = isinstance(evaluation, float)
+    source = train if held_out else str(evaluation)
+    name = f"{_name(train)} ({evaluation:g} held out)" if held_out else _name(source)
+    counts = next(iter(found["train"].values()))
+    return [
+        _dataset(_name(train), train, "training", found["train_fingerprint"], counts),
+        _dataset(name, source, "evaluation", found["eval_fingerprint"], found["eval"]),
+    ]
+
+
+def _name(source: str) -> str:
+    return source.rstrip("/").rpartition("/")[2]
+
+
+def _dataset(
+    name: str, source: str, context: str, fingerprint: str, counts: Mapping[str, int]
+) -> dict[str, str]:
+    is_file = source.startswith("/")
+    where = {"uri": source} if is_file or "://" in source else {"path": source}
+    return {
+        "name": name[:500],
+        "digest": fingerprint[:36],  # MLflow takes no more
+        "context": context,
+        "source_type": "hugging_face" if "path" in where else "local" if is_file else "http",
+        "source": json.dumps(where),
+        "profile": json.dumps(
+            {"num_rows": counts["rows"], "tokens": counts["tokens"]}
+            | {"supervised_tokens": counts["supervised_tokens"]}
+        ),
+    }
+
+
+def comparable(task: Mapping[str, Any]) -> str:
+    """Return a digest of what values of two studies must have in common to be compared."""
+    return hashlib.sha256(json.dumps(judged_by(task), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def judged_by(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what trials are judged by: a study's task (`sweep.study.task`) without what is learnt,
+    and by whom."""
+    others = ("base_model", "train", "optimizer", "evaluations")
+    kept = {key: value for key, value in task.items() if key not in others}
+    return {**kept, "max_length": task.get("base_model", {}).get("max_length")}
+
+
+def _there(values: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in values.items() if value is not None}

@@ -1,0 +1,1 @@
+"""Warm workers on Ray, one for each slot."""

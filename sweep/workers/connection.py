@@ -1,0 +1,141 @@
+"""Ray itself: one of our own on this machine, or a cluster that is there; and what it has."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+# Before Ray starts: it reads them once.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray's default is 15: whatever else runs on the box would come before the trials.
+os.environ.setdefault("RAY_worker_niceness", "0")
+# Its library's own handler of signals: SIGTERM would abort the process while Ray connects, and when
+# Ray ends the handler goes and takes ours with it, so that SIGTERM kills.
+os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
+if "RAY_ADDRESS" not in os.environ:
+    # A Ray of our own is for this machine: its servers listen on localhost only. By its name the
+    # switch is for other systems; what it does is to make localhost the node's address.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+import ray
+
+from sweep.driver.interrupt import heard_by
+from sweep.workers.devices import places_on
+
+
+def is_joined() -> bool:
+    """Whether trials run on a cluster that others have started."""
+    return "RAY_ADDRESS" in os.environ
+
+
+def connect(*, n_cpu_workers: int | None) -> int:
+    """Start Ray on this machine, or join the cluster that is named; return how many GPUs it has.
+
+    Args:
+        n_cpu_workers: Workers that will run on processors; None: trials run on GPUs.
+    """
+    if not ray.is_initialized():
+        if not is_joined():
+            _watch_for_leftovers()
+        own: dict[str, Any] = {} if is_joined() else {
+            "address": "local",
+            "num_cpus": max(n_cpu_workers or 0, os.cpu_count() or 1),
+            "include_dashboard": False,
+            # Nothing large passes through Ray: configurations and evaluations only.
+            "object_store_memory": 100 * 2**20,
+        }  # fmt: skip
+        # Beside the logs, Ray prints its own long words into the table when a worker dies; ours say
+        # which trial it was. There is no switch for them.
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
+        ray._private.utils.set_sigterm_handler = lambda _: None  # it would exit at once
+        with _undisturbed():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hear Ctrl-C and SIGTERM when what stands below is done: Ray cannot end half connected."""
+    heard: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+
+    with heard_by(note):
+        yield
+    if heard:
+        raise KeyboardInterrupt
+
+
+def disconnect() -> None:
+    """Leave Ray; the processes that `connect` started end."""
+    ray.shutdown()
+    while _watchers:
+        watcher = _watchers.pop()
+        watcher.kill()
+        watcher.communicate()
+
+
+_watchers: list[subprocess.Popen[bytes]] = []
+"""Processes that end what is left of Ray if this one is killed."""
+
+
+def _watch_for_leftovers() -> None:
+    _watchers.append(
+        subprocess.Popen(
+            [sys.executable, "-m", "sweep.workers.leftovers", str(os.getpid())],
+            stdin=subprocess.PIPE,  # open as long as this process lives, however it ends
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # a Ctrl-C at the terminal is not meant for it
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A machine of the cluster that is alive."""
+
+    node_id: str
+    n_cpus: float
+    """That Ray may use: fewer than the machine's where it was told so, or in a container."""
+    n_gpus: float
+    gpu_type: str | None
+    """As Ray names it; None where it does not know."""
+
+
+def nodes() -> list[Node]:
+    """Return the machines that are there now."""
+    return [
+        Node(
+            node["NodeID"],
+            node["Resources"].get("CPU", 0.0),
+            node["Resources"].get("GPU", 0.0),
+            _gpu_type(node["Resources"]),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def here() -> Node:
+    """Return the machine of this process."""
+    node_id = ray.get_runtime_context().get_node_id()
+    return next(node for node in nodes() if node.node_id == node_id)
+
+
+def gpu_places(gpus_per_trial: float) -> int:
+    """Return how many trials the GPUs of the cluster hold at once; none spans two machines."""
+    return sum(places_on(node.n_gpus, gpus_per_trial) for node in nodes())
+
+
+def _gpu_type(resources: dict[str, float]) -> str | None:
+    prefix = "accelerator_type:"
+    return next((key.removeprefix(prefix) for key in resources if key.startswith(prefix)), None)

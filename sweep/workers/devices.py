@@ -1,0 +1,79 @@
+"""Where trials run: on GPUs or on processors, and how many at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from sweep.space.loading import Space
+from sweep.study.sweep import StudyError
+
+GPUS_OF_THE_DRIVER = Path("/proc/driver/nvidia/gpus")
+
+
+def wants_gpus(*, workers: int | None, gpus: int | None = None) -> bool:
+    """Whether trials run on GPUs: unless workers are asked for, or no GPU is to be seen.
+
+    Asks neither torch nor Ray: both take seconds to start, and bad input must not wait for them.
+
+    Args:
+        workers, gpus: As on the command line; None where they are not given.
+    """
+    if workers is not None:
+        return False
+    if gpus is not None or "RAY_ADDRESS" in os.environ or _ray_has_gpus():
+        return True
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    return GPUS_OF_THE_DRIVER.is_dir() or Path("/dev/dxg").exists()
+
+
+def _ray_has_gpus() -> bool:
+    ray = sys.modules.get("ray")
+    return bool(ray and ray.is_initialized() and ray.cluster_resources().get("GPU", 0))
+
+
+def n_visible_gpus() -> int | None:
+    """GPUs that the driver lists, less those hidden; None: unknown. Asks neither torch nor Ray."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    return len(list(GPUS_OF_THE_DRIVER.iterdir())) if GPUS_OF_THE_DRIVER.is_dir() else None
+
+
+def n_gpu_slots(space: Space, *, asked: int | None, there: int) -> int:
+    """Trials at once on GPUs.
+
+    Args:
+        asked: GPUs to use; None: all that are there.
+
+    Raises:
+        StudyError: There are too few.
+    """
+    if there == 0:
+        raise StudyError(
+            "No GPU is to be seen here. Look at nvidia-smi and CUDA_VISIBLE_DEVICES, "
+            "or run on processors with --workers 2."
+        )
+    if asked is not None and asked > there:
+        raise StudyError(f"--gpus: {asked} are asked for, but there are {there}.")
+    usable, per_trial = asked or there, space.settings.gpus_per_trial
+    if per_trial > usable:
+        raise StudyError(
+            f"gpus_per_trial: a trial asks for {per_trial:g}, but the sweep has {usable}. "
+            f"Lower it, or give the sweep more GPUs."
+        )
+    return places_on(usable, per_trial)
+
+
+def places_on(n_gpus: float, gpus_per_trial: float) -> int:
+    """Trials that the GPUs of one machine hold at once; a share of a GPU lies on one of them."""
+    if gpus_per_trial >= 1:
+        return int(n_gpus // gpus_per_trial)
+    return int(n_gpus) * int(1 / gpus_per_trial + 1e-9)  # 1 / 0.1 is 10, whatever floats say
+
+
+def n_workers(space: Space, asked: int | None) -> int:
+    """Trials at once on processors: as asked, else up to four, with a core for each process."""
+    return asked or max(1, min(4, (os.cpu_count() or 1) // space.settings.processes_per_trial))

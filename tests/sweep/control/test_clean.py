@@ -1,0 +1,97 @@
+"""`sweep clean`: what it finds, what it never touches, and that it deletes only when told to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from sweep.cli.app import app
+from sweep.control.clean import clean
+from sweep.folder.lock import locked
+from tests.sweep.reviewed import make_config, point, result, write_sweep
+from trials.data import token_cache
+from trials.data.tokens import TokenSplit
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A sweep with a trial that has ended and one that has not, each with a checkpoint."""
+    curve = [point(1, 2.0)]
+    folder = write_sweep(tmp_path / "mine", [(make_config(0), result("completed", curve), curve)])
+    for number in ("000", "001"):
+        (folder / "trials" / number).mkdir(exist_ok=True)
+        (folder / "trials" / number / "checkpoint.safetensors").write_bytes(b"0" * 1000)
+    (folder / "trials" / "000" / "adapter.123.tmp").mkdir()
+    (folder / "trials" / "000" / "adapter.123.tmp" / "half").write_bytes(b"0" * 500)
+    (folder / "best").mkdir()
+    (folder / "best" / "README.md").write_text("the best")
+    return folder
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_without_being_told_it_deletes_nothing(folder: Path) -> None:
+    before = files(folder)
+    found, left_alone = clean([folder], caches=False, delete=False)
+    assert [(each.path.name, each.n_bytes) for each in found] == [
+        ("checkpoint.safetensors", 1000),
+        ("adapter.123.tmp", 500),
+    ]
+    assert left_alone == []
+    assert files(folder) == before
+
+
+def test_it_deletes_what_it_found_and_nothing_else(folder: Path) -> None:
+    before = files(folder)
+    clean([folder], caches=False, delete=True)
+    assert before - files(folder) == {
+        "trials/000/checkpoint.safetensors",
+        "trials/000/adapter.123.tmp/half",
+    }
+
+
+def test_a_running_sweep_is_left_alone(folder: Path) -> None:
+    before = files(folder)
+    with locked(folder):
+        found, [left_alone] = clean([folder], caches=False, delete=True)
+    assert found == []
+    assert left_alone.startswith("mine runs, as process ")
+    assert files(folder) == before
+
+
+def test_tokenised_data_stays_while_a_sweep_is_linked_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_cache, "cache_dir", lambda: tmp_path / "tokens")
+
+    def make() -> TokenSplit:
+        return TokenSplit.of(
+            ids=np.arange(4, dtype=np.int32),
+            supervised=np.ones(4, np.bool_),
+            lengths=np.array([4], np.int64),
+        )
+
+    (tmp_path / "data").mkdir()
+    token_cache.place(tmp_path / "data" / "train", "used", make)
+    token_cache.place(tmp_path / "data" / "eval", "unused", make)
+    for path in (tmp_path / "data").glob("eval.*"):
+        path.unlink()
+    found, _ = clean([], caches=True, delete=True)
+    assert [each.path.name for each in found] == ["unused"]
+    assert found[0].n_bytes > 0
+    assert (tmp_path / "tokens" / "used").exists()
+    assert not (tmp_path / "tokens" / "unused").exists()
+
+
+def test_it_wants_a_name_or_all(folder: Path) -> None:
+    for arguments in ([], ["mine", "--all"]):
+        done = CliRunner().invoke(app, ["clean", *arguments, "--output", str(folder.parent)])
+        assert done.exit_code == 2
+        assert "must have the name of one sweep, or --all" in done.output
+    done = CliRunner().invoke(app, ["clean", "mine", "--output", str(folder.parent)])
+    assert (done.exit_code, "0.0 MB would be freed; --yes deletes it." in done.output) == (0, True)

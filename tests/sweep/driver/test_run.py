@@ -1,0 +1,31 @@
+"""What `sweep run` puts together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from sweep.driver.run import Options, _new_tracker
+from sweep.space.loading import load_space
+
+pytestmark = pytest.mark.filterwarnings(
+    # SQLAlchemy 2.1 warns of a loader that MLflow 3.17 uses in its own tables.
+    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
+)
+
+
+def test_artifacts_of_a_database_elsewhere_lie_in_the_sweeps_folder_too(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}")
+    file = tmp_path / "tiny.yaml"
+    file.write_text("base_model: none\ndata: {train: rows.jsonl, eval: 0.1}\nsearch: {rank: [8]}")
+    folder = tmp_path / "out" / "tiny"
+    folder.mkdir(parents=True)
+    uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    options = Options(output=tmp_path / "out", workers=1, gpus=None, mlflow=uri)
+    tracker = _new_tracker(load_space(file), options, folder)
+    tracker.open_sweep({}, {}, file)
+    tracker.close_sweep("FINISHED", None, "Done.")
+    experiment = MlflowClient(uri).get_experiment_by_name("tiny")
+    assert experiment.artifact_location.removeprefix("file://") == str(folder / "mlartifacts")

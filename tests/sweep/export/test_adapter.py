@@ -1,0 +1,168 @@
+"""`sweep export`: the adapter or the merged model, and its eval loss in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+from sweep.cli.app import app
+from sweep.export import adapter as exporting
+from sweep.export.adapter import ExportError, Measured, export, verdict
+from sweep.results.trial_record import Record, read_record
+from tests.sweep.reviewed import write_sweep
+from trials.config import EvalPoint, Quantization, TrialConfig
+
+Trained = Callable[[Quantization], Path]
+
+
+@pytest.fixture(scope="module")
+def trained(
+    tiny_base: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Quantization, Callable[..., TrialConfig]], Path]:
+    """Trains one real trial on a base of a kind, once, and writes its sweep; returns the folder."""
+    made: dict[str, Path] = {}
+
+    def train(quantization: Quantization, config: Callable[..., TrialConfig]) -> Path:
+        if quantization in made:
+            return made[quantization]
+        from trials.memory.micro_batches import MicroBatchMemory
+        from trials.models.frozen_base import load
+        from trials.training.train import run_trial
+
+        folder = tmp_path_factory.mktemp(quantization) / "mine"
+        # One evaluation, when it knows its rows by heart: far from the base model's own loss, so
+        # that an adapter without effect would be seen.
+        usual = config(epochs=30, learning_rate=1e-2, n_evaluations=1, evaluate_base=True)
+        one = replace(
+            usual,
+            model=replace(usual.model, quantization=quantization),
+            output_dir=str(folder / "trials" / "000"),
+        )
+        Path(one.output_dir).mkdir(parents=True)
+        curve: list[EvalPoint] = []
+        ended = run_trial(one, load(one.model), MicroBatchMemory(), curve.append)
+        write_sweep(folder, [(one, ended, curve[1:])])
+        base_loss, loss = curve[0].eval_loss, curve[-1].eval_loss
+        assert abs(loss / base_loss - 1) > 0.015  # above the tolerance
+        (folder / "data").symlink_to(tiny_data)
+        made[quantization] = folder
+        return folder
+
+    return train
+
+
+@pytest.fixture
+def record(trained: Callable[..., Path], config: Callable[..., TrialConfig]) -> Record:
+    return read_record(trained("nf4", config))
+
+
+def test_an_adapter_has_the_logged_eval_loss_in_a_fresh_process(
+    record: Record, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    target = tmp_path / "new" / "mine"
+    as_trained, in_16_bits = export(record, target, merge=False, check=True, say=said.append)
+    assert (as_trained.quantization, in_16_bits.quantization) == ("nf4", "none")
+    assert abs(as_trained.difference) < 0.005
+    assert as_trained.counts and not in_16_bits.counts
+    assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= {
+        path.name for path in target.iterdir()
+    }
+    assert list(target.parent.iterdir()) == [target]  # nothing is left beside it
+
+
+def test_a_merged_model_has_the_logged_eval_loss(
+    trained: Callable[..., Path], config: Callable[..., TrialConfig], tmp_path: Path
+) -> None:
+    record = read_record(trained("none", config))
+    target = tmp_path / "merged"
+    [found] = export(record, target, merge=True, check=True, say=lambda _: None)
+    assert abs(found.difference) < 0.01
+    assert verdict([found], record, is_merged=True) is None
+    names = {path.name for path in target.iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= names
+    assert "adapter_config.json" not in names
+
+
+def test_its_receiver_needs_only_transformers_and_peft(record: Record, tmp_path: Path) -> None:
+    code = "import sys, trials.exported; print(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = set(done.stdout.split())
+    ours = {name for name in modules if name.startswith(("sweep", "trials"))}
+    assert ours == {"trials", "trials.exported"}
+    assert not modules & {"optuna", "ray", "mlflow", "pydantic", "typer"}
+
+
+def test_the_card_can_be_read_and_its_code_runs(record: Record, tmp_path: Path) -> None:
+    target = tmp_path / "mine"
+    export(record, target, merge=False, check=False, say=lambda _: None)
+    _, front, body = (target / "README.md").read_text().split("---\n", 2)
+    keys = YAML(typ="safe", pure=True).load(front)
+    assert (keys["library_name"], keys["tags"]) == ("peft", ["lora", "qlora"])
+    assert "base_model" not in keys  # a folder of this machine is no model of the hub
+    assert f"{record.trial.eval_loss:.4f} nats per supervised token" in body
+    code = body.split("```python\n")[1].split("```")[0].replace("THIS_FOLDER", str(target))
+    assert len(code.strip().splitlines()) <= 10
+    # The tiny tokenizer lies with its base; a model of the hub has its own.
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_difference_is_said_loudly(record: Record) -> None:
+    near = Measured("none", 1.009, 1.0, counts=True)
+    far = Measured("none", 1.02, 1.0, counts=True)
+    assert verdict([near], record, is_merged=True) is None
+    words = verdict([far], record, is_merged=True)
+    assert words is not None
+    assert words.startswith(
+        "THE EXPORT DIFFERS by +2.00% from the logged eval loss; 1% is allowed."
+    )
+    assert "the difference is the quantisation's" in words
+    assert verdict([replace(far, counts=False)], record, is_merged=False) is None
+    assert verdict([replace(far, eval_loss=float("nan"))], record, is_merged=False) is not None
+
+
+def test_a_wrong_eval_loss_exits_with_1(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "TOLERANCE", 0.0)
+    sweep_dir = record.folder.parents[1]
+    target = tmp_path / "mine"
+    arguments = ["export", "mine", "--output", str(sweep_dir.parent), "--to", str(target)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1
+    assert "THE EXPORT DIFFERS" in done.output
+    assert target.exists()
+
+
+def test_a_target_that_exists_is_refused(record: Record, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="must not exist yet"):
+        export(record, tmp_path, merge=False, check=False, say=lambda _: None)
+
+
+def test_a_trial_without_an_adapter_is_said(record: Record, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"has no adapter on this disk: .* These have one: 0\."):
+        export(replace(record, adapter=None), tmp_path / "x", merge=False, check=False, say=print)
+
+
+def test_an_export_that_fails_leaves_nothing(record: Record, tmp_path: Path) -> None:
+    broken = tmp_path / "adapter"
+    broken.mkdir()
+    (broken / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    target = tmp_path / "out" / "mine"
+    with pytest.raises(ExportError, match="could not be checked; nothing was written"):
+        export(replace(record, adapter=broken), target, merge=False, check=True, say=lambda _: None)
+    assert list(target.parent.iterdir()) == []
+
+
+def test_the_check_needs_the_sweeps_eval_rows(record: Record, tmp_path: Path) -> None:
+    elsewhere = replace(record, folder=tmp_path / "fetched" / "trials" / "000")
+    with pytest.raises(ExportError, match=r"eval_sample.jsonl: .* or with --no-check"):
+        export(elsewhere, tmp_path / "x", merge=False, check=True, say=lambda _: None)

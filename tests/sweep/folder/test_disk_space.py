@@ -1,0 +1,62 @@
+"""A full disk pauses a sweep."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from sweep.folder.disk_space import FREE_BYTES, Room
+
+Usage = namedtuple("Usage", "total used free")
+
+
+class Disk:
+    """A disk and a clock."""
+
+    def __init__(self) -> None:
+        self.free = 10**9
+        self.now = 0.0
+        self.said: list[str] = []
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    made = Disk()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**10, 0, made.free))
+    return made
+
+
+def room(disk: Disk) -> Room:
+    return Room(Path("sweeps/x"), 100 * 2**20, disk.said.append, clock=lambda: disk.now)
+
+
+def test_a_full_disk_pauses_once_in_words_and_goes_on_by_itself(disk: Disk) -> None:
+    there = room(disk)
+    assert there.is_there()
+    disk.free = 100 * 2**20 + FREE_BYTES - 1
+    disk.now += 2
+    assert not there.is_there() and not there.is_there()
+    disk.now += 2
+    assert not there.is_there()
+    assert len(disk.said) == 1 and "116 MiB free at sweeps/x" in disk.said[0]
+    disk.free += 1
+    disk.now += 2
+    assert there.is_there()
+    assert disk.said[1:] == ["There is room again: the sweep goes on."]
+
+
+def test_trials_that_find_no_room_are_waited_for_longer_each_time(disk: Disk) -> None:
+    there = room(disk)
+    for rest in (5, 10, 20):
+        there.ran_out()
+        disk.now += rest - 0.1
+        assert not there.is_there()
+        disk.now += 1.2
+        assert there.is_there()
+    there.sufficed()
+    there.ran_out()
+    disk.now += 5.1
+    assert there.is_there()

@@ -1,0 +1,241 @@
+"""report.html says what the study says, holds no one else's markup, and loads nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from datetime import datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import optuna
+import plotly.graph_objects as go
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState, create_trial
+
+from sweep.report.charts import N_CURVES, N_POINTS
+from sweep.report.importance import importances
+from sweep.report.sections import beyond_noise, page, saved_seconds, write_report
+from sweep.results.sweep_data import Data, read_data
+from sweep.storage.patient import StudyError, storage_url
+from sweep.study.ended import STATES
+from trials.config import Outcome
+
+SPACE = {
+    "rank": CategoricalDistribution([8, 16, 64]),
+    "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
+}
+OUTCOMES: list[Outcome] = ["completed", "overfit", "outclassed", "diverged", "out_of_memory"]
+BEGAN = datetime(2026, 1, 1)
+
+
+def add(
+    study: optuna.Study,
+    outcome: Outcome,
+    losses: list[float],
+    reason: str = "So it was.",
+    **params: Any,
+) -> None:
+    """An ended trial, as a sweep leaves it in its study: 100 s for each evaluation."""
+    number = len(study.get_trials(deepcopy=False))
+    best = min(losses, default=None)
+    seconds = {"training_seconds": 90.0 * len(losses), "evaluation_seconds": 10.0 * len(losses)}
+    epoch = None if best is None else {"epoch": 0.5 * (losses.index(best) + 1)}
+    known: dict[str, Any] = {
+        "hyperparameters": {"epochs": 2.0, **params},
+        "outcome": outcome,
+        "outcome_reason": reason,
+        "result": {**seconds, "best": epoch},
+    }
+    if best is not None:
+        known["eval_loss_best"] = best
+    state = STATES[outcome]
+    trial = create_trial(
+        state=state,
+        value=best if state is TrialState.COMPLETE else None,
+        params=params,
+        distributions=SPACE,
+        user_attrs=known,
+        intermediate_values=dict(enumerate(losses, start=1)),
+    )
+    trial.datetime_start = BEGAN + timedelta(minutes=number)
+    trial.datetime_complete = BEGAN + timedelta(minutes=number + 3)
+    study.add_trial(trial)
+
+
+def new_study(storage: str | BaseStorage, name: str) -> optuna.Study:
+    study = optuna.create_study(study_name=name, storage=storage)
+    study.set_user_attr("task", {"evaluations": 4})
+    study.set_user_attr("base_eval_loss", 3.0)
+    study.set_user_attr("gpu_seconds", 7200.0)
+    study.set_user_attr("state", ["finished", "", 0.0])
+    return study
+
+
+def fill(study: optuna.Study, n_trials: int) -> None:
+    """Trials whose loss follows from the learning rate, best near 1e-3, with some noise."""
+    chance = random.Random(0)
+    for _ in range(n_trials):
+        exponent, rank = chance.uniform(-5, -2), chance.choice([8, 16, 64])
+        outcome = chance.choices(OUTCOMES, [4, 3, 6, 1, 1])[0]
+        floor = 1.2 + 0.15 * (exponent + 3) ** 2 + chance.gauss(0, 0.01)
+        losses = [floor + 1.2 * 0.35**i + chance.gauss(0, 0.004) for i in range(4)]
+        if outcome == "overfit":
+            losses = [*losses[:2], losses[1] + 0.05, losses[1] + 0.1]
+        n = {"outclassed": 1, "diverged": 2, "out_of_memory": 0}.get(outcome, 4)
+        add(study, outcome, losses[:n], rank=rank, learning_rate=10**exponent)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "tiny"
+
+
+@pytest.fixture
+def study(folder: Path) -> optuna.Study:
+    folder.mkdir()
+    return new_study(storage_url(folder), "tiny")
+
+
+class Elements(HTMLParser):
+    """All elements of a page, and what they load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.loads: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.loads += [str(value) for name, value in attrs if name in ("src", "href", "srcset")]
+
+
+def elements(html: str) -> Elements:
+    found = Elements()
+    found.feed(html)
+    return found
+
+
+def figures(html: str) -> list[dict[str, Any]]:
+    found = re.search(r'<script type="application/json" id="figures">(.*?)</script>', html)
+    assert found
+    loaded: list[dict[str, Any]] = json.loads(found[1])
+    return loaded
+
+
+def words(html: str) -> str:
+    return re.sub(r"<[^>]+>", "", html[html.index("<body>") : html.index("<script")])
+
+
+def test_the_page_loads_nothing(folder: Path, study: optuna.Study) -> None:
+    fill(study, 40)
+    html = write_report(folder).read_text()
+    found = elements(html)
+    assert found.loads == []
+    assert not {"link", "img", "iframe"} & set(found.names)
+    assert "default-src 'none'" in html
+    assert not re.search(r"@import|url\(", html[: html.index("<body>")])
+
+
+def test_what_comes_from_outside_is_no_markup(folder: Path, study: optuna.Study) -> None:
+    bad = "<script>alert(1)</script>"
+    add(study, "completed", [2.0, 1.5, 1.4, 1.4], rank=8, learning_rate=1e-4)
+    add(study, "failed", [], reason=bad, rank=16, learning_rate=1e-4)
+    add(study, "out_of_memory", [], reason=bad, rank=64, learning_rate=1e-4)
+    html = write_report(folder).read_text()
+    assert elements(html).names.count("script") == 3  # figures, plotly, ours
+    assert html.count("&lt;script&gt;alert(1)") == 2
+    assert bad not in html
+
+
+def test_every_figure_is_one_that_plotly_knows(folder: Path, study: optuna.Study) -> None:
+    fill(study, 40)
+    found = figures(write_report(folder).read_text())
+    assert len(found) == 9
+    for figure in found:
+        go.Figure(figure)  # raises at a property that does not exist
+
+
+def two(study: optuna.Study, second: float) -> None:
+    """The winner at 1.4 and another; late evaluations move by 0.01 in both."""
+    add(study, "completed", [2.0, 1.5, 1.41, 1.4], rank=8, learning_rate=1e-4)
+    losses = [2.0, 1.8, second + 0.01, second]
+    add(study, "completed", losses, rank=16, learning_rate=1e-4)
+
+
+def test_a_lead_beyond_noise_is_said_with_its_size(folder: Path, study: optuna.Study) -> None:
+    two(study, second=1.5)
+    data = read_data(folder)
+    assert data.noise == pytest.approx(0.01)
+    assert "Its lead of 0.1000 over the second is beyond noise (0.0100 nats" in beyond_noise(data)
+
+
+def test_trials_within_noise_are_not_told_apart(folder: Path, study: optuna.Study) -> None:
+    two(study, second=1.405)
+    assert "The first 2 are not told apart" in beyond_noise(read_data(folder))
+
+
+def test_the_headline_names_winner_and_base(folder: Path, study: optuna.Study) -> None:
+    two(study, second=1.5)
+    text = words(write_report(folder).read_text())
+    assert "Trial 000 has the lowest eval loss, with rank 8." in text
+    assert "Eval loss 1.4000 against 3.0000 of the base model itself" in text
+
+
+def test_a_winner_no_better_than_the_base_model_is_said(folder: Path, study: optuna.Study) -> None:
+    study.set_user_attr("base_eval_loss", 1.405)
+    two(study, second=1.5)
+    assert "no better than the base model, beyond noise" in words(write_report(folder).read_text())
+
+
+def test_few_trials_have_no_importance(folder: Path, study: optuna.Study) -> None:
+    two(study, second=1.5)
+    assert importances(read_data(folder).frozen) == []
+    assert "2 trials with an eval loss that counts: too few" in page(read_data(folder))
+
+
+def test_what_decides_the_loss_is_what_mattered(folder: Path, study: optuna.Study) -> None:
+    fill(study, 120)
+    first, second = importances(read_data(folder).frozen)
+    assert (first.name, second.name) == ("learning_rate", "rank")
+    assert first.low > second.high
+
+
+def test_what_pruning_saved_is_the_rest_of_the_run(folder: Path, study: optuna.Study) -> None:
+    add(study, "outclassed", [2.0], rank=8, learning_rate=1e-4)  # 100 s for a quarter
+    add(study, "completed", [2.0, 1.5, 1.4, 1.4], rank=8, learning_rate=1e-4)
+    add(study, "diverged", [], rank=16, learning_rate=1e-2)  # nothing to estimate from
+    seconds, n_trials = saved_seconds(read_data(folder).trials)
+    assert seconds == pytest.approx(300.0) and n_trials == 1
+
+
+def test_a_sweep_that_has_just_begun_has_a_page(folder: Path, study: optuna.Study) -> None:
+    study.ask().set_user_attr("hyperparameters", {"rank": 8})
+    html = write_report(folder).read_text()
+    assert "there is no winner" in html
+    assert figures(html) == []
+
+
+def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="has no study"):
+        write_report(tmp_path)
+
+
+def many(folder: Path, n_trials: int) -> Data:
+    folder.mkdir()
+    storage = optuna.storages.InMemoryStorage()
+    fill(new_study(storage, folder.name), n_trials)
+    return read_data(folder, storage)
+
+
+def test_of_many_trials_some_are_drawn_and_the_page_says_so(folder: Path) -> None:
+    html = page(many(folder, 2500))
+    assert f"{N_CURVES} of 2," in words(html)
+    assert f"{N_POINTS:,} of 2," in words(html)
+    assert len(html) < 9e6
+    n_dots = [sum(len(t.get("x") or []) for t in figure["data"]) for figure in figures(html)]
+    assert max(n_dots) <= max(N_POINTS, 5 * N_CURVES)

@@ -1,0 +1,139 @@
+"""`sweep best`: the winner, in words, as JSON, and as other trainers' configurations."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from rich.console import Console
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+from sweep.cli.app import app
+from sweep.export.trainer_yaml import Trainer, training_yaml
+from sweep.results import best
+from sweep.results.trial_record import read_record
+from sweep.storage.patient import StudyError
+from tests.sweep.reviewed import make_config, point, result, write_sweep
+
+TRAINERS = get_args(Trainer)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three trials: one that completed, the winner, which overfitted, and one outclassed."""
+    completed = [point(1, 2.0), point(2, 1.9), point(3, 1.8), point(4, 1.7)]
+    overfit = [point(1, 1.8), point(2, 1.5), point(3, 1.6)]
+    outclassed = [point(1, 1.2)]
+    return write_sweep(
+        tmp_path / "mine",
+        [
+            (make_config(0), result("completed", completed), completed),
+            (make_config(1), result("overfit", overfit), overfit),
+            (make_config(2), result("outclassed", outclassed), outclassed),
+        ],
+    )
+
+
+def test_the_winner_is_the_lowest_eval_loss_that_counts(folder: Path) -> None:
+    found = best.as_json(read_record(folder))
+    assert (found["trial"], found["outcome"], found["eval_loss"]) == (1, "overfit", 1.5)
+    assert (found["base_eval_loss"], found["step"], found["adapter"]) == (3.0, 20, None)
+    json.dumps(found, allow_nan=False)
+
+
+def test_the_winner_in_words(folder: Path) -> None:
+    console = Console(width=120, record=True)
+    console.print(best.in_words(read_record(folder)))
+    words = console.export_text()
+    assert "mine: trial 1 is the best of 3 (overfit)" in words
+    assert "Eval loss 1.5000 against 3.0000 of the base model itself" in words
+    assert "Reached at 50% of its run: step 20, epoch 1.00." in words
+    assert re.search(r"learning_rate +5e-05", words)
+
+
+def test_a_trial_that_is_not_there_is_said(folder: Path) -> None:
+    with pytest.raises(StudyError, match=r"has no trial 9\. The last is 2\."):
+        read_record(folder, 9)
+
+
+def test_without_a_winner_the_exit_code_is_1(tmp_path: Path) -> None:
+    curve = [point(1, 1.2)]
+    write_sweep(tmp_path / "mine", [(make_config(0), result("outclassed", curve), curve)])
+    done = CliRunner().invoke(app, ["best", "mine", "--output", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "no trial has an eval loss that counts yet (1 trials so far)" in done.output
+
+
+def parsed(folder: Path, trainer: Trainer) -> dict[str, Any]:
+    loaded: dict[str, Any] = YAML(typ="safe", pure=True).load(
+        training_yaml(read_record(folder), trainer)
+    )
+    return loaded
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_the_effective_batch_multiplies_up(folder: Path, trainer: Trainer) -> None:
+    keys = parsed(folder, trainer)
+    micro = keys.get("per_device_train_batch_size", keys.get("micro_batch_size"))
+    assert micro == 4  # the one that fitted, not the one tried first
+    assert micro * keys["gradient_accumulation_steps"] * 2 == 24
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_every_hyperparameter_is_there(folder: Path, trainer: Trainer) -> None:
+    keys = parsed(folder, trainer)
+    names = {
+        "trl": ("lora_r", "max_length", "num_train_epochs", "optim", "lr_scheduler_type"),
+        "axolotl": ("lora_r", "sequence_len", "num_epochs", "optimizer", "lr_scheduler"),
+        "llama-factory": (
+            "lora_rank",
+            "cutoff_len",
+            "num_train_epochs",
+            "optim",
+            "lr_scheduler_type",
+        ),
+    }[trainer]
+    expected = [8, 512, 1.5, "adamw_bnb_8bit", "warmup_stable_decay"]
+    assert [keys[name] for name in names] == expected
+    assert keys["learning_rate"] == 5e-5
+    assert keys["lr_scheduler_kwargs"] == {"num_decay_steps": 8}
+    assert (keys["warmup_steps"], keys["weight_decay"], keys["max_grad_norm"]) == (4, 0.01, 0.5)
+    assert (keys["neftune_noise_alpha"], keys["lora_dropout"], keys["seed"]) == (5.0, 0.05, 7)
+    assert (keys["bf16"], keys["fp16"]) == (True, False)
+    assert keys.get("packing", keys.get("sample_packing")) is False
+
+
+def test_what_axolotl_cannot_have_is_said(folder: Path) -> None:
+    text = training_yaml(read_record(folder), "axolotl")
+    assert parsed(folder, "axolotl")["lora_alpha"] == 23
+    assert "alpha: the trial had 22.6; Axolotl takes whole numbers" in text
+
+
+def test_a_number_that_pyyaml_would_take_for_a_text_is_written_for_it(folder: Path) -> None:
+    yaml = pytest.importorskip("yaml")  # the reader of all three trainers
+    for trainer in TRAINERS:
+        keys = yaml.safe_load(training_yaml(read_record(folder), trainer))
+        assert keys["learning_rate"] == 5e-5, trainer
+
+
+def test_trl_itself_takes_its_configuration(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    from trl import ModelConfig as TrlModelConfig
+    from trl import ScriptArguments, SFTConfig, TrlParser, get_peft_config
+    from trl.scripts.utils import DatasetMixtureConfig
+
+    path = tmp_path / "sft.yaml"
+    # No GPU here to compute in 16 bits on.
+    path.write_text(training_yaml(read_record(folder), "trl").replace("bf16: true", "bf16: false"))
+    parser = TrlParser((ScriptArguments, SFTConfig, TrlModelConfig, DatasetMixtureConfig))
+    _, args, model, mixture = parser.parse_args_and_config(["--config", str(path)])
+    assert (args.learning_rate, args.optim, args.max_length) == (5e-5, "adamw_bnb_8bit", 512)
+    assert args.get_warmup_steps(40) == 4
+    lora = get_peft_config(model)
+    assert (lora.r, lora.lora_alpha, lora.use_rslora) == (8, 22.6, True)
+    assert set(lora.target_modules) == {"q_proj", "v_proj", "qkv_proj"}
+    assert mixture.datasets[0].data_files == "data/train.jsonl"

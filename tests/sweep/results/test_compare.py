@@ -1,0 +1,151 @@
+"""`sweep compare`: two sweeps or trials side by side, and whether their losses compare."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from sweep.cli.app import app
+from sweep.confirm.confirmation import plan
+from sweep.report.sections import page
+from sweep.results.compare import as_json, in_words, read_side, verdict, why_not_comparable
+from sweep.results.sweep_data import read_data
+from sweep.storage.patient import storage_url
+from tests.sweep.reviewed import SPACE, make_config, point, result, write_sweep
+from trials.trial_folder import write_result
+
+TASK: dict[str, Any] = {
+    "base_model": {"name": "org/model", "max_length": 512},
+    "train": "aaaa",
+    "eval": "bbbb",
+    "tokenizer": "cccc",
+    "sample_rows": 64,
+    "chat": False,
+    "loss_on": "completion",
+    "evaluations": 4,
+    "optimizer": "adamw",
+    "seed": 0,
+}
+
+
+def swept(folder: Path, losses: list[float], **changes: Any) -> Path:
+    """A sweep with a completed trial of each of these lowest losses, and a task."""
+    curves = [
+        [point(1, x + 0.3), point(2, x + 0.02), point(3, x + 0.01), point(4, x)] for x in losses
+    ]
+    write_sweep(folder, [(make_config(n), result("completed", c), c) for n, c in enumerate(curves)])
+    optuna.load_study(study_name=folder.name, storage=storage_url(folder)).set_user_attr(
+        "task", TASK | changes
+    )
+    return folder
+
+
+def shown(one: Path, other: Path) -> str:
+    console = Console(width=140, record=True)
+    console.print(in_words(read_side(one, None), read_side(other, None)))
+    return console.export_text()
+
+
+def test_a_lead_beyond_noise_is_said_with_its_numbers(tmp_path: Path) -> None:
+    one, other = swept(tmp_path / "one", [1.5, 1.6]), swept(tmp_path / "other", [1.2])
+    words = verdict(read_side(one, None), read_side(other, None))
+    assert words.startswith(
+        "other, trial 0 has the better eval loss by 0.3000 nats, beyond noise (0.0"
+    )
+
+
+def test_a_lead_within_noise_is_none(tmp_path: Path) -> None:
+    one, other = swept(tmp_path / "one", [1.5]), swept(tmp_path / "other", [1.501])
+    assert "not told apart" in verdict(read_side(one, None), read_side(other, None))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"eval": "dddd"}, "do not compare (eval: bbbb → dddd)"),
+        ({"loss_on": "all"}, "do not compare (loss_on: completion → all)"),
+        ({"base_model": {"name": "m", "max_length": 99}}, "max_length: 512 → 99"),
+    ],
+)
+def test_losses_on_other_rows_or_tokens_do_not_compare(
+    tmp_path: Path, changed: dict[str, Any], words: str
+) -> None:
+    one, other = swept(tmp_path / "one", [1.5]), swept(tmp_path / "other", [1.2], **changed)
+    assert words in verdict(read_side(one, None), read_side(other, None))
+
+
+@pytest.mark.parametrize(
+    "changed", [{"train": "dddd"}, {"base_model": {"name": "m", "max_length": 512}}]
+)
+def test_other_train_rows_or_another_model_may_be_compared(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    one, other = swept(tmp_path / "one", [1.5]), swept(tmp_path / "other", [1.2], **changed)
+    assert why_not_comparable(read_side(one, None), read_side(other, None)) is None
+
+
+def test_what_differs_in_the_files_is_shown_and_nothing_else(tmp_path: Path) -> None:
+    one, other = swept(tmp_path / "one", [1.5]), swept(tmp_path / "other", [1.2])
+    (other / "space.yaml").write_text(f"{SPACE}sampler: random\n")
+    text = shown(one, other)
+    assert "sampler" in text
+    assert "base_model" not in text
+
+
+def test_two_trials_of_one_sweep(tmp_path: Path) -> None:
+    swept(tmp_path / "mine", [1.5, 1.2])
+    answer = CliRunner().invoke(
+        app, ["compare", "mine:0", "mine:1", "--output", str(tmp_path), "--json"]
+    )
+    found = json.loads(answer.stdout)
+    assert [side["eval_loss"] for side in found["sides"]] == [1.5, 1.2]
+    assert (found["comparable"], found["settings"]) == (True, {})
+
+
+def test_a_sweep_without_a_winner_is_shown_as_it_is(tmp_path: Path) -> None:
+    one = swept(tmp_path / "one", [1.5])
+    curve = [point(1, 1.0)]
+    other = write_sweep(tmp_path / "lost", [(make_config(0), result("diverged", curve), curve)])
+    found = as_json(read_side(one, None), read_side(other, None))
+    assert found["sides"][1]["eval_loss"] is None
+    assert "lost" in shown(one, other)
+
+
+def test_a_trial_is_named_by_its_number(tmp_path: Path) -> None:
+    swept(tmp_path / "mine", [1.5])
+    answer = CliRunner().invoke(app, ["compare", "mine:best", "mine", "--output", str(tmp_path)])
+    assert answer.exit_code == 2
+    assert "such as mine:17" in answer.stderr
+
+
+def test_seeds_decide_where_both_were_confirmed(tmp_path: Path) -> None:
+    folder = swept(tmp_path / "mine", [1.2, 1.5])
+    losses = {8: (1.6, 1.5), 9: (1.61, 1.51), 10: (1.62, 1.53)}  # trial 1 is better with these
+    for seed, pair in losses.items():
+        for run in plan(folder, top=2, n_seeds=seed - 7):
+            if run.config.seed == seed:
+                curve = [point(4, pair[run.trial])]
+                run.folder.mkdir(parents=True)
+                write_result(run.config, result("completed", curve), curve)
+    words = verdict(read_side(folder, 0), read_side(folder, 1))
+    assert words.startswith("mine, trial 1 is better beyond noise (0.0967 ± 0.0143, 95% interval")
+    assert "of 3 other seeds on all eval rows" in words
+    report = page(read_data(folder))
+    assert "The best again, with other seeds" in report
+    assert "Trial 1 is better than 0 beyond noise" in report
+
+
+def test_two_seeds_decide_nothing(tmp_path: Path) -> None:
+    folder = swept(tmp_path / "mine", [1.2, 1.5])
+    for run in plan(folder, top=2, n_seeds=2):
+        curve = [point(4, 1.0 + run.trial)]
+        run.folder.mkdir(parents=True)
+        write_result(run.config, result("completed", curve), curve)
+    words = verdict(read_side(folder, 0), read_side(folder, 1))
+    assert "trial 0 has the better eval loss by 0.3000 nats" in words

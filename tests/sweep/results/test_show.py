@@ -1,0 +1,74 @@
+"""`sweep show`: all trials of a sweep in an order, and one with all that is known of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+
+from sweep.results.show import Sort, all_as_json, all_in_words, one_as_json, one_in_words
+from sweep.results.status import read_status
+from sweep.results.trial_record import read_record
+from tests.sweep.reviewed import make_config, point, result, write_sweep
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A trial that completed, a quicker and better one that overfitted, and one that failed."""
+    slow = [point(1, 2.0), point(4, 1.7)]
+    quick = [point(1, 1.8), point(2, 1.5), point(3, float("inf"))]
+    failed = result("failed", [], training_seconds=0.0, evaluation_seconds=0.5, best=None)
+    folder = write_sweep(
+        tmp_path / "mine",
+        [
+            (make_config(0), result("completed", slow, training_seconds=90.0), slow),
+            (make_config(1), result("overfit", quick), quick),
+            (make_config(2), failed, []),
+        ],
+    )
+    (folder / "trials" / "002" / "log.txt").write_text("begins\nRuntimeError: broken\n")
+    (folder / "trials" / "000" / "adapter").mkdir()
+    (folder / "trials" / "000" / "adapter" / "adapter_config.json").write_text("{}")
+    return folder
+
+
+def printed(what: RenderableType) -> str:
+    console = Console(width=120, record=True)
+    console.print(what)
+    return console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("sort", "numbers"), [("eval_loss", [1, 0, 2]), ("number", [0, 1, 2]), ("seconds", [2, 1, 0])]
+)
+def test_all_trials_in_an_order(folder: Path, sort: Sort, numbers: list[int]) -> None:
+    found = all_as_json(read_status(folder), sort)
+    assert [trial["number"] for trial in found["trials"]] == numbers
+    words = printed(all_in_words(read_status(folder), sort))
+    rows = [line for line in words.splitlines() if line[:1] == "0"]
+    assert [int(line[:3]) for line in rows] == numbers
+    assert "1:31" in words
+
+
+def test_one_trial_has_its_curve_and_its_files(folder: Path) -> None:
+    words = printed(one_in_words(read_record(folder, 0)))
+    assert "mine, trial 0: completed" in words
+    assert "It took 1:31." in words
+    [best] = [line for line in words.splitlines() if line.rstrip().endswith("best")]
+    assert best.split() == ["40", "2.00", "1.7000", "1.0000", "1.00e-03", "0.5", "1,234", "best"]
+    assert "trials/000/adapter" in words
+
+
+def test_a_failed_trial_shows_the_end_of_its_log_once(folder: Path) -> None:
+    words = printed(one_in_words(read_record(folder, 2)))
+    assert "It is failed." in words
+    assert words.count("RuntimeError: broken") == 1
+    assert "none on this disk" in words
+
+
+def test_a_trial_is_json_without_infinity(folder: Path) -> None:
+    found = json.loads(json.dumps(one_as_json(read_record(folder, 1)), allow_nan=False))
+    assert [each["eval_loss"] for each in found["curve"]] == [1.8, 1.5, None]
+    assert (found["outcome"], found["config"]["rank"]) == ("overfit", 8)

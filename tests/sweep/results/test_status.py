@@ -1,0 +1,113 @@
+"""`sweep status` tells the truth of a sweep that runs, has ended, or has died."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import optuna
+import pytest
+from rich.console import Console
+
+from sweep.folder.lock import locked
+from sweep.results.status import as_json, in_words, read_status
+from sweep.storage.patient import storage_url
+from sweep.study.sweep import StudyError
+
+POINT = {
+    "rank": 8,
+    "alpha": 16.0,
+    "learning_rate": 2e-4,
+    "epochs": 1.0,
+    "effective_batch_size": 8,
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A sweep with a trial that has ended, one that runs, and one that was cut off."""
+    study = optuna.create_study(study_name="tiny", storage=storage_url(tmp_path))
+    study.set_user_attr("task", {"evaluations": 4})
+    study.set_user_attr("base_eval_loss", 3.0)
+    study.set_user_attr("gpu_seconds", 1800.0)
+    study.set_user_attr("state", ["running", "", 1000.0])
+    ended, runs, cut_off = study.ask(), study.ask(), study.ask()
+    for trial in (ended, runs, cut_off):
+        trial.set_user_attr("hyperparameters", POINT)
+    for name, value in (("outcome", "overfit"), ("outcome_reason", "x"), ("eval_loss_best", 1.5)):
+        ended.set_user_attr(name, value)
+    study.tell(ended, 1.5)
+    runs.report(2.0, 1)
+    runs.report(float("nan"), 2)
+    cut_off.set_user_attr("n_lost", 1)
+    study._storage.set_trial_state_values(cut_off._trial_id, optuna.trial.TrialState.WAITING)
+    return tmp_path
+
+
+def printed(folder: Path) -> str:
+    console = Console(width=120, record=True)
+    console.print(in_words(read_status(folder)))
+    return console.export_text()
+
+
+def test_a_running_sweep_names_its_process_and_its_trials(folder: Path) -> None:
+    with locked(folder):
+        found = read_status(folder)
+        words = printed(folder)
+    assert found.state == "running" and found.process is not None
+    assert [(t.outcome, t.done, t.eval_loss) for t in found.trials] == [
+        ("overfit", 0.0, 1.5),
+        ("running", 0.5, 2.0),
+        ("waiting", 0.0, None),
+    ]
+    assert found.trials[2].n_lost == 1
+    assert (found.best, found.gpu_hours) == (0, 0.5)
+    assert f"as process {found.process['pid']} on" in words
+    assert "1 overfit, 1 running, 1 waiting" in words
+    assert "1.5000 against 3.0000" in words
+
+
+def test_while_its_best_are_confirmed_a_sweep_does_not_run(folder: Path) -> None:
+    study = optuna.load_study(study_name="tiny", storage=storage_url(folder))
+    study.set_user_attr("state", ["finished", "", 1000.0])
+    with locked(folder, "confirm"):
+        found, words = read_status(folder), printed(folder)
+    assert (found.state, found.process) == ("finished", None)
+    assert found.confirmed_by is not None
+    assert f"are being confirmed, by process {found.confirmed_by['pid']}" in words
+
+
+def test_a_sweep_whose_process_died_was_broken_off_and_none_of_its_trials_runs(
+    folder: Path,
+) -> None:
+    found = read_status(folder)
+    assert (found.state, found.process) == ("broken off", None)
+    assert [trial.outcome for trial in found.trials] == ["overfit", "waiting", "waiting"]
+    assert "its process died; the same command goes on" in printed(folder)
+
+
+@pytest.mark.parametrize("state", ["finished", "failed", "stopped"])
+def test_a_sweep_that_ended_says_how(folder: Path, state: str) -> None:
+    study = optuna.load_study(study_name="tiny", storage=storage_url(folder))
+    study.set_user_attr("state", [state, "because", 2000.0])
+    found = read_status(folder)
+    assert (found.state, found.reason, found.since) == (state, "because", 2000.0)
+
+
+def test_the_status_is_json_without_nan(folder: Path) -> None:
+    json.loads(json.dumps(as_json(read_status(folder)), allow_nan=False))
+
+
+def test_what_mlflow_lacks_is_counted(folder: Path) -> None:
+    line = {"sequence": 3, "kind": "report", "arguments": {}, "time": 1}
+    (folder / "mlflow_journal.jsonl").write_text(json.dumps(line) + "\n")
+    assert read_status(folder).unsent == 1
+    assert "1 write not in MLflow yet: sweep sync tiny" in printed(folder)
+
+
+def test_a_folder_without_a_study_or_with_a_broken_one_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="has no study.db"):
+        read_status(tmp_path)
+    (tmp_path / "study.db").write_text("no database")
+    with pytest.raises(StudyError, match="cannot be read"):
+        read_status(tmp_path)

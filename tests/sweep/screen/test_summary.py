@@ -1,0 +1,100 @@
+"""The words at the end of a sweep."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from sweep.screen.summary import Summary, against_base, in_words
+from sweep.study.ended import Ended
+from trials.config import Outcome
+
+
+def trial(number: int, outcome: Outcome, eval_loss: float | None) -> Ended:
+    return Ended(
+        number=number,
+        hyperparameters={
+            "rank": 16,
+            "alpha": 32.0,
+            "learning_rate": 2.345e-4,
+            "epochs": 2,
+            "effective_batch_size": 8,
+        },
+        outcome=outcome,
+        reason=f"Why {number}.\nAnd its log.",
+        eval_loss_best=eval_loss,
+        seconds=1.0,
+        value=eval_loss,
+    )
+
+
+COMPLETED, OVERFIT = trial(0, "completed", 1.5), trial(1, "overfit", 1.25)
+FAILED = trial(2, "failed", None)
+
+
+def summary(*, n_waiting: int = 0, base: float | None = 2.5) -> Summary:
+    return Summary(
+        name="mine",
+        ended=[COMPLETED, OVERFIT, FAILED],
+        ranked=[OVERFIT, COMPLETED],
+        base_eval_loss=base,
+        best_dir=Path("sweeps/mine/best"),
+        see_it_all="sweep ui mine",
+        wall_seconds=61.0,
+        n_waiting=n_waiting,
+    )
+
+
+def shown(what: Summary) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(in_words(what))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_summary_names_winner_base_loss_adapter_and_what_was_stopped() -> None:
+    words = shown(summary())
+    assert "mine: 3 trials in 1:01" in words
+    assert "winner  001    1.2500     16    32     0.00023  2       8      overfit" in words
+    assert "Eval loss 1.2500 against 2.5000 of the base model itself" in words
+    assert "sweeps/mine/best/adapter" in words
+    assert "002 failed  Why 2." in words
+    assert "And its log" not in words
+    assert "sweep ui mine" in words
+
+
+def test_it_names_the_report_if_that_was_written(tmp_path: Path) -> None:
+    written = replace(summary(), report=tmp_path / "report.html")
+    assert "with charts" not in shown(written)
+    (tmp_path / "report.html").touch()
+    assert "What was found, with charts:" in shown(written)
+
+
+def test_trials_that_were_cut_off_are_not_forgotten() -> None:
+    assert "2 trials cut off; the same command goes on there" in shown(summary(n_waiting=2))
+
+
+def test_without_a_valued_trial_there_is_no_winner() -> None:
+    nobody = Summary(
+        name="mine",
+        ended=[FAILED],
+        ranked=[],
+        base_eval_loss=None,
+        best_dir=None,
+        see_it_all="sweep ui mine",
+        wall_seconds=1.0,
+        n_waiting=0,
+    )
+    assert "so there is no winner" in shown(nobody)
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [(None, "the base model's own is unknown"), (2.5, "against 2.5000 of the base model itself")],
+)
+def test_a_missing_base_loss_stays_missing(base: float | None, words: str) -> None:
+    assert words in against_base(1.5, base)

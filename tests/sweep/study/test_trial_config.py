@@ -1,0 +1,121 @@
+"""What a space leaves open: the backend, the environment of a worker, the micro-batch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sweep.samplers.search_space import hyperparameters
+from sweep.space.loading import Space, load_space
+from sweep.space.yaml_file import SpaceError
+from sweep.study.trial_config import (
+    backend_in_words,
+    backend_notes,
+    choose_backend,
+    model_config,
+    resolver,
+    training_environment,
+)
+
+Load = Callable[..., Space]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Loads a space that fixes everything but what is named as --set would."""
+    (tmp_path / "train.jsonl").write_text('{"text": "a"}\n')
+    text = "base_model: smollm2-135m\ndata: {train: train.jsonl, eval: 0.1}\nsearch: {rank: 8}\n"
+    (tmp_path / "mine.yaml").write_text(text)
+    return lambda **sets: load_space(
+        tmp_path / "mine.yaml", {key.replace("__", "."): value for key, value in sets.items()}
+    )
+
+
+def install_unsloth(monkeypatch: pytest.MonkeyPatch, is_installed: bool) -> None:
+    found = object() if is_installed else None
+    monkeypatch.setattr(importlib.util, "find_spec", {"unsloth": found}.get)
+
+
+@pytest.mark.parametrize(
+    ("sets", "on_gpus", "is_installed", "words"),
+    [
+        ({}, True, True, "unsloth (installed; write backend: transformers for the other)"),
+        ({}, True, False, "transformers (Unsloth is not installed)"),
+        ({}, False, True, "transformers (trials run on processors)"),
+        (
+            {"search__use_dora": "[false, true]"},
+            True,
+            True,
+            "transformers (Unsloth has no kernels for use_dora)",
+        ),
+        ({"search__use_dora": "false"}, True, True, "unsloth (installed; write backend: transform"),
+        ({"gpus_per_trial": "2"}, True, True, "transformers (Unsloth trains on one GPU)"),
+        ({"compute_dtype": "float32"}, True, True, "transformers (Unsloth's kernels compute in 16"),
+        ({"quantization": "int8"}, True, True, "transformers (int8 is outside of Unsloth's fast"),
+        ({"backend": "transformers"}, True, True, "transformers, as written"),
+        ({"backend": "unsloth"}, True, True, "unsloth, as written"),
+    ],
+)
+def test_the_backend_is_chosen_and_the_reason_is_said(
+    load: Load,
+    monkeypatch: pytest.MonkeyPatch,
+    sets: dict[str, str],
+    on_gpus: bool,
+    is_installed: bool,
+    words: str,
+) -> None:
+    install_unsloth(monkeypatch, is_installed)
+    space = load(**sets)
+    assert backend_in_words(space, on_gpus=on_gpus).startswith(words)
+    assert choose_backend(space, on_gpus=on_gpus) == words.split("(")[0].split(",")[0].strip()
+
+
+def test_unsloth_that_is_asked_for_and_missing_is_told(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_unsloth(monkeypatch, False)
+    with pytest.raises(SpaceError, match=r"needs its extra: pip install .*\[unsloth\]"):
+        choose_backend(load(backend="unsloth"), on_gpus=True)
+
+
+def test_dora_with_unsloth_is_allowed_and_its_price_is_said(load: Load) -> None:
+    space = load(backend="unsloth", search__use_dora="[false, true]")
+    assert backend_notes(space, "unsloth") == [
+        "Trials with use_dora: true train without Unsloth's fast LoRA kernels."
+    ]
+    assert backend_notes(load(backend="unsloth"), "unsloth") == []
+
+
+def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    assert training_environment(n_slots=2, n_processes=2) == {
+        "OMP_NUM_THREADS": "4",
+        "MKL_NUM_THREADS": "4",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    assert training_environment(n_slots=99)["OMP_NUM_THREADS"] == "1"
+
+
+def test_the_micro_batch_is_that_of_one_gpu(load: Load, tmp_path: Path) -> None:
+    space = load(gpus_per_trial="4", search__effective_batch_size="24")
+    resolve = resolver(
+        space, backend="transformers", on_gpus=True, output_dir=tmp_path, data_dir=tmp_path
+    )
+    config = resolve(0, hyperparameters(space, {}), False)
+    assert (config.gpus_per_trial, config.micro_batch_size) == (4, 6)
+    assert config.gradient_accumulation_steps == 1
+
+
+def test_what_is_written_reaches_the_trial(load: Load, tmp_path: Path) -> None:
+    space = load(compute_dtype="float16", checkpoint_minutes="2.5", search__use_dora="true")
+    resolve = resolver(
+        space, backend="transformers", on_gpus=False, output_dir=tmp_path, data_dir=tmp_path
+    )
+    config = resolve(0, hyperparameters(space, {}), False)
+    assert model_config(space, "transformers").compute_dtype == "float16"
+    assert (config.checkpoint_minutes, config.use_dora) == (2.5, True)

@@ -1,0 +1,142 @@
+"""Machines of a cluster come and go: a second raylet on this one stands for another machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from sweep.driver.loop import Budget, run
+from sweep.workers import runner as ray_workers
+from sweep.workers.connection import gpu_places
+from sweep.workers.devices import places_on
+from sweep.workers.runner import RayRunner
+from tests.recording import Recording
+from trials.config import EvalPoint, TrialConfig
+
+MakeConfig = Callable[..., TrialConfig]
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    monkeypatch.setattr(ray_workers, "is_joined", lambda: True)
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_gpus": 1, "num_cpus": 1, "include_dashboard": False},
+    )
+    ray.init(cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.mark.long
+def test_a_machine_that_joins_gets_trials_and_one_that_dies_costs_its_own_alone(
+    cluster: Cluster, config: MakeConfig
+) -> None:
+    said: list[str] = []
+    node = None
+    removed: set[int] = set()
+
+    def join_then_leave(number: int, point: EvalPoint) -> None:
+        nonlocal node
+        if node is None:
+            node = cluster.add_node(num_gpus=1, num_cpus=1)
+        elif number in sweep.on_second() and not removed:
+            removed.add(number)
+            cluster.remove_node(node, allow_graceful=False)
+
+    class Placed(Recording):
+        def on_second(self) -> set[int]:
+            running = self.running_together()[-1]
+            return running if len(running) == 2 else set()
+
+    sweep = Placed([config(number, epochs=24) for number in range(6)], join_then_leave)
+    runner = RayRunner(
+        config().model, n_slots=lambda: gpu_places(1), on_gpus=True, sweep=sweep, say=said.append
+    )
+    run(sweep, runner, Budget(None, None))
+    fewer, deadline = "The cluster has 1 place for trials now, before 2.", time.monotonic() + 60
+    while fewer not in said and time.monotonic() < deadline:  # Ray takes its time to be certain
+        runner.wait(until=lambda: fewer in said or time.monotonic() > deadline)
+    runner.shutdown()
+    assert max(map(len, sweep.running_together())) == 2
+    lost = [n for n, result in sweep.results.items() if result.fault is not None]
+    assert len(lost) == 1
+    assert sweep.results[lost[0]].fault == "machine_lost"
+    assert sum(result.outcome == "completed" for result in sweep.results.values()) == 5
+    assert said[0] == "The cluster has 2 places for trials now, before 1."
+    assert fewer in said
+
+
+def test_two_trials_share_a_device(cluster: Cluster, config: MakeConfig) -> None:
+    sweep = Recording([config(number, epochs=8) for number in range(4)])
+    runner = RayRunner(
+        config().model,
+        n_slots=lambda: gpu_places(0.5),
+        on_gpus=True,
+        gpus_per_trial=0.5,
+        sweep=sweep,
+    )
+    run(sweep, runner, Budget(None, None))
+    runner.shutdown()
+    assert max(map(len, sweep.running_together())) == 2
+    assert {place.device for place in sweep.places.values()} == {"GPU 0"}
+
+
+@pytest.mark.parametrize(
+    ("n_gpus", "per_trial", "n_places"),
+    [(8, 1, 8), (8, 3, 2), (2, 4, 0), (2, 0.5, 4), (3, 0.1, 30), (2, 0.4, 4), (0, 0.5, 0)],
+)
+def test_places_on_a_machine(n_gpus: int, per_trial: float, n_places: int) -> None:
+    assert places_on(n_gpus, per_trial) == n_places
+
+
+TERMINATED = """
+import os, signal, sys, threading
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+from sweep import ray_cluster
+import ray
+inner = ray._private.worker.connect
+def connect(*positional, **named):
+    threading.Timer(0.03, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    return inner(*positional, **named)
+ray._private.worker.connect = connect
+try:
+    ray_cluster.connect(n_cpu_workers=1)
+except KeyboardInterrupt:
+    ray_cluster.disconnect()
+    sys.exit(130)
+"""
+
+
+def test_a_sigterm_while_ray_connects_ends_in_order() -> None:
+    done = subprocess.run([sys.executable, "-c", TERMINATED], capture_output=True, check=False)
+    assert done.returncode == 130, done.stderr.decode()
+
+
+LEAVES = """
+import os, signal, sys, threading
+heard = []
+signal.signal(signal.SIGTERM, lambda *_: heard.append("SIGTERM"))
+from sweep import ray_cluster
+import ray
+ray_cluster.connect(n_cpu_workers=1)
+inner = ray.shutdown
+def shutdown():
+    inner()
+    os.kill(os.getpid(), signal.SIGTERM)
+ray.shutdown = shutdown
+ray_cluster.disconnect()
+print(*heard)
+"""
+
+
+def test_a_sigterm_while_ray_ends_does_not_kill() -> None:
+    done = subprocess.run([sys.executable, "-c", LEAVES], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b"SIGTERM\n"), done.stderr.decode()

@@ -1,0 +1,314 @@
+"""From files to the prepared folder: each format, what is made anew, what is said of the rows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+from tests import tiny
+from trials.config import ConfigError
+from trials.data.rendering import LossOn
+from trials.data.tokens import TokenRows, TokenSplit
+from trials.preparation.prepare import Request, prepare
+
+TEMPLATE = (
+    "{% for m in messages %}{{ 'today' if m.role == 'user' else 'tonight' }} {{ m.content }} </s> "
+    "{% endfor %}{% if add_generation_prompt %}tonight {% endif %}"
+)
+"""Of words that the tiny tokenizer knows: a user's turn opens with `today`."""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of this test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/sweep/tokens"
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """Folder of a tiny model without its weights: enough to prepare for."""
+    folder = tmp_path / "base"
+    tokenizer = tiny.make_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    LlamaConfig(
+        architectures=["LlamaForCausalLM"],
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    ).save_pretrained(folder)
+    return folder
+
+
+def pair(prompt: str, completion: str) -> dict[str, str]:
+    return {"prompt": prompt, "completion": completion}
+
+
+TRAIN = [pair(f"{place} :", " rain and snow") for place in tiny.PLACES]
+EVAL = [
+    pair("here :", " rain"),
+    *(pair(f"{place} again :", f" {' '.join(tiny.WORDS[:20])}") for place in tiny.PLACES[:3]),
+]
+
+
+@pytest.fixture
+def asked(tmp_path: Path, base: Path) -> Request:
+    """A request for pairs; one eval row is short, 16 tokens cut three."""
+    return Request(
+        train=write(tmp_path / "train.jsonl", TRAIN),
+        eval=write(tmp_path / "eval.jsonl", EVAL),
+        columns={},
+        template=None,
+        chat=False,
+        loss_on="completion",
+        model=tiny.model_config(base),
+        max_lengths=[12, 16],
+        n_evaluations=4,
+        sample_rows=256,
+        smallest_epochs=1.0,
+        smallest_batch=8,
+        largest_rank=8,
+        target_modules="all-linear",
+        micro_batch_size=8,
+        optimizer="adamw",
+        seed=0,
+        output_dir=str(tmp_path / "prepared"),
+    )
+
+
+def write(path: Path, rows: Sequence[Mapping[str, object]]) -> str:
+    """Write rows in the format that the suffix tells; returns the path."""
+    match path.suffix:
+        case ".jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        case ".json":
+            path.write_text(json.dumps(rows))
+        case ".csv":
+            lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+            path.write_text("\n".join(lines))
+        case ".parquet":
+            pq.write_table(pa.Table.from_pylist(list(rows)), path)
+    return str(path)
+
+
+def tokenizer_of(request: Request) -> Any:
+    return PreTrainedTokenizerFast.from_pretrained(request.model.name)
+
+
+def train_row(request: Request) -> tuple[str, str]:
+    """What the model reads of the first train row, and the part of it that carries loss."""
+    tokenizer = tokenizer_of(request)
+    row = TokenRows(Path(request.output_dir) / "train", 99)[0]
+    supervised = row["input_ids"][row["labels"] != -100]
+    return tokenizer.decode(row["input_ids"]), tokenizer.decode(supervised)
+
+
+ASKED = {"role": "user", "content": "oslo rain"}
+ANSWERED = {"role": "assistant", "content": "snow"}
+CHAT = "today oslo rain </s> tonight snow </s>"
+PLAIN = "oslo rain snow </s>"
+ANSWER = "snow </s>"
+PAIR = pair("oslo rain", " snow")
+
+
+@pytest.mark.parametrize("loss_on", ["completion", "all"])
+@pytest.mark.parametrize(
+    ("row", "settings", "read", "supervised"),
+    [
+        ({"messages": [ASKED, ANSWERED]}, {}, CHAT, ANSWER),
+        (
+            {"conversations": [{"from": "human", "value": "oslo rain"}, ANSWERED]},
+            {},
+            CHAT,
+            ANSWER,
+        ),
+        ({"prompt": [ASKED], "completion": [ANSWERED]}, {}, CHAT, ANSWER),
+        (PAIR, {}, PLAIN, ANSWER),
+        (PAIR, {"chat": True}, CHAT, ANSWER),
+        ({"instruction": "oslo", "input": "rain", "output": " snow"}, {}, PLAIN, ANSWER),
+        ({"instruction": "oslo rain", "output": " snow"}, {}, PLAIN, ANSWER),
+        ({"text": "oslo rain snow"}, {}, PLAIN, PLAIN),
+        ({"a": "oslo", "b": "snow"}, {"template": "{a} rain {b}"}, PLAIN, PLAIN),
+        (
+            {"q": "oslo rain", "a": " snow"},
+            {"columns": {"prompt": "q", "completion": "a"}},
+            PLAIN,
+            ANSWER,
+        ),
+    ],
+)
+def test_every_row_format_becomes_tokens(
+    tmp_path: Path,
+    asked: Request,
+    row: dict[str, object],
+    settings: dict[str, Any],
+    loss_on: LossOn,
+    read: str,
+    supervised: str,
+) -> None:
+    rows = write(
+        tmp_path / "rows.jsonl", [row, json.loads(json.dumps(row).replace("oslo", "riga"))]
+    )
+    asked = replace(asked, train=rows, eval=0.5, loss_on=loss_on, seed=1, **settings)
+    prepare(asked)
+    said, with_loss = train_row(asked)
+    assert said.replace("riga", "oslo") == read
+    assert with_loss.replace("riga", "oslo") == (read if loss_on == "all" else supervised)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "parquet"])
+def test_every_file_format_becomes_tokens(tmp_path: Path, asked: Request, suffix: str) -> None:
+    prepare(replace(asked, train=write(tmp_path / f"rows.{suffix}", [PAIR] * 3)))
+    assert train_row(asked) == (PLAIN, ANSWER)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A data set of the hub, as `datasets` has it in its cache after it was fetched."""
+    import datasets
+
+    cache = tmp_path / "datasets"
+    rows = {"train": write(tmp_path / "hub.jsonl", [PAIR] * 3)}
+    datasets.load_dataset("json", data_files=rows, cache_dir=str(cache))
+    [made] = cache.glob("json/default-*/0.0.0/*/")
+    fetched = cache / "org___weather/default/0.0.0" / ("0" * 40)
+    shutil.copytree(made, fetched)
+    (fetched / "json-train.arrow").rename(fetched / "weather-train.arrow")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    return "org/weather"
+
+
+def test_a_data_set_of_the_hub_becomes_tokens(asked: Request, hub: str) -> None:
+    prepare(replace(asked, train=hub))
+    assert train_row(asked) == (PLAIN, ANSWER)
+
+
+def test_eval_rows_are_cut_at_the_longest_max_length_for_every_trial(asked: Request) -> None:
+    report = prepare(asked)
+    sample = TokenRows(Path(asked.output_dir) / "sample", 10_000)
+    assert report["eval"]["cut"] == 3
+    assert sorted(sample.lengths) == [4, 16, 16, 16]
+    lines = (Path(asked.output_dir) / "eval_sample.jsonl").read_text().splitlines()
+    assert [json.loads(line)["labels"] for line in lines] == [
+        sample[i]["labels"].tolist() for i in range(4)
+    ]
+
+
+def test_a_sample_that_earlier_trials_had_stays(asked: Request) -> None:
+    by_itself = prepare(asked)["sample_rows"]
+    before = replace(asked, smallest_epochs=0.5, n_sample_rows=by_itself - 1)
+    assert prepare(before)["sample_rows"] == by_itself - 1
+    assert prepare(replace(before, n_sample_rows=by_itself))["sample_rows"] == by_itself
+
+
+def test_equal_content_is_prepared_once(
+    asked: Request, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = prepare(asked)
+    # It must not even be loaded.
+    monkeypatch.setattr("trials.models.frozen_base.load_tokenizer", None)
+    capfd.readouterr()
+    assert prepare(asked) == first
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"n_evaluations": 9}, {"max_lengths": [14]}])
+def test_a_changed_setting_is_prepared_for_without_tokenising_again(
+    asked: Request, changes: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = prepare(asked)
+    assert "tokenising" in capfd.readouterr().out
+    assert prepare(replace(asked, **changes))["content"] != first["content"]
+    assert "tokenising" not in capfd.readouterr().out
+
+
+def test_another_sweep_on_the_same_rows_shares_their_tokens(
+    tmp_path: Path, asked: Request, capfd: pytest.CaptureFixture[str]
+) -> None:
+    prepare(asked)
+    capfd.readouterr()
+    prepare(replace(asked, output_dir=str(tmp_path / "other")))
+    assert "tokenising" not in capfd.readouterr().out
+    ids = [tmp_path / sweep / "train.ids.npy" for sweep in ("prepared", "other")]
+    assert ids[0].samefile(ids[1])
+
+
+def test_a_changed_tokenizer_in_the_models_folder_is_noticed(asked: Request, base: Path) -> None:
+    before = prepare(asked)
+    path = base / "tokenizer.json"
+    stored = json.loads(path.read_text())
+    vocabulary = stored["model"]["vocab"]
+    vocabulary["rain"], vocabulary["snow"] = vocabulary["snow"], vocabulary["rain"]
+    path.write_text(json.dumps(stored))
+    old = TokenSplit.load(Path(asked.output_dir) / "train").ids.tolist()
+    assert prepare(asked)["content"] != before["content"]
+    assert TokenSplit.load(Path(asked.output_dir) / "train").ids.tolist() != old
+    assert train_row(asked)[1] == "rain and snow </s>"
+
+
+def test_weights_are_not_read_to_know_a_models_folder(asked: Request, base: Path) -> None:
+    before = prepare(asked)
+    (base / "model.safetensors").write_bytes(b"weights")
+    assert prepare(asked)["content"] == before["content"]
+
+
+def test_conversations_need_a_chat_template(asked: Request, base: Path) -> None:
+    (base / "chat_template.jinja").unlink()
+    with pytest.raises(ConfigError, match=r"data\.chat: the tokenizer of .* has no chat"):
+        prepare(replace(asked, chat=True))
+
+
+def notes(asked: Request, train: Sequence[Mapping[str, object]], n_eval: int = 32) -> list[str]:
+    """What is noted of these train rows, beside so many eval rows."""
+    folder = Path(asked.output_dir).parent
+    evals = [pair(f"eval {n} :", " rain") for n in range(n_eval)]
+    asked = replace(
+        asked, train=write(folder / "t.jsonl", train), eval=write(folder / "e.jsonl", evals)
+    )
+    found: list[str] = prepare(asked)["notes"]
+    return found
+
+
+def test_good_rows_have_no_notes(asked: Request) -> None:
+    assert notes(asked, TRAIN) == []
+
+
+def test_few_eval_rows_are_noted(asked: Request) -> None:
+    [note] = notes(asked, TRAIN, n_eval=31)
+    assert note == (
+        "data.eval: the eval loss ranks trials by 31 rows, fewer than 32: small differences are "
+        "chance. Give more eval rows."
+    )
+
+
+def test_words_that_touch_are_noted(asked: Request) -> None:
+    [note] = notes(asked, [pair("rain in oslo", "snow")] * 3 + [pair("rain", " snow")] * 2)
+    assert note == (
+        "data.train: nothing stands between prompt and completion in 3 of 5 rows, so two words "
+        "become one: …rain in oslosnow… Begin the completions with a space, or end the prompts "
+        "with a line break."
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion"),
+    [("oslo", " rain"), ("oslo\n", "rain"), ("oslo:", "rain"), ("", "rain"), ("天気は", "雨です")],
+)
+def test_words_that_stand_apart_are_not_noted(asked: Request, prompt: str, completion: str) -> None:
+    assert notes(asked, [pair(prompt, completion)] * 3) == []
+
+
+def test_a_chat_template_keeps_words_apart(asked: Request) -> None:
+    assert notes(replace(asked, chat=True), [pair("oslo", "rain")] * 3) == []

@@ -1,0 +1,185 @@
+"""Quantised base models on disk: a node quantises a model once, every later worker reads it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from platformdirs import user_cache_path
+from safetensors import SafetensorError
+from transformers import AutoConfig
+
+from trials.backends.proof import content_hash
+from trials.config import ModelConfig
+from trials.memory.micro_batches import give_back_memory, is_out_of_memory
+from trials.models.frozen_base import local_or_hub
+
+FORMAT = 1
+"""Of an entry; entries of another format are not found."""
+
+SMALLEST_BYTES = 100 * 2**20
+"""A smaller checkpoint is quantised in a second or two, and not worth a place on the disk."""
+
+
+def load_quantised(
+    config: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    quantise: Callable[[], Any],
+    read: Callable[[Path], Any],
+    write: Callable[[Any, Path], None],
+) -> Any:
+    """Return the base model of `config`, from the user's cache where it lies there.
+
+    An entry appears whole or not at all. What is read must have the content that was quantised,
+    else it is thrown away and made anew. Of workers that start at once, the first quantises and
+    the others wait. Without room on the disk there is no entry.
+
+    Args:
+        quantise: Loads the model from its own checkpoint and quantises it.
+        read: Loads the folder that `write` has filled.
+        write: Saves the model in a folder.
+    """
+    key = _key(config, device, dtype)
+    if key is None:
+        return quantise()
+    entry = _Entry(user_cache_path("sweep") / "quantised" / key, local_or_hub(config.name))
+    try:
+        entry.folder.parent.mkdir(parents=True, exist_ok=True)
+        with entry.locked(fcntl.LOCK_SH):
+            if (model := entry.read(read, say=lambda _: None)) is not None:  # said below
+                return model
+        lock = contextlib.ExitStack()
+        lock.enter_context(entry.locked(fcntl.LOCK_EX))
+    except OSError as error:
+        print(f"the quantised base model is not kept: {error}", flush=True)
+        return quantise()
+    with lock:
+        if (model := entry.read(read, say=print)) is not None:  # another worker was first
+            return model
+        entry.remove()
+        model = quantise()
+        entry.write(model, write)
+        return model
+
+
+class _Entry:
+    """A folder of the cache: the saved model, and the hash of its content.
+
+    Args:
+        source: What the model is called, and was made from.
+    """
+
+    def __init__(self, folder: Path, source: str) -> None:
+        self.folder, self._source = folder, source
+        self._content_path = folder / "content.json"
+
+    @contextlib.contextmanager
+    def locked(self, how: int) -> Iterator[None]:
+        """Hold the entry's lock; the system releases it when the process dies."""
+        with self.folder.with_suffix(".lock").open("a") as lock:
+            fcntl.flock(lock, how)
+            yield
+
+    def read(self, read: Callable[[Path], Any], say: Callable[[str], None]) -> Any | None:
+        """Return the model, or None where there is no entry or a spoilt one, which is said."""
+        if not self.folder.is_dir():
+            return None
+        try:
+            content = json.loads(self._content_path.read_text())["content"]
+            model = read(self.folder)
+        except Exception as error:  # truncated, missing, of another version: all are made anew
+            if is_out_of_memory(error):
+                raise
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+        else:
+            if content_hash(model) == content:
+                model.name_or_path = self._source  # peft writes it into adapter_config.json
+                return model
+            why = "its content is not what was written"
+            del model
+        say(f"the quantised base model in {self.folder} cannot be used and is made anew: {why}")
+        give_back_memory()
+        return None
+
+    def remove(self) -> None:
+        """Delete the entry, and what processes that died have left of it. Needs the lock."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for left_over in self.folder.parent.glob(f"{self.folder.name}.*.tmp"):
+            shutil.rmtree(left_over, ignore_errors=True)
+
+    def write(self, model: Any, write: Callable[[Any, Path], None]) -> None:
+        """Save the model; say why it cannot be. Needs the lock."""
+        unfinished = self.folder.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            self._check_room(model.get_memory_footprint())
+            write(model, unfinished)
+            (unfinished / self._content_path.name).write_text(
+                json.dumps({"content": content_hash(model)})
+            )
+            unfinished.rename(self.folder)
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+            print(f"the quantised base model is not kept: {error}", flush=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    def _check_room(self, n_bytes: int) -> None:
+        free = shutil.disk_usage(self.folder.parent).free
+        if free < 1.5 * n_bytes:
+            raise OSError(
+                f"{self.folder.parent} has {free / 2**30:.1f} GiB free, "
+                f"and 1.5 times its {n_bytes / 2**30:.1f} GiB are wanted"
+            )
+
+
+def _key(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Digest of all that decides the quantised weights; None for models that are not kept.
+
+    Code that comes with a model could do anything when it is saved and read again.
+    """
+    if config.quantization == "none" or config.trust_remote_code:
+        return None
+    source = _source(config)
+    if source is None:
+        return None
+    parts = [
+        FORMAT,
+        source,
+        config.quantization,
+        config.backend,
+        str(dtype),
+        device.type,
+        # A backend has the name of its package.
+        [version(name) for name in sorted({config.backend, "transformers", "bitsandbytes"})],
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _source(config: ModelConfig) -> Any:
+    """What tells one checkpoint from another; None where it is small or its commit not known."""
+    folder = Path(local_or_hub(config.name))
+    if not folder.is_dir():
+        commit = AutoConfig.from_pretrained(
+            config.name, revision=config.revision, trust_remote_code=False
+        )._commit_hash
+        return [config.name, commit] if commit else None
+    stats = {
+        path.name: path.stat()
+        for kind in ("config.json", "*.safetensors")
+        for path in sorted(folder.glob(kind))
+    }
+    if sum(stat.st_size for stat in stats.values()) < SMALLEST_BYTES:
+        return None
+    return [
+        str(folder.resolve()),
+        [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()],
+    ]

@@ -1,0 +1,1 @@
+"""Files of rows, turned into masked tokens."""

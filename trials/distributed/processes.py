@@ -1,0 +1,245 @@
+"""A trial on several GPUs: one process on each, which share every effective batch.
+
+`python -m trials.distributed.processes` is what each process runs but the first, the
+worker's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.distributed
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from trials.config import ModelConfig
+from trials.parent import end_with_parent
+
+T = TypeVar("T")
+
+FOR_EVER = timedelta(days=365)
+"""Between two trials the others wait as long as it takes; whoever dies ends them all."""
+
+
+GRACE_SECONDS = 10
+"""For a trial to hear of a peer's end and to tell of it, before its process ends too."""
+
+
+_RAISED = re.compile(r"^(?:\[rank\d+\]: )?([\w.]+(?:Error|Exception|Clean)\b.*)", re.MULTILINE)
+"""The last line of a traceback, as torch.distributed prints it."""
+
+
+class Group(Protocol):
+    """The processes of a trial, seen from one of them."""
+
+    rank: int
+    """0 for the worker's own, which reports and writes."""
+    size: int
+
+    def sum(self, tensor: torch.Tensor) -> None:
+        """Put the sum over all processes in place of a tensor of floats."""
+
+    def smallest(self, number: float) -> float:
+        """Return the smallest of the numbers that the processes give."""
+
+    def broadcast(self, value: T) -> T:
+        """Return what the first process gives."""
+
+    def gather(self, value: T) -> list[T]:
+        """Return what the processes give, in their order."""
+
+
+class Alone:
+    """A trial in one process."""
+
+    rank, size = 0, 1
+
+    def sum(self, tensor: torch.Tensor) -> None:
+        """It is the sum already."""
+
+    def smallest(self, number: float) -> float:
+        """Return the only number."""
+        return number
+
+    def broadcast(self, value: T) -> T:
+        """Return the only value."""
+        return value
+
+    def gather(self, value: T) -> list[T]:
+        """Return the only value."""
+        return [value]
+
+
+ALONE = Alone()
+
+
+class PeerDied(RuntimeError):
+    """Another process of the trial has ended; says why."""
+
+
+class Processes:
+    """Processes joined by torch.distributed: NCCL between GPUs, gloo between processors.
+
+    Args:
+        why: Waits for a peer's end and tells its cause.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        store: Any,
+        why: Callable[[], str] = lambda: "the first process ended",
+    ) -> None:
+        self.rank, self.size = rank, size
+        self._why = why
+        self._device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        torch.distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if self._device.type == "cuda" else "gloo",
+            store=store,
+            rank=rank,
+            world_size=size,
+            timeout=FOR_EVER,
+        )
+
+    def sum(self, tensor: torch.Tensor) -> None:
+        """Put the sum over all processes in place of a tensor of floats."""
+        with self._peers_alive():
+            torch.distributed.all_reduce(tensor)
+
+    def smallest(self, number: float) -> float:
+        """Return the smallest of the numbers that the processes give."""
+        found = torch.tensor(number, dtype=torch.float64)
+        with self._peers_alive():
+            torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MIN)
+        return float(found)
+
+    def broadcast(self, value: T) -> T:
+        """Return what the first process gives."""
+        values = [value]
+        with self._peers_alive():
+            torch.distributed.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+        return values[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Return what the processes give, in their order."""
+        values: list[Any] = [None] * self.size
+        with self._peers_alive():
+            torch.distributed.all_gather_object(values, value)
+        return values
+
+    @contextlib.contextmanager
+    def _peers_alive(self) -> Iterator[None]:
+        """Name the cause where gloo says only that a connection was closed."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise PeerDied(self._why()) from error
+
+
+class Peers:
+    """The other processes of a worker's trials; they load the same base model and end with it.
+
+    Args:
+        n_processes: Of a trial, the worker's own included.
+    """
+
+    def __init__(self, model: ModelConfig, n_processes: int) -> None:
+        # Before torch.distributed is asked for anything: what is started here listens here only.
+        _stay_on_this_machine()
+        self._size = n_processes
+        self._store = TCPStore("127.0.0.1", 0, n_processes, is_master=True, wait_for_workers=False)
+        self._log_dir = tempfile.TemporaryDirectory(prefix="sweep-peers-")
+        self._causes: queue.Queue[str] = queue.Queue()
+        for rank in range(1, n_processes):
+            log_path = Path(self._log_dir.name) / f"{rank}.txt"
+            peer = self._start(model, rank, log_path)
+            watch = threading.Thread(target=self._end_with, args=(peer, log_path), daemon=True)
+            watch.start()
+
+    def _start(self, model: ModelConfig, rank: int, log_path: Path) -> subprocess.Popen[str]:
+        spec = {
+            "model": asdict(model),
+            "rank": rank,
+            "size": self._size,
+            "port": self._store.port,
+        }
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        if devices := [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]:
+            environment["CUDA_VISIBLE_DEVICES"] = devices[rank]
+        with log_path.open("w") as log:
+            peer = subprocess.Popen(
+                [sys.executable, "-m", "trials.distributed.processes"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                text=True,
+            )
+        assert peer.stdin is not None
+        peer.stdin.write(json.dumps(spec) + "\n")
+        peer.stdin.flush()  # and kept open: its end is ours
+        return peer
+
+    def join(self) -> Processes:
+        """Wait until all are there. Load the base model first: they do so meanwhile."""
+        return Processes(0, self._size, self._store, why=self._causes.get)
+
+    def _end_with(self, peer: subprocess.Popen[str], log_path: Path) -> None:
+        """End this process soon after a peer: between GPUs a trial may wait for it for ever."""
+        code = peer.wait()
+        log = log_path.read_text(errors="replace")
+        raised = _RAISED.findall(log)
+        cause = f"a process of this trial ended with exit code {code}" + "".join(
+            f": {line}" for line in raised[-1:]
+        )
+        print("\n".join([*log.splitlines()[-20:], cause]), file=sys.stderr, flush=True)
+        self._causes.put(cause)
+        time.sleep(GRACE_SECONDS)
+        os._exit(1)
+
+
+def _stay_on_this_machine() -> None:
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        os.environ.setdefault(name, "lo")
+
+
+def _peer() -> None:
+    """Load the base model, then take part in the worker's trials until the worker ends."""
+    spec = json.loads(sys.stdin.readline())
+    end_with_parent()
+    _stay_on_this_machine()
+    from trials.models.frozen_base import load
+
+    base = load(ModelConfig(**spec["model"]))  # Unsloth comes before everything else
+    from trials.memory.micro_batches import MicroBatchMemory
+    from trials.training.train import run_trial
+
+    store = TCPStore("127.0.0.1", spec["port"], spec["size"], is_master=False)
+    group = Processes(spec["rank"], spec["size"], store)
+    memory = MicroBatchMemory()
+    for config in _configs(group):
+        run_trial(config, base, memory, lambda _: None, group)
+
+
+def _configs(group: Group) -> Iterator[Any]:
+    while True:
+        yield group.broadcast(None)
+
+
+if __name__ == "__main__":
+    _peer()

@@ -1,0 +1,95 @@
+"""Completions that a model writes itself, of prompts that were held out."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from trials.config import ModelConfig
+from trials.data.batches import micro_batches
+from trials.distributed.processes import Group
+from trials.models.frozen_base import FrozenBase, load_tokenizer
+from trials.whole_file import write_whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FILE_NAME = "generation.json"
+
+ROWS_PER_EVAL_ROW = 4
+"""Rows that are written at once, beside those of an evaluation: a step makes the logits of one
+token of each and keeps no activations, and its time hardly grows with its rows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompts:
+    """What is generated for at each evaluation: equal in all trials of a study."""
+
+    prompts: list[list[int]]
+    """Token ids, as the model reads them before the completion."""
+    references: list[str]
+    """The true completions."""
+    rows: list[dict[str, Any]]
+    """The rows themselves: `prompt` and `completion`, or `messages`."""
+    stop_ids: list[int]
+    """Tokens that end a completion."""
+    max_new_tokens: int
+
+    def save(self, folder: Path) -> None:
+        """Write it into the folder of the prepared data."""
+        write_whole(folder / FILE_NAME, json.dumps(asdict(self), ensure_ascii=False))
+
+    @classmethod
+    def load(cls, folder: Path) -> Prompts:
+        """Read what `save` wrote."""
+        return cls(**json.loads((folder / FILE_NAME).read_text(encoding="utf-8")))
+
+
+@torch.no_grad()
+def predictions(
+    base: FrozenBase,
+    model: Any,
+    config: ModelConfig,
+    asked: Prompts,
+    eval_batch_size: int,
+    group: Group,
+) -> list[str]:
+    """Return what the model writes for each prompt: greedily, as text without special tokens.
+
+    Args:
+        model: The base with the adapter, which is put in evaluation mode meanwhile.
+        eval_batch_size: Rows per forward pass of an evaluation.
+        group: Each of its processes takes its share of the prompts; each gets all.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        lengths = torch.tensor([len(prompt) for prompt in asked.prompts])
+        order = lengths.argsort(descending=True, stable=True).numpy()
+        mine: dict[int, list[int]] = {}
+        size = ROWS_PER_EVAL_ROW * eval_batch_size if eval_batch_size > 1 else 1
+        for part in micro_batches(order[group.rank :: group.size], size):
+            written = base.generate(
+                [asked.prompts[index] for index in part],
+                stop_ids=asked.stop_ids,
+                max_new_tokens=asked.max_new_tokens,
+            )
+            mine |= dict(zip(map(int, part), written, strict=True))
+    finally:
+        model.train(was_training)
+    tokens = {index: ids for share in group.gather(mine) for index, ids in share.items()}
+    tokenizer = _tokenizer(config)
+    return [
+        str(tokenizer.decode(tokens[index], skip_special_tokens=True))
+        for index in range(len(asked.prompts))
+    ]
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    return load_tokenizer(config)

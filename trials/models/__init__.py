@@ -1,0 +1,1 @@
+"""The frozen base model: what it is and where it comes from."""

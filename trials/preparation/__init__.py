@@ -1,0 +1,1 @@
+"""Before any trial: the data is read and the model is sized up."""

@@ -1,0 +1,424 @@
+"""Read the data, tokenise it, size up the model: `python -m trials.preparation.prepare`.
+
+A process of its own, so that the driver of a sweep never holds torch, and so that what a
+tokenizer prints, or how it dies, stays out of the driver. REQUEST and ANSWER are JSON files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import random
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trials.config import ConfigError, DataError, ModelConfig
+from trials.data.examples import Example, fingerprint, read_examples, shared_rows, split
+from trials.faults import fault_of
+from trials.parent import end_with_parent
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from trials.data.rendering import LossOn
+    from trials.data.tokens import SplitCounts, TokenSplit
+    from trials.preparation.prompts import Ask
+
+FORMAT = 3
+"""Of the prepared folder; a folder of another format is made anew."""
+
+MODEL_TEXT_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"}
+"""Files of a model's folder that hold its configuration, tokenizer and chat template."""
+
+
+SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What to prepare."""
+
+    train: str
+    """Absolute path, or a hub data set."""
+    eval: str | float
+    """The same, or the share of train that is held out."""
+    columns: dict[str, str]
+    template: str | None
+    chat: bool | None
+    loss_on: LossOn
+    model: ModelConfig
+    max_lengths: list[int]
+    """Every max_length that trials may have."""
+    n_evaluations: int
+    sample_rows: int
+    """At most so many eval rows are read at each evaluation."""
+    smallest_epochs: float
+    smallest_batch: int
+    """The smallest effective batch: the most optimizer steps in an epoch."""
+    largest_rank: int
+    target_modules: str
+    micro_batch_size: int
+    optimizer: str
+    seed: int
+    output_dir: str
+    """The prepared folder; made whole or not at all."""
+    n_sample_rows: int | None = None
+    """Eval rows of each evaluation, where earlier trials have set them."""
+    generation: Ask | None = None
+    """None: the objective needs no completions that the model writes."""
+
+
+Splits = dict[str, list[Example]]
+"""The rows of `train` and of `eval`."""
+
+
+def prepare(request: Request) -> dict[str, Any]:
+    """Write the prepared folder, unless one of the same content is there, and describe it.
+
+    The folder holds `train`, `eval` and `sample` (`trials.data.tokens.TokenSplit`; the first two
+    are shared with the token cache, so nothing may write into them), `eval_sample.jsonl` (the
+    sample as token ids and labels, to check an eval loss by hand) and `report.json`.
+
+    Raises:
+        DataError: Of the rows, with every problem found.
+        ConfigError: Of the model.
+    """
+    splits = _read(request)  # before torch is imported: most mistakes are in the files
+    fingerprints = {name: fingerprint(rows) for name, rows in splits.items()}
+    folder = Path(request.output_dir)
+    done = folder / "report.json"
+    if done.exists():
+        report: dict[str, Any] = json.loads(done.read_text())
+        is_sample = request.n_sample_rows in (None, report["sample_rows"])
+        if request.generation is not None:
+            n_rows = report.get("generation", {}).get("rows")
+            is_sample = is_sample and request.generation.n_rows in (None, n_rows)
+        if is_sample and report["content"] == _content(request, fingerprints):
+            return report
+
+    from trials.models.frozen_base import load_tokenizer
+
+    if not request.model.name.startswith("/"):
+        print(f"reading the tokenizer of {request.model.name}", flush=True)
+    _check_weights(request.model)
+    tokenizer = _reachable(request.model, lambda: load_tokenizer(request.model))
+    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    unfinished.mkdir(parents=True)
+    try:
+        report = _write(request, tokenizer, splits, fingerprints, unfinished)
+        longest = max(counts["longest"] for counts in report["train"].values())
+        memory = _reachable(request.model, lambda: _memory(request, longest))
+        # The content only now: a model of the hub has been fetched, so its commit is known.
+        report |= {"content": _content(request, fingerprints), "memory": memory}
+        (unfinished / "report.json").write_text(json.dumps(report, indent=1))
+        if folder.exists():
+            shutil.rmtree(folder)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return report
+
+
+def _read(request: Request) -> Splits:
+    problems: list[str] = []
+
+    def examples(source: str, key: str) -> list[Example]:
+        try:
+            return read_examples(
+                source, key=key, columns=request.columns, template=request.template
+            )
+        except DataError as error:
+            problems.append(str(error))
+            return []
+
+    train = examples(request.train, "data.train")
+    eval_ = [] if isinstance(request.eval, float) else examples(request.eval, "data.eval")
+    if request.chat and any(rows and rows[0].text is not None for rows in (train, eval_)):
+        problems.append(
+            "data.chat: true needs rows with prompt and completion, found rows of one text each. "
+            "Remove data.chat."
+        )
+    if problems:
+        raise DataError("\n".join(problems))
+    if isinstance(request.eval, float):
+        train, eval_ = split(train, request.eval, request.seed)
+        return {"train": train, "eval": eval_}
+    if both := shared_rows(train, eval_):
+        shown = "\n".join(f"  {in_eval} equals {in_train}" for in_train, in_eval in both[:5])
+        more = f"\n  and {len(both) - 5} more" if len(both) > 5 else ""
+        raise DataError(
+            f"data.eval: {len(both)} of its {len(eval_)} rows are also train rows, so the eval "
+            f"loss would reward learning them by heart.\n{shown}{more}\n"
+            f"  Remove them from one of the files, or write `eval: 0.1`: a split by us keeps equal "
+            f"rows together."
+        )
+    return {"train": train, "eval": eval_}
+
+
+def _content(request: Request, fingerprints: dict[str, str]) -> str:
+    """A digest of all that decides the prepared folder."""
+    # In the rows, in the report, or nowhere.
+    elsewhere = (
+        "train",
+        "eval",
+        "columns",
+        "template",
+        "output_dir",
+        "n_sample_rows",
+        "generation",
+    )
+    settings = {key: value for key, value in asdict(request).items() if key not in elsewhere}
+    if request.generation is not None:
+        settings["generation"] = request.generation.content
+    model = _reachable(request.model, lambda: _model_digest(request.model))
+    parts = [FORMAT, fingerprints, model, settings]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _model_digest(model: ModelConfig) -> str:
+    """Return what tells the model's configuration and tokenizer, without reading its weights.
+
+    Of the hub this is the commit that was fetched last, or nothing; the network is not asked.
+    """
+    from trials.models.frozen_base import local_or_hub
+
+    folder = Path(local_or_hub(model.name))
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        fetched = try_to_load_from_cache(model.name, "config.json", revision=model.revision)
+        # .../snapshots/<commit>/config.json
+        return Path(fetched).parent.name if isinstance(fetched, str) else ""
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in MODEL_TEXT_SUFFIXES:
+            digest.update(f"{file.name} {file.stat().st_size}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _check_weights(model: ModelConfig) -> None:
+    """Refuse a model of the hub that has pickles alone: loading would fail once a GPU is held."""
+    from huggingface_hub import list_repo_files
+    from huggingface_hub.errors import HFValidationError
+
+    from trials.models.frozen_base import local_or_hub
+
+    if Path(local_or_hub(model.name)).is_dir():
+        return  # `sweep.space.loading` has looked into it
+    try:
+        names = list_repo_files(model.name, revision=model.revision)
+    except (OSError, HFValidationError):  # not reached, or not allowed: the tokenizer will tell
+        return
+    if any(name in SAFE_WEIGHTS for name in names):
+        return
+    pickles = next((f"; {name} is a pickle" for name in names if name.endswith(".bin")), "")
+    raise ConfigError(
+        f"base_model: {model.name} has no safetensors{pickles}. Pickles can run code when they are "
+        f"read, so they are not: choose a model or a revision with {SAFE_WEIGHTS[0]}."
+    )
+
+
+def _reachable(model: ModelConfig, load: Any) -> Any:
+    """Run `load`; say in words that the model cannot be had."""
+    try:
+        return load()
+    except ConfigError:
+        raise
+    # Exception: what a model's own files hold can break the library anywhere.
+    except Exception as error:
+        if "trust_remote_code" in str(error) and not model.trust_remote_code:
+            raise ConfigError(
+                f"base_model: {model.name} comes with Python code of its own, which is run only "
+                f"where the file says `trust_remote_code: true`. Read that code first, or choose "
+                f"another model."
+            ) from None
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        if not isinstance(error, OSError | ValueError | ImportError):
+            first_line = f"{type(error).__name__}, {first_line}"
+        is_offline = os.environ.get("HF_HUB_OFFLINE") == "1" and not Path(model.name).is_dir()
+        offline = " HF_HUB_OFFLINE is set: unset it to reach the hub." if is_offline else ""
+        raise ConfigError(
+            f"base_model: {model.name} cannot be read: {first_line.rstrip('.: ')}.{offline} "
+            f"Give a hub id that this machine reaches, a local folder with config.json, "
+            f"tokenizer and safetensors, or the built-in smollm2-135m."
+        ) from None
+
+
+def _write(
+    request: Request,
+    tokenizer: PreTrainedTokenizerBase,
+    splits: Splits,
+    fingerprints: dict[str, str],
+    folder: Path,
+) -> dict[str, Any]:
+    from trials.data import tokens as data
+    from trials.data.rendering import render
+    from trials.data.token_cache import tokenizer_digest
+    from trials.preparation.notes import notes
+    from trials.preparation.prompts import allowed_tokens, write_prompts
+
+    train = splits["train"]
+    chat = _chat(request, tokenizer, train)
+    digest = tokenizer_digest(tokenizer)
+    tokens = _tokens(splits, fingerprints, tokenizer, digest, chat, request.loss_on, folder)
+    shortest, longest = min(request.max_lengths), max(request.max_lengths)
+    counts = {length: data.count(tokens["train"], length) for length in request.max_lengths}
+    eval_counts = data.count(tokens["eval"], longest)
+    _check_kept("data.train", counts[shortest], shortest, tokens["train"])
+    _check_kept("data.eval", eval_counts, longest, tokens["eval"])
+    kept = [row for row, n in enumerate(tokens["eval"].supervised_tokens(longest)) if n]
+    n_sample = _n_sample(request, len(kept), eval_counts, counts[shortest])
+    chosen = sorted(random.Random(request.seed).sample(kept, n_sample))
+    sample = tokens["eval"].taken(chosen, longest)
+    sample.save(folder / "sample")
+    data.write_sample(data.TokenRows(folder / "sample", longest), folder / "eval_sample.jsonl")
+    example = render(train[0], tokenizer, chat=chat, loss_on=request.loss_on)
+    train_tokens, sample_tokens = counts[shortest].tokens, len(sample.ids)
+    generation = None
+    if request.generation is not None:
+        generation = write_prompts(
+            request.generation,
+            [splits["eval"][row] for row in chosen],
+            tokenizer,
+            chat=chat,
+            max_length=longest,
+            allowed_tokens=allowed_tokens(
+                train_tokens=train_tokens,
+                epochs=request.smallest_epochs,
+                n_evaluations=request.n_evaluations,
+                sample=sample_tokens,
+            ),
+            seed=request.seed,
+            folder=folder,
+        )
+    read = data.EVALUATION_COST * sample_tokens + (generation["cost"] if generation else 0.0)
+    return {
+        "chat": chat,
+        "train": {str(length): asdict(c) for length, c in counts.items()},
+        "eval": asdict(eval_counts),
+        "train_fingerprint": fingerprints["train"],
+        "eval_fingerprint": fingerprints["eval"],
+        "tokenizer": digest,
+        "sample_rows": n_sample,
+        "evaluation_share": _evaluation_share(request, counts[shortest], read),
+        **({"generation": generation} if generation else {}),
+        "example": [[segment.text, segment.supervised] for segment in example],
+        "notes": notes(train, chat=chat, n_eval_rows=len(kept)),
+    }
+
+
+def _chat(request: Request, tokenizer: PreTrainedTokenizerBase, train: Sequence[Example]) -> bool:
+    """Whether prompts and completions become turns: as asked, else if the tokenizer can."""
+    chat = bool(tokenizer.chat_template) if request.chat is None else request.chat
+    if (chat or train[0].messages) and not tokenizer.chat_template:
+        raise ConfigError(
+            f"data.chat: the tokenizer of {request.model.name} has no chat template. Choose an "
+            f"instruct model, or give rows with prompt and completion and set data.chat to false."
+        )
+    return chat
+
+
+def _tokens(
+    splits: Splits,
+    fingerprints: dict[str, str],
+    tokenizer: PreTrainedTokenizerBase,
+    digest: str | None,
+    chat: bool,
+    loss_on: LossOn,
+    folder: Path,
+) -> dict[str, TokenSplit]:
+    """Place the splits in the folder by their names: from the cache, or tokenised now."""
+    from trials.data import rendering, token_cache
+
+    def placed(name: str, rows: list[Example]) -> TokenSplit:
+        def tokenized() -> TokenSplit:
+            print(f"tokenising {len(rows):,} {name} rows", flush=True)
+            return rendering.tokenized(rows, tokenizer, chat=chat, loss_on=loss_on)
+
+        first = rendering.render(rows[0], tokenizer, chat=chat, loss_on=loss_on)
+        key = digest and token_cache.key(
+            rows=fingerprints[name], first=first, tokenizer=digest, chat=chat, loss_on=loss_on
+        )
+        return token_cache.place(folder / name, key, tokenized)
+
+    return {name: placed(name, rows) for name, rows in splits.items()}
+
+
+def _n_sample(request: Request, n_kept: int, eval_: SplitCounts, train: SplitCounts) -> int:
+    if request.n_sample_rows is not None:
+        return min(request.n_sample_rows, n_kept)
+    from trials.data import tokens as data
+
+    return data.sample_size(
+        n_eval_rows=n_kept,
+        eval_tokens=eval_.tokens,
+        train_tokens=train.tokens,
+        smallest_epochs=request.smallest_epochs,
+        n_evaluations=request.n_evaluations,
+        at_most=request.sample_rows,
+    )
+
+
+def _check_kept(key: str, counts: SplitCounts, max_length: int, split: TokenSplit) -> None:
+    if counts.dropped == counts.rows:
+        raise DataError(
+            f"{key}: not one of its {counts.rows} rows keeps a completion token within "
+            f"max_length {max_length}: the shortest has {min(split.lengths)} tokens. "
+            f"Raise data.max_length."
+        )
+
+
+def _evaluation_share(request: Request, train: SplitCounts, cost: float) -> float:
+    """What evaluation adds to the training time of the shortest trial.
+
+    Args:
+        cost: Of one evaluation, in training tokens.
+    """
+    steps = math.ceil((train.rows - train.dropped) / request.smallest_batch)
+    n_evaluations = min(request.n_evaluations, max(1, round(steps * request.smallest_epochs)))
+    return n_evaluations * cost / (train.tokens * request.smallest_epochs)
+
+
+def _memory(request: Request, longest_row: int) -> dict[str, float]:
+    from trials.memory.micro_batches import estimate
+
+    return estimate(
+        request.model,
+        rank=request.largest_rank,
+        target_modules=request.target_modules,
+        optimizer=request.optimizer,
+        micro_batch_size=request.micro_batch_size,
+        max_length=min(max(request.max_lengths), longest_row),
+    )
+
+
+def main(request_path: str, answer_path: str) -> int:
+    """Answer a request: {"report": …} or {"problems": text}. Exits 1 only on a fault of ours."""
+    raw = json.loads(Path(request_path).read_text())
+    raw["model"] = ModelConfig(**raw["model"])
+    if raw.get("generation") is not None:
+        from trials.preparation.prompts import Ask
+
+        raw["generation"] = Ask(**raw["generation"])
+    answer: dict[str, Any]
+    try:
+        answer = {"report": prepare(Request(**raw))}
+    except (DataError, ConfigError) as error:
+        answer = {"problems": str(error)}
+    except OSError as error:
+        if fault_of(error) != "disk_full":
+            raise
+        answer = {"problems": f"No room on the disk for the tokenised data: {error}. Make some."}
+    Path(answer_path).write_text(json.dumps(answer))
+    return 0
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    sys.exit(main(*sys.argv[1:]))

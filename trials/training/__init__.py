@@ -1,0 +1,1 @@
+"""One trial: train, evaluate, keep the best adapter."""

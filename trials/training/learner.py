@@ -1,0 +1,238 @@
+"""An adapter and what trains it, one optimizer step at a time, in as much memory as there is."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from trials.config import TrialConfig
+from trials.data.batches import EffectiveBatches, collate, micro_batches
+from trials.data.tokens import IGNORED, TokenRows
+from trials.distributed.processes import Group
+from trials.memory.micro_batches import (
+    Attempt,
+    DoesNotFit,
+    Fit,
+    MicroBatchMemory,
+    give_back_memory,
+    is_out_of_memory,
+    rows_that_fit,
+)
+from trials.models.frozen_base import FrozenBase
+from trials.training.checkpoint import State, on_host, optimizer_state, restore_optimizer
+from trials.training.neftune import EmbeddingNoise
+from trials.training.optimizer import make_optimizer, make_schedule, restore_schedule
+
+
+class Learner:
+    """A new adapter on the base model, its optimizer and its learning rate.
+
+    Args:
+        rows: What it learns.
+        group: The processes that share each effective batch.
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        base: FrozenBase,
+        memory: MicroBatchMemory,
+        rows: TokenRows,
+        group: Group,
+    ) -> None:
+        self._config, self._base, self._rows, self._group = config, base, rows, group
+        self.batches = EffectiveBatches(
+            rows.lengths, size=config.effective_batch_size, seed=config.seed
+        )
+        self.n_steps = self.batches.n_steps(config.epochs)
+        self.model = base.add_adapter(config)
+        self._trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self._optimizer = make_optimizer(config, self._trained)
+        self._schedule = make_schedule(config, self._optimizer, self.n_steps)
+        # Small gradients vanish in float16, in no other type.
+        self._scaler = torch.amp.GradScaler(base.device.type, enabled=base.dtype is torch.float16)
+        self._noise: EmbeddingNoise | None = None
+        if config.neftune_alpha:
+            self._noise = EmbeddingNoise(self.model, config.neftune_alpha)
+        self.fit = Fit(memory, config, self._rows_that_fit())
+        self.window = Window(base.device)
+        self.grad_norm: torch.Tensor | float = math.nan
+        """Of the latest step, before clipping; on the device."""
+        self.learning_rate = math.nan
+        """Of the latest step."""
+
+    def close(self) -> None:
+        """Take what is left of the trial off the base model."""
+        if self._noise is not None:
+            self._noise.remove()
+
+    def take_step(self, step: int) -> None:
+        """Take optimizer step `step`, counted from 0.
+
+        A micro-batch that does not fit is made smaller and the step begun again: its result stays
+        the same, and what was learnt before it is kept.
+
+        Raises:
+            DoesNotFit: Not even one row does.
+        """
+        # Whatever noise the step draws depends on nothing that came before it.
+        torch.manual_seed(_step_seed(self._config.seed, step, self._group.rank))
+        while not self._accumulate(step):
+            if not self.fit.shrink():
+                raise DoesNotFit
+            self._optimizer.zero_grad()
+            give_back_memory()
+            if self.fit.attempt.gradient_checkpointing:
+                self._base.recompute_activations()
+        self._scaler.unscale_(self._optimizer)
+        self.grad_norm = torch.nn.utils.clip_grad_norm_(
+            self._trained.values(), self._config.max_grad_norm
+        )
+        self.learning_rate = float(self._schedule.get_last_lr()[0])
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._schedule.step()
+        self._optimizer.zero_grad()
+
+    def _accumulate(self, step: int) -> bool:
+        """Put the gradients of the effective batch's mean loss in place; False: out of memory."""
+        indices = self.batches[step]
+        rows = {index: self._rows[index] for index in indices}
+        n_targets = sum(int((row["labels"][1:] != IGNORED).sum()) for row in rows.values())
+        nll_sum = torch.zeros((), dtype=torch.float64, device=self._base.device)
+        mine = indices[self._group.rank :: self._group.size]
+        pin = self._base.device.type == "cuda"
+        fits = True
+        try:
+            for part in micro_batches(mine, self.fit.attempt.micro_batch_size):
+                batch = collate([rows[index] for index in part], pin=pin)
+                if self._noise is not None:
+                    self._noise.expect(batch["attention_mask"])
+                nll = self._base.nll_sum(self.model, batch)
+                torch.autograd.backward(self._scaler.scale(nll / n_targets))
+                nll_sum += nll.detach()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            fits = False
+        if self._group.size > 1:
+            fits, nll_sum = self._sum_gradients(nll_sum, fits)
+        if fits:
+            n_tokens = sum(len(row["input_ids"]) for row in rows.values())
+            self.window.add(nll_sum, n_targets, n_tokens)
+        return fits
+
+    def _sum_gradients(self, nll_sum: torch.Tensor, fits: bool) -> tuple[bool, torch.Tensor]:
+        """Sum the gradients over the processes; return whether all had the memory, and all nats."""
+        gradients = []
+        for parameter in self._trained.values():
+            if parameter.grad is None:  # it had no row of a small last batch, or no memory
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        extras = torch.stack([nll_sum.float(), torch.tensor(float(not fits)).to(nll_sum.device)])
+        flat = torch.cat([*(gradient.flatten() for gradient in gradients), extras])
+        self._group.sum(flat)
+        sizes = [*(gradient.numel() for gradient in gradients), 1, 1]
+        *sums, nll_of_all, n_short = torch.split(flat, sizes)
+        for gradient, summed in zip(gradients, sums, strict=True):
+            gradient.copy_(summed.view_as(gradient))
+        return not float(n_short), nll_of_all[0].double()
+
+    def _rows_that_fit(self) -> int:
+        return rows_that_fit(
+            self._base,
+            self._config,
+            longest_row=int(self._rows.lengths.max()),
+            n_trained=sum(p.numel() for p in self._trained.values()),
+            group=self._group,
+        )
+
+    def state(self) -> State:
+        """Return all that it needs to go on after the steps it has taken."""
+        optimizer, others = optimizer_state(self._optimizer)
+        return State(
+            tensors={
+                **{f"trained.{name}": on_host(p) for name, p in self._trained.items()},
+                **{f"optimizer.{name}": tensor for name, tensor in optimizer.items()},
+                "window": on_host(self.window.nll_sum),
+            },
+            numbers={
+                "optimizer": others,
+                "schedule": self._schedule.state_dict(),
+                "step": self._schedule.last_epoch,
+                "scaler": self._scaler.state_dict(),
+                "window": self.window.counts(),
+                "attempt": [
+                    self.fit.attempt.micro_batch_size,
+                    self.fit.attempt.gradient_checkpointing,
+                ],
+                "eval_batch_size": self.fit.eval_batch_size,
+            },
+        )
+
+    def restore(self, state: State) -> None:
+        """Put back what `state` returned."""
+        numbers = state.numbers
+        with torch.no_grad():
+            for name, weight in state.part("trained").items():
+                self._trained[name].copy_(weight)
+        restore_optimizer(self._optimizer, state.part("optimizer"), numbers["optimizer"])
+        restore_schedule(self._schedule, numbers["schedule"])
+        self._scaler.load_state_dict(numbers["scaler"])
+        self.window.restore(state.tensors["window"], numbers["window"])
+        self.fit.go_on_with(Attempt(*numbers["attempt"]), numbers["eval_batch_size"])
+        if self.fit.attempt.gradient_checkpointing:
+            self._base.recompute_activations()
+
+
+class Window:
+    """What was trained on since the evaluation before."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.nll_sum = torch.zeros((), dtype=torch.float64, device=device)
+        """In nats; it stays on the device, so that training does not wait for it."""
+        self._n_targets = self._n_tokens = 0
+        self._seconds_before = 0.0
+        self._began = time.perf_counter()
+
+    def begin(self) -> None:
+        """Training begins, or goes on."""
+        self._began = time.perf_counter()
+
+    def add(self, nll_sum: torch.Tensor, n_targets: int, n_tokens: int) -> None:
+        """Add a step."""
+        self.nll_sum += nll_sum
+        self._n_targets += n_targets
+        self._n_tokens += n_tokens
+
+    def take(self) -> tuple[float, float, float]:
+        """Return (mean train loss per supervised token, tokens per second, seconds); begin anew."""
+        loss = float(self.nll_sum) / self._n_targets
+        seconds = self._seconds_before + time.perf_counter() - self._began
+        tokens_per_second = self._n_tokens / seconds
+        self.nll_sum.zero_()
+        self._n_targets = self._n_tokens = 0
+        self._seconds_before = 0.0
+        return loss, tokens_per_second, seconds
+
+    def counts(self) -> dict[str, float]:
+        """Return what a checkpoint keeps beside `nll_sum`."""
+        return {
+            "n_targets": self._n_targets,
+            "n_tokens": self._n_tokens,
+            "seconds": self._seconds_before + time.perf_counter() - self._began,
+        }
+
+    def restore(self, nll_sum: torch.Tensor, counts: dict[str, Any]) -> None:
+        """Put a checkpoint's window in place."""
+        self.nll_sum.copy_(nll_sum)
+        self._n_targets, self._n_tokens = counts["n_targets"], counts["n_tokens"]
+        self._seconds_before = counts["seconds"]
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])

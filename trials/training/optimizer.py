@@ -1,0 +1,57 @@
+"""The optimizer and the learning rate of each step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import bitsandbytes
+import torch
+from transformers import get_scheduler
+
+from trials.config import TrialConfig
+from trials.models.schedules import DECAY_SHARE, SCHEDULERS
+
+
+def make_optimizer(
+    config: TrialConfig, trained: Mapping[str, torch.nn.Parameter]
+) -> torch.optim.Optimizer:
+    """Return AdamW over an adapter's parameters; DoRA's magnitudes are not decayed towards 0."""
+    decayed = [p for name, p in trained.items() if "lora_magnitude_vector" not in name]
+    others = [p for name, p in trained.items() if "lora_magnitude_vector" in name]
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": config.weight_decay}]
+    if others:
+        groups.append({"params": others, "weight_decay": 0.0})
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "adamw_8bit":
+        optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=config.learning_rate)
+    elif config.optimizer == "paged_adamw_8bit":
+        optimizer = bitsandbytes.optim.PagedAdamW8bit(groups, lr=config.learning_rate)
+    else:
+        # An adapter is hundreds of small tensors: one kernel for all of them, on processors too.
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+    return optimizer
+
+
+def make_schedule(
+    config: TrialConfig, optimizer: torch.optim.Optimizer, n_steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Return the schedule of a run of `n_steps`, at its first step."""
+    decay = {"num_decay_steps": math.ceil(n_steps * DECAY_SHARE)}
+    schedule: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
+        SCHEDULERS[config.lr_scheduler],
+        optimizer,
+        # Rounded down: rounded up, as a ratio is, the first step of a short run has rate 0.
+        num_warmup_steps=int(config.warmup_ratio * n_steps),
+        num_training_steps=n_steps,
+        scheduler_specific_kwargs=decay if config.lr_scheduler == "warmup_stable_decay" else None,
+    )
+    return schedule
+
+
+def restore_schedule(schedule: torch.optim.lr_scheduler.LRScheduler, state: dict[str, Any]) -> None:
+    """Set a schedule, and its optimizer's rates, to an earlier `state_dict`."""
+    schedule.load_state_dict(state)
+    for group, rate in zip(schedule.optimizer.param_groups, schedule.get_last_lr(), strict=True):
+        group["lr"] = rate

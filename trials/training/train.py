@@ -1,0 +1,372 @@
+"""Train one trial: `run_trial(config, base, memory, report)`. Read it from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from peft import get_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import save_file
+
+from trials.config import GOES_ON, EvalPoint, Report, Stop, TrialConfig, TrialResult
+from trials.data.tokens import TokenRows
+from trials.distributed.processes import ALONE, Group
+from trials.evaluation.evaluate import Evaluator, Measured
+from trials.evaluation.row_nlls import as_text
+from trials.memory.micro_batches import (
+    DoesNotFit,
+    MicroBatchMemory,
+    give_back_memory,
+    is_out_of_memory,
+    memory_in_words,
+)
+from trials.models.frozen_base import BaseNotClean, FrozenBase
+from trials.training.checkpoint import Checkpoints, State, on_host
+from trials.training.learner import Learner
+from trials.trial_folder import write_result
+from trials.whole_file import sync_folder
+
+T = TypeVar("T")
+
+SET_ASIDE = Stop(outcome="interrupted", reason="Set aside; it goes on from its checkpoint.")
+
+
+def _nobody_asks() -> bool:
+    return False
+
+
+def run_trial(
+    config: TrialConfig,
+    base: FrozenBase,
+    memory: MicroBatchMemory,
+    report: Report,
+    group: Group = ALONE,
+    is_asked_to_stop: Callable[[], bool] = _nobody_asks,
+) -> TrialResult:
+    """Train the adapter of `config`, write the best one to `config.output_dir`/adapter.
+
+    The base has no adapter before and none after, whatever happens. A trial that was cut off goes
+    on from its checkpoint, and reports once more what it had reported before.
+
+    Args:
+        report: Called after each evaluation; its verdict ends the trial.
+        group: The processes that train it together; only the first one reports and writes.
+        is_asked_to_stop: Called after each step. If so, the trial is set aside: it writes a
+            checkpoint and ends as `interrupted`, on several GPUs at its next evaluation.
+
+    Raises:
+        BaseNotClean: The base could not be given back as it was: replace the process.
+    """
+    while True:
+        trial = _Trial(config, base, memory, report, group, is_asked_to_stop)
+        with _gives_back(trial, base):
+            try:
+                result = trial.run()
+            except DoesNotFit:
+                break
+            except Exception as error:
+                # Micro-batches are made smaller where they stand; this is the optimizer's memory.
+                if group.size > 1 or not is_out_of_memory(error) or not trial.shrink():
+                    raise
+                continue
+        if result.outcome not in GOES_ON:
+            if group.rank == 0:
+                write_result(config, result, trial.points)
+            trial.checkpoints.delete()
+        return result
+    result = TrialResult(
+        outcome="out_of_memory",
+        reason=(
+            f"Out of memory with 1 row at a time and gradient checkpointing (rank {config.rank}, "
+            f"max_length {config.max_length}, {memory_in_words(base.device)}). "
+            f"Lower data.max_length, or search smaller ranks."
+        ),
+        micro_batch_size=1,
+        gradient_checkpointing=True,
+    )
+    if group.rank == 0:
+        write_result(config, result, trial.points)
+    return result
+
+
+@contextlib.contextmanager
+def _gives_back(trial: _Trial, base: FrozenBase) -> Iterator[None]:
+    """Take the trial's adapter off the base; prove that nothing is left, unless it has failed."""
+    try:
+        yield
+    except BaseException:
+        trial.close()
+        # The traceback still holds the trial's tensors, and its cause is what must be told.
+        with contextlib.suppress(BaseNotClean):
+            base.remove_adapter()
+        raise
+    trial.close()
+    base.remove_adapter()
+
+
+def evaluation_steps(n_steps: int, n_evaluations: int) -> dict[int, int]:
+    """Return {optimizer step: index 1…K}: K evaluations spread evenly over a run.
+
+    A run shorter than K steps evaluates after each step, and the index still tells which
+    share of the run is done.
+    """
+    return {math.ceil(n_steps * k / n_evaluations): k for k in range(1, n_evaluations + 1)}
+
+
+def first_from(wanted: Iterable[int], indices: Collection[int]) -> set[int]:
+    """Return, of the indices of a run's evaluations, the first from each wanted one on."""
+    return {min((i for i in indices if i >= at), default=0) for at in wanted} - {0}
+
+
+class _Trial:
+    """A trial from its first step, or from its checkpoint, to its end."""
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        base: FrozenBase,
+        memory: MicroBatchMemory,
+        report: Report,
+        group: Group,
+        is_asked_to_stop: Callable[[], bool],
+    ) -> None:
+        self._config, self._base, self._memory = config, base, memory
+        self._report, self._group = report, group
+        self._is_asked_to_stop = is_asked_to_stop
+        self.checkpoints = Checkpoints(config)
+        self._evaluator = Evaluator(config, base, group)
+        self._learner: Learner | None = None
+        self.points: list[EvalPoint] = []
+        self._with_rows: set[int] = set()
+        """Indices of the evaluations that report the losses of single rows."""
+        self._verdict: Stop | None = None
+        self._best: EvalPoint | None = None
+        self._best_weights: dict[str, torch.Tensor] = {}
+        self._began = time.perf_counter()
+        self._training_seconds = self._evaluation_seconds = 0.0
+
+    def run(self) -> TrialResult:
+        """Train to the end, or to the verdict that ends it."""
+        if self._base.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._base.device)
+        rows = TokenRows(Path(self._config.data_dir) / "train", self._config.max_length)
+        learner = Learner(self._config, self._base, self._memory, rows, self._group)
+        self._learner = learner
+        self._train(learner, first_step=self._go_on(learner))
+        if not self._goes_on_later:
+            self._save_best(learner)
+        return TrialResult(
+            outcome=self._verdict.outcome if self._verdict else "completed",
+            reason=self._verdict.reason if self._verdict else self._completed_in_words(),
+            best=self._best,
+            micro_batch_size=learner.fit.attempt.micro_batch_size,
+            gradient_checkpointing=learner.fit.attempt.gradient_checkpointing,
+            training_seconds=self._training_seconds,
+            evaluation_seconds=self._evaluation_seconds,
+        )
+
+    @property
+    def _goes_on_later(self) -> bool:
+        """Whether the verdict ends a part of the run alone."""
+        return self._verdict is not None and self._verdict.outcome in GOES_ON
+
+    def shrink(self) -> bool:
+        """Whether the trial can be begun again with a smaller micro-batch."""
+        return self._learner is not None and self._learner.fit.shrink()
+
+    def close(self) -> None:
+        """Let go of everything that holds device memory or a hook on the base."""
+        self.checkpoints.close()
+        if self._learner is not None:
+            self._learner.close()
+        self._learner = None
+        self._best_weights = {}
+
+    def _train(self, learner: Learner, first_step: int) -> None:
+        evaluations = evaluation_steps(learner.n_steps, self._config.n_evaluations)
+        self._with_rows = first_from(self._config.row_nlls_at, evaluations.values())
+        if self._config.evaluate_base and not self.points:
+            # B is zero, so an untrained adapter leaves the base model as it is.
+            self._hand_over(self._point(learner, 0, 0, *self._evaluate(learner)))
+        learner.model.train()
+        learner.window.begin()
+        for step in range(first_step, learner.n_steps):
+            if self._verdict is not None:
+                return
+            learner.take_step(step)
+            index = evaluations.get(step + 1)
+            if index is not None:
+                self._after_window(learner, index, step + 1)
+            if self._group.rank == 0:
+                self._between_steps(learner, is_last=step + 1 == learner.n_steps)
+
+    def _between_steps(self, learner: Learner, *, is_last: bool) -> None:
+        """Write a checkpoint when it is time for one, or when the trial is to be set aside."""
+        is_asked = self._is_asked_to_stop()
+        if is_asked and self._group.size == 1 and self._verdict is None and not is_last:
+            self._verdict = SET_ASIDE
+        is_due = self._verdict is None and self.checkpoints.is_due
+        if is_due or self._goes_on_later:
+            self.checkpoints.write(self._state(learner))
+
+    def _after_window(self, learner: Learner, index: int, step: int) -> None:
+        """Evaluate, report, keep the best weights."""
+        train_loss, tokens_per_second, seconds = learner.window.take()  # waits for the device
+        self._training_seconds += seconds
+        found, score = self._evaluate(learner)
+        point = self._point(learner, index, step, found, score, train_loss, tokens_per_second)
+        if math.isfinite(found.loss) and (self._best is None or self._is_better(point, self._best)):
+            self._best = point
+            weights = get_peft_model_state_dict(learner.model, save_embedding_layers=False)
+            self._best_weights = {name: on_host(weight) for name, weight in weights.items()}
+        self._hand_over(point)
+        learner.window.begin()
+
+    def _is_better(self, point: EvalPoint, other: EvalPoint) -> bool:
+        """By the objective; a metric has few values, so that of equal ones the loss decides."""
+        key = self._config.objective.key
+        return (key(point.value), point.eval_loss) < (key(other.value), other.eval_loss)
+
+    def _hand_over(self, point: EvalPoint) -> None:
+        """Report an evaluation; the verdict is that of the first process."""
+        self.points.append(point)
+        verdict = self._report(point) if self._group.rank == 0 else None
+        if verdict is None and self._group.size > 1 and self._group.rank == 0:
+            verdict = SET_ASIDE if self._is_asked_to_stop() else None
+        self._verdict = self._group.broadcast(verdict)
+
+    def _evaluate(self, learner: Learner) -> tuple[Measured, float | None]:
+        """Return losses and score (see `EvalPoint.score`) of the adapter as it is."""
+        began = time.perf_counter()
+        found = self._fitting(learner, self._evaluator.measure)
+        score = found.accuracy
+        if self._evaluator.is_generated:
+            # Equal in all processes; a lost model would write up to the limit for nothing.
+            is_lost = not math.isfinite(found.loss)
+            score = math.nan if is_lost else self._fitting(learner, self._evaluator.score)
+        self._evaluation_seconds += time.perf_counter() - began
+        return found, score
+
+    def _fitting(self, learner: Learner, measure: Callable[[Any, int], T]) -> T:
+        """Measure in batches that fit. Processes wait for each other at the end of `measure` alone,
+        so that one of them may begin it again.
+        """
+        found: list[T] = []
+        while not found:
+            size = learner.fit.eval_batch_size
+            try:
+                found.append(measure(learner.model, size))
+            except Exception as error:
+                if not is_out_of_memory(error) or (size == 1 and self._group.size > 1):
+                    raise
+            if not found:
+                if not learner.fit.shrink_evaluation():
+                    raise DoesNotFit
+                give_back_memory()
+        return found[0]
+
+    def _point(
+        self,
+        learner: Learner,
+        index: int,
+        step: int,
+        found: Measured,
+        score: float | None,
+        train_loss: float | None = None,
+        tokens_per_second: float | None = None,
+    ) -> EvalPoint:
+        return EvalPoint(
+            index=index,
+            step=step,
+            epoch=step / learner.batches.steps_per_epoch,
+            eval_loss=found.loss,
+            train_loss=train_loss,
+            learning_rate=learner.learning_rate if step else None,
+            grad_norm=float(learner.grad_norm) if step else None,
+            tokens_per_second=tokens_per_second,
+            gpu_memory_gib=_peak_memory_gib(self._base.device) if step else None,
+            seconds=time.perf_counter() - self._began,
+            score=score,
+            row_nlls=as_text(found.row_nlls) if index in self._with_rows else None,
+        )
+
+    def _state(self, learner: Learner) -> State:
+        """All that the trial needs to go on from here."""
+        state = learner.state()
+        best = {f"best.{name}": weight for name, weight in self._best_weights.items()}
+        return State(
+            tensors={**state.tensors, **best},
+            numbers={
+                **state.numbers,
+                "points": [asdict(point) for point in self.points],
+                "best": self._best.index if self._best else None,
+                "training_seconds": self._training_seconds,
+                "evaluation_seconds": self._evaluation_seconds,
+                "seconds": time.perf_counter() - self._began,
+            },
+        )
+
+    def _go_on(self, learner: Learner) -> int:
+        """Put the checkpoint's state in place, if there is one; return the steps it had taken."""
+        state = self.checkpoints.read() if self._group.rank == 0 else None
+        state = self._group.broadcast(state)
+        if state is None:
+            return 0
+        learner.restore(state)
+        numbers = state.numbers
+        print(f"going on after step {numbers['step']} of {learner.n_steps}", flush=True)
+        self._best_weights = state.part("best")
+        self._training_seconds = numbers["training_seconds"]
+        self._evaluation_seconds = numbers["evaluation_seconds"]
+        self._began -= numbers["seconds"]
+        for values in numbers["points"]:
+            if self._verdict is None:
+                self._hand_over(EvalPoint(**values))
+        self._best = next((p for p in self.points if p.index == numbers["best"]), None)
+        return int(numbers["step"])
+
+    def _save_best(self, learner: Learner) -> None:
+        """Write the adapter of the best evaluation, whole or not at all."""
+        if self._best is None or self._group.rank > 0:
+            return
+        folder = Path(self._config.output_dir) / "adapter"
+        unfinished = folder.with_name(f"adapter.{os.getpid()}.tmp")
+        unfinished.mkdir()
+        # As peft's save_pretrained writes it, but straight from the copy on the host and without
+        # an empty model card: the next trial waits for this.
+        save_file(
+            self._best_weights, unfinished / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"}
+        )
+        about = copy.copy(learner.model.peft_config["default"])
+        about.inference_mode = True
+        about.save_pretrained(unfinished)
+        sync_folder(unfinished)
+        if folder.exists():
+            shutil.rmtree(folder)
+        unfinished.rename(folder)
+
+    def _completed_in_words(self) -> str:
+        if self._best is None:
+            return "Ran to its end without a finite eval loss."
+        objective = self._config.objective
+        loss = "" if objective.is_eval_loss else f", with eval loss {self._best.eval_loss:.4f},"
+        return (
+            f"Ran to its end; {objective.extreme} {objective.heading} {self._best.value:.4f}{loss} "
+            f"at step {self._best.step} (epoch {self._best.epoch:.2f})."
+        )
+
+
+def _peak_memory_gib(device: torch.device) -> float | None:
+    if device.type != "cuda":
+        return None
+    return torch.cuda.max_memory_allocated(device) / 2**30

@@ -37,7 +37,7 @@ def in_words(record: Record) -> RenderableType:
 
 
 def hyperparameters(values: dict[str, Any]) -> Table:
-    """Hyperparameters, one to a line, in the order of the table of the README."""
+    """Hyperparameters, one to a line, in the order of the table of keys."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
     for name in HYPERPARAMETERS:
         if name in values:

@@ -10,7 +10,7 @@ from sweep.space.schema import space_schema
 from sweep.space.settings import UNSET
 
 BEGIN, END = "<!-- keys: sweep schema --markdown -->", "<!-- end of keys -->"
-"""What stands around the tables where they are kept in a document."""
+"""What stands around the tables in search_spaces/README.md."""
 
 _HEADINGS = ["| key | type | default | meaning |", "|---|---|---|---|"]
 _BY_HAND = {

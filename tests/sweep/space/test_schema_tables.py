@@ -11,11 +11,11 @@ from sweep.space.hyperparameters import HYPERPARAMETERS
 from sweep.space.schema_tables import BEGIN, END, tables
 from sweep.space.settings import UNSET, Settings
 
-README = Path(__file__).parents[3] / "README.md"
+PAGE = Path(__file__).parents[3] / "search_spaces" / "README.md"
 
 
-def test_the_readme_has_the_tables_as_they_are_now() -> None:
-    text = README.read_text(encoding="utf-8")
+def test_the_page_has_the_tables_as_they_are_now() -> None:
+    text = PAGE.read_text(encoding="utf-8")
     there = text[text.index(BEGIN) : text.index(END) + len(END) + 1]
     assert there == tables(), f"put `sweep schema --markdown` between {BEGIN} and {END}"
 

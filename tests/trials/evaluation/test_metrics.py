@@ -242,10 +242,11 @@ def test_plain_text_has_nothing_to_generate_for(tiny_base: Path, tmp_path: Path)
         prompted([text], tiny.make_tokenizer(), chat=False)
 
 
-def test_the_metric_of_the_readme_knows_right_from_wrong() -> None:
+def test_the_metric_of_the_page_knows_right_from_wrong() -> None:
     root = Path(__file__).parents[3]
     own = (root / "search_spaces" / "own_metric.py").read_text()
-    assert own.partition("\n\n\n")[2].strip() in (root / "README.md").read_text()
+    page = (root / "search_spaces" / "README.md").read_text()
+    assert own.partition("\n\n\n")[2].strip() in page
     data = root / "search_spaces" / "data" / "quickstart" / "eval.jsonl"
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     true = [row["completion"] for row in rows]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -39,18 +38,6 @@ from sweep.tracking.saved_view import MENU, address, saved_view
 from sweep.tracking.saved_view import TAG as VIEW_TAG
 from sweep.tracking.system_metrics import system_monitors
 from trials.whole_file import write_whole
-
-# MLflow reads most of these when it is imported, and `mlflow server` inherits them from us.
-for _name, _value in {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # ours come instead: its 7 take minutes
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else eight more processes beside the UI
-}.items():
-    os.environ.setdefault(_name, _value)
-
 
 fast_http.install()
 

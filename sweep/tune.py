@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweep.driver.preparation import prepare_data
 from sweep.driver.trial_params import checked_params
+from sweep.folder import layout
 from sweep.pruners.own_curve import ByItself
 from sweep.samplers.search_space import distributions, optuna_name
 from sweep.samplers.without_repeats import values_of
@@ -27,6 +28,7 @@ from sweep.space.usual_points import filled_in
 from sweep.study.trial_config import resolver
 from sweep.workers.devices import wants_gpus
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
+from trials.trial_folder import ADAPTER, write_config
 
 if TYPE_CHECKING:
     from trials.models.frozen_base import FrozenBase
@@ -74,8 +76,8 @@ def qlora_trainable(
 
     checked = space if isinstance(space, Space) else load_space(Path(space))
     gpus = wants_gpus(workers=None) if on_gpus is None else on_gpus
-    folder = Path(output).resolve() / checked.name / "tune"
-    found = prepare_data(checked, folder / "data", on_gpus=gpus, say=say)
+    folder = Path(output).resolve() / checked.name / layout.TUNE
+    found = prepare_data(checked, folder / layout.DATA, on_gpus=gpus, say=say)
     backend = choose_backend(checked, on_gpus=gpus)
 
     def train(config: dict[str, Any]) -> None:
@@ -143,8 +145,6 @@ def _params(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
 def _train(config: TrialConfig, space: Space) -> None:
     from ray import tune
 
-    from trials.trial_folder import write_config
-
     base = _loaded(config, _gpu_share(space))
     from trials.memory.micro_batches import MicroBatchMemory
     from trials.training.train import run_trial
@@ -167,7 +167,7 @@ def _train(config: TrialConfig, space: Space) -> None:
 
     write_config(config)
     result = run_trial(config, base, MicroBatchMemory(), report)
-    adapter = Path(config.output_dir) / "adapter"
+    adapter = Path(config.output_dir) / ADAPTER
     checkpoint = tune.Checkpoint.from_directory(adapter) if adapter.is_dir() else None
     tune.report(_last(result, curve, config), checkpoint=checkpoint)
 

@@ -1,4 +1,4 @@
-"""How a trial ended, in its own folder: known even if nobody lived to hear of it."""
+"""A trial's folder: its files, and how it ended, known even if nobody lived to hear of it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,27 @@ from typing import Any
 from trials.config import EvalPoint, TrialConfig, TrialResult
 from trials.whole_file import write_whole
 
+CONFIG = "config.json"
+LOG = "log.txt"
+CHECKPOINT = "checkpoint.safetensors"
+ADAPTER = "adapter"
+RESULT = "result.json"
+# In the folder of the prepared rows:
+DATA_REPORT = "report.json"
+EVAL_SAMPLE = "eval_sample.jsonl"
+
 
 def write_result(config: TrialConfig, result: TrialResult, points: Sequence[EvalPoint]) -> None:
     """Write result.json: the outcome and all evaluations."""
     written = {"result": asdict(result), "points": [asdict(point) for point in points]}
-    write_whole(_path(Path(config.output_dir)), json.dumps(written, indent=1, ensure_ascii=False))
+    path = Path(config.output_dir) / RESULT
+    write_whole(path, json.dumps(written, indent=1, ensure_ascii=False))
 
 
 def read_result(output_dir: Path) -> tuple[TrialResult, list[EvalPoint]] | None:
     """Return what a trial wrote when it ended; None: it has not ended, or cannot be read."""
     try:
-        written = json.loads(_path(output_dir).read_text(encoding="utf-8"))
+        written = json.loads((output_dir / RESULT).read_text(encoding="utf-8"))
         return result_of(written["result"]), [EvalPoint(**point) for point in written["points"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -38,16 +48,12 @@ def result_of(fields: Mapping[str, Any]) -> TrialResult:
 
 def forget_result(output_dir: Path) -> None:
     """The trial begins again."""
-    _path(output_dir).unlink(missing_ok=True)
-
-
-def _path(output_dir: Path) -> Path:
-    return output_dir / "result.json"
+    (output_dir / RESULT).unlink(missing_ok=True)
 
 
 def log_tail(output_dir: Path, n_lines: int = 40) -> str:
     """The last lines of a trial's log; empty when there is none."""
-    path = output_dir / "log.txt"
+    path = output_dir / LOG
     if not path.exists():
         return ""
     return "\n".join(path.read_text(errors="replace").splitlines()[-n_lines:])
@@ -62,14 +68,14 @@ def write_config(config: TrialConfig) -> None:
             shutil.rmtree(left_over, ignore_errors=True)
         else:
             left_over.unlink(missing_ok=True)
-    write_whole(folder / "config.json", json.dumps(asdict(config), indent=1, ensure_ascii=False))
+    write_whole(folder / CONFIG, json.dumps(asdict(config), indent=1, ensure_ascii=False))
 
 
 @contextlib.contextmanager
 def logged(output_dir: Path) -> Iterator[None]:
     """Send all that the process prints into the trial's log, from C libraries too."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    with (output_dir / "log.txt").open("a", buffering=1) as log:
+    with (output_dir / LOG).open("a", buffering=1) as log:
         kept = [(fd, os.dup(fd)) for fd in (1, 2)]
         try:
             for fd, _ in kept:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from sweep.folder import layout
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -35,8 +37,8 @@ Name = Annotated[
 def sweep_names(context: typer.Context, incomplete: str) -> list[str]:
     """For the shell's completion: the sweeps below --output, if that stands before."""
     output = Path(context.params.get("output") or "sweeps")
-    found = sorted(path.parent.name for path in output.glob("*/sweep.json"))
-    return [name for name in found if name.startswith(incomplete)]
+    names = [folder.name for folder in layout.sweep_folders(output)]
+    return [name for name in names if name.startswith(incomplete)]
 
 
 SweepName = Annotated[
@@ -99,9 +101,9 @@ def overrides_of(sets: list[str] | None, name: str | None, seed: int | None) -> 
     return overrides
 
 
-def known_folder(output: Path, name: str, with_file: str) -> Path:
+def known_folder(output: Path, name: str, with_file: str = layout.SWEEP) -> Path:
     """The folder of a sweep that has got as far as writing a certain file."""
-    known = sorted(path.parent.name for path in output.glob(f"*/{with_file}"))
+    known = [folder.name for folder in layout.sweep_folders(output, with_file)]
     if name not in known:
         there = f"There are: {', '.join(known)}." if known else "There is none yet."
         fail(f"{(output / name).resolve()}: no such sweep. {there} Look elsewhere with --output.")

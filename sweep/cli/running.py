@@ -215,7 +215,7 @@ def confirm(
     """
     if workers is not None and gpus is not None:
         fail("--workers and --gpus: trials run on processors or on GPUs; give one of the two.")
-    folder = known_folder(output, name, "sweep.json")
+    folder = known_folder(output, name)
 
     from sweep.results import confirmed_words
     from sweep.results.confirmed import read_confirmed

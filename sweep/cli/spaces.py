@@ -9,6 +9,7 @@ import typer
 
 from sweep.cli.options import Name, Output, Seed, Sets, SpaceFile, Workers, console, overrides_of
 from sweep.cli.watching import print_json
+from sweep.folder import layout
 
 
 def check(
@@ -45,7 +46,7 @@ def check(
     with tempfile.TemporaryDirectory() as scratch:
         found = preparation.prepare_data(
             checked,
-            Path(scratch) / "data",
+            Path(scratch) / layout.DATA,
             on_gpus=on_gpus,
             say=terminal.print,
         )

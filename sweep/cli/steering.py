@@ -18,6 +18,7 @@ from sweep.cli.options import (
     known_folder,
     sweep_names,
 )
+from sweep.folder import layout
 
 
 def stop(
@@ -36,7 +37,7 @@ def stop(
     if address is not None:
         raise typer.Exit(cluster.stop(name, address, wait=wait))
 
-    folder = known_folder(output, name, "lock")
+    folder = known_folder(output, name, layout.LOCK)
 
     from sweep.control.stop import stop
 
@@ -60,7 +61,7 @@ def prune(
     if address is not None:
         raise typer.Exit(cluster.prune(name, trial, address))
 
-    folder = known_folder(output, name, "lock")
+    folder = known_folder(output, name, layout.LOCK)
 
     from sweep.control.prune import prune
 
@@ -83,7 +84,7 @@ def sync(
 
     Example: sweep sync my. Exit codes: 0 everything is sent, 1 some is left.
     """
-    folder = known_folder(output, name, "lock")
+    folder = known_folder(output, name, layout.LOCK)
 
     from sweep.folder.lock import locked
     from sweep.tracking.mlflow_tracker import send_rest
@@ -114,10 +115,7 @@ def clean(
     """
     if (name is None) == (not every):
         fail("sweep clean: must have the name of one sweep, or --all; give one of the two.")
-    if name is not None:
-        folders = [known_folder(output, name, "sweep.json")]
-    else:
-        folders = sorted({path.parent for path in output.glob("*/sweep.json")})
+    folders = layout.sweep_folders(output) if name is None else [known_folder(output, name)]
 
     from sweep.control import clean
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from sweep.cli.options import Output, SweepName, console, fail, known_folder, sweep_names
+from sweep.folder import layout
 
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 Sort = Literal["objective", "eval_loss", "number", "seconds"]
@@ -45,7 +46,7 @@ def show(
 
     Example: sweep show my 17
     """
-    folder = known_folder(output, name, "sweep.json")
+    folder = known_folder(output, name)
 
     from sweep.results import show
     from sweep.results.status import read_status
@@ -96,7 +97,7 @@ def _named(given: str, output: Path) -> tuple[Path, int | None]:
     name, colon, number = given.partition(":")
     if colon and not number.isdecimal():
         fail(f"{given}: a trial is named as NAME:TRIAL with its number, such as {name}:17.")
-    return known_folder(output, name, "sweep.json"), int(number) if colon else None
+    return known_folder(output, name), int(number) if colon else None
 
 
 def print_json(value: Any) -> None:
@@ -112,7 +113,7 @@ def status(
 
     Example: sweep status my --json
     """
-    folder = known_folder(output, name, "sweep.json")
+    folder = known_folder(output, name)
 
     from sweep.results import status
 
@@ -132,7 +133,7 @@ def ui(
 
     Example: sweep ui my --port 8080
     """
-    where = json.loads((known_folder(output, name, "mlflow.json") / "mlflow.json").read_text())
+    where = json.loads((known_folder(output, name, layout.MLFLOW) / layout.MLFLOW).read_text())
 
     from sweep.tracking.location import page_of
     from sweep.tracking.mlflow_tracker import TrackingError, ui_command
@@ -164,7 +165,7 @@ def report(name: SweepName, output: Output = Path("sweeps")) -> None:
 
     From the study alone: also while the sweep runs, and after it died. Example: sweep report my
     """
-    folder = known_folder(output, name, "sweep.json")
+    folder = known_folder(output, name)
 
     from sweep.report.page import write_report
 

@@ -30,7 +30,7 @@ def best(
     """
     if as_json and yaml is not None:
         fail("--json and --yaml: the output is one of the two; give one.")
-    folder = known_folder(output, name, "sweep.json")
+    folder = known_folder(output, name)
 
     from sweep.results import best
 
@@ -62,7 +62,7 @@ def export(
     Example: sweep export my --to my-adapter. Exit codes: 0 done, 1 its eval loss is not the logged
     one (within 1 %) or there is no best trial, 2 bad input.
     """
-    folder = known_folder(output, name, "sweep.json")
+    folder = known_folder(output, name)
 
     from sweep.export import adapter
 

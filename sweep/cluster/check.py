@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sweep.cluster.jobs import Cluster
-from sweep.cluster.package import SPACE_FILE
 from sweep.errors import ClusterError
+from sweep.folder import layout
 from sweep.space.loading import load_space
 from sweep.text.numbers import counted
 from trials.data.addresses import local_path
@@ -28,7 +28,7 @@ def needs(
         packed: The folder of the job: there the base model has the name that it has on the cluster.
         servers: Flags and the addresses given with them.
     """
-    settings = load_space(packed / SPACE_FILE).settings
+    settings = load_space(packed / layout.SPACE).settings
     return {
         "model": local_path(settings.base_model),
         "revision": settings.revision,

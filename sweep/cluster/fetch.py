@@ -14,6 +14,7 @@ from typing import Any
 from sweep.cluster.jobs import Cluster, Job
 from sweep.cluster.package import pack_program
 from sweep.errors import ClusterError
+from sweep.folder import layout
 from sweep.text.numbers import megabytes
 from trials.parent import module_command
 
@@ -57,17 +58,17 @@ def fetch(cluster: Cluster, job: Job, parent: Path, say: Callable[[str], object]
                     shutil.rmtree(target)
                 unpacked.rename(target)
     say(f"Fetched {megabytes(answer['n_bytes'])} into {target}")
-    if not (target / "best").is_dir():
+    if not (target / layout.BEST).is_dir():
         say("There is no best adapter yet: no trial has ended with an eval loss that counts.")
     return target
 
 
 def _tell_where_mlflow_is(unpacked: Path, target: Path) -> None:
     """Have `sweep ui` show the database that was fetched, not the one of the cluster."""
-    about = unpacked / "mlflow.json"
-    if about.is_file() and (unpacked / "mlflow.db").is_file():
+    about = unpacked / layout.MLFLOW
+    if about.is_file() and (unpacked / layout.MLFLOW_DATABASE).is_file():
         where = json.loads(about.read_text(encoding="utf-8"))
-        where["uri"] = f"sqlite:///{target.resolve() / 'mlflow.db'}"
+        where["uri"] = f"sqlite:///{target.resolve() / layout.MLFLOW_DATABASE}"
         about.write_text(json.dumps(where), encoding="utf-8")
 
 

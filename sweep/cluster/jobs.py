@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from sweep.cluster.on_head.answer import ANSWER
 from sweep.errors import ClusterError
+from sweep.folder import layout
 from sweep.text.numbers import counted
 from trials.parent import module_command
 
@@ -108,7 +109,7 @@ class Cluster:
         self.refuse_second(name, output)
         numbers = [_number(job.id, name) for job in self.jobs()]
         job_id = f"sweep-{name}-{max(numbers, default=0) + 1}"
-        words = module_command("sweep", "run", "space.yaml", *options, python="python")
+        words = module_command("sweep", "run", layout.SPACE, *options, python="python")
         metadata = {"sweep": name, "sweep_output": output}
         self._start(job_id, f"{shlex.join(words)} --output {shell_path(output)}", folder,
                     metadata=metadata, env=env)  # fmt: skip

@@ -12,8 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sweep.cluster.package import SPACE_FILE
 from sweep.errors import SpaceError
+from sweep.folder import layout
 from sweep.space.space import Space
 from sweep.text.numbers import megabytes
 from trials.parent import module_command
@@ -77,7 +77,7 @@ def _heading(name: str, resource: str, image: str) -> str:
 
 def _files(packed: Path) -> dict[str, bytes]:
     """The space and its data, by their paths in the package; the program is in the image."""
-    paths = [packed / SPACE_FILE, *sorted((packed / "data").rglob("*"))]
+    paths = [packed / layout.SPACE, *sorted((packed / "data").rglob("*"))]
     if (packed / "base_model").exists():
         raise SpaceError(
             "base_model: a manifest carries no model. Name a hub id, or file:///folder for one in "
@@ -118,7 +118,7 @@ def _ray_job(
     machines: Machines,
     image: str,
 ) -> dict[str, Any]:
-    space_file = f"{FILES_DIR}/{SPACE_FILE}"
+    space_file = f"{FILES_DIR}/{layout.SPACE}"
     words = module_command("sweep", "run", space_file, *options, python="python")
     items = [{"key": _key(path), "path": path} for path in paths]
     volumes = {

@@ -11,13 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sweep.errors import SpaceError
+from sweep.folder import layout
 from sweep.space.space import Space
 from sweep.space.yaml_file import read
 from sweep.text.numbers import megabytes
 
 MOST_BYTES = 500 * 10**6
 """Ray keeps a job's files in the head's memory, 512 MiB at most."""
-SPACE_FILE = "space.yaml"
 MODEL_SUFFIXES = (".json", ".jinja", ".model", ".safetensors", ".txt")
 
 
@@ -79,7 +79,7 @@ def pack_space(path: Path, space: Space, overrides: Mapping[str, str], folder: P
         moved["base_model"] = _model_target(space)
     renamed = {key: json.dumps(target) for key, target in {**moved, "name": space.name}.items()}
     file = read(path, {**overrides, **renamed})
-    (folder / SPACE_FILE).write_text(file.text, encoding="utf-8")
+    (folder / layout.SPACE).write_text(file.text, encoding="utf-8")
     pack_program(folder)
     return sum(item.n_bytes for item in items)
 

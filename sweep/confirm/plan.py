@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from sweep.errors import StudyError
-from sweep.results.confirmed import FOLDER
+from sweep.folder import layout
 from sweep.results.reading import open_to_read
 from sweep.results.status import read_status
 from sweep.results.trial_record import Record, read_record
 from sweep.text.trials import an
 from trials.config import TrialConfig, TrialResult
 from trials.data.tokens import PARTS, TokenSplit
-from trials.trial_folder import read_result
+from trials.trial_folder import DATA_REPORT, EVAL_SAMPLE, read_result
 from trials.whole_file import write_whole
 
 
@@ -60,7 +60,7 @@ def plan(folder: Path, *, top: int, n_seeds: int) -> list[Run]:
     """
     records = [read_record(folder, number) for number in _best(folder, top)]
     wanted = [(record, 1 + i) for i in range(n_seeds) for record in records]
-    there = folder / FOLDER / "plan.json"
+    there = folder / layout.CONFIRM / layout.PLAN
     known = [tuple(entry) for entry in json.loads(there.read_text())] if there.exists() else []
     entries = [(r.trial.number, r.needed_config().seed + i) for r, i in wanted]
     known += [entry for entry in entries if entry not in known]
@@ -85,8 +85,8 @@ def _run(folder: Path, record: Record, entry: tuple[int, int], number: int) -> R
         record.needed_config(),
         number=number,
         seed=seed,
-        data_dir=str((folder / FOLDER / "data").resolve()),
-        output_dir=str((folder / FOLDER / "trials" / f"{number:03d}").resolve()),
+        data_dir=str((folder / layout.CONFIRM / layout.DATA).resolve()),
+        output_dir=str(layout.trial_dir(folder / layout.CONFIRM, number).resolve()),
         evaluate_base=number == 0,
     )
     return Run(trial, config)
@@ -102,8 +102,8 @@ def make_data(folder: Path, max_length: int) -> int:
     Raises:
         StudyError: The sweep's data is gone, or is not what its trials had.
     """
-    source, there = folder / "data", folder / FOLDER / "data"
-    if not (source / "report.json").exists():
+    source, there = folder / layout.DATA, folder / layout.CONFIRM / layout.DATA
+    if not (source / DATA_REPORT).exists():
         raise StudyError(
             f"{source}: the sweep's tokenised rows are gone. The sweep's own command lays them "
             f"there again, also when all its trials have run."
@@ -111,15 +111,15 @@ def make_data(folder: Path, max_length: int) -> int:
     _see_that_rows_are_the_sweeps(folder)
     rows = TokenSplit.load(source / "eval")
     kept = np.flatnonzero(rows.supervised_tokens(max_length)).tolist()
-    if not (there / "report.json").exists():
-        unfinished = there.with_name("data.tmp")
+    if not (there / DATA_REPORT).exists():
+        unfinished = there.with_name(f"{layout.DATA}.tmp")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         for part in PARTS:
             _link(source / f"train.{part}.npy", unfinished / f"train.{part}.npy")
         rows.taken(kept, max_length).save(unfinished / "sample")
         for file in source.iterdir():  # report.json, and what a metric needs
-            if file.suffix != ".npy" and file.name != "eval_sample.jsonl":
+            if file.suffix != ".npy" and file.name != EVAL_SAMPLE:
                 shutil.copy(file, unfinished)
         unfinished.rename(there)
     return len(kept)
@@ -127,7 +127,7 @@ def make_data(folder: Path, max_length: int) -> int:
 
 def _see_that_rows_are_the_sweeps(folder: Path) -> None:
     """A call of `sweep run` with other rows is refused, but has laid them there before."""
-    report = json.loads((folder / "data" / "report.json").read_text(encoding="utf-8"))
+    report = json.loads((folder / layout.DATA / DATA_REPORT).read_text(encoding="utf-8"))
     task = open_to_read(folder).user_attrs.get("task") or {}
     same = {"train": "train_fingerprint", "eval": "eval_fingerprint", "tokenizer": "tokenizer"}
     changed = [key for key, name in same.items() if task.get(key) != report.get(name)]

@@ -15,11 +15,12 @@ from sweep.control.prune import Words
 from sweep.driver import loop
 from sweep.driver.interrupt import ends_in_order
 from sweep.errors import StudyError
+from sweep.folder import layout
 from sweep.folder.lock import locked
 from sweep.folder.requests import is_asked_to_prune, is_asked_to_stop
 from sweep.pruners.own_curve import ByItself
-from sweep.report.page import FILE_NAME, write_report
-from sweep.results.confirmed import FOLDER, read_confirmed
+from sweep.report.page import write_report
+from sweep.results.confirmed import read_confirmed
 from sweep.results.confirmed_words import in_words, verdicts
 from sweep.screen.choice import make_screen
 from sweep.screen.progress import Progress
@@ -55,7 +56,7 @@ def confirm(folder: Path, options: Options, console: Console) -> int:
         StudyError, SpaceError, TrackingError: In words for the user, before any run starts.
     """
     with locked(folder, "confirm"):
-        space = space_as_run(folder / "space.yaml")
+        space = space_as_run(folder / layout.SPACE)
         runs = plan(folder, top=options.top, n_seeds=options.seeds)
         on_gpus = wants_gpus(workers=options.workers, gpus=options.gpus)
         if not on_gpus and any("8bit" in run.config.optimizer for run in runs):
@@ -71,7 +72,7 @@ def confirm(folder: Path, options: Options, console: Console) -> int:
                 space.objective,
                 n_evaluations=space.settings.evaluate.times,
             ),
-            is_asked_to_prune=partial(is_asked_to_prune, folder / FOLDER),
+            is_asked_to_prune=partial(is_asked_to_prune, folder / layout.CONFIRM),
         )
         n_left = len(runs) - sweep.n_ended()
         n_trials = len({run.trial for run in runs})
@@ -92,7 +93,7 @@ def _write_report(folder: Path, console: Console) -> None:
         write_report(folder)
     except (OSError, StudyError) as error:
         again = command("report", folder)
-        console.print(f"{FILE_NAME} was not written: {error}. Try again: {again}")
+        console.print(f"{layout.REPORT} was not written: {error}. Try again: {again}")
 
 
 def _run(
@@ -110,7 +111,7 @@ def _run(
     budget = Budget(trials=len(runs), hours=None, is_asked=lambda: is_asked_to_stop(folder))
     progress = Progress(budget, objective=space.objective)
     progress.n_ended = sweep.n_ended()
-    screen = make_screen(console, progress, folder / FOLDER)
+    screen = make_screen(console, progress, folder / layout.CONFIRM)
     tracker = _open_tracker(folder, runs, options)
     n_cpu_workers = n_workers(space, options.workers)
     n_gpus = connection.connect(n_cpu_workers=None if on_gpus else n_cpu_workers)
@@ -124,11 +125,11 @@ def _run(
                 on_gpus=on_gpus,
                 gpus_per_trial=space.settings.gpus_per_trial,
                 sweep=sweep,
-                folder=folder / FOLDER,
+                folder=folder / layout.CONFIRM,
                 say=screen.say,
             )
             progress.usage = runner.usage
-            sweep.trackers = [screen, tracker, Words(folder / FOLDER)]
+            sweep.trackers = [screen, tracker, Words(folder / layout.CONFIRM)]
             try:
                 with screen:
                     try:
@@ -157,14 +158,14 @@ def _open_tracker(folder: Path, runs: list[Run], options: Options) -> MlflowTrac
         uri=uri,
         name=folder.name,
         artifacts_dir=artifacts_dir(uri, folder),
-        output_dir=folder / FOLDER,
+        output_dir=folder / layout.CONFIRM,
         run_name=f"{folder.name}, confirmed",
     )
     trials = ", ".join(str(number) for number in dict.fromkeys(run.trial for run in runs))
     tracker.open_sweep(
         {"confirms": folder.name, "trials": trials},
         {"sweep.confirms": folder.name},
-        folder / "space.yaml",
+        folder / layout.SPACE,
     )
     return tracker
 

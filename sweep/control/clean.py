@@ -12,9 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.errors import StudyError
+from sweep.folder import layout
 from sweep.folder.lock import holder, locked
 from sweep.results.reading import open_to_read
 from trials.data import token_cache
+from trials.trial_folder import CHECKPOINT
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +43,13 @@ def of_sweep(folder: Path) -> list[Garbage]:
     }
     found = [
         Garbage(path, "checkpoint of an ended trial", _size(path))
-        for path in sorted(folder.glob("trials/*/checkpoint.safetensors"))
+        for path in sorted(folder.glob(f"{layout.TRIALS}/*/{CHECKPOINT}"))
         if path.parent.name.isdigit() and int(path.parent.name) in ended
     ]
     # Written beside, then renamed: where one is left, its process has died.
     found += [
         Garbage(path, "left by a process that died", _size(path))
-        for pattern in ("*.tmp", "trials/*/*.tmp")
+        for pattern in ("*.tmp", f"{layout.TRIALS}/*/*.tmp")
         for path in sorted(folder.glob(pattern))
     ]
     return found
@@ -74,7 +76,7 @@ def clean(
     """
     found, left_alone = [], []
     for folder in folders:
-        if not (folder / "lock").exists():  # it has never run: nothing to clean, nothing to lock
+        if not (folder / layout.LOCK).exists():  # it has never run
             continue
         if (running_in := holder(folder)) is not None:
             left_alone.append(f"{folder.name} runs, as {running_in}: left alone.")

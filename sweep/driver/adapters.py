@@ -9,10 +9,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from sweep.folder import layout
 from sweep.study.ended import Ended
 from sweep.study.sweep import Sweep
 from sweep.study.tracker import Place
 from trials.config import GOES_ON, EvalPoint, TrialConfig, TrialResult
+from trials.trial_folder import ADAPTER, CHECKPOINT, CONFIG
 
 HOW_TO_LOAD = """\
 # The best adapter of the sweep `{name}`
@@ -52,7 +54,7 @@ class Adapters:
     @property
     def best_dir(self) -> Path:
         """The winner's folder: adapter, config.json and how to load it."""
-        return self._output_dir / "best"
+        return self._output_dir / layout.BEST
 
     def put_right(self) -> None:
         """Make the disk agree with the study.
@@ -77,38 +79,31 @@ class Adapters:
     def trial_ended(self, number: int, result: TrialResult) -> None:
         """Let the trial's adapter take its place among the best."""
         if result.outcome not in GOES_ON:  # a failed one has left what it would go on from
-            (self._trial_dir(number) / "checkpoint.safetensors").unlink(missing_ok=True)
+            (layout.trial_dir(self._output_dir, number) / CHECKPOINT).unlink(missing_ok=True)
         self.put_right()
 
     def _drop_all_but_the_best(self) -> None:
         kept = {trial.number for trial in self._sweep.ranked(self._keep)}
         for number in sorted(self._sweep.numbers_ended() - kept - self._gone):
-            if (folder := self._adapter_dir(number)).exists():
+            if (folder := layout.trial_dir(self._output_dir, number) / ADAPTER).exists():
                 self._drop(number, folder)
             self._gone.add(number)
-
-    def _trial_dir(self, number: int) -> Path:
-        return self._output_dir / "trials" / f"{number:03d}"
-
-    def _adapter_dir(self, number: int) -> Path:
-        return self._trial_dir(number) / "adapter"
 
     def _number_in_best(self) -> int | None:
         """The number of the trial that best/ holds; None where it is not whole."""
         with suppress(OSError, ValueError, KeyError):
             if (self.best_dir / "README.md").exists():
-                return int(json.loads((self.best_dir / "config.json").read_text())["number"])
+                return int(json.loads((self.best_dir / CONFIG).read_text())["number"])
         return None
 
     def _write_best(self, winner: Ended) -> None:
         """Write best/ whole or not at all; files are linked where the disk allows."""
         self._remove_leftovers()
-        unfinished = self.best_dir.with_name(f"best.{os.getpid()}.tmp")
-        shutil.copytree(
-            self._adapter_dir(winner.number), unfinished / "adapter", copy_function=_link_or_copy
-        )
-        shutil.copy(self._trial_dir(winner.number) / "config.json", unfinished / "config.json")
-        config = json.loads((unfinished / "config.json").read_text())
+        unfinished = self.best_dir.with_name(f"{layout.BEST}.{os.getpid()}.tmp")
+        of_winner, adapter = layout.trial_dir(self._output_dir, winner.number), unfinished / ADAPTER
+        shutil.copytree(of_winner / ADAPTER, adapter, copy_function=_link_or_copy)
+        shutil.copy(of_winner / CONFIG, unfinished)
+        config = json.loads((unfinished / CONFIG).read_text())
         words = HOW_TO_LOAD.format(
             name=self._output_dir.name,
             number=winner.number,
@@ -119,14 +114,14 @@ class Adapters:
             ),
             eval_loss=winner.eval_loss_best,
             outcome=winner.outcome,
-            base=_loadable_base(unfinished / "adapter"),
-            adapter=(self.best_dir / "adapter").resolve(),
+            base=_loadable_base(adapter),
+            adapter=(self.best_dir / ADAPTER).resolve(),
             quantization=config["model"]["quantization"],
         )
         (unfinished / "README.md").write_text(words)
         # Aside, not deleted first: a folder cannot replace another in one call, and a process
         # that is killed here leaves best/ missing for as long as one rename takes, not half there.
-        replaced = self.best_dir.with_name(f"best.replaced.{os.getpid()}.tmp")
+        replaced = self.best_dir.with_name(f"{layout.BEST}.replaced.{os.getpid()}.tmp")
         if self.best_dir.exists():
             self.best_dir.rename(replaced)
         unfinished.rename(self.best_dir)
@@ -134,7 +129,7 @@ class Adapters:
 
     def _remove_leftovers(self) -> None:
         """Remove what a killed process left: the sweep's lock says that no other one writes."""
-        for leftover in self._output_dir.glob("best.*.tmp"):
+        for leftover in self._output_dir.glob(f"{layout.BEST}.*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
 
 

@@ -26,6 +26,7 @@ from sweep.driver.trial_params import (
     recorded_params,
     unlike,
 )
+from sweep.folder import layout
 from sweep.pruners.own_curve import ByItself
 from sweep.space.backend import choose_backend
 from sweep.space.hyperparameters import HYPERPARAMETERS, Value, shown
@@ -43,7 +44,7 @@ from sweep.workers.devices import (
     wants_gpus,
 )
 from trials.config import BY_EVAL_LOSS, EvalPoint, Objective, Stop, TrialConfig, TrialResult
-from trials.trial_folder import write_config
+from trials.trial_folder import ADAPTER, DATA_REPORT, write_config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,17 +85,17 @@ def run(space: Space, options: Options, console: Console) -> int:
     so_far = rows_so_far(space, sweep_dir)
     found = prepare_data(
         space,
-        sweep_dir / "alone" / "data",
+        sweep_dir / layout.ALONE / layout.DATA,
         on_gpus=on_gpus,
         say=console.print,
         n_sample_rows=so_far.sample,
         n_generated_rows=so_far.generated,
     )
-    config = alone(space, given, options, found, new_folder(sweep_dir / "alone"))
+    config = alone(space, given, options, found, new_folder(sweep_dir / layout.ALONE))
     console.print(in_words(config))
     for note in notes(space, given, config, recorded):
         console.print(Text(note, style="dim"), soft_wrap=True)
-    if not same_rows(sweep_dir / "data", found):
+    if not same_rows(sweep_dir / layout.DATA, found):
         console.print("The rows are not those of the sweep.", style="dim")
     verdicts = None if options.to_the_end else Verdicts(space, config.lr_scheduler)
     watch = Watch(config, console, verdicts)
@@ -185,7 +186,7 @@ def notes(
 
 def same_rows(data_dir: Path, found: Check) -> bool:
     """Whether the sweep, if there is one, has trained and evaluated on the same rows."""
-    path = data_dir / "report.json"
+    path = data_dir / DATA_REPORT
     if not path.exists():
         return True
     before = json.loads(path.read_text())
@@ -286,7 +287,7 @@ def say_end(config: TrialConfig, result: TrialResult, console: Console) -> int:
     """Say how the trial ended and where its adapter is; return the exit code."""
     words = Text(result.outcome, style=COLOURS[result.outcome])
     console.print(words.append(f"  {result.reason}", style="not bold"), soft_wrap=True)
-    adapter = Path(config.output_dir) / "adapter"
+    adapter = Path(config.output_dir) / ADAPTER
     if adapter.exists():
         console.print(Text(f"Its adapter:  {adapter}"), soft_wrap=True)
     return 0 if result.outcome in COUNTS and result.best is not None else 1

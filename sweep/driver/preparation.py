@@ -23,6 +23,7 @@ from sweep.space.space import Space
 from sweep.study.trial_config import model_config, trial_settings
 from sweep.text.numbers import counted
 from trials.parent import module_command
+from trials.trial_folder import LOG
 
 if TYPE_CHECKING:
     from sweep.space.settings import Budget
@@ -127,7 +128,7 @@ def prepare_data(
             n_generated_rows=n_generated_rows,
         )
         request_path.write_text(json.dumps(asked))
-        log_path = Path(scratch) / "log.txt"
+        log_path = Path(scratch) / LOG
         paths = str(request_path), str(answer_path)
         command = module_command("trials.preparation.prepare", *paths)
         with (

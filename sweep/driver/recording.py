@@ -14,8 +14,9 @@ from rich.console import Console
 
 from sweep.driver.adapters import Adapters
 from sweep.driver.job import Job, Options, Status
+from sweep.folder import layout
 from sweep.report.charts import curve_values, value_range
-from sweep.report.page import FILE_NAME, write_report
+from sweep.report.page import write_report
 from sweep.report.plots import write_plots
 from sweep.report.sections import beyond_noise
 from sweep.results.sweep_data import read_data
@@ -54,7 +55,7 @@ def open_trackers(job: Job, sweep: Sweep) -> tuple[MlflowTracker, Adapters]:
     datasets = run_data.datasets(
         str(job.space.source("train")), job.space.source("eval"), job.found.report
     )
-    tracker.open_sweep(_parent_params(job), _parent_tags(), job.output_dir / "space.yaml", datasets)
+    tracker.open_sweep(_parent_params(job), _parent_tags(), job.output_dir / layout.SPACE, datasets)
     keep = job.space.settings.keep_adapters
     adapters = Adapters(sweep, job.output_dir, keep=keep, drop=tracker.drop_adapter)
     sweep.trackers = [tracker, adapters]
@@ -87,7 +88,7 @@ def close_tracker(
         page = write_report(job.output_dir, data)
     except Exception as error:  # a sweep must end in order whatever becomes of its report
         again = command("report", job.output_dir)
-        say(f"{FILE_NAME} was not written: {error}. Try again: {again}")
+        say(f"{layout.REPORT} was not written: {error}. Try again: {again}")
     text = as_markdown(summary, noise=noise, plots=plots)
     winner, name = summary.winner, job.space.settings.register_as
     if winner is not None and name is not None:
@@ -159,7 +160,7 @@ def _winner(summary: Summary) -> dict[str, object] | None:
 
 
 def summary_of(job: Job, sweep: Sweep, *, wall_seconds: float) -> Summary:
-    best_dir = job.output_dir / "best"
+    best_dir = job.output_dir / layout.BEST
     return Summary(
         name=job.space.name,
         ended=sweep.ended(),
@@ -170,7 +171,7 @@ def summary_of(job: Job, sweep: Sweep, *, wall_seconds: float) -> Summary:
         wall_seconds=wall_seconds,
         n_waiting=sweep.n_waiting(),
         n_paused=sweep.n_paused(),
-        report=job.output_dir / FILE_NAME,
+        report=job.output_dir / layout.REPORT,
         objective=job.space.objective,
         base_value=sweep.base_value,
     )
@@ -178,7 +179,7 @@ def summary_of(job: Job, sweep: Sweep, *, wall_seconds: float) -> Summary:
 
 def _see_it_all(output_dir: Path) -> str:
     """Where the sweep is in MLflow: a server's page, or the command that shows its database."""
-    known = output_dir / "mlflow.json"
+    known = output_dir / layout.MLFLOW
     where = json.loads(known.read_text()) if known.exists() else {"uri": "sqlite:"}
     if not where["uri"].startswith("sqlite:"):
         return page_of(where["uri"], where["experiment_id"], output_dir)

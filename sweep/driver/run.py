@@ -27,6 +27,7 @@ from sweep.driver.recording import (
 from sweep.driver.session import gpu_slots, run_loop
 from sweep.driver.start_from import with_earlier
 from sweep.errors import StudyAway
+from sweep.folder import layout
 from sweep.folder.disk_space import Room
 from sweep.folder.lock import locked
 from sweep.folder.requests import is_asked_to_prune, is_asked_to_stop
@@ -75,7 +76,7 @@ def run(space: Space, options: Options, console: Console, events: Events | None 
         so_far = rows_so_far(space, output_dir, storage)
         found = preparation.prepare_data(
             space,
-            output_dir / "data",
+            output_dir / layout.DATA,
             on_gpus=on_gpus,
             say=console.print,
             n_sample_rows=so_far.sample,
@@ -92,7 +93,7 @@ def run(space: Space, options: Options, console: Console, events: Events | None 
             storage=storage,
         )
         sweep = _open_sweep(job, say=console.print)
-        write_whole(output_dir / "space.yaml", space.text)
+        write_whole(output_dir / layout.SPACE, space.text)
         budget = Budget(
             **space.settings.budget.model_dump(), is_asked=lambda: is_asked_to_stop(output_dir)
         )
@@ -137,11 +138,10 @@ def _check_options(space: Space, options: Options, *, on_gpus: bool) -> None:
 
 
 def _open_sweep(job: Job, say: Callable[[str], None]) -> Sweep:
-    trials_dir = job.output_dir / "trials"
     study = open_study(
         job.space,
         job.storage,
-        written=lambda number: read_result(trials_dir / f"{number:03d}"),
+        written=lambda number: read_result(layout.trial_dir(job.output_dir, number)),
         sweep_id=sweep_id(job.output_dir),
     )
     keep_to_task(study, job.space, job.found.report, job.backend, on_gpus=job.on_gpus)
@@ -219,7 +219,7 @@ def _run_trials(
             connection.disconnect()
         timings = json.dumps({**asdict(runner.timings), **runner.usage.seconds}, indent=1)
         with suppress(OSError):
-            write_whole(job.output_dir / "timings.json", timings)
+            write_whole(job.output_dir / layout.TIMINGS, timings)
         if summary is not None:
             console.print(report.in_words(summary))
     if words := tracker.in_words:

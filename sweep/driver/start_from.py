@@ -10,6 +10,7 @@ from pathlib import Path
 from optuna.storages import BaseStorage
 
 from sweep.errors import SpaceError, StudyError
+from sweep.folder import layout
 from sweep.results.reading import open_to_read
 from sweep.results.status import read_status
 from sweep.samplers.search_space import is_within
@@ -70,9 +71,9 @@ def _looked_at(folder: Path, storage: BaseStorage | None) -> Collection[str]:
 def _found(name: str, output: Path, mlflow: str | None) -> Earlier:
     """Look for a sweep beside this one, then in MLflow."""
     folder = output / name
-    if (folder / "sweep.json").exists():
+    if (folder / layout.SWEEP).exists():
         return _counting(_in_folder(folder))
-    known = [path.parent.name for path in output.glob("*/sweep.json")]
+    known = [each.name for each in layout.sweep_folders(output)]
     there = f"in {output.resolve()}"
     if mlflow is None:
         there = f"{there}; --mlflow names a server to look at too"

@@ -12,12 +12,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from sweep.errors import SpaceError
+from sweep.folder import layout
 from sweep.samplers import search_space
 from sweep.space.hyperparameters import HYPERPARAMETERS, Value, shown
 from sweep.space.search_section import not_shared
 from sweep.space.settings import unknown_key
 from sweep.space.space import Space
 from trials.config import TrialConfig
+from trials.trial_folder import CONFIG
 
 EXAMPLE = 'such as --params \'{"rank": 16, "learning_rate": 2e-4}\''
 
@@ -82,11 +84,11 @@ def recorded_config(sweep_dir: Path, number: int) -> Recorded:
     Raises:
         SpaceError: There is no such trial.
     """
-    path = sweep_dir / "trials" / f"{number:03d}" / "config.json"
+    path = layout.trial_dir(sweep_dir, number) / CONFIG
     if path.exists():
         recorded: dict[str, Any] = json.loads(path.read_text())
         return recorded
-    numbers = [int(p.parent.name) for p in sweep_dir.glob("trials/*/config.json")]
+    numbers = [int(p.parent.name) for p in sweep_dir.glob(f"{layout.TRIALS}/*/{CONFIG}")]
     there = f"The last is {max(numbers)}." if numbers else "There is none yet."
     raise SpaceError(f"--number {number}: {sweep_dir} has no such trial. {there}")
 

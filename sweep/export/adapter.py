@@ -17,10 +17,12 @@ from ruamel.yaml.error import YAMLError
 
 from sweep.errors import ExportError
 from sweep.export.model_card import model_card
+from sweep.folder import layout
 from sweep.results.trial_record import Record
 from trials.config import Quantization
 from trials.models.sources import local_or_hub
 from trials.parent import module_command
+from trials.trial_folder import ADAPTER, EVAL_SAMPLE
 
 TOLERANCE = 0.01
 """Relative: an exported model's eval loss may be so far from the logged one."""
@@ -69,7 +71,7 @@ def export(
         raise ExportError(
             f"--to {target}: must not exist yet, but it does. Name another folder, or remove it."
         )
-    sample = record.folder.parents[1] / "data" / "eval_sample.jsonl"
+    sample = record.folder.parents[1] / layout.DATA / EVAL_SAMPLE
     if check and not sample.exists():
         raise ExportError(
             f"{sample}: the check needs the sweep's eval sample, but it is not there. Export where "
@@ -111,7 +113,8 @@ def export(
 
 
 def _no_adapter(record: Record) -> str:
-    kept = sorted(p.parent.parent.name for p in record.folder.parent.glob("*/adapter/*.json"))
+    files = record.folder.parent.glob(f"*/{ADAPTER}/*.json")
+    kept = sorted(path.parent.parent.name for path in files)
     names = ", ".join(str(int(name)) for name in dict.fromkeys(kept) if name.isdigit())
     there = f"These have one: {names}." if names else "No trial has one on this disk."
     return (
@@ -122,7 +125,7 @@ def _no_adapter(record: Record) -> str:
 
 def _train_data(record: Record) -> str:
     try:
-        text = (record.folder.parents[1] / "space.yaml").read_text(encoding="utf-8")
+        text = (record.folder.parents[1] / layout.SPACE).read_text(encoding="utf-8")
         train = str(YAML(typ="safe", pure=True).load(text)["data"]["train"])
     except (OSError, KeyError, TypeError, YAMLError):
         return "unknown"

@@ -11,10 +11,12 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from sweep.folder import layout
 from sweep.results.trial_record import Record
 from trials.config import TrialConfig
 from trials.models.presets import DECAY_SHARE
 from trials.models.sources import local_or_hub
+from trials.trial_folder import DATA_REPORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +88,11 @@ def run_of(record: Record) -> Run:
     config = record.needed_config()
     sweep_dir = record.folder.parents[1]
     try:
-        data = YAML(typ="safe", pure=True).load((sweep_dir / "space.yaml").read_text())["data"]
+        data = YAML(typ="safe", pure=True).load((sweep_dir / layout.SPACE).read_text())["data"]
     except (OSError, KeyError, TypeError, YAMLError):
         data = {"train": "TRAIN_FILE", "eval": "EVAL_FILE"}
     try:
-        report = json.loads((sweep_dir / "data" / "report.json").read_text())
+        report = json.loads((sweep_dir / layout.DATA / DATA_REPORT).read_text())
     except (OSError, ValueError):
         report = {}
     result = record.result

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from sweep.errors import StudyError
+from sweep.folder import layout
 
 PATIENCE_SECONDS = 1.0
 """For the lock: `sweep status` holds it for an instant."""
@@ -66,7 +67,7 @@ def locked(folder: Path, work: Work = "run") -> Iterator[None]:
     Raises:
         StudyError: Another process holds it.
     """
-    with (folder / "lock").open("a+") as file:
+    with (folder / layout.LOCK).open("a+") as file:
         try:
             is_free = _try_lock(file.fileno(), fcntl.LOCK_EX)
         except OSError as error:
@@ -78,9 +79,9 @@ def locked(folder: Path, work: Work = "run") -> Iterator[None]:
             raise StudyError(
                 f"{folder}: this sweep is running already, as {_holder(folder) or 'unknown'}. "
                 f"Wait for it, end it with sweep stop {folder.name}, or give this one another "
-                f"--name. (Should that machine be gone for good, delete {folder / 'lock'}.)"
+                f"--name. (Should that machine be gone for good, delete {folder / layout.LOCK}.)"
             )
-        (folder / "stop").unlink(missing_ok=True)
+        (folder / layout.STOP).unlink(missing_ok=True)
         file.truncate(0)
         file.write(json.dumps(asdict(Holder(os.getpid(), socket.gethostname(), time.time(), work))))
         file.flush()
@@ -96,7 +97,7 @@ def runner(folder: Path) -> Holder | None:
 
 def holder(folder: Path) -> Holder | None:
     """Return the process that holds a folder now, whatever it does; None: none does."""
-    path = folder / "lock"
+    path = folder / layout.LOCK
     if not path.exists():
         return None
     found = _holder(folder)
@@ -126,6 +127,6 @@ def _try_lock(descriptor: int, kind: int, patience_seconds: float = PATIENCE_SEC
 
 def _holder(folder: Path) -> Holder | None:
     try:
-        return Holder(**json.loads((folder / "lock").read_text()))
+        return Holder(**json.loads((folder / layout.LOCK).read_text()))
     except (OSError, ValueError, TypeError):
         return None

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sweep.folder import layout
+
 
 def ask_to_stop(folder: Path) -> None:
     """Leave word for the process that runs the sweep, on whatever machine it is."""
-    (folder / "stop").touch()
+    (folder / layout.STOP).touch()
 
 
 def is_asked_to_stop(folder: Path) -> bool:
     """Whether somebody has left word."""
-    return (folder / "stop").exists()
+    return (folder / layout.STOP).exists()
 
 
 def ask_to_prune(folder: Path, number: int) -> None:
     """Leave word that a trial shall end; it is heard at the trial's next evaluation."""
-    _prune_word(folder, number).touch()
+    layout.prune_request(folder, number).touch()
 
 
 def is_asked_to_prune(folder: Path, number: int) -> bool:
     """Whether somebody has left word."""
-    return _prune_word(folder, number).exists()
+    return layout.prune_request(folder, number).exists()
 
 
 def forget_prune(folder: Path, number: int) -> None:
     """Take the word away: the trial has ended."""
-    _prune_word(folder, number).unlink(missing_ok=True)
-
-
-def _prune_word(folder: Path, number: int) -> Path:
-    return folder / f"prune-{number:03d}"
+    layout.prune_request(folder, number).unlink(missing_ok=True)

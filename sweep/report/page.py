@@ -6,6 +6,7 @@ import json
 from html import escape
 from pathlib import Path
 
+from sweep.folder import layout
 from sweep.report import charts
 from sweep.report.html import html_table
 from sweep.report.sections import (
@@ -23,8 +24,6 @@ from sweep.report.style import POLICY, SCRIPT, STYLE
 from sweep.results.sweep_data import Data, read_data
 from trials.whole_file import write_whole
 
-FILE_NAME = "report.html"
-
 
 def write_report(folder: Path, data: Data | None = None) -> Path:
     """Write report.html into the folder of a sweep, whole or not at all, and return its path.
@@ -36,7 +35,7 @@ def write_report(folder: Path, data: Data | None = None) -> Path:
         StudyError: There is no study, or it cannot be read.
         OSError: The file cannot be written.
     """
-    path = folder / FILE_NAME
+    path = folder / layout.REPORT
     write_whole(path, page(data or read_data(folder)))
     return path
 

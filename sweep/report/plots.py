@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweep.folder import layout
 from sweep.report.charts import (
     COLOURS,
     LOGARITHMIC,
@@ -24,8 +25,6 @@ from sweep.results.sweep_data import Data
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FOLDER = "plots"
-
 
 def write_plots(folder: Path, data: Data) -> list[Path]:
     """Write PNG files into `plots/` of a sweep's folder, and return their paths.
@@ -42,12 +41,12 @@ def write_plots(folder: Path, data: Data) -> list[Path]:
     }
     if not any(trial.curve for trial in data.trials):
         return []
-    (folder / FOLDER).mkdir(exist_ok=True)
+    (folder / layout.PLOTS).mkdir(exist_ok=True)
     paths = []
     for name, on in draw.items():
         figure = Figure(figsize=(9, 3.6), dpi=100, layout="constrained")
         on(data, figure)
-        path = folder / FOLDER / f"{name}.png"
+        path = folder / layout.PLOTS / f"{name}.png"
         figure.savefig(path)
         paths.append(path)
     return paths

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.errors import NoWinner, SpaceError
+from sweep.folder import layout
 from sweep.results.confirmed import Confirmed
 from sweep.results.confirmed_words import FEW_SEEDS
 from sweep.results.paired_test import CONFIDENCE, difference
@@ -80,7 +81,7 @@ def read_side(folder: Path, trial: int | None) -> Side:
 
 def _settings(folder: Path) -> dict[str, str]:
     try:
-        return dict(_flat(read(folder / "space.yaml", {}).plain))
+        return dict(_flat(read(folder / layout.SPACE, {}).plain))
     except (SpaceError, OSError):
         return {}
 

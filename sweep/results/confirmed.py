@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sweep.folder import layout
 from sweep.results.paired_test import Difference, Mean, difference, mean_of
 from sweep.results.status import read_status
 from sweep.storage.attributes import COUNTS
-from trials.trial_folder import read_result
-
-FOLDER = "confirm"
+from trials.trial_folder import ADAPTER, read_result
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +40,7 @@ def read_confirmed(folder: Path) -> list[Confirmed]:
     Raises:
         StudyError: The sweep cannot be read.
     """
-    there = folder / FOLDER / "plan.json"
+    there = folder / layout.CONFIRM / layout.PLAN
     if not there.exists():
         return []
     entries = json.loads(there.read_text())
@@ -49,15 +48,15 @@ def read_confirmed(folder: Path) -> list[Confirmed]:
     lost: dict[int, dict[int, str]] = {}
     adapters: dict[int, dict[int, str]] = {}
     for number, (trial, seed) in enumerate(entries):
-        run = folder / FOLDER / "trials" / f"{number:03d}"
+        run = layout.trial_dir(folder / layout.CONFIRM, number)
         found = read_result(run)
         if found is None or found[0].outcome == "interrupted":
             continue
         result = found[0]
         if result.outcome in COUNTS and result.best is not None:
             values.setdefault(trial, {})[seed] = result.best.value
-            if (run / "adapter").is_dir():
-                adapters.setdefault(trial, {})[seed] = str(run / "adapter")
+            if (run / ADAPTER).is_dir():
+                adapters.setdefault(trial, {})[seed] = str(run / ADAPTER)
         else:
             words = f"{result.outcome}: {result.reason.splitlines()[0]}"
             lost.setdefault(trial, {})[seed] = words

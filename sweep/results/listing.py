@@ -11,6 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweep.folder import layout
 from sweep.results.status import Status, ago, read_status
 
 
@@ -27,9 +28,7 @@ class Listed:
 
 def read_all(output: Path) -> list[Listed]:
     """Read every sweep of a folder, the latest first; those that cannot be read come last."""
-    folders = sorted({path.parent for path in output.glob("*/sweep.json")})
-    found = [_read(folder) for folder in folders]
-    return sorted(found, key=_age)
+    return sorted(map(_read, layout.sweep_folders(output)), key=_age)
 
 
 def _read(folder: Path) -> Listed:

@@ -7,6 +7,7 @@ from pathlib import Path
 import optuna
 from optuna.storages import BaseStorage
 
+from sweep.folder import layout
 from sweep.storage.of_folder import has_study, server_of, study_reader
 from sweep.storage.patient import cause_of
 from sweep.study.sweep import StudyError
@@ -34,6 +35,6 @@ def open_to_read(folder: Path, storage: BaseStorage | None = None) -> optuna.Stu
     except (KeyError, ValueError):
         raise StudyError(f"{folder}: has no study yet, so no sweep has begun there.") from None
     except Exception as error:
-        place = server or folder / "study.db"
+        place = server or folder / layout.STUDY
         raise StudyError(f"{place}: the study cannot be read: {cause_of(error)}") from None
     return study

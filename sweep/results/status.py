@@ -14,12 +14,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweep.folder import layout
 from sweep.folder.lock import Holder, holder, runner
 from sweep.results.reading import open_to_read
 from sweep.storage.attributes import COUNTS, is_paused, objective_in, value_best
 from sweep.text.numbers import counted, duration
 from sweep.text.trials import COLOURS, SHOWN, judged_against_base
-from sweep.tracking.journal import FILE_NAME as JOURNAL
 from sweep.tracking.journal import Journal
 from trials.config import Objective, trial_name
 
@@ -120,7 +120,7 @@ def read_status(folder: Path) -> Status:
         base_value=attributes.get("base_value", attributes.get("base_eval_loss")),
         best=None,
         gpu_hours=float(attributes.get("gpu_seconds", 0.0)) / 3600,
-        unsent=len(Journal(folder / JOURNAL)),
+        unsent=len(Journal(folder / layout.JOURNAL)),
     )
     return replace(status, best=next((trial.number for trial in status.ranked), None))
 

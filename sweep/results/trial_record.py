@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from sweep.errors import NoWinner, StudyError
+from sweep.folder import layout
 from sweep.results.reading import open_to_read
 from sweep.results.status import Status, Trial, read_status
 from sweep.text.trials import an
 from trials.config import EvalPoint, ModelConfig, Objective, TrialConfig, TrialResult
-from trials.trial_folder import result_of
+from trials.trial_folder import ADAPTER, CONFIG, LOG, result_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +37,7 @@ class Record:
     @property
     def log(self) -> Path:
         """What its process has printed."""
-        return self.folder / "log.txt"
+        return self.folder / LOG
 
     @property
     def best(self) -> EvalPoint | None:
@@ -51,7 +52,7 @@ class Record:
         """
         if self.config is None:
             raise StudyError(
-                f"{self.folder / 'config.json'}: must be the configuration of trial "
+                f"{self.folder / CONFIG}: must be the configuration of trial "
                 f"{self.trial.number}, but it is not there or another version wrote it. "
                 f"Use the version that ran this sweep."
             )
@@ -83,12 +84,12 @@ def read_record(sweep_dir: Path, number: int | None = None) -> Record:
     known = next(
         t for t in open_to_read(sweep_dir).get_trials(deepcopy=False) if t.number == number
     )
-    folder = sweep_dir / "trials" / f"{number:03d}"
-    best_dir = sweep_dir / "best"
+    folder = layout.trial_dir(sweep_dir, number)
+    best_dir = sweep_dir / layout.BEST
     config = _config(folder) or _of(number, _config(best_dir))
-    adapters = [folder / "adapter"]
+    adapters = [folder / ADAPTER]
     if config is not None and _of(number, _config(best_dir)):
-        adapters.append(best_dir / "adapter")
+        adapters.append(best_dir / ADAPTER)
     ended = known.state.is_finished()
     return Record(
         sweep=sweep,
@@ -104,7 +105,7 @@ def read_record(sweep_dir: Path, number: int | None = None) -> Record:
 
 def _config(folder: Path) -> TrialConfig | None:
     try:
-        written: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        written: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         objective = Objective(**written.get("objective", {}))  # older versions wrote none
         model = ModelConfig(**written["model"])
         return TrialConfig(**{**written, "model": model, "objective": objective})

@@ -16,6 +16,7 @@ from sweep.space.settings import Settings
 from sweep.study.summary import Summary
 from sweep.study.tracker import Place
 from trials.config import EvalPoint, TrialConfig, TrialResult
+from trials.trial_folder import ADAPTER
 
 
 class Events:
@@ -66,7 +67,7 @@ class Events:
         """The last event; the process ends with this exit code."""
         winner = None
         if end.winner is not None:
-            adapter = end.best_dir and (end.best_dir / "adapter").resolve()
+            adapter = end.best_dir and (end.best_dir / ADAPTER).resolve()
             winner = {
                 "trial": end.winner.number,
                 "outcome": end.winner.outcome,

@@ -14,6 +14,7 @@ from typing import Any
 from optuna.storages import BaseStorage
 
 from sweep.errors import StudyError
+from sweep.folder import layout
 from sweep.storage.patient import Patience, PatientStorage, own_storage, storage_url
 from sweep.storage.postgresql import START_SECONDS, Address
 from trials.whole_file import write_whole
@@ -32,8 +33,8 @@ def open_folder(folder: Path, server: Address | None = None) -> None:
         StudyError: It cannot.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    about = folder / "sweep.json"
-    has_file = (folder / "study.db").exists()
+    about = folder / layout.SWEEP
+    has_file = (folder / layout.STUDY).exists()
     mend = f"Give this sweep a new name: --name {folder.name}-2"
     if about.exists():
         written = _read(about)
@@ -44,11 +45,11 @@ def open_folder(folder: Path, server: Address | None = None) -> None:
                 f"{folder}: written by sweep {program} with schema {schema}; this is "
                 f"{version('sweep')} with schema {SCHEMA}. Go on with that version. {mend}"
             )
-        has_trials = any((folder / "trials").glob("*"))
+        has_trials = any((folder / layout.TRIALS).glob("*"))
         known = written.get("study")
         if server is not None and str(server) != known and (known or has_trials):
             raise StudyError(
-                f"{folder}: this sweep's study is in {known or folder / 'study.db'}, not in "
+                f"{folder}: this sweep's study is in {known or folder / layout.STUDY}, not in "
                 f"{server}. Leave --study out to go on there. {mend} (If that database has moved, "
                 f"correct `study` in {about}.)"
             )
@@ -68,14 +69,14 @@ def open_folder(folder: Path, server: Address | None = None) -> None:
 
 def server_of(folder: Path) -> Address | None:
     """Return the server that has the study of a folder; None: its own file."""
-    about = folder / "sweep.json"
+    about = folder / layout.SWEEP
     known = _read(about).get("study") if about.exists() else None
     return None if known is None else Address.parse(str(known))
 
 
 def has_study(folder: Path) -> bool:
     """Whether a study was begun, here or on a server."""
-    return (folder / "study.db").exists() or server_of(folder) is not None
+    return (folder / layout.STUDY).exists() or server_of(folder) is not None
 
 
 def study_reader(folder: Path) -> str | BaseStorage:
@@ -116,12 +117,12 @@ def study_writer(
 
 def _remember(folder: Path, server: Address, storage: PatientStorage) -> None:
     """Write down that the study of this name on a server is this folder's, unless it is not."""
-    name, about = folder.name, _read(folder / "sweep.json")
+    name, about = folder.name, _read(folder / layout.SWEEP)
     mend = f"Give this sweep a new name: --name {name}-2"
     try:
         study_id = storage.get_study_id_from_name(name)
     except KeyError:
-        if any((folder / "trials").glob("*")):
+        if any((folder / layout.TRIALS).glob("*")):
             raise StudyError(
                 f"{folder}: has trials, but {server} has no study {name} any more. Restore it, or "
                 f"begin anew. {mend}"
@@ -137,12 +138,12 @@ def _remember(folder: Path, server: Address, storage: PatientStorage) -> None:
                 f"that one's folder."
             )
     kept = {**about, "study": str(server), "id": about.get("id", str(uuid.uuid4()))}
-    write_whole(folder / "sweep.json", json.dumps(kept))
+    write_whole(folder / layout.SWEEP, json.dumps(kept))
 
 
 def sweep_id(folder: Path) -> str | None:
     """Return what tells this sweep from others of its name on a server; None: it needs no such."""
-    found = _read(folder / "sweep.json").get("id")
+    found = _read(folder / layout.SWEEP).get("id")
     return None if found is None else str(found)
 
 

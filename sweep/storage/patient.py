@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweep.errors import StudyAway
+from sweep.folder import layout
 
 RETRY_SECONDS = 1.0
 _READS = (
@@ -227,11 +228,11 @@ def own_storage(output_dir: Path, patience: Patience) -> PatientStorage:
         return PatientStorage(storage_url(output_dir), patience)
     except (SQLAlchemyError, StorageInternalError) as error:
         raise StudyAway(
-            f"{output_dir / 'study.db'}: cannot be used: {cause_of(error)} "
+            f"{output_dir / layout.STUDY}: cannot be used: {cause_of(error)} "
             f"Make room, or see that it can be written, and run the same command again."
         ) from None
 
 
 def storage_url(output_dir: Path) -> str:
     """The study's own sqlite file in the sweep's folder."""
-    return f"sqlite:///{output_dir / 'study.db'}"
+    return f"sqlite:///{output_dir / layout.STUDY}"

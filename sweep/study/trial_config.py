@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweep.folder.layout import trial_dir
 from sweep.pruners.peers import rows_wanted
 from sweep.space.space import Space
 from trials.config import Backend, ModelConfig, TrialConfig, largest_divisor
@@ -84,7 +85,7 @@ def resolver(
             number=number,
             model=model,
             data_dir=str(data_dir.resolve()),
-            output_dir=str((output_dir / "trials" / f"{number:03d}").resolve()),
+            output_dir=str(trial_dir(output_dir, number).resolve()),
             gpus_per_trial=n_processes,
             micro_batch_size=largest_divisor(
                 effective_batch_size // n_processes, fixed.micro_batch_size

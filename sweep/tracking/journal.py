@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-FILE_NAME = "mlflow_journal.jsonl"
+from sweep.folder import layout
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,7 +139,7 @@ class Journal:
 
 def is_closed(output_dir: Path) -> bool:
     """Whether everything of a sweep was sent, its end included."""
-    journal = Journal(output_dir / FILE_NAME)
+    journal = Journal(output_dir / layout.JOURNAL)
     return not len(journal) and journal.last_kind == "close"
 
 

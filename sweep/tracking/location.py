@@ -10,6 +10,7 @@ import uuid
 from pathlib import Path
 
 from sweep.errors import TrackingError
+from sweep.folder import layout
 from sweep.text.secrets import without_secrets
 from sweep.tracking.saved_view import address
 from trials.whole_file import write_whole
@@ -40,7 +41,7 @@ def page_of(server: str, experiment_id: str, output_dir: Path) -> str:
 
 def sweep_id(output_dir: Path) -> str:
     """Return what tells this sweep's runs from those of others on the server; it is made once."""
-    path = output_dir / "mlflow_sweep_id.txt"
+    path = output_dir / layout.MLFLOW_SWEEP_ID
     if not path.exists():
         write_whole(path, f"{uuid.uuid4()}\n")
     return path.read_text().strip()
@@ -58,23 +59,23 @@ def checked(uri: str) -> str:
 
 def own_database(output_dir: Path) -> str:
     """Return the address of the database that a sweep has where no server is named."""
-    return f"sqlite:///{output_dir.resolve() / 'mlflow.db'}"
+    return f"sqlite:///{output_dir.resolve() / layout.MLFLOW_DATABASE}"
 
 
 def tracked_at(output_dir: Path) -> str | None:
     """Return the address, without secrets, that has the sweep's runs; None before it has any."""
     try:
-        uri = str(json.loads((output_dir / "mlflow.json").read_text())["uri"])
+        uri = str(json.loads((output_dir / layout.MLFLOW).read_text())["uri"])
     except (FileNotFoundError, ValueError, KeyError):
         return None
-    own = output_dir.resolve() / "mlflow.db"
+    own = output_dir.resolve() / layout.MLFLOW_DATABASE
     was_moved = uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()
     return f"sqlite:///{own}" if was_moved and own.exists() else uri
 
 
 def artifacts_dir(uri: str, output_dir: Path) -> Path | None:
     """Return where the artifacts of a sweep's own database lie; a server has its own place."""
-    return (output_dir / "mlartifacts").resolve() if uri.startswith("sqlite:") else None
+    return (output_dir / layout.ARTIFACTS).resolve() if uri.startswith("sqlite:") else None
 
 
 def sync_command(output_dir: Path) -> str:

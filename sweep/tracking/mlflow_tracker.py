@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 from sweep.errors import TrackingError
+from sweep.folder import layout
 from sweep.study.tracker import Place
 from sweep.text.numbers import counted
 from sweep.text.secrets import in_a_line, without_secrets
-from sweep.tracking import journal, run_data
+from sweep.tracking import run_data
 from sweep.tracking.client import NOT_THERE, is_refused
 from sweep.tracking.journal import Journal
 from sweep.tracking.location import (
@@ -73,7 +74,7 @@ class MlflowTracker:
         self._best_scores: dict[int, float] = {}
         """Of each trial, where the objective is a metric."""
         self._output_dir = output_dir
-        self._journal = Journal(output_dir / journal.FILE_NAME)
+        self._journal = Journal(output_dir / layout.JOURNAL)
         tried = self._journal.sequence
         self._runs = Runs(
             checked(uri), name, output_dir, artifacts_dir, tried=tried, run_name=run_name
@@ -295,7 +296,7 @@ def send_rest(output_dir: Path, uri: str | None, say: Callable[[str], None]) -> 
     Raises:
         TrackingError: The sweep has no journal, or it is not known where it is tracked.
     """
-    path = output_dir / journal.FILE_NAME
+    path = output_dir / layout.JOURNAL
     if not path.exists() and tracked_at(output_dir) is None:
         raise TrackingError(
             f"What MLflow lacks is kept in a sweep's folder, but {path} does not exist. "
@@ -336,7 +337,7 @@ def _in_words(kept: Journal, writer: Writer, output_dir: Path) -> str | None:
         why = f": {writer.error}" if writer.error else "."
         words.append(
             f"{counted(len(kept), 'write')} did not reach MLflow{why} They are kept in "
-            f"{output_dir / journal.FILE_NAME}; this sends them: {sync_command(output_dir)}"
+            f"{output_dir / layout.JOURNAL}; this sends them: {sync_command(output_dir)}"
         )
     if writer.n_refused:
         refused = counted(writer.n_refused, "write")

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from trials.config import GOES_ON, EvalPoint, Objective, Outcome, TrialConfig, TrialResult
+from trials.trial_folder import ADAPTER, CONFIG, LOG
 
 STATUS: dict[Outcome, str] = {
     "completed": "FINISHED",
@@ -28,7 +29,7 @@ def files(outcome: Outcome) -> list[str]:
     """Return what MLflow keeps of the trial's folder: of a whole trial, its adapter too."""
     if outcome == "paused":  # many are paused, and go on or end before anybody looks
         return []
-    return ["log.txt", "config.json", *(["adapter"] if STATUS[outcome] == "FINISHED" else [])]
+    return [LOG, CONFIG, *([ADAPTER] if STATUS[outcome] == "FINISHED" else [])]
 
 
 def params(config: TrialConfig) -> dict[str, object]:

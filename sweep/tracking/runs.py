@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from sweep.errors import TrackingError
+from sweep.folder import layout
 from sweep.text.secrets import without_secrets
 from sweep.tracking import fast_http, journal, run_data
 from sweep.tracking.client import NoRunError, client_of
@@ -37,6 +38,7 @@ from sweep.tracking.run_index import Child, run_may_end
 from sweep.tracking.saved_view import MENU, address, saved_view
 from sweep.tracking.saved_view import TAG as VIEW_TAG
 from sweep.tracking.system_metrics import system_monitors
+from trials.trial_folder import ADAPTER
 from trials.whole_file import write_whole
 
 fast_http.install()
@@ -120,7 +122,7 @@ class Runs:
         if self._experiment_id is None:
             self._experiment_id = self.find_experiment() or self._create_experiment()
             write_whole(
-                self._output_dir / "mlflow.json",
+                self._output_dir / layout.MLFLOW,
                 json.dumps(
                     {"uri": without_secrets(self.uri), "experiment_id": self._experiment_id}
                 ),
@@ -322,7 +324,7 @@ class Runs:
         child.may_end = tags["outcome"] == "paused"
 
     def _upload(self, time: int, number: int, name: str) -> None:
-        path = self._output_dir / "trials" / f"{number:03d}" / name
+        path = layout.trial_dir(self._output_dir, number) / name
         if not path.exists():
             return
         child = self._child(number)
@@ -338,11 +340,11 @@ class Runs:
             child = self._child(number)
             if (
                 child.may_have_adapter
-                and self._client.list_artifacts(child.run_id, "adapter")
+                and self._client.list_artifacts(child.run_id, ADAPTER)
                 and not is_registered(self._client, child.run_id)
             ):
                 artifacts = get_artifact_repository(child.artifact_uri, tracking_uri=self.uri)
-                artifacts.delete_artifacts("adapter")
+                artifacts.delete_artifacts(ADAPTER)
             child.may_have_adapter = False
 
     def _note(self, time: int, text: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ray.exceptions import ActorUnavailableError, RayError
 
+from sweep.folder import layout
 from sweep.workers.actor import Home
 from trials import worker as messages
 from trials.config import TrialConfig, TrialResult
@@ -24,7 +25,7 @@ def of_elsewhere(
     if not is_here and result.outcome in ("completed", "overfit"):
         cause = f"The machine {home.node} was lost before the trial's adapter was here."
         return messages.failed(cause, config, "machine_lost")
-    there = str(home.scratch / "trials" / f"{config.number:03d}")
+    there = str(layout.trial_dir(home.scratch, config.number))
     result = replace(result, reason=result.reason.replace(there, config.output_dir))
     if result.fault == "disk_full":  # of that machine, not of the one where the sweep lies
         reason = f"The disk of {home.node} is full. {result.reason}"

@@ -26,9 +26,10 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from sweep.folder import layout
 from sweep.workers.connection import nodes
 from trials.config import TrialConfig
-from trials.trial_folder import write_config
+from trials.trial_folder import ADAPTER, CHECKPOINT, CONFIG, LOG, RESULT, write_config
 from trials.whole_file import write_whole
 
 CHUNK_BYTES = 16 * 2**20
@@ -38,11 +39,8 @@ ANSWER_SECONDS = 60.0
 """For a machine to answer; after that it is taken for lost."""
 CLEAN_SECONDS = 10.0
 """For the machines to delete a sweep's files at its end."""
-CHECKPOINT, LOG = "checkpoint.safetensors", "log.txt"
 GOES_ON_FROM = (CHECKPOINT, LOG)
 """Files that a trial which goes on needs; they are brought while it runs."""
-RESULT = "result.json"
-"""Says that a trial has ended, so it comes last."""
 ATTEMPTS = 3
 """To bring a file that changes meanwhile."""
 
@@ -62,7 +60,7 @@ class Seen:
     @classmethod
     def write(cls, folder: Path) -> Seen:
         """Write it; the content is another one each time."""
-        path = (folder / "seen").resolve()
+        path = (folder / layout.SEEN).resolve()
         content = secrets.token_hex(16)
         write_whole(path, content)
         name = f"{socket.gethostname()}:{path}"
@@ -123,10 +121,11 @@ class NodeFiles:
 
     def lay_data(self, packed: Packed) -> None:
         """Write the prepared data, unless Ray asks for it again."""
-        if not (self._scratch / "data").exists():
-            unfinished = self._scratch / f"data.{os.getpid()}.tmp"
+        data = self._scratch / layout.DATA
+        if not data.exists():
+            unfinished = data.with_name(f"{layout.DATA}.{os.getpid()}.tmp")
             _unpack(packed, unfinished)
-            unfinished.rename(self._scratch / "data")
+            unfinished.rename(data)
 
     def lay(self, number: int, packed: Packed, data: None) -> None:
         """Begin a trial's folder anew, with the files that it goes on from.
@@ -134,14 +133,14 @@ class NodeFiles:
         Args:
             data: The answer that the prepared data is there.
         """
-        folder = self._trial_dir(number)
+        folder = layout.trial_dir(self._scratch, number)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         _unpack(packed, folder)
 
     def stamps(self, number: int) -> list[Stamp]:
         """Return the whole files of a trial."""
-        folder = self._trial_dir(number)
+        folder = layout.trial_dir(self._scratch, number)
         found = []
         for path in sorted(folder.rglob("*")):
             name = path.relative_to(folder)
@@ -155,7 +154,7 @@ class NodeFiles:
 
         A log that has only become longer is the same.
         """
-        path = self._trial_dir(number) / stamp.name
+        path = layout.trial_dir(self._scratch, number) / stamp.name
         try:
             with path.open("rb") as file:
                 now = os.fstat(file.fileno())
@@ -170,14 +169,11 @@ class NodeFiles:
 
     def forget(self, number: int) -> None:
         """Delete a trial's folder."""
-        shutil.rmtree(self._trial_dir(number), ignore_errors=True)
+        shutil.rmtree(layout.trial_dir(self._scratch, number), ignore_errors=True)
 
     def clean(self) -> None:
         """Delete all that the sweep has here."""
         shutil.rmtree(self._scratch, ignore_errors=True)
-
-    def _trial_dir(self, number: int) -> Path:
-        return self._scratch / "trials" / f"{number:03d}"
 
 
 def forget_lost(scratch: Path, node_ids: Sequence[str]) -> None:
@@ -248,8 +244,8 @@ class Courier:
         self._away[config.number] = _Away(config, files, log.stat().st_size if log.exists() else 0)
         there = replace(
             config,
-            data_dir=str(scratch / "data"),
-            output_dir=str(scratch / "trials" / f"{config.number:03d}"),
+            data_dir=str(scratch / layout.DATA),
+            output_dir=str(layout.trial_dir(scratch, config.number)),
         )
         return there, laid
 
@@ -326,19 +322,20 @@ def _bring(away: _Away, *, is_over: bool) -> bool:
 def _bring_files(away: _Away, stamps: Sequence[Stamp], *, is_over: bool) -> bool:
     wanted = [
         stamp
+        # The result says that the trial has ended, so it comes last.
         for stamp in sorted(stamps, key=lambda stamp: stamp.name == RESULT)
         if (is_over or stamp.name in GOES_ON_FROM)
-        and stamp.name != "config.json"  # it names folders of that machine
+        and stamp.name != CONFIG  # it names folders of that machine
         and away.here.get(stamp.name) != stamp
     ]
     incoming = away.folder / "incoming.tmp"
     for stamp in wanted:
         if not _fetch(away, stamp, incoming):
             return False
-    adapter = incoming / "adapter"
+    adapter = incoming / ADAPTER
     if adapter.exists():
-        shutil.rmtree(away.folder / "adapter", ignore_errors=True)
-        adapter.rename(away.folder / "adapter")
+        shutil.rmtree(away.folder / ADAPTER, ignore_errors=True)
+        adapter.rename(away.folder / ADAPTER)
     for stamp in wanted:
         if (incoming / stamp.name).exists():
             (incoming / stamp.name).replace(away.folder / stamp.name)

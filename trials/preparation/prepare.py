@@ -24,6 +24,7 @@ from trials.faults import fault_of
 from trials.parent import end_with_parent
 from trials.preparation.model_checks import check_weights, model_digest, reachable
 from trials.preparation.request import Request
+from trials.trial_folder import DATA_REPORT, EVAL_SAMPLE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,7 +55,7 @@ def prepare(request: Request) -> dict[str, Any]:
     splits = _read(request)  # before torch is imported: most mistakes are in the files
     fingerprints = {name: fingerprint(rows) for name, rows in splits.items()}
     folder = Path(request.output_dir)
-    done = folder / "report.json"
+    done = folder / DATA_REPORT
     if done.exists():
         report: dict[str, Any] = json.loads(done.read_text())
         is_sample = request.n_sample_rows in (None, report["sample_rows"])
@@ -78,7 +79,7 @@ def prepare(request: Request) -> dict[str, Any]:
         memory = reachable(request.model, lambda: _memory(request, longest))
         # The content only now: a model of the hub has been fetched, so its commit is known.
         report |= {"content": _content(request, fingerprints), "memory": memory}
-        (unfinished / "report.json").write_text(json.dumps(report, indent=1))
+        (unfinished / DATA_REPORT).write_text(json.dumps(report, indent=1))
         if folder.exists():
             shutil.rmtree(folder)
         unfinished.rename(folder)
@@ -170,7 +171,7 @@ def _write(
     chosen = sorted(random.Random(request.seed).sample(kept, n_sample))
     sample = tokens["eval"].taken(chosen, longest)
     sample.save(folder / "sample")
-    data.write_sample(data.TokenRows(folder / "sample", longest), folder / "eval_sample.jsonl")
+    data.write_sample(data.TokenRows(folder / "sample", longest), folder / EVAL_SAMPLE)
     example = render(train[0], tokenizer, chat=chat, loss_on=request.loss_on)
     train_tokens, sample_tokens = counts[shortest].tokens, len(sample.ids)
     generation = None

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from trials.config import TrialConfig
+from trials.trial_folder import CHECKPOINT, DATA_REPORT
 
 FORMAT = 1
 NOT_OF_THE_RESULT = (
@@ -63,7 +64,7 @@ class Checkpoints:
     """
 
     def __init__(self, config: TrialConfig) -> None:
-        self._path = Path(config.output_dir) / "checkpoint.safetensors"
+        self._path = Path(config.output_dir) / CHECKPOINT
         self._identity = _identity(config)
         self._seconds = config.checkpoint_minutes * 60
         self._latest = time.monotonic()
@@ -124,7 +125,7 @@ class Checkpoints:
 def _identity(config: TrialConfig) -> str:
     """A digest of all that decides a trial's numbers, the data's content included."""
     settings = {k: v for k, v in asdict(config).items() if k not in NOT_OF_THE_RESULT}
-    report = Path(config.data_dir) / "report.json"
+    report = Path(config.data_dir) / DATA_REPORT
     content = json.loads(report.read_text()).get("content") if report.exists() else None
     parts = [FORMAT, torch.__version__, content, settings]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -28,7 +28,7 @@ from trials.memory.micro_batches import DoesNotFit, MicroBatchMemory
 from trials.models.frozen_base import BaseNotClean, FrozenBase
 from trials.training.checkpoint import Checkpoints, State, on_host
 from trials.training.learner import Learner
-from trials.trial_folder import write_result
+from trials.trial_folder import ADAPTER, write_result
 from trials.whole_file import sync_folder
 
 T = TypeVar("T")
@@ -334,8 +334,8 @@ class _Trial:
         """Write the adapter of the best evaluation, whole or not at all."""
         if self._best is None or self._group.rank > 0:
             return
-        folder = Path(self._config.output_dir) / "adapter"
-        unfinished = folder.with_name(f"adapter.{os.getpid()}.tmp")
+        folder = Path(self._config.output_dir) / ADAPTER
+        unfinished = folder.with_name(f"{ADAPTER}.{os.getpid()}.tmp")
         unfinished.mkdir()
         # As peft's save_pretrained writes it, but straight from the copy on the host and without
         # an empty model card: the next trial waits for this.

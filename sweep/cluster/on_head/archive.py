@@ -23,12 +23,14 @@ from pathlib import Path
 import ray
 
 from sweep.cluster.on_head.answer import give_answer
+from sweep.folder import layout
+from trials.trial_folder import CONFIG, LOG, RESULT
 
 LONGEST_SECONDS = 3600.0
 """An archive that nobody takes away lies in the logs no longer than this."""
-WHOLE = ("space.yaml", "report.html", "report.md", "timings.json", "mlflow.json")
-DATABASES = ("study.db", "mlflow.db")
-OF_TRIALS = ("config.json", "result.json", "log.txt")
+WHOLE = (layout.SPACE, layout.REPORT, "report.md", layout.TIMINGS, layout.MLFLOW)
+DATABASES = (layout.STUDY, layout.MLFLOW_DATABASE)
+OF_TRIALS = (CONFIG, RESULT, LOG)
 PREFIX = "sweep-fetch-"
 
 
@@ -45,7 +47,7 @@ def archive(folder: Path, target: Path) -> None:
     from sweep.results.status import as_json, read_status
 
     with tempfile.TemporaryDirectory() as scratch, tarfile.open(target, "w") as tar:
-        for path in sorted((folder / "best").rglob("*")):
+        for path in sorted((folder / layout.BEST).rglob("*")):
             if path.is_file():
                 _add(tar, path, path.relative_to(folder))
         for path in _small(folder):
@@ -73,7 +75,7 @@ def _small(folder: Path) -> Iterator[Path]:
     for name in WHOLE:
         if (folder / name).is_file():
             yield folder / name
-    for trial in sorted((folder / "trials").glob("*")):
+    for trial in sorted((folder / layout.TRIALS).glob("*")):
         yield from (trial / name for name in OF_TRIALS if (trial / name).is_file())
 
 
@@ -89,7 +91,7 @@ def main(name: str, output: Path) -> None:
     """Offer the archive until SIGTERM."""
     told = threading.Event()
     folder = output.expanduser() / name
-    if not (folder / "study.db").is_file() and not (folder / "sweep.json").is_file():
+    if not (folder / layout.STUDY).is_file() and not (folder / layout.SWEEP).is_file():
         give_answer({"problem": f"{folder}: no sweep lies there on the head of the cluster."})
         return
     ray.init(log_to_driver=False, logging_level=logging.ERROR)

@@ -13,6 +13,7 @@ from optuna.study import StudyDirection
 from sweep.cluster import package
 from sweep.driver.loop import InlineRunner, run
 from sweep.errors import SpaceError
+from sweep.folder import layout
 from sweep.pruners.outclassed import make_outclassed
 from sweep.pruners.overfit import Overfit
 from sweep.space.loading import load_space
@@ -217,7 +218,7 @@ def test_the_metric_travels_with_a_job(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     space = a_space(tmp_path / "here", "{python: my_metrics.py:score, direction: maximize}")
     package.pack_space(tmp_path / "here" / "space.yaml", space, {}, tmp_path / "there")
-    there = load_space(tmp_path / "there" / package.SPACE_FILE)
+    there = load_space(tmp_path / "there" / layout.SPACE)
     assert there.objective == OWN
     assert there.metric_file is not None and there.metric_file.read_text() == METRIC
     assert there.metric_file.is_relative_to(tmp_path / "there")

@@ -122,6 +122,7 @@ def read_result(folder: str | Path, exit_code: int | None = None) -> SweepResult
     from sweep.results.reading import open_to_read
     from sweep.results.status import read_status
     from sweep.results.trial_record import read_record
+    from sweep.storage.attributes import CURVE
 
     folder = Path(folder)
     try:
@@ -144,7 +145,7 @@ def read_result(folder: str | Path, exit_code: int | None = None) -> SweepResult
     curves = [
         {"trial": trial.number, **point}
         for trial in open_to_read(folder).get_trials(deepcopy=False)
-        for point in trial.user_attrs.get("curve", [])
+        for point in trial.user_attrs.get(CURVE, [])
     ]
     return SweepResult(
         name=status.name,

@@ -15,6 +15,7 @@ from sweep.folder import layout
 from sweep.results.reading import open_to_read
 from sweep.results.status import read_status
 from sweep.results.trial_record import Record, read_record
+from sweep.storage.attributes import TASK
 from sweep.text.trials import an
 from trials.config import TrialConfig, TrialResult
 from trials.data.tokens import PARTS, TokenSplit
@@ -128,14 +129,14 @@ def make_data(folder: Path, max_length: int) -> int:
 def _see_that_rows_are_the_sweeps(folder: Path) -> None:
     """A call of `sweep run` with other rows is refused, but has laid them there before."""
     report = json.loads((folder / layout.DATA / DATA_REPORT).read_text(encoding="utf-8"))
-    task = open_to_read(folder).user_attrs.get("task") or {}
+    task = open_to_read(folder).user_attrs.get(TASK) or {}
     same = {"train": "train_fingerprint", "eval": "eval_fingerprint", "tokenizer": "tokenizer"}
     changed = [key for key, name in same.items() if task.get(key) != report.get(name)]
     if changed:
         raise StudyError(
-            f"{folder / 'data'}: must hold the rows of the sweep's trials, but these are others "
-            f"(changed: {', '.join(changed)}). Put the old data files back, and call the sweep's "
-            f"own command: it lays them there again, also when all its trials have run."
+            f"{folder / layout.DATA}: must hold the rows of the sweep's trials, but these are "
+            f"others (changed: {', '.join(changed)}). Put the old data files back, and call the "
+            f"sweep's own command: it lays them there again, also when all its trials have run."
         )
 
 

@@ -10,7 +10,7 @@ import optuna
 from sweep.pruners.asha import Halving, rung_indices
 from sweep.pruners.outclassed import Outclassed, make_outclassed
 from sweep.space.space import Space
-from sweep.storage.attributes import curve_of
+from sweep.storage.attributes import OUTCOME, curve_of
 from trials.config import EvalPoint, Outcome, Stop
 
 WITHOUT_VALUE: frozenset[Outcome] = frozenset({"diverged", "stopped", "out_of_memory", "failed"})
@@ -122,7 +122,7 @@ def make_rivals(space: Space, study: optuna.Study) -> Rivals:
         curve = [EvalPoint(**point) for point in curve_of(trial)]
         for n in range(1, len(curve) + 1):
             rivals.hear(trial.number, curve[:n])
-        if trial.user_attrs.get("outcome") in WITHOUT_VALUE:
+        if trial.user_attrs.get(OUTCOME) in WITHOUT_VALUE:
             rivals.lost(trial.number)
     return rivals
 

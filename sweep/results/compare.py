@@ -21,6 +21,7 @@ from sweep.results.status import Status, read_status
 from sweep.results.sweep_data import Data, read_data
 from sweep.results.trial_record import Record, read_record
 from sweep.space.yaml_file import read
+from sweep.storage.attributes import TASK
 from sweep.study.task import changes
 from sweep.text.numbers import counted, duration
 from sweep.text.trials import as_loss
@@ -72,7 +73,7 @@ def read_side(folder: Path, trial: int | None) -> Side:
     return Side(
         status=record.sweep if record else read_status(folder),
         record=record,
-        task=dict(open_to_read(folder).user_attrs.get("task") or {}),
+        task=dict(open_to_read(folder).user_attrs.get(TASK) or {}),
         data=data,
         confirmed=next((each for each in data.confirmed if each.trial == number), None),
         settings=_settings(folder),

@@ -17,7 +17,8 @@ from rich.text import Text
 from sweep.folder import layout
 from sweep.folder.lock import Holder, holder, runner
 from sweep.results.reading import open_to_read
-from sweep.storage.attributes import COUNTS, is_paused, objective_in, value_best
+from sweep.storage import attributes
+from sweep.storage.attributes import COUNTS, POINT, is_paused, objective_in, value_best
 from sweep.text.numbers import counted, duration
 from sweep.text.trials import COLOURS, SHOWN, judged_against_base
 from sweep.tracking.journal import Journal
@@ -98,13 +99,13 @@ def read_status(folder: Path) -> Status:
     """
     held_by, running_in = holder(folder), runner(folder)
     study = open_to_read(folder)
-    attributes = study.user_attrs
+    known = study.user_attrs
     trials = [
-        _trial(trial, attributes, objective_in(study), lives=running_in is not None)
+        _trial(trial, known, objective_in(study), lives=running_in is not None)
         for trial in study.get_trials(deepcopy=False)
-        if "hyperparameters" in trial.user_attrs
+        if POINT in trial.user_attrs
     ]
-    state, reason, since = _state(attributes, running_in)
+    state, reason, since = _state(known, running_in)
     status = Status(
         name=study.study_name,
         folder=str(folder),
@@ -115,11 +116,11 @@ def read_status(folder: Path) -> Status:
         confirmed_by=_process(held_by) if running_in is None else None,
         trials=trials,
         outcomes=dict(Counter(trial.outcome for trial in trials)),
-        base_eval_loss=attributes.get("base_eval_loss"),
+        base_eval_loss=known.get(attributes.BASE_EVAL_LOSS),
         objective=objective_in(study),
-        base_value=attributes.get("base_value", attributes.get("base_eval_loss")),
+        base_value=known.get(attributes.BASE_VALUE, known.get(attributes.BASE_EVAL_LOSS)),
         best=None,
-        gpu_hours=float(attributes.get("gpu_seconds", 0.0)) / 3600,
+        gpu_hours=float(known.get(attributes.GPU_SECONDS, 0.0)) / 3600,
         unsent=len(Journal(folder / layout.JOURNAL)),
     )
     return replace(status, best=next((trial.number for trial in status.ranked), None))
@@ -129,8 +130,8 @@ def _process(found: Holder | None) -> dict[str, Any] | None:
     return None if found is None else {"pid": found.pid, "host": found.host}
 
 
-def _state(attributes: dict[str, Any], running_in: Holder | None) -> tuple[str, str, float | None]:
-    state, reason, when = attributes.get("state", ["not begun", "", None])
+def _state(known: dict[str, Any], running_in: Holder | None) -> tuple[str, str, float | None]:
+    state, reason, when = known.get(attributes.STATE, ["not begun", "", None])
     if running_in is not None:
         return "running", "", running_in.since
     if state == "running":  # it wrote no end
@@ -139,32 +140,33 @@ def _state(attributes: dict[str, Any], running_in: Holder | None) -> tuple[str, 
 
 
 def _trial(
-    trial: FrozenTrial, attributes: dict[str, Any], objective: Objective, *, lives: bool
+    trial: FrozenTrial, known: dict[str, Any], objective: Objective, *, lives: bool
 ) -> Trial:
-    values = trial.user_attrs["hyperparameters"]
+    own, is_over = trial.user_attrs, trial.state.is_finished()
+    values = own[POINT]
     so_far = [value for value in trial.intermediate_values.values() if math.isfinite(value)]
-    best = value_best(trial.user_attrs)
+    best = value_best(own)
     if best is None:
         best = min(so_far, key=objective.key, default=None)
-    at_best = trial.user_attrs.get("eval_loss_best")
-    outcome = trial.user_attrs.get("outcome", "failed")
-    if not trial.state.is_finished():
+    at_best = own.get(attributes.EVAL_LOSS_BEST)
+    outcome = own.get(attributes.OUTCOME, "failed")
+    if not is_over:
         is_running = lives and trial.state is TrialState.RUNNING
         outcome = "running" if is_running else "waiting"
         if is_paused(trial):
             outcome = "paused"
-    result = trial.user_attrs.get("result") if trial.state.is_finished() else None
-    n_evaluations = (attributes.get("task") or {}).get("evaluations") or 1
+    result = own.get(attributes.RESULT) if is_over else None
+    n_evaluations = (known.get(attributes.TASK) or {}).get("evaluations") or 1
     return Trial(
         number=trial.number,
         name=trial_name(trial.number, values),
         outcome=outcome,
-        reason=trial.user_attrs.get("outcome_reason", "") if trial.state.is_finished() else "",
+        reason=own.get(attributes.OUTCOME_REASON, "") if is_over else "",
         hyperparameters=values,
         done=max(trial.intermediate_values, default=0) / n_evaluations,
         eval_loss=best if objective.is_eval_loss else at_best,
         value=best,
-        n_lost=int(trial.user_attrs.get("n_lost", 0)),
+        n_lost=int(own.get(attributes.N_LOST, 0)),
         seconds=result and result["training_seconds"] + result["evaluation_seconds"],
     )
 

@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sweep.folder.lock import runner
 from sweep.results.confirmed import Confirmed, read_confirmed
 from sweep.results.reading import open_to_read
-from sweep.storage.attributes import COUNTS, is_paused, objective_in, value_best
+from sweep.storage import attributes
+from sweep.storage.attributes import COUNTS, POINT, is_paused, objective_in, value_best
 from sweep.study.plateau import EndedCurve, Flatness
 from trials.config import Objective
 
@@ -106,26 +107,27 @@ def read_data(folder: Path, storage: BaseStorage | None = None) -> Data:
     lives = runner(folder) is not None
     study = open_to_read(folder, storage)
     found, known = study.get_trials(deepcopy=False), study.user_attrs
-    frozen = [trial for trial in found if "hyperparameters" in trial.user_attrs]
-    n_evaluations = (known.get("task") or {}).get("evaluations") or max(
+    frozen = [trial for trial in found if POINT in trial.user_attrs]
+    n_evaluations = (known.get(attributes.TASK) or {}).get("evaluations") or max(
         (max(trial.intermediate_values, default=1) for trial in frozen), default=1
     )
     objective = objective_in(study)
     trials = [_shown(trial, n_evaluations, objective, lives=lives) for trial in frozen]
     began = [t.datetime_start.timestamp() for t in frozen if t.datetime_start]
-    state = str(known.get("state", ["not begun"])[0])
+    gpu_seconds = known.get(attributes.GPU_SECONDS)
+    state = str(known.get(attributes.STATE, ["not begun"])[0])
     if state == "running" and not lives:
         state = "broken off"
     return Data(
         name=study.study_name,
         state=state,
         trials=trials,
-        base_eval_loss=known.get("base_eval_loss"),
+        base_eval_loss=known.get(attributes.BASE_EVAL_LOSS),
         objective=objective,
-        base_value=known.get("base_value", known.get("base_eval_loss")),
+        base_value=known.get(attributes.BASE_VALUE, known.get(attributes.BASE_EVAL_LOSS)),
         noise=max(_noise(trials), _step(known, objective)),
         began_at=min(began, default=None),
-        gpu_hours=float(known["gpu_seconds"]) / 3600 if "gpu_seconds" in known else None,
+        gpu_hours=None if gpu_seconds is None else float(gpu_seconds) / 3600,
         frozen=frozen,
         confirmed=read_confirmed(folder),
     )
@@ -133,7 +135,7 @@ def read_data(folder: Path, storage: BaseStorage | None = None) -> Data:
 
 def _step(known: Mapping[str, Any], objective: Objective) -> float:
     """What one row more or less moves an exact match by: it is never more certain than that."""
-    n_rows = ((known.get("task") or {}).get("objective") or {}).get("rows")
+    n_rows = ((known.get(attributes.TASK) or {}).get("objective") or {}).get("rows")
     return 1 / n_rows if objective.name == "exact_match" and n_rows else 0.0
 
 
@@ -152,12 +154,12 @@ def _shown(trial: FrozenTrial, n_evaluations: int, objective: Objective, *, live
         for index, value in sorted(trial.intermediate_values.items())
         if math.isfinite(value)
     ]
-    outcome = known.get("outcome", "failed")
+    outcome = known.get(attributes.OUTCOME, "failed")
     if not trial.state.is_finished():
         outcome = "running" if lives and trial.state is TrialState.RUNNING else "waiting"
         if is_paused(trial):
             outcome = "paused"
-    result = known.get("result") or {}
+    result = known.get(attributes.RESULT) or {}
     best = value_best(known)
     if best is None:
         best = min((value for _, value in curve), key=objective.key, default=None)
@@ -168,8 +170,8 @@ def _shown(trial: FrozenTrial, n_evaluations: int, objective: Objective, *, live
     return Shown(
         number=trial.number,
         outcome=outcome,
-        reason=known.get("outcome_reason", "") if trial.state.is_finished() else "",
-        values=known["hyperparameters"],
+        reason=known.get(attributes.OUTCOME_REASON, "") if trial.state.is_finished() else "",
+        values=known[POINT],
         curve=curve,
         best=best if best is not None and math.isfinite(best) else None,
         best_epoch=(result.get("best") or {}).get("epoch"),

@@ -11,6 +11,7 @@ from sweep.errors import NoWinner, StudyError
 from sweep.folder import layout
 from sweep.results.reading import open_to_read
 from sweep.results.status import Status, Trial, read_status
+from sweep.storage.attributes import CURVE, RESULT
 from sweep.text.trials import an
 from trials.config import EvalPoint, ModelConfig, Objective, TrialConfig, TrialResult
 from trials.trial_folder import ADAPTER, CONFIG, LOG, result_of
@@ -95,8 +96,8 @@ def read_record(sweep_dir: Path, number: int | None = None) -> Record:
         sweep=sweep,
         trial=by_number[number],
         config=config,
-        result=result_of(known.user_attrs["result"]) if ended else None,
-        curve=[EvalPoint(**point) for point in known.user_attrs["curve"]] if ended else [],
+        result=result_of(known.user_attrs[RESULT]) if ended else None,
+        curve=[EvalPoint(**point) for point in known.user_attrs[CURVE]] if ended else [],
         values=dict(known.intermediate_values),
         folder=folder,
         adapter=next((p for p in adapters if (p / "adapter_config.json").exists()), None),

@@ -11,6 +11,7 @@ from rich.text import Text
 from sweep.study.summary import Summary, headings_of, values_of
 from sweep.text.numbers import counted, duration
 from sweep.text.trials import COLOURS, SHOWN, an, short
+from trials.trial_folder import ADAPTER
 
 
 def in_words(summary: Summary) -> RenderableType:
@@ -59,7 +60,7 @@ def _winner(summary: Summary) -> list[RenderableType]:
         )
     parts: list[RenderableType] = [table, Text(summary.winner_in_words)]
     if summary.best_dir is not None:
-        parts.append(Text(f"Its adapter:  {summary.best_dir / 'adapter'}"))
+        parts.append(Text(f"Its adapter:  {summary.best_dir / ADAPTER}"))
     return parts
 
 

@@ -1,4 +1,4 @@
-"""What a study keeps beside Optuna's own fields: attribute names and their meaning."""
+"""What a study keeps beside Optuna's own fields: names of attributes and their meaning."""
 
 from __future__ import annotations
 
@@ -10,19 +10,41 @@ from optuna.trial import FrozenTrial, TrialState
 
 from trials.config import Objective, Outcome
 
+# User attributes of a study.
+TASK = "task"  # what all its trials share (`sweep.study.task`)
+EVALUATE_ROWS = "evaluate_rows"  # as the space had them when the task was noted
+OBJECTIVE_ROWS = "objective_rows"  # likewise
+SEARCH = "search"  # the domains of the last run, as text, by name
+STARTED_FROM = "start_from"  # names of the earlier sweeps that it has taken points of
+SWEEP_ID = "sweep_id"  # of the sweep that it belongs to, where it lies on a server
+STATE = "state"  # how the sweep is, why, and since when (seconds of the epoch)
+BASE_EVAL_LOSS = "base_eval_loss"  # the base model's own
+BASE_VALUE = "base_value"  # its own objective, where that is a metric
+GPU_SECONDS = "gpu_seconds"  # in which slots held trials, times the GPUs of a trial
+PASSED_ON = "passed_on"  # trials of whose end all trackers were told, as ranges
 
-def objective_in(study: optuna.Study) -> Objective:
-    """The objective of a stored study."""
-    known = (study.user_attrs.get("task") or {}).get("objective") or {}
-    return Objective(**{key: known[key] for key in ("name", "direction", "python") if key in known})
-
+# User attributes of a trial.
+POINT = "hyperparameters"  # every one of them, the fixed ones included
+N_LOST = "n_lost"  # times that its process or machine was lost
+# Of a paused trial: its result and curve so far. To Optuna it still runs: its value is not known,
+# and nobody but the sweep decides when it goes on.
+PAUSED = "paused"
+# They come when it ends:
+RESULT = "result"  # a `TrialResult`
+OUTCOME = "outcome"
+OUTCOME_REASON = "outcome_reason"
+CURVE = "curve"  # every `EvalPoint` from index 1 on
+EVAL_LOSS_BEST = "eval_loss_best"  # at its best evaluation
+VALUE_BEST = "value_best"  # the objective there
 
 MEMORY = "memory"
 """The constraint that an out-of-memory trial breaks: 1, and -1 of all others."""
-POINT = "hyperparameters"
-"""The user attribute that holds a trial's point: every hyperparameter, the fixed ones included."""
-STARTED_FROM = "start_from"
-"""The user attribute of a study: names of the earlier sweeps that it has taken points of."""
+
+
+def objective_in(study: optuna.Study) -> Objective:
+    """The objective of a stored study."""
+    known = (study.user_attrs.get(TASK) or {}).get("objective") or {}
+    return Objective(**{key: known[key] for key in ("name", "direction", "python") if key in known})
 
 
 STATES: Mapping[Outcome, TrialState] = {
@@ -44,7 +66,7 @@ COUNTS = frozenset(o for o, state in STATES.items() if state is TrialState.COMPL
 
 def value_best(known: Mapping[str, Any]) -> float | None:
     """The objective at a trial's best evaluation, out of its user attributes."""
-    value = known.get("value_best", known.get("eval_loss_best"))  # older versions wrote the latter
+    value = known.get(VALUE_BEST, known.get(EVAL_LOSS_BEST))  # older versions wrote the latter
     return None if value is None else float(value)
 
 
@@ -68,11 +90,6 @@ def from_ranges(ranges: Iterable[int | Sequence[int]]) -> set[int]:
     return numbers
 
 
-PAUSED = "paused"
-"""The user attribute of a paused trial. To Optuna it still runs: its value is not known, and
-nobody but the sweep decides when it goes on."""
-
-
 def is_paused(trial: FrozenTrial) -> bool:
     """Whether a trial of a study is paused."""
     return trial.state is TrialState.RUNNING and bool(trial.user_attrs.get(PAUSED))
@@ -83,4 +100,4 @@ def curve_of(trial: FrozenTrial) -> Sequence[Mapping[str, Any]]:
     known = trial.user_attrs
     if is_paused(trial):
         known = known[PAUSED]
-    return list(known.get("curve", []))
+    return list(known.get(CURVE, []))

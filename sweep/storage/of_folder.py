@@ -15,6 +15,7 @@ from optuna.storages import BaseStorage
 
 from sweep.errors import StudyError
 from sweep.folder import layout
+from sweep.storage.attributes import SWEEP_ID
 from sweep.storage.patient import Patience, PatientStorage, own_storage, storage_url
 from sweep.storage.postgresql import START_SECONDS, Address
 from trials.whole_file import write_whole
@@ -129,7 +130,7 @@ def _remember(folder: Path, server: Address, storage: PatientStorage) -> None:
             ) from None
     else:
         attributes = storage.get_study_user_attrs(study_id)
-        owner = attributes.get("sweep_id")
+        owner = attributes.get(SWEEP_ID)
         is_empty = not attributes and not storage.get_all_trials(study_id, deepcopy=False)
         if not is_empty and (owner is None or owner != about.get("id")):
             whose = "something else" if owner is None else "another sweep"

@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from sweep.storage import attributes
 from sweep.storage.attributes import COUNTS, MEMORY, POINT, STATES, is_paused, value_best
 from sweep.storage.mirror import InMemory
 from sweep.study.plateau import EndedCurve, Flatness
@@ -62,11 +63,11 @@ class AllEnded:
         ended = Ended(
             number=trial.number,
             hyperparameters=known[POINT],
-            outcome=known["outcome"],
-            reason=known["outcome_reason"],
-            eval_loss_best=known.get("eval_loss_best"),
-            seconds=_seconds(known["result"]),
-            last_index=known["curve"][-1]["index"] if known["curve"] else 0,
+            outcome=known[attributes.OUTCOME],
+            reason=known[attributes.OUTCOME_REASON],
+            eval_loss_best=known.get(attributes.EVAL_LOSS_BEST),
+            seconds=_seconds(known[attributes.RESULT]),
+            last_index=known[attributes.CURVE][-1]["index"] if known[attributes.CURVE] else 0,
             value=value_best(known),
         )
         self._trials[trial.number] = ended
@@ -74,7 +75,7 @@ class AllEnded:
         if ended.counts and ended.value is not None:
             best = self._key(ended.value)
             bisect.insort(self._places, (best, ended.number))
-        curve = EndedCurve(best, [self._key(_value(point)) for point in known["curve"]])
+        curve = EndedCurve(best, [self._key(_value(point)) for point in known[attributes.CURVE]])
         if trial.number in self._paused:
             self._flatness.add_again(self._paused[trial.number], curve)
         else:
@@ -115,14 +116,14 @@ def tell_ended(trial: optuna.Trial, curve: Sequence[EvalPoint], result: TrialRes
     storage = trial.study._storage
     assert isinstance(storage, InMemory), "opened by `open_study`"
     known: dict[str, Any] = {
-        "result": asdict(result),
-        "outcome": result.outcome,
-        "outcome_reason": result.reason,
-        "curve": [asdict(point) for point in curve],
+        attributes.RESULT: asdict(result),
+        attributes.OUTCOME: result.outcome,
+        attributes.OUTCOME_REASON: result.reason,
+        attributes.CURVE: [asdict(point) for point in curve],
     }
     if result.best is not None:
-        known["eval_loss_best"] = result.best.eval_loss
-        known["value_best"] = result.best.value
+        known[attributes.EVAL_LOSS_BEST] = result.best.eval_loss
+        known[attributes.VALUE_BEST] = result.best.value
     state = STATES[result.outcome]
     value = result.best.value if result.best and state is TrialState.COMPLETE else None
     if state is TrialState.PRUNED and curve and not math.isnan(curve[-1].value):

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from sweep.errors import StudyError as StudyError
 from sweep.space.space import Space
-from sweep.storage.attributes import COUNTS, POINT, is_paused
+from sweep.storage.attributes import COUNTS, POINT, SWEEP_ID, is_paused
 from sweep.storage.mirror import Mirror
 from sweep.storage.patient import Patience, PatientStorage
 from sweep.study.ended import tell_ended
@@ -46,8 +46,8 @@ def open_study(
         # Verdicts are ours (`Sweep.report`); Optuna's own is never asked.
         pruner=optuna.pruners.NopPruner(),
     )
-    if sweep_id is not None and "sweep_id" not in study.user_attrs:
-        study.set_user_attr("sweep_id", sweep_id)
+    if sweep_id is not None and SWEEP_ID not in study.user_attrs:
+        study.set_user_attr(SWEEP_ID, sweep_id)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if is_paused(trial):
             continue

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from sweep.storage.attributes import PAUSED, is_paused
+from sweep.storage.attributes import CURVE, PAUSED, RESULT, is_paused
 from trials.config import EvalPoint, TrialResult
 from trials.trial_folder import result_of
 
@@ -45,7 +45,7 @@ class PausedTrials(Mapping[int, Paused]):
 
     def add(self, trial: optuna.Trial, curve: list[EvalPoint], result: TrialResult) -> None:
         """Note that a trial waits."""
-        known = {"result": asdict(result), "curve": [asdict(point) for point in curve]}
+        known = {RESULT: asdict(result), CURVE: [asdict(point) for point in curve]}
         trial.set_user_attr(PAUSED, known)
         self._trials[trial.number] = Paused(trial, curve, result)
 
@@ -58,5 +58,5 @@ class PausedTrials(Mapping[int, Paused]):
 
 def _read(study: optuna.Study, trial: FrozenTrial) -> Paused:
     known: dict[str, Any] = trial.user_attrs[PAUSED]
-    curve = [EvalPoint(**point) for point in known["curve"]]
-    return Paused(optuna.Trial(study, trial._trial_id), curve, result_of(known["result"]))
+    curve = [EvalPoint(**point) for point in known[CURVE]]
+    return Paused(optuna.Trial(study, trial._trial_id), curve, result_of(known[RESULT]))

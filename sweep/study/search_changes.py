@@ -9,17 +9,17 @@ import optuna
 from sweep.samplers.search_space import is_within
 from sweep.space.hyperparameters import Value
 from sweep.space.space import Space
-from sweep.storage.attributes import POINT
+from sweep.storage.attributes import POINT, SEARCH
 from sweep.text.numbers import counted
 
 
 def search_changes(study: optuna.Study, space: Space) -> str | None:
     """Say what is searched otherwise than in the last run, and note it; None: nothing."""
-    known: Mapping[str, str] | None = study.user_attrs.get("search")
+    known: Mapping[str, str] | None = study.user_attrs.get(SEARCH)
     now = {name: str(domain) for name, domain in space.domains.items()}
     if known == now:
         return None
-    study.set_user_attr("search", now)
+    study.set_user_attr(SEARCH, now)
     if known is None:
         return None
     changes = [

@@ -15,6 +15,7 @@ from sweep.errors import SweepFailed
 from sweep.pruners.own_curve import ByItself, stopped_by_hand
 from sweep.pruners.peers import WITHOUT_VALUE, make_rivals
 from sweep.space.space import Space
+from sweep.storage import attributes
 from sweep.storage.attributes import POINT, as_ranges, from_ranges
 from sweep.study.ended import AllEnded, Ended, tell_ended
 from sweep.study.next_trial import View, enqueue_starts
@@ -70,12 +71,13 @@ class Sweep:
         self._unwanted: set[int] = set()
         """Paused trials that a person wants to end."""
         self._rivals = make_rivals(space, study)
-        self._passed_on = from_ranges(study.user_attrs.get("passed_on", []))
-        self.base_eval_loss: float | None = study.user_attrs.get("base_eval_loss")
+        known = study.user_attrs
+        self._passed_on = from_ranges(known.get(attributes.PASSED_ON, []))
+        self.base_eval_loss: float | None = known.get(attributes.BASE_EVAL_LOSS)
         """The base model's own eval loss; None until the first trial has measured it."""
-        self.base_value: float | None = study.user_attrs.get("base_value", self.base_eval_loss)
+        self.base_value: float | None = known.get(attributes.BASE_VALUE, self.base_eval_loss)
         """The base model's own objective; None as above."""
-        self._gpu_seconds = float(study.user_attrs.get("gpu_seconds", 0.0))
+        self._gpu_seconds = float(known.get(attributes.GPU_SECONDS, 0.0))
         self._gpu_seconds_noted = 0.0
         """When they were written down last."""
         self._counted_until: dict[int, float] = {}
@@ -87,7 +89,7 @@ class Sweep:
     @property
     def task(self) -> dict[str, Any]:
         """What all its trials share (`sweep.study.task`)."""
-        return dict(self._study.user_attrs["task"])
+        return dict(self._study.user_attrs[attributes.TASK])
 
     @property
     def running(self) -> list[int]:
@@ -168,10 +170,10 @@ class Sweep:
             return None
         if point.index == 0:
             self.base_eval_loss = point.eval_loss
-            self._study.set_user_attr("base_eval_loss", point.eval_loss)
+            self._study.set_user_attr(attributes.BASE_EVAL_LOSS, point.eval_loss)
             self.base_value = point.value
             if point.score is not None:
-                self._study.set_user_attr("base_value", point.score)
+                self._study.set_user_attr(attributes.BASE_VALUE, point.score)
         else:
             curve.append(point)
             self._rivals.hear(number, curve)
@@ -261,8 +263,8 @@ class Sweep:
         cause = result.reason.splitlines()[0].rstrip(".")
         words = f"{cause}. It runs again."
         if result.fault == "machine_lost":
-            n_lost = int(trial.user_attrs.get("n_lost", 0)) + 1
-            trial.set_user_attr("n_lost", n_lost)
+            n_lost = int(trial.user_attrs.get(attributes.N_LOST, 0)) + 1
+            trial.set_user_attr(attributes.N_LOST, n_lost)
             if n_lost > RUNS_AGAIN:
                 reason = f"Lost {n_lost} times, so it is given up. The last time: {result.reason}"
                 return replace(result, reason=reason, fault=None)
@@ -279,8 +281,8 @@ class Sweep:
         for trial in self._study.get_trials(deepcopy=False):
             if not trial.state.is_finished() or trial.number in self._passed_on:
                 continue
-            points = [EvalPoint(**point) for point in trial.user_attrs["curve"]]
-            result = result_of(trial.user_attrs["result"])
+            points = [EvalPoint(**point) for point in trial.user_attrs[attributes.CURVE]]
+            result = result_of(trial.user_attrs[attributes.RESULT])
             self._pass_on(trial.number, trial.user_attrs[POINT], points, result)
             self._note_passed_on(trial.number)
 
@@ -300,7 +302,7 @@ class Sweep:
 
     def _note_passed_on(self, number: int) -> None:
         self._passed_on.add(number)
-        self._study.set_user_attr("passed_on", as_ranges(self._passed_on))
+        self._study.set_user_attr(attributes.PASSED_ON, as_ranges(self._passed_on))
 
     def has_untold(self) -> bool:
         """Whether trackers were not told of the end of a trial, or of the sweep's."""
@@ -308,12 +310,12 @@ class Sweep:
 
     def note(self, state: str, reason: str) -> None:
         """Write down how the sweep is; `sweep status` reads it."""
-        self._study.set_user_attr("state", [state, reason, time.time()])
+        self._study.set_user_attr(attributes.STATE, [state, reason, time.time()])
 
     @property
     def noted(self) -> tuple[str, str, float]:
         """What was noted last: the state, the reason, when (seconds of the epoch)."""
-        state, reason, when = self._study.user_attrs.get("state", ["not begun", "", 0.0])
+        state, reason, when = self._study.user_attrs.get(attributes.STATE, ["not begun", "", 0.0])
         return state, reason, when
 
     def gpu_seconds(self) -> float:
@@ -336,7 +338,7 @@ class Sweep:
         self._gpu_seconds += held * self._space.settings.gpus_per_trial
         if now - self._gpu_seconds_noted >= NOTED_EVERY_SECONDS or len(self._counted_until) == 1:
             self._gpu_seconds_noted = now
-            self._study.set_user_attr("gpu_seconds", self._gpu_seconds)
+            self._study.set_user_attr(attributes.GPU_SECONDS, self._gpu_seconds)
 
     def is_flat(self, n_trials: int) -> bool:
         """Whether the last `n_trials` that ended have not bettered the objective."""

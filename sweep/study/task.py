@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sweep.errors import StudyError
 from sweep.space.hyperparameters import shown
 from sweep.space.space import Space
+from sweep.storage.attributes import EVALUATE_ROWS, OBJECTIVE_ROWS, TASK
 from sweep.storage.of_folder import has_study, study_reader
 from sweep.storage.patient import cause_of
 from sweep.study.trial_config import model_config, trial_settings
@@ -44,11 +45,11 @@ def keep_to_task(
         "optimizer": trial_settings(space, on_gpus=on_gpus).optimizer,
         "seed": space.settings.seed,
     }
-    known = study.user_attrs.get("task")
+    known = study.user_attrs.get(TASK)
     if known is None:
-        study.set_user_attr("task", task)
-        study.set_user_attr("evaluate_rows", space.settings.evaluate.rows)
-        study.set_user_attr("objective_rows", space.settings.objective.rows)
+        study.set_user_attr(TASK, task)
+        study.set_user_attr(EVALUATE_ROWS, space.settings.evaluate.rows)
+        study.set_user_attr(OBJECTIVE_ROWS, space.settings.objective.rows)
         return
     known = {"objective": asdict(Objective()), **known}  # older versions knew of no other
     changed = changes(known, task)
@@ -106,9 +107,9 @@ def rows_so_far(
     except (SQLAlchemyError, StorageInternalError) as error:
         raise StudyError(f"{space.name}: the study cannot be read: {cause_of(error)}") from None
     known, settings = study.user_attrs, space.settings
-    task = known.get("task") or {}
-    is_sample = known.get("evaluate_rows") == settings.evaluate.rows
-    is_generated = known.get("objective_rows") == settings.objective.rows
+    task = known.get(TASK) or {}
+    is_sample = known.get(EVALUATE_ROWS) == settings.evaluate.rows
+    is_generated = known.get(OBJECTIVE_ROWS) == settings.objective.rows
     return RowsSoFar(
         sample=task["sample_rows"] if is_sample else None,
         generated=(task.get("objective") or {}).get("rows") if is_generated else None,

@@ -24,11 +24,12 @@ from trials.backends.quantised import load_quantised
 from trials.config import ModelConfig, TrialConfig
 from trials.memory.device import give_back_memory
 from trials.memory.estimate import activation_bytes_per_token
+from trials.models.frozen_base import FrozenBase
 from trials.models.presets import TARGET_MODULES
 from trials.models.sources import local_or_hub
 
 
-def load(config: ModelConfig) -> TransformersBase:
+def load(config: ModelConfig) -> FrozenBase:
     """Load and quantise the base model onto this process's only device."""
     began = time.perf_counter()
     # At every 8-bit layer of every forward pass bitsandbytes says that it works in float16.
@@ -111,7 +112,7 @@ class TransformersBase:
         self.device = device
         self.dtype = dtype
         self.activation_bytes_per_token = activation_bytes_per_token(model)
-        self._base = model
+        self.model = model
         self._adapted: Any = None
         self._kind: tuple[str, bool] | None = None
         self._spare: dict[tuple[str, bool] | None, SpareLayers] = {}
@@ -139,7 +140,7 @@ class TransformersBase:
             bias="none",
             task_type="CAUSAL_LM",
         )
-        adapted = get_peft_model(self._base, lora)
+        adapted = get_peft_model(self.model, lora)
         for layer in adapted.modules():
             if isinstance(layer, BaseTunerLayer):
                 # Autocast chooses the type; on processors peft does not see that it is on, and
@@ -149,21 +150,21 @@ class TransformersBase:
 
     def recompute_activations(self) -> None:
         """Keep only the inputs of decoder layers, until the adapter is removed."""
-        self._base.gradient_checkpointing_enable({"use_reentrant": False})
+        self.model.gradient_checkpointing_enable({"use_reentrant": False})
         # It has also put a hook on the embeddings so that their output requires a gradient. Only
         # reentrant checkpointing needs that, and nothing would remove the hook.
-        self._base.disable_input_require_grads()
+        self.model.disable_input_require_grads()
 
     def remove_adapter(self) -> None:
         """Give the base back as it was loaded; raise `BaseNotClean` where that cannot be shown."""
         if self._adapted is not None:
-            self._base.gradient_checkpointing_disable()
-            spare = SpareLayers(self._base, self._adapted)
+            self.model.gradient_checkpointing_disable()
+            spare = SpareLayers(self.model, self._adapted)
             self._adapted = None
             if self._kind is not None:
                 self._spare[self._kind] = spare
             give_back_memory()
-        self._proof.check(self._base)
+        self._proof.check(self.model)
 
     def nll_sum(self, model: Any, batch: Batch) -> torch.Tensor:
         """Return the negative log-likelihood summed over the supervised tokens, in nats."""
@@ -197,16 +198,16 @@ class TransformersBase:
             pad_token_id=stop_ids[0],
         )
         # Whatever its makers would sample with (a penalty on repetition, say) is left out.
-        own, self._base.generation_config = self._base.generation_config, GenerationConfig()
+        own, self.model.generation_config = self.model.generation_config, GenerationConfig()
         try:
             with self._autocast():
-                found = self._base.generate(
+                found = self.model.generate(
                     input_ids=self._on_device(torch.tensor(rows)),
                     attention_mask=self._on_device(torch.tensor(mask)),
                     generation_config=greedy,
                 )
         finally:
-            self._base.generation_config = own
+            self.model.generation_config = own
         return [_until(row[longest:], stop_ids) for row in found.tolist()]
 
     def _layout(self, batch: Batch) -> Layout:
@@ -250,12 +251,12 @@ class TransformersBase:
 
         The difference must be rounding, and far below what mixing up the rows would change.
         """
-        if "position_ids" not in inspect.signature(self._base.forward).parameters:
+        if "position_ids" not in inspect.signature(self.model.forward).parameters:
             return False
-        vocabulary = self._base.get_input_embeddings().num_embeddings
+        vocabulary = self.model.get_input_embeddings().num_embeddings
         two_rows, one_row = rows_to_tell_apart(vocabulary)
         apart, end_to_end, mixed_up = (
-            float(F.cross_entropy(*self._logits(self._base, layout), reduction="sum"))
+            float(F.cross_entropy(*self._logits(self.model, layout), reduction="sum"))
             for layout in (padded(two_rows), self._packed(two_rows), padded(one_row))
         )
         rounding = 1e-5 if self.dtype is torch.float32 else 1e-2

@@ -33,13 +33,14 @@ from trials.backends.quantised import load_quantised
 from trials.config import ConfigError, ModelConfig, TrialConfig
 from trials.memory.device import give_back_memory
 from trials.memory.estimate import activation_bytes_per_token
+from trials.models.frozen_base import FrozenBase
 from trials.models.presets import TARGET_MODULES
 from trials.models.sources import local_or_hub
 
 NO_METRICS = "objective: Unsloth measures eval loss alone; write backend: transformers."
 
 
-def load(config: ModelConfig) -> UnslothBase:
+def load(config: ModelConfig) -> FrozenBase:
     """Load and quantise the base model onto this process's only device."""
     began = time.perf_counter()
     device = torch.device("cuda", 0)
@@ -94,7 +95,7 @@ class UnslothBase:
         self.device = device
         self.dtype = dtype
         self.activation_bytes_per_token = activation_bytes_per_token(model)
-        self._base = model
+        self.model = model
         self._adapted: Any = None
         self._functions = _own_functions(model)
         self._proof = Proof(model)
@@ -102,7 +103,7 @@ class UnslothBase:
     def add_adapter(self, config: TrialConfig) -> Any:
         """Return the base with a new, untrained adapter."""
         self._adapted = FastLanguageModel.get_peft_model(
-            self._base,
+            self.model,
             r=config.rank,
             lora_alpha=config.alpha,
             lora_dropout=config.dropout,
@@ -126,13 +127,13 @@ class UnslothBase:
         """
         if self._adapted is not None:
             self._adapted = None
-            self._base.gradient_checkpointing_disable()
-            self._base.disable_input_require_grads()
-            take_off_adapter(self._base)
+            self.model.gradient_checkpointing_disable()
+            self.model.disable_input_require_grads()
+            take_off_adapter(self.model)
             give_back_memory()
-            self._base.requires_grad_(False)
-            _restore(self._base, self._functions)
-        self._proof.check(self._base)
+            self.model.requires_grad_(False)
+            _restore(self.model, self._functions)
+        self._proof.check(self.model)
 
     def nll_sum(self, model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the negative log-likelihood summed over the supervised tokens, in nats.

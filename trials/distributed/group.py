@@ -51,4 +51,4 @@ class Alone:
         return [value]
 
 
-ALONE = Alone()
+ALONE: Group = Alone()

@@ -14,7 +14,7 @@ import torch
 from trials.config import TOKEN_ACCURACY, TrialConfig
 from trials.data.batches import collate, micro_batches, supervised_tokens
 from trials.data.tokens import TokenRows
-from trials.distributed.group import ALONE, Group
+from trials.distributed.group import Group
 from trials.evaluation.generate import Prompts, predictions
 from trials.evaluation.metrics import score
 from trials.models.frozen_base import FrozenBase
@@ -91,20 +91,13 @@ class Measured:
     """Negative log-likelihood of each row, in the rows' own order, (rows,), in nats."""
 
 
-def eval_loss(
-    base: FrozenBase, model: Any, rows: TokenRows, batch_size: int, group: Group = ALONE
-) -> float:
-    """Return `measure`'s loss."""
-    return measure(base, model, rows, batch_size, group).loss
-
-
 @torch.no_grad()
 def measure(
     base: FrozenBase,
     model: Any,
     rows: TokenRows,
     batch_size: int,
-    group: Group = ALONE,
+    group: Group,
     *,
     counts_correct: bool = False,
 ) -> Measured:

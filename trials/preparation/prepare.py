@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trials.config import ConfigError, DataError, ModelConfig
+from trials.config import ConfigError, DataError, ModelConfig, UserError
 from trials.data.examples import Example, fingerprint, read_examples, shared_rows, split
 from trials.faults import fault_of
 from trials.parent import end_with_parent
@@ -303,7 +303,7 @@ def main(request_path: str, answer_path: str) -> int:
     answer: dict[str, Any]
     try:
         answer = {"report": prepare(Request(**raw))}
-    except (DataError, ConfigError) as error:
+    except UserError as error:
         answer = {"problems": str(error)}
     except OSError as error:
         if fault_of(error) != "disk_full":

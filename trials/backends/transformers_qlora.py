@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import is_flash_attn_2_available
 
-from trials.backends.adapter_layers import SpareLayers, draw_weights
+from trials.backends.adapter_layers import SpareLayers, draw_weights, lora_settings
 from trials.backends.loading import compute_dtype
 from trials.backends.packing import Batch, ForwardCost, Layout, packed, padded, rows_to_tell_apart
 from trials.backends.proof import Proof
@@ -25,13 +24,11 @@ from trials.config import ModelConfig, TrialConfig
 from trials.memory.device import give_back_memory
 from trials.memory.estimate import activation_bytes_per_token
 from trials.models.frozen_base import FrozenBase
-from trials.models.presets import TARGET_MODULES
 from trials.models.sources import local_or_hub
 
 
 def load(config: ModelConfig) -> FrozenBase:
     """Load and quantise the base model onto this process's only device."""
-    began = time.perf_counter()
     # At every 8-bit layer of every forward pass bitsandbytes says that it works in float16.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
@@ -54,9 +51,7 @@ def load(config: ModelConfig) -> FrozenBase:
     model.requires_grad_(False)
     _keep_cpu_kernels_differentiable(model)
     _use_flash_attention(model, device, dtype)
-    base = TransformersBase(model, device, dtype)
-    base.load_seconds = time.perf_counter() - began
-    return base
+    return TransformersBase(model, device, dtype)
 
 
 def _from_pretrained(name: str, device: torch.device, dtype: torch.dtype, **settings: Any) -> Any:
@@ -122,7 +117,6 @@ class TransformersBase:
         self._proof = Proof(model)
 
     def add_adapter(self, config: TrialConfig) -> Any:
-        """Return the base with a new, untrained adapter."""
         self._kind = SpareLayers.kind(config)
         spare = self._spare.pop(self._kind, None)
         self._adapted = spare.put_on(config) if spare else self._built(config)
@@ -130,16 +124,7 @@ class TransformersBase:
         return self._adapted
 
     def _built(self, config: TrialConfig) -> Any:
-        lora = LoraConfig(
-            r=config.rank,
-            lora_alpha=config.alpha,
-            lora_dropout=config.dropout,
-            use_rslora=config.use_rslora,
-            use_dora=config.use_dora,
-            target_modules=TARGET_MODULES[config.target_modules],
-            bias="none",
-            task_type="CAUSAL_LM",
-        )
+        lora = LoraConfig(**lora_settings(config), task_type="CAUSAL_LM")
         adapted = get_peft_model(self.model, lora)
         for layer in adapted.modules():
             if isinstance(layer, BaseTunerLayer):
@@ -156,7 +141,6 @@ class TransformersBase:
         self.model.disable_input_require_grads()
 
     def remove_adapter(self) -> None:
-        """Give the base back as it was loaded; raise `BaseNotClean` where that cannot be shown."""
         if self._adapted is not None:
             self.model.gradient_checkpointing_disable()
             spare = SpareLayers(self.model, self._adapted)
@@ -167,14 +151,12 @@ class TransformersBase:
         self._proof.check(self.model)
 
     def nll_sum(self, model: Any, batch: Batch) -> torch.Tensor:
-        """Return the negative log-likelihood summed over the supervised tokens, in nats."""
         logits, targets = self._logits(model, self._layout(batch))
         return F.cross_entropy(logits.float(), targets, reduction="sum")
 
     def nll_rows(
         self, model: Any, batch: Batch, *, counts_correct: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the same of each row, and how many tokens are the model's first choice."""
         layout = self._layout(batch)
         logits, targets = self._logits(model, layout)
         nlls = F.cross_entropy(logits.float(), targets, reduction="none")
@@ -185,7 +167,6 @@ class TransformersBase:
     def generate(
         self, prompts: Sequence[Sequence[int]], *, stop_ids: Sequence[int], max_new_tokens: int
     ) -> list[list[int]]:
-        """Continue each prompt greedily, with the adapter as it is, up to a token of `stop_ids`."""
         longest = max(map(len, prompts))
         pads = [longest - len(prompt) for prompt in prompts]
         rows = [[stop_ids[0]] * n + list(prompt) for n, prompt in zip(pads, prompts, strict=True)]

@@ -51,7 +51,6 @@ class TokenSplit:
 
     @classmethod
     def joined(cls, splits: Sequence[TokenSplit]) -> TokenSplit:
-        """Return the rows of all `splits`, in their order."""
         return cls.of(
             ids=np.concatenate([split.ids for split in splits]),
             supervised=np.concatenate([split.supervised for split in splits]),

@@ -42,12 +42,10 @@ class Prompts:
     max_new_tokens: int
 
     def save(self, folder: Path) -> None:
-        """Write it into the folder of the prepared data."""
         write_whole(folder / FILE_NAME, json.dumps(asdict(self), ensure_ascii=False))
 
     @classmethod
     def load(cls, folder: Path) -> Prompts:
-        """Read what `save` wrote."""
         return cls(**json.loads((folder / FILE_NAME).read_text(encoding="utf-8")))
 
 

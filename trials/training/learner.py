@@ -169,7 +169,6 @@ class Learner:
         )
 
     def restore(self, state: State) -> None:
-        """Put back what `state` returned."""
         numbers = state.numbers
         with torch.no_grad():
             for name, weight in state.part("trained").items():
@@ -198,7 +197,6 @@ class Window:
         self._began = time.perf_counter()
 
     def add(self, nll_sum: torch.Tensor, n_targets: int, n_tokens: int) -> None:
-        """Add a step."""
         self.nll_sum += nll_sum
         self._n_targets += n_targets
         self._n_tokens += n_tokens
@@ -222,7 +220,6 @@ class Window:
         }
 
     def restore(self, nll_sum: torch.Tensor, counts: dict[str, Any]) -> None:
-        """Put a checkpoint's window in place."""
         self.nll_sum.copy_(nll_sum)
         self._n_targets, self._n_tokens = counts["n_targets"], counts["n_tokens"]
         self._seconds_before = counts["seconds"]

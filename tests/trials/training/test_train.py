@@ -331,6 +331,15 @@ def test_a_trial_whose_single_row_does_not_fit_is_out_of_memory(
     assert "with 1 row at a time and gradient checkpointing (rank 8, max_length 64" in result.reason
 
 
+def test_a_trial_that_is_out_of_memory_leaves_no_checkpoint(
+    config: MakeConfig, base: TransformersBase
+) -> None:
+    trial = config(checkpoint_minutes=0.0)
+    result, _ = run(trial, LimitedMemory(base, limit=0, training=True, from_call=3))
+    assert result.outcome == "out_of_memory"
+    assert [path.name for path in Path(trial.output_dir).iterdir()] == ["result.json"]
+
+
 def test_memory_that_runs_out_in_the_optimizer_begins_the_trial_anew(
     config: MakeConfig, exact: TransformersBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

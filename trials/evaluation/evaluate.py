@@ -105,9 +105,6 @@ def measure(
 
     The loss sums over all tokens and divides once, so that it does not depend on how rows are
     batched. A mean of batch means would weigh the tokens of short completions more.
-
-    Args:
-        group: Each of its processes takes its share of the rows; each gets the result.
     """
     was_training = model.training
     model.eval()

@@ -51,11 +51,7 @@ class State:
 
 
 class Checkpoints:
-    """The checkpoint file of one trial, written in the background: training does not wait for it.
-
-    Args:
-        minutes: Between two of them; a trial that is shorter writes none.
-    """
+    """The checkpoint file of one trial, written in the background: training does not wait for it."""
 
     def __init__(self, config: TrialConfig) -> None:
         self._path = Path(config.output_dir) / CHECKPOINT

@@ -52,7 +52,14 @@ class Learner:
         self._noise: EmbeddingNoise | None = None
         if config.neftune_alpha:
             self._noise = EmbeddingNoise(self.model, config.neftune_alpha)
-        self.fit = Fit(memory, config, self._rows_that_fit())
+        estimated = rows_that_fit(
+            base,
+            config,
+            longest_row=int(rows.lengths.max()),
+            n_trained=sum(p.numel() for p in self._trained.values()),
+            group=group,
+        )
+        self.fit = Fit(memory, config, estimated)
         self.window = Window(base.device)
         self.grad_norm: torch.Tensor | float = math.nan
         """Of the latest step, before clipping; on the device."""
@@ -135,15 +142,6 @@ class Learner:
         for gradient, summed in zip(gradients, sums, strict=True):
             gradient.copy_(summed.view_as(gradient))
         return not float(n_short), nll_of_all[0].double()
-
-    def _rows_that_fit(self) -> int:
-        return rows_that_fit(
-            self._base,
-            self._config,
-            longest_row=int(self._rows.lengths.max()),
-            n_trained=sum(p.numel() for p in self._trained.values()),
-            group=self._group,
-        )
 
     def state(self) -> State:
         """Return all that it needs to go on after the steps it has taken."""

@@ -34,17 +34,13 @@ T = TypeVar("T")
 SET_ASIDE = Stop(outcome="interrupted", reason="Set aside; it goes on from its checkpoint.")
 
 
-def _nobody_asks() -> bool:
-    return False
-
-
 def run_trial(
     config: TrialConfig,
     base: FrozenBase,
     memory: MicroBatchMemory,
     report: Report,
     group: Group = ALONE,
-    is_asked_to_stop: Callable[[], bool] = _nobody_asks,
+    is_asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> TrialResult:
     """Train the adapter of `config`, write the best one to `config.output_dir`/adapter.
 

@@ -32,8 +32,6 @@ OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A sweep's job."""
-
     id: str
     sweep: str
     """The sweep's name."""

@@ -48,7 +48,6 @@ class Confirmation:
         self._n_ended = len(self.runs) - len(self._waiting)
 
     def ask(self, paused: int | None = None) -> tuple[int, TrialConfig]:
-        """Return the next run."""
         config = self._waiting.popleft()
         self._running[config.number], self._curves[config.number] = config, []
         Path(config.output_dir).mkdir(parents=True, exist_ok=True)
@@ -56,12 +55,10 @@ class Confirmation:
         return config.number, config
 
     def started(self, config: TrialConfig, place: Place) -> None:
-        """Pass on that a run has its slot."""
         for tracker in self.trackers:
             tracker.trial_started(config, place)
 
     def report(self, number: int, point: EvalPoint) -> Stop | None:
-        """Take an evaluation and return the verdict."""
         curve = self._curves[number]
         if curve and point.index <= curve[-1].index:
             return None  # it goes on after a checkpoint
@@ -106,7 +103,6 @@ class Confirmation:
             self.tell(number, TrialResult(outcome="interrupted", reason=words))
 
     def n_ended(self) -> int:
-        """Runs that have ended, those of earlier calls included."""
         return self._n_ended
 
     def n_paused(self) -> int:
@@ -114,14 +110,11 @@ class Confirmation:
         return 0
 
     def promising(self, *, is_last: bool) -> int | None:
-        """None is paused."""
         return None
 
-    def end_paused(self) -> None:
-        """None is paused."""
+    def end_paused(self) -> None: ...
 
     def is_exhausted(self) -> bool:
-        """Whether every run has been asked for."""
         return not self._waiting
 
     def gpu_seconds(self) -> float:
@@ -129,5 +122,4 @@ class Confirmation:
         return 0.0
 
     def is_flat(self, n_trials: int) -> bool:
-        """All runs are wanted."""
         return False

@@ -49,11 +49,9 @@ class Words:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def trial_started(self, config: TrialConfig, place: Place) -> None:
-        """Nothing to do."""
+    def trial_started(self, config: TrialConfig, place: Place) -> None: ...
 
-    def trial_reported(self, number: int, point: EvalPoint) -> None:
-        """Nothing to do."""
+    def trial_reported(self, number: int, point: EvalPoint) -> None: ...
 
     def trial_ended(self, number: int, result: TrialResult) -> None:
         """One that goes on later still has to end."""

@@ -53,14 +53,11 @@ class RoomForAll:
     """A disk that is never full."""
 
     def is_there(self) -> bool:
-        """It is."""
         return True
 
-    def ran_out(self) -> None:
-        """It does not."""
+    def ran_out(self) -> None: ...
 
-    def sufficed(self) -> None:
-        """It does."""
+    def sufficed(self) -> None: ...
 
 
 def run(sweep: AskTell, runner: Runner, budget: Budget, room: Room = RoomForAll()) -> str:  # noqa: B008

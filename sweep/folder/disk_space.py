@@ -66,7 +66,6 @@ class Room:
         self._say(f"A trial found no room on the disk: no new one for {seconds:.0f} s.")
 
     def sufficed(self) -> None:
-        """A trial has ended with what it needed."""
         self._n_full = 0
 
 

@@ -38,14 +38,11 @@ class Rivals(Protocol):
 class NoRivals:
     """No trial is judged by others."""
 
-    def hear(self, number: int, curve: Sequence[EvalPoint]) -> None:
-        """Nothing is kept."""
+    def hear(self, number: int, curve: Sequence[EvalPoint]) -> None: ...
 
-    def lost(self, number: int) -> None:
-        """Nothing is kept."""
+    def lost(self, number: int) -> None: ...
 
     def verdict(self, study: optuna.Study, trial: optuna.Trial, point: EvalPoint) -> Stop | None:
-        """Every trial goes on."""
         return None
 
     def promising(self, paused: Collection[int], *, is_last: bool) -> int | None:
@@ -53,7 +50,6 @@ class NoRivals:
         return min(paused, default=None)
 
     def standing(self, number: int) -> str:
-        """None stays paused."""
         return ""
 
 
@@ -64,7 +60,6 @@ class Killing(NoRivals):
         self._outclassed = outclassed
 
     def verdict(self, study: optuna.Study, trial: optuna.Trial, point: EvalPoint) -> Stop | None:
-        """Judge a trial; None to go on."""
         reason = self._outclassed.reason(study, trial, point)
         return Stop(outcome="outclassed", reason=reason) if reason else None
 
@@ -78,21 +73,17 @@ class Pausing:
         """The rung that a trial has reached with its latest evaluation."""
 
     def hear(self, number: int, curve: Sequence[EvalPoint]) -> None:
-        """Take the evaluations of a trial, latest last."""
         self._rung[number] = self._halving.hear(number, curve)
 
     def lost(self, number: int) -> None:
-        """A trial has ended without a value that counts."""
         self._halving.lost(number)
 
     def verdict(self, study: optuna.Study, trial: optuna.Trial, point: EvalPoint) -> Stop | None:
-        """Judge a trial; None to go on."""
         rung = self._rung[trial.number]
         reason = self._halving.reason(trial.number, rung) if rung is not None else None
         return Stop(outcome="paused", reason=reason) if reason else None
 
     def promising(self, paused: Collection[int], *, is_last: bool) -> int | None:
-        """Return the number of a paused trial that is among the best by now."""
         at = {number: self._halving.rung_of(number) for number in paused}
         waiting = {number: rung for number, rung in at.items() if rung is not None}
         return self._halving.promising(waiting, is_last=is_last)

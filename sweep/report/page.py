@@ -41,7 +41,6 @@ def write_report(folder: Path, data: Data | None = None) -> Path:
 
 
 def page(data: Data) -> str:
-    """The report as HTML."""
     from plotly.offline import get_plotlyjs
 
     figures: list[charts.Figure] = []

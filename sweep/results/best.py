@@ -17,7 +17,6 @@ from sweep.tracking.location import command
 
 
 def in_words(record: Record) -> RenderableType:
-    """The winner as a person reads it."""
     sweep, trial = record.sweep, record.trial
     line = Text(f"{sweep.name}: trial {trial.number} is the best", style="bold")
     line.append(f" of {len(sweep.trials)} ({trial.outcome})", style="not bold")

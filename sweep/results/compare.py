@@ -147,7 +147,6 @@ def _by_seeds(one: Side, other: Side) -> str | None:
 
 
 def in_words(one: Side, other: Side) -> RenderableType:
-    """Both sides as tables, and the verdict."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for heading in ("", one.name, other.name):
         table.add_column(heading, overflow="fold")
@@ -205,7 +204,6 @@ def _settings_rows(one: Side, other: Side) -> list[tuple[str, str, str]]:
 
 
 def as_json(one: Side, other: Side) -> dict[str, Any]:
-    """The same for programs."""
     sides = [
         {
             "sweep": side.status.name,

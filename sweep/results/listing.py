@@ -17,8 +17,6 @@ from sweep.results.status import Status, ago, read_status
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A sweep in the list."""
-
     name: str
     status: Status | None
     """None: it cannot be read."""
@@ -71,7 +69,6 @@ def as_json(sweeps: list[Listed]) -> list[dict[str, Any]]:
 
 
 def in_words(sweeps: list[Listed], output: Path) -> RenderableType:
-    """The list as a person reads it."""
     if not sweeps:
         return Text(f"{output.resolve()}: no sweeps. Look elsewhere with --output.")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")

@@ -42,7 +42,6 @@ def ordered(status: Status, sort: Sort) -> list[Trial]:
 
 
 def all_in_words(status: Status, sort: Sort) -> RenderableType:
-    """All trials of a sweep as a table."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     objective = status.objective
     values = [objective.heading] + ([] if objective.is_eval_loss else ["eval loss"])
@@ -140,7 +139,6 @@ def _values(record: Record) -> Table:
 
 
 def all_as_json(status: Status, sort: Sort) -> dict[str, Any]:
-    """All trials for programs."""
     return {**asdict(status), "trials": [asdict(trial) for trial in ordered(status, sort)]}
 
 

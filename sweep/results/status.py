@@ -172,12 +172,10 @@ def _trial(
 
 
 def as_json(status: Status) -> dict[str, Any]:
-    """The status for programs."""
     return asdict(status)
 
 
 def in_words(status: Status) -> RenderableType:
-    """The status as a person reads it."""
     line = Text(status.name, style="bold")
     line.append(f" {IN_WORDS.get(status.state, status.state)}", style="not bold")
     if status.process is not None:

@@ -19,8 +19,6 @@ from trials.trial_folder import ADAPTER, CONFIG, LOG, result_of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """One trial of a sweep."""
-
     sweep: Status
     trial: Trial
     config: TrialConfig | None

@@ -87,7 +87,6 @@ class WithoutRepeats(BaseSampler):
         return self._inner.sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Passed on."""
         self._inner.before_trial(study, trial)
 
     def after_trial(
@@ -97,7 +96,6 @@ class WithoutRepeats(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        """Passed on."""
         self._inner.after_trial(study, trial, state, values)
 
 

@@ -127,7 +127,6 @@ class Progress:
 
     @property
     def n_paused(self) -> int:
-        """Trials that wait until they belong to the best."""
         return len(self._paused)
 
     @property
@@ -136,7 +135,6 @@ class Progress:
         return self._pace is not None
 
     def started(self, config: TrialConfig, place: Place) -> None:
-        """A trial has its slot."""
         if self._pace is None:
             self._pace = self._pace_so_far(config.n_evaluations)
         self._pace.planned(config.epochs)
@@ -153,7 +151,6 @@ class Progress:
         return pace
 
     def reported(self, number: int, point: EvalPoint) -> None:
-        """A trial has evaluated."""
         if point.index == 0:
             self.base_eval_loss = point.eval_loss
             return

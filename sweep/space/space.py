@@ -55,7 +55,6 @@ class Space:
 
     @property
     def objective(self) -> Objective:
-        """What trials are judged by."""
         return objective_of(self.settings.objective)
 
     @property

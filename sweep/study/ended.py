@@ -58,7 +58,6 @@ class AllEnded:
             self.pause(trial.number)
 
     def add(self, trial: FrozenTrial) -> None:
-        """Take the next one that has ended."""
         known = trial.user_attrs
         ended = Ended(
             number=trial.number,
@@ -91,11 +90,9 @@ class AllEnded:
 
     @property
     def numbers(self) -> Set[int]:
-        """Their numbers."""
         return self._trials.keys()
 
     def by_number(self) -> list[Ended]:
-        """All of them."""
         return [self._trials[number] for number in sorted(self._trials)]
 
     def ranked(self, n: int | None = None) -> list[Ended]:

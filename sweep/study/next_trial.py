@@ -197,13 +197,11 @@ class Drawn(BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Nothing is left to infer."""
         return {}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Nothing is left to sample."""
         return {}
 
     def sample_independent(
@@ -213,7 +211,6 @@ class Drawn(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """The value that was drawn."""
         return self._point[param_name]
 
 

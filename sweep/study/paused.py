@@ -44,13 +44,11 @@ class PausedTrials(Mapping[int, Paused]):
         return len(self._trials)
 
     def add(self, trial: optuna.Trial, curve: list[EvalPoint], result: TrialResult) -> None:
-        """Note that a trial waits."""
         known = {RESULT: asdict(result), CURVE: [asdict(point) for point in curve]}
         trial.set_user_attr(PAUSED, known)
         self._trials[trial.number] = Paused(trial, curve, result)
 
     def take_up(self, number: int) -> optuna.Trial:
-        """Note that a trial goes on, or ends."""
         trial = self._trials.pop(number).trial
         trial.set_user_attr(PAUSED, None)
         return trial

@@ -37,7 +37,6 @@ class Summary:
 
     @property
     def winner(self) -> Ended | None:
-        """The trial with the best objective."""
         return self.ranked[0] if self.ranked else None
 
     @property

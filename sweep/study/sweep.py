@@ -97,7 +97,6 @@ class Sweep:
         return sorted(self._running)
 
     def n_ended(self) -> int:
-        """Trials that have ended, whatever their outcome."""
         return len(self._ended)
 
     def n_waiting(self) -> int:
@@ -111,15 +110,9 @@ class Sweep:
         return sorted(self._paused)
 
     def n_paused(self) -> int:
-        """Trials that wait until they belong to the best."""
         return len(self._paused)
 
     def promising(self, *, is_last: bool) -> int | None:
-        """Return the number of a paused trial that belongs to the best by now; None: none does.
-
-        Args:
-            is_last: Whether no further trial comes.
-        """
         while wanted := self._paused.keys() - self._unwanted:
             number = self._rivals.promising(wanted, is_last=is_last)
             if number is None or not self._is_asked_to_prune(number):
@@ -153,7 +146,6 @@ class Sweep:
         return trial.number, config
 
     def started(self, config: TrialConfig, place: Place) -> None:
-        """Pass on that a trial has its slot."""
         self._heard_of.add(config.number)
         self._counted_until[config.number] = time.monotonic()
         for tracker in self.trackers:
@@ -242,7 +234,6 @@ class Sweep:
         return has_ended
 
     def end_paused(self) -> None:
-        """End the trials that are still paused: none of them belongs to the best."""
         for number, paused in sorted(self._paused.items()):
             share = paused.curve[-1].index / self._space.settings.evaluate.times
             reason = f"Paused for good. {self._rivals.standing(number)}".rstrip()
@@ -341,7 +332,6 @@ class Sweep:
             self._study.set_user_attr(attributes.GPU_SECONDS, self._gpu_seconds)
 
     def is_flat(self, n_trials: int) -> bool:
-        """Whether the last `n_trials` that ended have not bettered the objective."""
         return self._ended.is_flat(n_trials)
 
     def _give_up_on_repeated_failure(self, result: TrialResult) -> None:
@@ -378,9 +368,4 @@ class Sweep:
         return self._ended.numbers
 
     def ranked(self, n: int | None = None) -> list[Ended]:
-        """Trials with an honest value (completed, overfit), the best objective first.
-
-        Args:
-            n: The best so many; None: all.
-        """
         return self._ended.ranked(n)

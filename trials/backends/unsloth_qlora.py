@@ -86,10 +86,9 @@ class UnslothBase:
     load_seconds = 0.0
 
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
-        self.device = device
-        self.dtype = dtype
+        self.model: Any = model
+        self.device, self.dtype = device, dtype
         self.activation_bytes_per_token = activation_bytes_per_token(model)
-        self.model = model
         self._adapted: Any = None
         self._functions = _own_functions(model)
         self._proof = Proof(model)

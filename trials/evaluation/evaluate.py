@@ -63,7 +63,9 @@ class Evaluator:
         )
         found = math.nan
         if self._group.rank == 0:  # the user's own may not give each process the same
-            _print_one(self._asked, written)
+            # Into the trial's log: a wrong template or a missing stop shows there.
+            print(f"written: {written[0]!r:.300}", flush=True)
+            print(f"expected: {self._asked.references[0]!r:.300}", flush=True)
             found = score(
                 self._config.objective,
                 self._data_dir,
@@ -72,11 +74,6 @@ class Evaluator:
                 self._asked.rows,
             )
         return self._group.broadcast(found)
-
-
-def _print_one(asked: Prompts, written: list[str]) -> None:
-    """Leave one pair in the trial's log: a wrong template or a missing stop shows there."""
-    print(f"written: {written[0]!r:.300}\nexpected: {asked.references[0]!r:.300}", flush=True)
 
 
 @dataclass(frozen=True, slots=True)

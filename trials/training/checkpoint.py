@@ -51,7 +51,7 @@ class State:
 
 
 class Checkpoints:
-    """The checkpoint file of one trial, written in the background: training does not wait for it."""
+    """The checkpoint file of one trial; training does not wait until it is written."""
 
     def __init__(self, config: TrialConfig) -> None:
         self._path = Path(config.output_dir) / CHECKPOINT

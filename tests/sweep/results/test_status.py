@@ -95,7 +95,8 @@ def test_a_sweep_that_ended_says_how(folder: Path, state: str) -> None:
 
 
 def test_the_status_is_json_without_nan(folder: Path) -> None:
-    json.loads(json.dumps(as_json(read_status(folder)), allow_nan=False))
+    text = json.dumps(as_json(read_status(folder)), allow_nan=False)
+    assert [trial["eval_loss"] for trial in json.loads(text)["trials"]] == [1.5, 2.0, None]
 
 
 def test_what_mlflow_lacks_is_counted(folder: Path) -> None:

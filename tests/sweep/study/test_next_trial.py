@@ -157,8 +157,8 @@ def test_where_the_search_stays_the_view_draws_as_one_study_of_it_would(
 ) -> None:
     space = searched.space(search, f"sampler: {sampler}", STARTS)
     alone = optuna.create_study()
-    for start in space.start_with:
-        alone.enqueue_trial(params_of(space, start))
+    for start in space.starts:
+        alone.enqueue_trial(params_of(space, start.values))
 
     def ask_alone() -> tuple[optuna.Trial, Point]:
         alone.sampler = make_sampler(space, number=len(alone.trials))

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import socket
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sweep.cluster.on_head.answer import ANSWER
+from sweep.cluster.package import pack_program
 from sweep.errors import ClusterError
 from sweep.folder import layout
 from sweep.text.numbers import counted
@@ -125,23 +127,27 @@ class Cluster:
                     f"or give this one another --name."
                 )
 
-    def ask(self, words: list[str], folder: Path, output: str | None = None) -> Any:
+    def ask(self, words: list[str], output: str, folder: Path | None = None) -> Any:
         """Run a small job on the head and return its answer; the job is forgotten afterwards.
 
         Args:
             words: Of the command.
-            folder: What it brings along.
             output: Folder of all sweeps, appended as a path of that machine.
+            folder: What it brings along; None: this program.
         """
-        with self.asking(words, folder, output) as answer:
+        with self.asking(words, output, folder) as answer:
             return answer
 
     @contextmanager
-    def asking(self, words: list[str], folder: Path, output: str | None = None) -> Iterator[Any]:
+    def asking(self, words: list[str], output: str, folder: Path | None = None) -> Iterator[Any]:
         """As `ask`, for a job that keeps something until it is told to end."""
-        place = "" if output is None else f" {shell_path(output)}"
+        command = f"{shlex.join(words)} {shell_path(output)}"
         job_id = f"sweep-ask-{uuid.uuid4().hex[:8]}"
-        self._start(job_id, shlex.join(words) + place, folder, metadata={}, env={})
+        with tempfile.TemporaryDirectory() as packed:
+            if folder is None:
+                folder = Path(packed)
+                pack_program(folder)
+            self._start(job_id, command, folder, metadata={}, env={})
         try:
             yield self._answer(job_id)
         finally:

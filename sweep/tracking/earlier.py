@@ -40,7 +40,7 @@ def best_in_mlflow(uri: str, name: str, n_trials: int) -> Earlier | None:
         parent = next((run for run in parents if "sweep.confirms" not in run.data.tags), None)
         if parent is None:
             return None
-        objective = _objective(parent.data.params)
+        objective = objective_of(parent.data.params)
         return Earlier(name, objective, _best(client, within, parent, objective, n_trials))
 
 
@@ -70,7 +70,8 @@ def _asked(uri: str) -> Iterator[Any]:
         ) from None  # the cause's own traceback may hold credentials
 
 
-def _objective(params: Mapping[str, str]) -> Objective:
+def objective_of(params: Mapping[str, str]) -> Objective:
+    """What trials are judged by, of the parameters of a parent run."""
     name = params.get("objective", "eval_loss").rpartition(":")[2]
     is_rising = params.get("objective.direction") == "maximize"
     return Objective(name=name, direction="maximize" if is_rising else "minimize")

@@ -12,13 +12,7 @@ TASK = "sweep.task"
 """Tag of a version: eval losses of versions with one task compare."""
 
 
-def register(
-    client: Any,
-    name: str,
-    run_id: str,
-    tags: Mapping[str, str],
-    description: str,
-) -> str:
+def register(client: Any, name: str, run_id: str, tags: Mapping[str, str], description: str) -> str:
     """Register the adapter of a run, once, and give it the alias if it deserves it.
 
     The alias stays where it is only if the version that has it was measured on the same task and

@@ -14,6 +14,7 @@ from sweep.folder import layout
 from sweep.tracking import journal, run_data
 from sweep.tracking.client import NoRunError, mlflow
 from sweep.tracking.description import with_addresses
+from sweep.tracking.earlier import objective_of
 from sweep.tracking.entities import (
     changed_metrics,
     dataset_input,
@@ -54,18 +55,12 @@ class Runs:
         self._is_new_event = False
         self.registered: str | None = None
         """What became of the winner in the registry of models, in words."""
-        self._writes: dict[str, Callable[..., None]] = {
-            "open": self._open,
-            "start": self._start,
-            "report": self._report,
-            "end": self._end,
-            "upload": self._upload,
-            "drop": self._drop,
-            "note": self._note,
-            "register": self._register,
-            "close": self._close,
-            "stop": self._stop,
-        }
+        writes: list[Callable[..., None]] = [
+            *(self._open, self._start, self._report, self._end, self._upload, self._drop),
+            *(self._note, self._register, self._close, self._stop),
+        ]
+        self._writes = {write.__name__.removeprefix("_"): write for write in writes}
+        """By the kind of event."""
 
     def send(self, event: Event) -> None:
         """Write one event; raises what MLflow raises."""
@@ -116,15 +111,8 @@ class Runs:
     def _save_view(self, time: int, shown: Sequence[float] | None = None) -> None:
         """Let MLflow's page of runs show the trials; what to show is known at the end."""
         params = self._client.get_run(self._parent_run_id).data.params
-        name = params.get("objective", "eval_loss").rpartition(":")[2]
-        view = saved_view(
-            f"{self._index.run_name}: the best first",
-            self._parent_run_id,
-            time,
-            shown,
-            name,
-            is_lower_better=params.get("objective.direction") != "maximize",
-        )
+        name = f"{self._index.run_name}: the best first"
+        view = saved_view(name, self._parent_run_id, time, objective_of(params), shown)
         tag = f"{VIEW_TAG}{sweep_id(self._index.output_dir)}"
         self._client.set_experiment_tag(self._index.experiment_id, tag, view)
 

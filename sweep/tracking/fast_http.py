@@ -1,11 +1,9 @@
-"""HTTP whose answers do not wait: what makes a request to an MLflow server three times faster.
+"""HTTP whose answers do not wait: 22 ms for a tag on `mlflow server --workers 2`, not 68.
 
 A server that sends an answer's header and body apart, without TCP_NODELAY, sends the body when the
 header is acknowledged (RFC 896), and on a connection that is kept open Linux does that after 40 ms.
-`mlflow server` with several workers is one: asyncio sets the option only on sockets that say
-their protocol, and those that uvicorn hands to its workers do not. Measured with two workers on a
-busy machine of two cores: 68 ms for a tag, 22 ms when the acknowledgement goes out at once. All
-that an event logs is one request already, and its run's next event comes minutes later.
+asyncio sets the option only on sockets that say their protocol, and those that uvicorn hands to its
+workers do not. Fewer requests are no help: what an event logs is one already.
 """
 
 from __future__ import annotations

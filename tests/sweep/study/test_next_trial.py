@@ -18,6 +18,7 @@ from sweep.samplers.search_space import distributions, hyperparameters, params_o
 from sweep.space.loading import load_space
 from sweep.space.space import Space
 from sweep.storage.attributes import PAUSED, POINT
+from sweep.storage.optuna_private import storage_of
 from sweep.storage.patient import storage_url
 from sweep.study.next_trial import View, enqueue_starts
 from sweep.study.opening import open_study
@@ -380,7 +381,7 @@ def test_a_trial_that_could_not_be_written_is_drawn_again(
         raise OSError("disk full")
 
     with monkeypatch.context() as disk:
-        disk.setattr(study._storage, "create_new_trial", full)
+        disk.setattr(storage_of(study), "create_new_trial", full)
         with pytest.raises(OSError, match="disk full"):
             view.next_trial()
     assert len(view.as_searched().trials) == 1

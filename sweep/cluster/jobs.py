@@ -38,7 +38,6 @@ class Job:
 
     id: str
     sweep: str
-    """The sweep's name."""
     output: str
     """Folder of all sweeps on the cluster, as a shell there reads it."""
     status: str
@@ -298,7 +297,8 @@ def _in_words(address: str) -> Iterator[None]:
     except (requests.exceptions.RequestException, ConnectionError) as error:
         raise ClusterError(
             f"{address}: the cluster does not answer like a Ray dashboard ({_brief(error)}). "
-            f"Is that its port (8265 unless set otherwise), and is it {_scheme(address)}:// there?"
+            f"Is that its port (8265 unless set otherwise), and is it "
+            f"{urlsplit(address).scheme}:// there?"
         ) from None
     except (RuntimeError, ValueError, KeyError) as error:
         raise ClusterError(f"{address}: {_brief(error)}") from None
@@ -311,10 +311,6 @@ def _token_words(address: str, *, is_missing: bool) -> str:
         f"and put it into RAY_AUTH_TOKEN, into a file that RAY_AUTH_TOKEN_PATH names, or into "
         f"~/.ray/auth_token; RAY_AUTH_MODE must be token, or not be set."
     )
-
-
-def _scheme(address: str) -> str:
-    return urlsplit(address).scheme
 
 
 def _brief(error: Exception) -> str:

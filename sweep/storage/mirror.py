@@ -31,7 +31,6 @@ class InMemory(InMemoryStorage):
             self._look_for_waiting_from(study_id, trial.number)
 
     def take_out_last(self, study_id: int) -> None:
-        """Take the trial with the highest number out."""
         trial = self._studies[study_id].trials.pop()
         del self._trial_id_to_study_id_and_number[trial_id_of(trial)]
         self._max_trial_id = trial_id_of(trial) - 1
@@ -89,7 +88,6 @@ class Mirror(InMemory):
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        """Change the state in both."""
         self._stored.set_trial_state_values(trial_id, state, values)
         return super().set_trial_state_values(trial_id, state, values)
 

@@ -113,7 +113,6 @@ class RunIndex:
 
     @property
     def parent_run_id(self) -> str:
-        """Of the sweep's own run."""
         return str(self.parent().info.run_id)
 
     def child(self, number: int) -> Child:
@@ -130,7 +129,6 @@ class RunIndex:
         return self._find_run(self._child_tags(number))
 
     def create_child(self, number: int, name: str, time: int, tags: Mapping[str, str]) -> Child:
-        """Begin the run of a trial."""
         run = self._create_run(name, time, {**self._child_tags(number), **tags})
         self._children[number] = Child(run.info.run_id, run.info.artifact_uri)
         return self._children[number]

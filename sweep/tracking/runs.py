@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -29,7 +28,7 @@ from sweep.tracking.registry import is_registered, register
 from sweep.tracking.run_index import Child, RunIndex, run_may_end
 from sweep.tracking.saved_view import TAG as VIEW_TAG
 from sweep.tracking.saved_view import saved_view
-from sweep.tracking.system_metrics import system_monitors
+from sweep.tracking.system_metrics import system_load
 from trials.trial_folder import ADAPTER
 
 LAST = ("close", "stop")
@@ -72,10 +71,6 @@ class Runs:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # the next attempt looks again
                 self._index.forget()
             raise
-
-    @cached_property
-    def _monitors(self) -> list[Any]:
-        return system_monitors()
 
     @property
     def _client(self) -> Any:
@@ -278,12 +273,7 @@ class Runs:
         """Log this machine's load as the parent run's system metrics."""
         parent, time = self._index.parent(), journal.now()
         step = (time - parent.info.start_time) // 1000  # seconds: goes on when a sweep is resumed
-        load: dict[str, float] = {}
-        for monitor in self._monitors:
-            monitor.collect_metrics()
-            load |= {f"system/{key}": v for key, v in monitor.aggregate_metrics().items()}
-            monitor.clear_metrics()
-        self._log(self._parent_run_id, run_metrics(load, time, step))
+        self._log(self._parent_run_id, run_metrics(system_load(), time, step))
 
     def _log(
         self,

@@ -43,17 +43,3 @@ def test_help_waits_for_nothing() -> None:
 def test_reading_rows_waits_for_nothing() -> None:
     modules = modules_after("import trials.preparation.prepare, trials.data.examples")
     assert {"torch", "transformers", "datasets", "pyarrow"} & modules == set()
-
-
-def test_mlflow_is_set_up_before_it_is_imported() -> None:
-    code = """if True:
-        import os, sys
-        class Watch:
-            def find_spec(self, name, path, target=None):
-                if name == "mlflow":
-                    print("telemetry off:", os.environ.get("MLFLOW_DISABLE_TELEMETRY"))
-        sys.meta_path.insert(0, Watch())
-        import sweep.tracking.runs
-    """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "telemetry off: true\n"

@@ -135,8 +135,9 @@ def ui(
     """
     where = json.loads((known_folder(output, name, layout.MLFLOW) / layout.MLFLOW).read_text())
 
-    from sweep.tracking.location import page_of
-    from sweep.tracking.mlflow_tracker import TrackingError, ui_command
+    from sweep.errors import TrackingError
+    from sweep.tracking.client import ENVIRONMENT
+    from sweep.tracking.location import page_of, ui_command
 
     free = _free_port(port)
     try:
@@ -146,7 +147,7 @@ def ui(
     address = page_of(f"http://127.0.0.1:{free}", where["experiment_id"], output / name)
     typer.echo(f"MLflow shows {name} at {address}  (Ctrl-C ends it)")
     sys.stdout.flush()
-    os.execv(command[0], command)
+    os.execve(command[0], command, {**ENVIRONMENT, **os.environ})
 
 
 def _free_port(wanted: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -37,16 +37,6 @@ class Space:
     def name(self) -> str:
         """The study, the MLflow experiment, the folder under output."""
         return self.settings.name
-
-    @property
-    def start_with(self) -> tuple[Mapping[str, Value], ...]:
-        """The points that are tried first."""
-        return tuple(start.values for start in self.starts)
-
-    @property
-    def starts_as_usual(self) -> bool:
-        """The usual points are among the first, as the file gives none."""
-        return any(start.is_usual for start in self.starts)
 
     @property
     def n_points(self) -> float:

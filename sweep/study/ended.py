@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sweep.storage import attributes
 from sweep.storage.attributes import COUNTS, MEMORY, POINT, STATES, is_paused, value_best
 from sweep.storage.mirror import InMemory
+from sweep.storage.optuna_private import storage_of, trial_id_of
 from sweep.study.plateau import EndedCurve, Flatness
 from trials.config import EvalPoint, Objective, Outcome, TrialResult
 
@@ -110,7 +111,7 @@ class AllEnded:
 
 def tell_ended(trial: optuna.Trial, curve: Sequence[EvalPoint], result: TrialResult) -> FrozenTrial:
     """Tell the study of a trial's end, in one write; all that is known of it stays there."""
-    storage = trial.study._storage
+    storage = storage_of(trial.study)
     assert isinstance(storage, InMemory), "opened by `open_study`"
     known: dict[str, Any] = {
         attributes.RESULT: asdict(result),
@@ -131,8 +132,8 @@ def tell_ended(trial: optuna.Trial, curve: Sequence[EvalPoint], result: TrialRes
         user_attrs=known,
         constraints={MEMORY: 1.0 if result.outcome == "out_of_memory" else -1.0},
     )
-    storage.end_trial(trial._trial_id, ended)
-    return storage.get_trial(trial._trial_id)
+    storage.end_trial(trial_id_of(trial), ended)
+    return storage.get_trial(trial_id_of(trial))
 
 
 def _value(point: Mapping[str, Any]) -> float:

@@ -17,9 +17,10 @@ from sweep.pruners.peers import WITHOUT_VALUE, make_rivals
 from sweep.space.space import Space
 from sweep.storage import attributes
 from sweep.storage.attributes import POINT, as_ranges, from_ranges
+from sweep.storage.optuna_private import put_back
 from sweep.study.ended import AllEnded, Ended, tell_ended
 from sweep.study.next_trial import View, enqueue_starts
-from sweep.study.opening import checked_result, put_back
+from sweep.study.opening import checked_result
 from sweep.study.paused import PausedTrials
 from sweep.study.tracker import Place, Tracker
 from sweep.study.trial_config import Resolve
@@ -169,7 +170,7 @@ class Sweep:
         else:
             curve.append(point)
             self._rivals.hear(number, curve)
-            known = self._study._storage.get_trial(trial._trial_id).intermediate_values
+            known = self._study.get_trials(deepcopy=False)[number].intermediate_values
             is_new = point.index not in known
             if is_new:
                 trial.report(point.value, point.index)
@@ -223,7 +224,7 @@ class Sweep:
             self._paused.add(trial, curve, result)
             self._ended.pause(number)
         else:
-            put_back(self._study, trial._trial_id)
+            put_back(self._study, trial)
         if number in self._heard_of:  # an interrupted trial may not have begun
             self._heard_of.discard(number)
             for tracker in self.trackers:

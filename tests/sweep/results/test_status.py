@@ -11,6 +11,7 @@ from rich.console import Console
 
 from sweep.folder.lock import locked
 from sweep.results.status import as_json, in_words, read_status
+from sweep.storage.optuna_private import put_back
 from sweep.storage.patient import storage_url
 from sweep.study.sweep import StudyError
 
@@ -40,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
     runs.report(2.0, 1)
     runs.report(float("nan"), 2)
     cut_off.set_user_attr("n_lost", 1)
-    study._storage.set_trial_state_values(cut_off._trial_id, optuna.trial.TrialState.WAITING)
+    put_back(study, cut_off)
     return tmp_path
 
 
@@ -95,7 +96,8 @@ def test_a_sweep_that_ended_says_how(folder: Path, state: str) -> None:
 
 
 def test_the_status_is_json_without_nan(folder: Path) -> None:
-    json.loads(json.dumps(as_json(read_status(folder)), allow_nan=False))
+    text = json.dumps(as_json(read_status(folder)), allow_nan=False)
+    assert [trial["eval_loss"] for trial in json.loads(text)["trials"]] == [1.5, 2.0, None]
 
 
 def test_what_mlflow_lacks_is_counted(folder: Path) -> None:

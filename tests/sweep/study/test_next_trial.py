@@ -18,6 +18,7 @@ from sweep.samplers.search_space import distributions, hyperparameters, params_o
 from sweep.space.loading import load_space
 from sweep.space.space import Space
 from sweep.storage.attributes import PAUSED, POINT
+from sweep.storage.optuna_private import storage_of
 from sweep.storage.patient import storage_url
 from sweep.study.next_trial import View, enqueue_starts
 from sweep.study.opening import open_study
@@ -157,8 +158,8 @@ def test_where_the_search_stays_the_view_draws_as_one_study_of_it_would(
 ) -> None:
     space = searched.space(search, f"sampler: {sampler}", STARTS)
     alone = optuna.create_study()
-    for start in space.start_with:
-        alone.enqueue_trial(params_of(space, start))
+    for start in space.starts:
+        alone.enqueue_trial(params_of(space, start.values))
 
     def ask_alone() -> tuple[optuna.Trial, Point]:
         alone.sampler = make_sampler(space, number=len(alone.trials))
@@ -380,7 +381,7 @@ def test_a_trial_that_could_not_be_written_is_drawn_again(
         raise OSError("disk full")
 
     with monkeypatch.context() as disk:
-        disk.setattr(study._storage, "create_new_trial", full)
+        disk.setattr(storage_of(study), "create_new_trial", full)
         with pytest.raises(OSError, match="disk full"):
             view.next_trial()
     assert len(view.as_searched().trials) == 1

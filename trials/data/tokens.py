@@ -154,7 +154,6 @@ class TokenRows:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each row, (rows,)."""
         return self._ends - self._begins
 
     def __getitem__(self, index: int) -> dict[str, npt.NDArray[np.int64]]:

@@ -278,7 +278,7 @@ def main(request_path: str, answer_path: str) -> int:
     answer: dict[str, Any]
     try:
         answer = {"report": prepare(Request(**raw))}
-    except UserError as error:
+    except (DataError, ConfigError) as error:
         answer = {"problems": str(error)}
     except OSError as error:
         if fault_of(error) != "disk_full":

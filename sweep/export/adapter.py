@@ -71,7 +71,7 @@ def export(
         raise ExportError(
             f"--to {target}: must not exist yet, but it does. Name another folder, or remove it."
         )
-    sample = record.folder.parents[1] / layout.DATA / EVAL_SAMPLE
+    sample = record.sweep.folder / layout.DATA / EVAL_SAMPLE
     if check and not sample.exists():
         raise ExportError(
             f"{sample}: the check needs the sweep's eval sample, but it is not there. Export where "
@@ -125,7 +125,7 @@ def _no_adapter(record: Record) -> str:
 
 def _train_data(record: Record) -> str:
     try:
-        text = (record.folder.parents[1] / layout.SPACE).read_text(encoding="utf-8")
+        text = (record.sweep.folder / layout.SPACE).read_text(encoding="utf-8")
         train = str(YAML(typ="safe", pure=True).load(text)["data"]["train"])
     except (OSError, KeyError, TypeError, YAMLError):
         return "unknown"

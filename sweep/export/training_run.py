@@ -86,7 +86,7 @@ def run_of(record: Record) -> Run:
         StudyError: The trial's configuration is not there.
     """
     config = record.needed_config()
-    sweep_dir = record.folder.parents[1]
+    sweep_dir = record.sweep.folder
     try:
         data = YAML(typ="safe", pure=True).load((sweep_dir / layout.SPACE).read_text())["data"]
     except (OSError, KeyError, TypeError, YAMLError):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from sweep.folder import layout
 from sweep.report import charts
-from sweep.report.html import html_table
 from sweep.report.sections import (
     best_ten_section,
     confirmed_section,
@@ -50,7 +49,7 @@ def page(sweep: StoredSweep) -> str:
         [
             headline_section(sweep),
             best_ten_section(sweep),
-            confirmed_section(read_confirmed(sweep), html_table),
+            confirmed_section(read_confirmed(sweep)),
             curves_section(sweep, chart),
             importance_section(sweep, chart),
             slices_section(sweep, chart),

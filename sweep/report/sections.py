@@ -24,9 +24,10 @@ from sweep.report.html import (
 from sweep.results.confirmed import Confirmed
 from sweep.results.confirmed_words import verdicts
 from sweep.results.reading import StoredSweep
+from sweep.results.status import against_base
 from sweep.study.importance import MAX_TRIALS, MIN_TRIALS, N_RESAMPLES, importances, usable
 from sweep.text.numbers import counted, duration
-from sweep.text.trials import an, judged_against_base
+from sweep.text.trials import an
 from trials.config import Objective
 
 EARLY_STOPS = ("overfit", "diverged", "outclassed", "stopped")
@@ -36,10 +37,6 @@ N_ROWS = 20
 
 
 Chart = Callable[[charts.Figure], str]
-
-
-Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
-"""Headings and rows, both HTML → HTML."""
 
 
 def headline_section(sweep: StoredSweep) -> str:
@@ -57,7 +54,6 @@ def headline_section(sweep: StoredSweep) -> str:
             f'there is no winner.</p></div><p class="dim">{state}</p>'
         )
     winner = sweep.ranked[0]
-    assert winner.value is not None
     names = sweep.searched or list(winner.hyperparameters)
     point = ", ".join(
         f"{escape(name)} {value_cell(winner.hyperparameters.get(name))}" for name in names
@@ -65,17 +61,8 @@ def headline_section(sweep: StoredSweep) -> str:
     return (
         f'{top}<div class="headline"><p><strong>Trial {winner.number:03d} has the '
         f"{sweep.objective.extreme} {escape(sweep.objective.heading)}</strong>, with {point}.</p>"
-        f"<p>{escape(_against_base(sweep))}</p>"
+        f"<p>{escape(against_base(sweep, winner))}</p>"
         f'<p>{beyond_noise(sweep)}{_no_better_than_base(sweep)}</p></div><p class="dim">{state}</p>'
-    )
-
-
-def _against_base(sweep: StoredSweep) -> str:
-    best = sweep.ranked[0].value
-    assert best is not None
-    eval_loss = best if sweep.objective.is_eval_loss else None
-    return judged_against_base(
-        sweep.objective, best, sweep.base_value, eval_loss, sweep.base_eval_loss
     )
 
 
@@ -310,7 +297,7 @@ def _falls_and_turns(objective: Objective) -> tuple[str, str]:
     return ("falls", "up") if objective.direction == "minimize" else ("rises", "down")
 
 
-def confirmed_section(found: Sequence[Confirmed], table: Table) -> str:
+def confirmed_section(found: Sequence[Confirmed]) -> str:
     """Return the means of the configurations and the verdicts; nothing where there is none."""
     if not found:
         return ""
@@ -326,6 +313,6 @@ def confirmed_section(found: Sequence[Confirmed], table: Table) -> str:
     return (
         "<h2>The best again, with other seeds</h2><p>Where an order is noise, take the cheaper "
         "one. An eval loss here is over all eval rows, so it is not that of the sweep.</p>"
-        + table(["trial", "seeds", "mean", "± standard error", "each seed"], rows)
+        + html_table(["trial", "seeds", "mean", "± standard error", "each seed"], rows)
         + f"<ul>{words}</ul>"
     )

@@ -19,9 +19,11 @@ from sweep.tracking.location import command
 
 def in_words(record: Record) -> RenderableType:
     sweep, trial = record.sweep, record.trial
-    is_best = " is the best" if trial.number == sweep.best else ""
-    line = Text(f"{sweep.name}: trial {trial.number}{is_best}", style="bold")
-    line.append(f" of {len(sweep.trials)} ({trial.outcome})", style="not bold")
+    line = Text(f"{sweep.name}: trial {trial.number}", style="bold")
+    if trial.number == sweep.best:
+        line.append(" is the best")
+        line.append(f" of {len(sweep.trials)}", style="not bold")
+    line.append(f" ({trial.outcome})", style="not bold")
     if sweep.state == "running":
         line.append(", so far", style="not bold dim")
     parts: list[RenderableType] = [line, hyperparameters(trial.hyperparameters)]

@@ -60,6 +60,16 @@ def test_the_winner_in_words(folder: Path) -> None:
     assert re.search(r"learning_rate +5e-05", words)
 
 
+def test_another_trial_is_not_called_the_best_also_where_none_counts(tmp_path: Path) -> None:
+    curve = [point(1, 1.2)]
+    write_sweep(tmp_path / "mine", [(make_config(0), result("outclassed", curve), curve)])
+    console = Console(width=120, record=True)
+    console.print(best.in_words(record(tmp_path / "mine", 0)))
+    words = console.export_text()
+    assert words.startswith("mine: trial 0 (outclassed)")
+    assert "Eval loss 1.2000 against 3.0000" in words
+
+
 def test_a_trial_that_is_not_there_is_said(folder: Path) -> None:
     with pytest.raises(StudyError, match=r"has no trial 9\. The last is 2\."):
         record(folder, 9)

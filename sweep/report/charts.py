@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sweep.results.reading import StoredSweep
-from sweep.study.ended import StoredTrial
+from sweep.study.ended import StoredTrial, place
 from sweep.study.importance import Importance
 from trials.config import Objective
 
@@ -37,11 +37,11 @@ LOW_TO_HIGH = [[0, "#1f77e0"], [0.5, "#8a8f98"], [1, "#d99a00"]]
 LOGARITHMIC = ("learning_rate",)
 
 
-def thinned(trials: Sequence[StoredTrial], most: int) -> list[StoredTrial]:
+def thinned(trials: Sequence[StoredTrial], most: int, objective: Objective) -> list[StoredTrial]:
     """Return the best quarter of `most`, and of the others every so many; all if they are few."""
     if len(trials) <= most:
         return list(trials)
-    ranked = sorted(trials, key=lambda t: (not t.counts, math.inf if t.value is None else t.value))
+    ranked = sorted(trials, key=lambda trial: (not trial.counts, place(objective, trial)))
     best, others = ranked[: most // 4], ranked[most // 4 :]
     n = most - len(best)
     return best + [others[i * len(others) // n] for i in range(n)]
@@ -52,7 +52,7 @@ def curves(sweep: StoredSweep) -> Figure:
     ranked = sweep.ranked
     winner = ranked[0] if ranked else None
     n = sweep.n_evaluations
-    shown = thinned([trial for trial in sweep.trials if trial.curve], N_CURVES)
+    shown = thinned([trial for trial in sweep.trials if trial.curve], N_CURVES, sweep.objective)
     traces: list[Figure] = []
     for outcome in COLOURS:
         x: list[float | None] = []
@@ -104,12 +104,12 @@ def _best(
     y: list[float | None] = []
     text: list[str | None] = []
     best: float | None = None
-    for trial, place in zip(ended, places, strict=True):
+    for trial, at in zip(ended, places, strict=True):
         if not trial.counts or trial.value is None:
             continue
         if best is None or objective.key(trial.value) < objective.key(best):
             best = trial.value
-            x, y, text = [*x, place], [*y, best], [*text, f"trial {trial.number:03d}"]
+            x, y, text = [*x, at], [*y, best], [*text, f"trial {trial.number:03d}"]
     if x:
         x, y, text = [*x, places[-1]], [*y, best], [*text, "so far"]
     trace = _lines("best", COLOURS["completed"], x, y, text, width=3, opacity=1)
@@ -143,7 +143,7 @@ def one_slice(sweep: StoredSweep, name: str) -> Figure:
     there = [
         t for t in sweep.trials if t.value is not None and t.hyperparameters.get(name) is not None
     ]
-    shown = thinned(there, N_POINTS)
+    shown = thinned(there, N_POINTS, sweep.objective)
     traces = []
     for outcome, colour in COLOURS.items():
         some = [trial for trial in shown if trial.outcome == outcome]
@@ -158,7 +158,7 @@ def one_slice(sweep: StoredSweep, name: str) -> Figure:
 
 def parallel(sweep: StoredSweep) -> Figure:
     """Hyperparameters of each trial that counts, as a line across axes, coloured by objective."""
-    shown = thinned(sweep.ranked, N_POINTS)
+    shown = thinned(sweep.ranked, N_POINTS, sweep.objective)
     names = [n for n in sweep.searched if all(t.hyperparameters.get(n) is not None for t in shown)]
     losses = [trial.value for trial in shown if trial.value is not None]
     # Up to where eight in ten lie: one bad trial would give all others the same colour.
@@ -195,9 +195,9 @@ def _axis(name: str, values: Sequence[Any]) -> Figure:
     return {"label": name, "values": list(values), **ticks}
 
 
-def overfitting(trials: Sequence[StoredTrial]) -> Figure:
+def overfitting(trials: Sequence[StoredTrial], objective: Objective) -> Figure:
     """Epoch of the lowest eval loss of overfit trials against their learning rate."""
-    some = thinned(trials, N_POINTS)
+    some = thinned(trials, N_POINTS, objective)
     x = [trial.hyperparameters["learning_rate"] for trial in some]
     trace = _dots("overfit", COLOURS["overfit"], x, [trial.best_epoch for trial in some], some)
     axis = {"title": {"text": "epoch where it began"}, "rangemode": "tozero"}

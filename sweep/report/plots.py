@@ -63,7 +63,7 @@ def _axes(place: Axes, x_label: str) -> Axes:
 def _curves(sweep: StoredSweep, figure: Any) -> None:
     axes = _axes(figure.subplots(), "share of the trial's run, %")
     winner = sweep.ranked[0] if sweep.ranked else None
-    shown = thinned([trial for trial in sweep.trials if trial.curve], N_CURVES)
+    shown = thinned([trial for trial in sweep.trials if trial.curve], N_CURVES, sweep.objective)
     named = set()
     for trial in shown:
         label = trial.outcome if trial.outcome not in named else None
@@ -106,7 +106,8 @@ def _slices(sweep: StoredSweep, figure: Any) -> None:
     if not names:
         return
     all_axes: Sequence[Any] = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    shown = thinned([trial for trial in sweep.trials if trial.value is not None], N_POINTS)
+    there = [trial for trial in sweep.trials if trial.value is not None]
+    shown = thinned(there, N_POINTS, sweep.objective)
     for name, place in zip(names, all_axes, strict=True):
         axes = _axes(place, name.replace("_", " "))
         values = [trial.hyperparameters.get(name) for trial in shown]

@@ -206,7 +206,8 @@ def overfitting_section(sweep: StoredSweep, chart: Chart) -> str:
     return (
         f"{head}<p>The epoch at which each of {counted(len(placed), 'overfit trial')} had its "
         "best evaluation. Look for the height above which there are no dots: more epochs than "
-        f"that are not needed at that learning rate.</p>{chart(charts.overfitting(placed))}"
+        "that are not needed at that learning rate.</p>"
+        f"{chart(charts.overfitting(placed, sweep.objective))}"
     )
 
 

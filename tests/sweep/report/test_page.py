@@ -18,14 +18,15 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState, create_trial
 
 from sweep.errors import StudyError
-from sweep.report.charts import N_CURVES, N_POINTS
+from sweep.report.charts import N_CURVES, N_POINTS, thinned
 from sweep.report.page import page
 from sweep.report.sections import beyond_noise, saved_seconds
 from sweep.results.reading import StoredSweep, read_sweep
 from sweep.storage.attributes import STATES
 from sweep.storage.patient import storage_url
+from sweep.study.ended import StoredTrial
 from sweep.study.importance import importances
-from trials.config import Outcome
+from trials.config import Objective, Outcome
 
 SPACE = {
     "rank": CategoricalDistribution([8, 16, 64]),
@@ -241,3 +242,9 @@ def test_of_many_trials_some_are_drawn_and_the_page_says_so(folder: Path) -> Non
     assert len(html) < 9e6
     n_dots = [sum(len(t.get("x") or []) for t in figure["data"]) for figure in figures(html)]
     assert max(n_dots) <= max(N_POINTS, 5 * N_CURVES)
+
+
+def test_of_many_trials_of_a_metric_the_best_are_among_those_drawn() -> None:
+    trials = [StoredTrial(n, {}, "completed", value=n / 100) for n in range(100)]
+    drawn = thinned(trials, 8, Objective(name="exact_match", direction="maximize"))
+    assert [trial.number for trial in drawn[:2]] == [99, 98]

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from sweep.errors import ExportError
 from sweep.export.model_card import model_card
+from sweep.export.training_run import data_of
 from sweep.folder import layout
 from sweep.results.trial_record import Record
 from trials.config import Quantization
@@ -124,11 +122,7 @@ def _no_adapter(record: Record) -> str:
 
 
 def _train_data(record: Record) -> str:
-    try:
-        text = (record.sweep.folder / layout.SPACE).read_text(encoding="utf-8")
-        train = str(YAML(typ="safe", pure=True).load(text)["data"]["train"])
-    except (OSError, KeyError, TypeError, YAMLError):
-        return "unknown"
+    train = str(data_of(record).get("train", "unknown"))
     return train.rpartition("/")[2] if train.startswith(("/", ".")) else train
 
 

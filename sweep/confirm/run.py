@@ -22,6 +22,7 @@ from sweep.pruners.own_curve import ByItself
 from sweep.report.page import write_report
 from sweep.results.confirmed import read_confirmed
 from sweep.results.confirmed_words import in_words, verdicts
+from sweep.results.reading import StoredSweep, read_sweep
 from sweep.screen.choice import make_screen
 from sweep.screen.progress import Progress
 from sweep.space.loading import space_as_run
@@ -57,14 +58,15 @@ def confirm(folder: Path, options: Options, console: Console) -> int:
     """
     with locked(folder, "confirm"):
         space = space_as_run(folder / layout.SPACE)
-        runs = plan(folder, top=options.top, n_seeds=options.seeds)
+        stored = read_sweep(folder)
+        runs = plan(stored, top=options.top, n_seeds=options.seeds)
         on_gpus = wants_gpus(workers=options.workers, gpus=options.gpus)
         if not on_gpus and any("8bit" in run.config.optimizer for run in runs):
             raise StudyError(
                 f"{folder.name}: its trials had the optimizer {runs[0].config.optimizer}, which "
                 f"needs a GPU, and so do their confirmations. Run this where there is one."
             )
-        n_rows = make_data(folder, runs[0].config.model.max_length)
+        n_rows = make_data(stored, runs[0].config.model.max_length)
         sweep = Confirmation(
             runs,
             ByItself(
@@ -80,24 +82,24 @@ def confirm(folder: Path, options: Options, console: Console) -> int:
             f"{folder.name}: {counted(n_trials, 'trial')} × {counted(options.seeds, 'seed')} on "
             f"all {n_rows} eval rows; {n_left} of {counted(len(runs), 'run')} to do."
         )
-        code = _run(folder, space, runs, sweep, options, on_gpus, console) if n_left else 0
+        code = _run(stored, space, runs, sweep, options, on_gpus, console) if n_left else 0
         if n_left:
-            _write_report(folder, console)
-    console.print(in_words(folder.name, read_confirmed(folder), space.objective))
+            _write_report(stored, console)
+    console.print(in_words(folder.name, read_confirmed(stored), space.objective))
     return code
 
 
-def _write_report(folder: Path, console: Console) -> None:
+def _write_report(stored: StoredSweep, console: Console) -> None:
     """Let the sweep's report say it too; without it all else is there."""
     try:
-        write_report(folder)
-    except (OSError, StudyError) as error:
-        again = command("report", folder)
+        write_report(stored)
+    except OSError as error:
+        again = command("report", stored.folder)
         console.print(f"{layout.REPORT} was not written: {error}. Try again: {again}")
 
 
 def _run(
-    folder: Path,
+    stored: StoredSweep,
     space: Space,
     runs: list[Run],
     sweep: Confirmation,
@@ -108,6 +110,7 @@ def _run(
     from sweep.workers import connection
     from sweep.workers.runner import RayRunner
 
+    folder = stored.folder
     budget = Budget(trials=len(runs), hours=None, is_asked=lambda: is_asked_to_stop(folder))
     progress = Progress(budget, objective=space.objective)
     progress.n_ended = sweep.n_ended()
@@ -140,7 +143,7 @@ def _run(
                         runner.shutdown()
                         sweep.interrupt()
             finally:
-                _close_tracker(folder, tracker, is_stopped=budget.stop.is_set())
+                _close_tracker(stored, tracker, is_stopped=budget.stop.is_set())
         finally:
             connection.disconnect()
     if words := tracker.in_words:
@@ -170,9 +173,9 @@ def _open_tracker(folder: Path, runs: list[Run], options: Options) -> MlflowTrac
     return tracker
 
 
-def _close_tracker(folder: Path, tracker: MlflowTracker, *, is_stopped: bool) -> None:
-    found = read_confirmed(folder)
-    lines = [f"**The best trials of {folder.name}, trained again with other seeds.**", ""]
+def _close_tracker(stored: StoredSweep, tracker: MlflowTracker, *, is_stopped: bool) -> None:
+    found = read_confirmed(stored)
+    lines = [f"**The best trials of {stored.name}, trained again with other seeds.**", ""]
     lines += [f"- trial {c.trial}: mean {c.mean.mean:.4f} over {c.mean.n}" for c in found if c.mean]
     lines += ["", *(f"{line}\n" for line in verdicts(found))]
     tracker.close_sweep("KILLED" if is_stopped else "FINISHED", None, "\n".join(lines))

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sweep.folder import layout
-from sweep.study.ended import Ended
+from sweep.study.ended import StoredTrial
 from sweep.study.sweep import Sweep
 from sweep.study.tracker import Place
 from trials.config import GOES_ON, EvalPoint, TrialConfig, TrialResult
@@ -96,7 +96,7 @@ class Adapters:
                 return int(json.loads((self.best_dir / CONFIG).read_text())["number"])
         return None
 
-    def _write_best(self, winner: Ended) -> None:
+    def _write_best(self, winner: StoredTrial) -> None:
         """Write best/ whole or not at all; files are linked where the disk allows."""
         self._remove_leftovers()
         unfinished = self.best_dir.with_name(f"{layout.BEST}.{os.getpid()}.tmp")
@@ -112,7 +112,7 @@ class Adapters:
                 if self._sweep.objective.is_eval_loss
                 else f"{self._sweep.objective.name} {winner.value:.4f}, "
             ),
-            eval_loss=winner.eval_loss_best,
+            eval_loss=winner.eval_loss,
             outcome=winner.outcome,
             base=_loadable_base(adapter),
             adapter=(self.best_dir / ADAPTER).resolve(),

@@ -19,7 +19,7 @@ from sweep.report.charts import curve_values, value_range
 from sweep.report.page import write_report
 from sweep.report.plots import write_plots
 from sweep.report.sections import beyond_noise
-from sweep.results.sweep_data import read_data
+from sweep.results.reading import read_sweep
 from sweep.space.space import Space
 from sweep.study.summary import Summary
 from sweep.study.sweep import Sweep
@@ -80,12 +80,12 @@ def close_tracker(
     """Send MLflow the end of the sweep, with its report and the winner."""
     page, plots, noise, shown = None, [], "", None
     try:
-        data = read_data(job.output_dir, job.storage)
-        if found := curve_values(data.trials):
-            shown = value_range(found, data.objective)
-        plots = write_plots(job.output_dir, data)
-        noise = beyond_noise(data) if summary.winner else ""
-        page = write_report(job.output_dir, data)
+        stored = read_sweep(job.output_dir, job.storage)
+        if found := curve_values(stored.trials):
+            shown = value_range(found, stored.objective)
+        plots = write_plots(stored)
+        noise = beyond_noise(stored) if summary.winner else ""
+        page = write_report(stored)
     except Exception as error:  # a sweep must end in order whatever becomes of its report
         again = command("report", job.output_dir)
         say(f"{layout.REPORT} was not written: {error}. Try again: {again}")
@@ -96,7 +96,7 @@ def close_tracker(
             "objective": job.space.objective.name,
             "direction": job.space.objective.direction,
             "value": f"{winner.value:.6f}",
-            "eval_loss": f"{winner.eval_loss_best:.6f}",
+            "eval_loss": f"{winner.eval_loss:.6f}",
             TASK: run_data.comparable(sweep.task),
             "sweep": job.space.name,
             "base_model": job.space.settings.base_model,
@@ -153,7 +153,7 @@ def _winner(summary: Summary) -> dict[str, object] | None:
         return None
     return {
         "trial": winner.number,
-        "eval_loss": winner.eval_loss_best,
+        "eval_loss": winner.eval_loss,
         **({} if objective.is_eval_loss else {"objective": objective.name, "value": winner.value}),
         **{name: winner.hyperparameters[name] for name in SHOWN},
     }

@@ -70,7 +70,7 @@ class Events:
             winner = {
                 "trial": end.winner.number,
                 "outcome": end.winner.outcome,
-                "eval_loss": end.winner.eval_loss_best,
+                "eval_loss": end.winner.eval_loss,
                 "value": end.winner.value,
                 "hyperparameters": end.winner.hyperparameters,
                 "adapter": adapter and str(adapter),

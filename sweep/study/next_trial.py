@@ -172,6 +172,19 @@ def _as_searched(
     )
 
 
+def first_trials(space: Space) -> list[tuple[str, Params]]:
+    """The first trials of a new study: where each comes from, and its point in full.
+
+    Those that are to be tried first, with what they leave open drawn; or the first that is drawn.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction=space.objective.direction)
+    origins = [start.origin for start in enqueue_starts(study, space)]
+    view = View(study, space)
+    drawn = [f"drawn by {space.settings.sampler}"]
+    return [(origin, view.next_trial().user_attrs[POINT]) for origin in origins or drawn]
+
+
 def new_trial(study: optuna.Study, space: Space, point: Params) -> optuna.Trial:
     stored = _stored_distributions(space, point)
     began = create_trial(

@@ -18,7 +18,7 @@ from sweep.space.space import Space
 from sweep.storage import attributes
 from sweep.storage.attributes import POINT, as_ranges, from_ranges
 from sweep.storage.optuna_private import put_back
-from sweep.study.ended import AllEnded, Ended, tell_ended
+from sweep.study.ended import AllEnded, StoredTrial, tell_ended
 from sweep.study.next_trial import View, enqueue_starts
 from sweep.study.opening import checked_result
 from sweep.study.paused import PausedTrials
@@ -360,7 +360,7 @@ class Sweep:
                 ),
             )
 
-    def ended(self) -> list[Ended]:
+    def ended(self) -> list[StoredTrial]:
         """All trials that have ended, by number."""
         return self._ended.by_number()
 
@@ -368,5 +368,5 @@ class Sweep:
         """Numbers of the trials that have ended."""
         return self._ended.numbers
 
-    def ranked(self, n: int | None = None) -> list[Ended]:
+    def ranked(self, n: int | None = None) -> list[StoredTrial]:
         return self._ended.ranked(n)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sweep.errors import TrackingError
 from sweep.space.hyperparameters import HYPERPARAMETERS, Value
 from sweep.storage.attributes import COUNTS
-from sweep.study.earlier import Best, Earlier
+from sweep.study.earlier import Earlier
+from sweep.study.ended import StoredTrial, place
 from sweep.text.secrets import in_a_line, without_secrets
 from sweep.tracking.client import answering_soon, client_of, not_there
 from sweep.tracking.location import checked, mend
-from trials.config import Objective
+from trials.config import Objective, Outcome
 
 
 def best_in_mlflow(uri: str, name: str, n_trials: int) -> Earlier | None:
@@ -79,10 +81,10 @@ def objective_of(params: Mapping[str, str]) -> Objective:
 
 def _best(
     client: Any, within: list[str], parent: Any, objective: Objective, n_trials: int
-) -> list[Best]:
+) -> list[StoredTrial]:
     metric = f"{objective.name}_best"
     order = "ASC" if objective.direction == "minimize" else "DESC"
-    found: list[Best] = []
+    found: list[StoredTrial] = []
     for outcome in sorted(COUNTS):
         wanted = {"mlflow.parentRunId": parent.info.run_id, "outcome": outcome}
         runs = client.search_runs(
@@ -92,16 +94,17 @@ def _best(
             order_by=[f"metrics.`{metric}` {order}"],
         )
         found += [
-            _trial(run, run.data.metrics[metric]) for run in runs if metric in run.data.metrics
+            _trial(run, outcome, value)
+            for run in runs
+            if math.isfinite(value := run.data.metrics.get(metric, math.nan))
         ]
-    finite = [trial for trial in found if math.isfinite(trial.value)]
-    return sorted(finite, key=lambda t: (objective.key(t.value), t.number))[:n_trials]
+    return sorted(found, key=partial(place, objective))[:n_trials]
 
 
-def _trial(run: Any, value: float) -> Best:
+def _trial(run: Any, outcome: Outcome, value: float) -> StoredTrial:
     params = run.data.params
     values = {name: _value(name, params[name]) for name in HYPERPARAMETERS if name in params}
-    return Best(int(run.data.tags["trial_number"]), value, values)
+    return StoredTrial(int(run.data.tags["trial_number"]), values, outcome, value=value)
 
 
 def _value(name: str, text: str) -> Value:

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from sweep.driver.preparation import first_trials
 from sweep.space.loading import load_space
 from sweep.space.space import Space
 from sweep.space.usual_points import parameters_in, published_rates
 from sweep.storage.patient import storage_url
-from sweep.study.next_trial import View, enqueue_starts
+from sweep.study.next_trial import View, enqueue_starts, first_trials
 from sweep.study.opening import open_study
 
 MakeSpace = Callable[..., Space]

@@ -12,7 +12,6 @@ import pytest
 from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
 from optuna.trial import TrialState
 
-from sweep.driver import preparation
 from sweep.samplers.choice import make_sampler
 from sweep.samplers.search_space import distributions, hyperparameters, params_of
 from sweep.space.loading import load_space
@@ -20,7 +19,7 @@ from sweep.space.space import Space
 from sweep.storage.attributes import PAUSED, POINT
 from sweep.storage.optuna_private import storage_of
 from sweep.storage.patient import storage_url
-from sweep.study.next_trial import View, enqueue_starts
+from sweep.study.next_trial import View, enqueue_starts, first_trials
 from sweep.study.opening import open_study
 from sweep.study.search_changes import search_changes
 from sweep.study.task import rows_so_far
@@ -365,7 +364,7 @@ def test_the_eval_sample_of_a_study_stays_though_the_search_changes(
 
 def test_the_first_trials_that_a_check_shows_are_those_that_run(searched: Searched) -> None:
     space = searched.space(SEARCH)
-    shown = [point for _, point in preparation.first_trials(space)]
+    shown = [point for _, point in first_trials(space)]
     assert searched.run(space, 3, flat) == json.loads(json.dumps(shown))
 
 

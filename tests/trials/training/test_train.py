@@ -150,7 +150,7 @@ def test_in_16_bits_the_eval_loss_moves_little_with_the_eval_batch(
 def test_an_overfit_trial_is_stopped_and_its_best_adapter_stays(
     config: MakeConfig, base: TransformersBase, tiny_data: Path
 ) -> None:
-    trial = config(rank=32, learning_rate=1e-2, epochs=40, n_evaluations=20)
+    trial = config(rank=16, learning_rate=3e-3, epochs=60, n_evaluations=20)
     Path(trial.output_dir).mkdir(parents=True)
     points: list[EvalPoint] = []
 

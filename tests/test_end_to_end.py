@@ -36,7 +36,7 @@ search:
   epochs: [3, {epochs}]
 start_with:
   - {{rank: 8, alpha: 8, learning_rate: 1e-3, epochs: 3, effective_batch_size: 8}}
-  - {{rank: 32, alpha: 32, learning_rate: 1e-2, epochs: {epochs}, effective_batch_size: 8}}
+  - {{rank: 32, alpha: 32, learning_rate: 3e-3, epochs: {epochs}, effective_batch_size: 8}}
 budget: {{trials: 6}}
 pruning: {{outclassed: {{min_peers: 6}}}}
 keep_adapters: 2

@@ -82,14 +82,12 @@ def run(space: Space, options: Options, console: Console) -> int:
     )
     on_gpus = wants_gpus(workers=options.workers)
     os.environ.update(environment(space, options.workers, on_gpus=on_gpus))
-    so_far = rows_so_far(space, sweep_dir)
     found = prepare_data(
         space,
         sweep_dir / layout.ALONE / layout.DATA,
         on_gpus=on_gpus,
         say=console.print,
-        n_sample_rows=so_far.sample,
-        n_generated_rows=so_far.generated,
+        so_far=rows_so_far(space, sweep_dir),
     )
     config = alone(space, given, options, found, new_folder(sweep_dir / layout.ALONE))
     console.print(in_words(config))

@@ -61,9 +61,7 @@ def test_files_of_a_trial_elsewhere_are_as_of_one_that_ran_here(
 ) -> None:
     configs = [config(number) for number in range(3)]
     sweep = Recording(configs)
-    runner = RayRunner(
-        config().model, n_slots=lambda: 2, on_gpus=False, sweep=sweep, folder=tmp_path
-    )
+    runner = RayRunner(config().model, n_slots=lambda: 2, on_gpus=False, folder=tmp_path)
     run(sweep, runner, Budget(None, None))
     assert scratches(runner)
     runner.shutdown()
@@ -95,9 +93,7 @@ def test_a_trial_goes_on_elsewhere_from_what_had_come_back(
             os.kill(victim.pid, signal.SIGKILL)
 
     sweep = Recording([trial, trial], kill_once_a_checkpoint_is_here)
-    runner = RayRunner(
-        config().model, n_slots=lambda: 1, on_gpus=False, sweep=sweep, folder=tmp_path
-    )
+    runner = RayRunner(config().model, n_slots=lambda: 1, on_gpus=False, folder=tmp_path)
     run(sweep, runner, Budget(None, None))
     runner.shutdown()
     assert killed

@@ -7,10 +7,10 @@ from pathlib import Path
 import optuna
 from optuna.storages import BaseStorage
 
+from sweep.errors import StudyError
 from sweep.folder import layout
 from sweep.storage.of_folder import has_study, server_of, study_reader
 from sweep.storage.patient import cause_of
-from sweep.study.sweep import StudyError
 
 
 def open_to_read(folder: Path, storage: BaseStorage | None = None) -> optuna.Study:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import optuna
 from optuna.trial import TrialState
 
-from sweep.errors import StudyError as StudyError
 from sweep.space.space import Space
 from sweep.storage.attributes import COUNTS, POINT, SWEEP_ID, is_paused
 from sweep.storage.mirror import Mirror

@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from sweep.events import Tracker
 from sweep.study.summary import Summary, headings_of, values_of
-from sweep.study.tracker import Place
 from sweep.text.numbers import counted, duration
 from sweep.text.trials import SHOWN, an, short
-from trials.config import EvalPoint, TrialConfig, TrialResult
+from trials.config import TrialResult
 
 EVERY_SECONDS = 30.0
 """Between two descriptions of a sweep that runs."""
@@ -77,18 +77,12 @@ def _best_ten(summary: Summary) -> list[str]:
     return lines
 
 
-class Describer:
+class Describer(Tracker):
     """A `Tracker` that keeps the description of a sweep that runs true, now and then."""
 
     def __init__(self, describe: Callable[[], None]) -> None:
         self._describe = describe
         self._described = -math.inf
-
-    def trial_started(self, config: TrialConfig, place: Place) -> None:
-        """Nothing is known of it yet."""
-
-    def trial_reported(self, number: int, point: EvalPoint) -> None:
-        """The description is of trials that have ended."""
 
     def trial_ended(self, number: int, result: TrialResult) -> None:
         """Describe the sweep anew, if the last time was some while ago."""

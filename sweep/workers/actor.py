@@ -12,9 +12,9 @@ import ray
 from sweep.workers.connection import here, nodes
 from sweep.workers.devices import places_on, training_environment
 from sweep.workers.file_sync import Seen, scratch_dir
-from trials import worker as messages
 from trials.config import ModelConfig, Stop, TrialConfig
 from trials.messages import Event
+from trials.worker import TrialThread
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +78,7 @@ class Worker:
         os.environ.update(share.environment())
         self._seen = seen
         self._home: Home | None = None
-        self._trials = messages.TrialThread(model, share.n_processes, share.of_a_gpu)
+        self._trials = TrialThread(model, share.n_processes, share.of_a_gpu)
 
     def home(self) -> Home:
         """Where this process is."""

@@ -9,10 +9,10 @@ import optuna
 import pytest
 from rich.console import Console
 
+from sweep.errors import StudyError
 from sweep.folder.lock import locked
 from sweep.results.status import as_json, in_words, read_status
 from sweep.storage.patient import storage_url
-from sweep.study.sweep import StudyError
 
 POINT = {
     "rank": 8,

@@ -32,6 +32,7 @@ from sweep.study.budget import Budget
 from sweep.text.numbers import counted
 from sweep.tracking.location import artifacts_dir, command, own_database, tracked_at
 from sweep.workers.devices import wants_gpus
+from trials.trial_folder import DATA_REPORT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,11 +67,7 @@ def confirm(folder: Path, options: Options, console: Console) -> int:
         n_rows = make_data(folder, runs[0].config.model.max_length)
         sweep = Confirmation(
             runs,
-            ByItself(
-                space.settings.pruning,
-                space.objective,
-                n_evaluations=space.settings.evaluate.times,
-            ),
+            ByItself.of(space),
             is_asked_to_prune=partial(is_asked_to_prune, folder / layout.CONFIRM),
         )
         n_left = len(runs) - sweep.n_ended()
@@ -115,7 +112,7 @@ def _run(
         workers=options.workers,
         gpus=options.gpus,
         most_slots=len(runs) - sweep.n_ended(),
-        trial_bytes=trial_bytes(json.loads((folder / layout.DATA / "report.json").read_text())),
+        trial_bytes=trial_bytes(json.loads((folder / layout.DATA / DATA_REPORT).read_text())),
         budget=budget,
         stop=StopSignals(partial(is_asked_to_stop, folder)),
         progress=progress,

@@ -196,11 +196,8 @@ class Verdicts:
     """The verdicts of a sweep that need no other trial."""
 
     def __init__(self, space: Space, lr_scheduler: str) -> None:
-        settings = space.settings
         self._lr_scheduler = lr_scheduler
-        self._by_itself = ByItself(
-            settings.pruning, space.objective, n_evaluations=settings.evaluate.times
-        )
+        self._by_itself = ByItself.of(space)
 
     def on(self, points: Sequence[EvalPoint]) -> Stop | None:
         """The verdict on a trial's evaluations, point 0 included, latest last: None to go on."""

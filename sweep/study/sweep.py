@@ -51,16 +51,13 @@ class Sweep:
         resolve: Resolve,
         is_asked_to_prune: Callable[[int], bool] = lambda number: False,
     ) -> None:
-        pruning = space.settings.pruning
         self._space = space
         self._study = study
         self._resolve = resolve
         self._is_asked_to_prune = is_asked_to_prune
         self.objective = space.objective
         self.trackers: Sequence[Tracker] = ()
-        self._by_itself = ByItself(
-            pruning, space.objective, n_evaluations=space.settings.evaluate.times
-        )
+        self._by_itself = ByItself.of(space)
         self._running: dict[int, optuna.Trial] = {}
         self._curves: dict[int, list[EvalPoint]] = {}
         self._heard_of: set[int] = set()

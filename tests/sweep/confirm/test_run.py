@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import subprocess
 import sys
-import threading
-import time
-from collections import namedtuple
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,17 +16,14 @@ import ray
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
+from sweep.confirm.confirmation import Confirmation
 from sweep.confirm.run import Options, confirm
-from sweep.events import RunnerEvent
 from sweep.workers import connection
-from sweep.workers.slots import Timings
-from sweep.workers.usage import Usage
 from tests import tiny
-from tests.inline_runner import InlineRunner
 from tests.sweep.reviewed import make_config, point, result, write_sweep
-from trials.config import Report, TrialConfig, TrialResult
+from tests.without_ray import NoRay
+from trials.config import EvalPoint, Stop
 from trials.data.tokens import TokenSplit
-from trials.trial_folder import write_result
 
 pytestmark = pytest.mark.filterwarnings(
     # SQLAlchemy 2.1 warns of a loader that MLflow 3.17 uses in its own tables.
@@ -57,39 +49,6 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-class NoRay(InlineRunner):
-    """In the place of Ray's workers."""
-
-    last: NoRay
-    during: Callable[[], object] = staticmethod(lambda: None)
-    """What happens while a run runs."""
-
-    def __init__(self, model: object, *, n_slots: Callable[[], int], **settings: object) -> None:
-        super().__init__(self._run)
-        self.n_slots, self.usage, self.timings = n_slots, Usage(), Timings()
-        type(self).last = self
-
-    def _run(self, config: TrialConfig, report: Report) -> TrialResult:
-        self.during()
-        curve = [point(4, 1.0)]
-        report(curve[0])
-        ended = result("completed", curve)
-        write_result(config, ended, curve)
-        return ended
-
-    def set_aside(self, until: Callable[[], bool]) -> Iterator[RunnerEvent]:
-        return iter(())
-
-    def shutdown(self) -> None: ...
-
-
-@pytest.fixture
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweep.workers.runner.RayRunner", NoRay)
-    monkeypatch.setattr(connection, "connect", lambda *, n_cpu_workers: 1)
-    monkeypatch.setattr(connection, "disconnect", lambda: None)
-
-
 def confirmed(folder: Path, **changes: Any) -> tuple[int, str]:
     """Confirm both trials; the exit code and what was said."""
     said = io.StringIO()
@@ -98,11 +57,8 @@ def confirmed(folder: Path, **changes: Any) -> tuple[int, str]:
 
 
 def test_on_a_full_disk_it_pauses_and_goes_on_by_itself(
-    folder: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
+    folder: Path, without_ray: None, full_at_first: None
 ) -> None:
-    usage = namedtuple("usage", "total used free")
-    free = iter([0])
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, next(free, 10**12)))
     code, said = confirmed(folder, workers=1)
     assert code == 0
     assert "Paused, the disk is full: 0 MiB free" in said
@@ -149,12 +105,14 @@ def test_a_machine_that_joins_gets_runs(tmp_path: Path, monkeypatch: pytest.Monk
     ray.init(cluster.address, log_to_driver=False)
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
 
-    def join_once_a_run_has_begun() -> None:
-        while not list((folder / "confirm" / "trials").glob("*/log.txt")):
-            time.sleep(0.1)
-        cluster.add_node(num_gpus=1, num_cpus=1)
+    report, joined = Confirmation.report, []
 
-    threading.Thread(target=join_once_a_run_has_begun, daemon=True).start()
+    def join_amid_the_first_run(self: Confirmation, number: int, point: EvalPoint) -> Stop | None:
+        if not joined:
+            joined.append(cluster.add_node(num_gpus=1, num_cpus=1))
+        return report(self, number, point)
+
+    monkeypatch.setattr(Confirmation, "report", join_amid_the_first_run)
     try:
         code, said = confirmed(folder, top=1, seeds=8)
     finally:

@@ -9,9 +9,10 @@ import pytest
 
 from sweep.driver.interrupt import StopSignals
 from sweep.driver.loop import run
-from sweep.events import Ended, RunnerEvent
+from sweep.events import Ended, Reported, RunnerEvent
 from sweep.study.ask_tell import AskTell
 from sweep.study.budget import Budget, Enough
+from tests.sweep.reviewed import point
 from trials.config import Objective, TrialResult
 
 DONE = TrialResult(outcome="completed", reason="")
@@ -204,3 +205,17 @@ def test_a_trial_that_found_no_room_is_not_an_end() -> None:
     sweep = Asking()
     run(sweep, OnceFull(1), Budget(2, None))
     assert sweep.told == [0, 1, 2]  # three were asked for: the first did not count
+
+
+def test_an_evaluation_is_answered_before_the_next_event_is_asked_for() -> None:
+    answered: list[int] = []
+
+    class Reporting(Slots):
+        def wait(self, until: Callable[[], bool]) -> Iterator[RunnerEvent]:
+            for n in (1, 2):
+                yield Reported(0, point(n, 1.0), lambda _, n=n: answered.append(n))
+                assert answered == list(range(1, n + 1))
+            yield Ended(self.running.pop(), DONE)
+
+    run(Asking(), Reporting(1), Budget(1, None))
+    assert answered == [1, 2]

@@ -7,6 +7,8 @@ from collections import namedtuple
 
 import pytest
 
+Usage = namedtuple("Usage", "total used free")
+
 
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,5 +23,5 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def full_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk has no room when it is first asked, and then it has."""
-    usage, free = namedtuple("usage", "total used free"), iter([0])
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, next(free, 10**12)))
+    free = iter([0])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, next(free, 10**12)))

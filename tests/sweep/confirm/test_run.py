@@ -105,7 +105,8 @@ def test_a_machine_that_joins_gets_runs(tmp_path: Path, monkeypatch: pytest.Monk
     ray.init(cluster.address, log_to_driver=False)
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
 
-    report, joined = Confirmation.report, []
+    report = Confirmation.report
+    joined: list[object] = []
 
     def join_amid_the_first_run(self: Confirmation, number: int, point: EvalPoint) -> Stop | None:
         if not joined:

@@ -20,7 +20,7 @@ from sweep.text.numbers import counted
 from sweep.workers.actor import Home, Share, Worker
 from sweep.workers.connection import here, is_joined
 from sweep.workers.endings import death, is_machine_lost, of_elsewhere, stall
-from sweep.workers.file_sync import Courier, Seen
+from sweep.workers.file_sync import Courier, FolderProbe
 from sweep.workers.slots import LOADS_TO_GIVE_UP, Arriving, Slot, Timings
 from sweep.workers.usage import Usage
 from trials import messages
@@ -79,7 +79,7 @@ class RayRunner:
         self._n_made = 0
         self._fitted_at = 0.0
         self._node_id = here().node_id
-        self._seen = Seen.write(folder) if folder is not None and is_joined() else None
+        self._probe = FolderProbe.write(folder) if folder is not None and is_joined() else None
         self._courier = Courier()
         self._arriving: list[Arriving] = []
         self._heard: deque[Started | Reported] = deque()
@@ -208,7 +208,7 @@ class RayRunner:
             "num_gpus": self._gpus_per_trial if self._on_gpus else 0,
             "scheduling_strategy": "DEFAULT" if self._on_gpus else "SPREAD",
         }
-        return ray.remote(**options)(Worker).remote(self._model, share, self._seen)
+        return ray.remote(**options)(Worker).remote(self._model, share, self._probe)
 
     def _hand_over(self, slot: Slot) -> None:
         """Give the worker its trial, as soon as it is known where that is."""
@@ -218,10 +218,10 @@ class RayRunner:
         slot.is_handed_over = True
         number, config = slot.trial
         if home.sees_folder:
-            there, laid = config, None
+            there, uploaded = config, None
         else:
-            there, laid = self._courier.lay(config, home.node_id, home.scratch)
-        slot.starting = slot.worker.start.remote(number, there, laid)
+            there, uploaded = self._courier.upload(config, home.node_id, home.scratch)
+        slot.starting = slot.worker.start.remote(number, there, uploaded)
 
     def _end_silent_ones(self) -> None:
         """End processes that have given no sign of life within `stall_minutes`.
@@ -323,7 +323,7 @@ class RayRunner:
         def result(is_here: bool) -> TrialResult:
             return of_elsewhere(event.result, config, home, is_here=is_here)
 
-        self._arriving.append(Arriving(number, self._courier.bring_rest(number), result))
+        self._arriving.append(Arriving(number, self._courier.download_rest(number), result))
 
     def _take_arrived(self) -> None:
         arrived = [trial for trial in self._arriving if trial.files.done()]
@@ -378,7 +378,7 @@ class RayRunner:
             return failed(words or cause, config, fault)
 
         if self._courier.is_away(number):
-            self._arriving.append(Arriving(number, self._courier.bring_rest(number), result))
+            self._arriving.append(Arriving(number, self._courier.download_rest(number), result))
         else:
             self._ended.append(Ended(number, result()))
 

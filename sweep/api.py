@@ -119,17 +119,14 @@ def read_result(folder: str | Path, exit_code: int | None = None) -> SweepResult
     import pandas as pd
 
     from sweep.errors import NoWinner
-    from sweep.results.reading import open_to_read
-    from sweep.results.status import read_status
-    from sweep.results.trial_record import read_record
-    from sweep.storage.attributes import CURVE
+    from sweep.results.reading import read_sweep
+    from sweep.results.trial_record import record_of
 
-    folder = Path(folder)
+    sweep = read_sweep(Path(folder))
     try:
-        best = read_record(folder)
-        status = best.sweep
+        best = record_of(sweep)
     except NoWinner:
-        best, status = None, read_status(folder)
+        best = None
     trials = [
         {
             "trial": trial.number,
@@ -140,19 +137,15 @@ def read_result(folder: str | Path, exit_code: int | None = None) -> SweepResult
             "seconds": trial.seconds,
             **trial.hyperparameters,
         }
-        for trial in status.trials
+        for trial in sweep.trials
     ]
-    curves = [
-        {"trial": trial.number, **point}
-        for trial in open_to_read(folder).get_trials(deepcopy=False)
-        for point in trial.user_attrs.get(CURVE, [])
-    ]
+    curves = [{"trial": trial.number, **point} for trial in sweep.trials for point in trial.points]
     return SweepResult(
-        name=status.name,
-        folder=folder,
+        name=sweep.name,
+        folder=sweep.folder,
         exit_code=exit_code,
         best=best,
-        objective=status.objective,
+        objective=sweep.objective,
         trials=pd.DataFrame(trials).set_index("trial") if trials else pd.DataFrame(),
         curves=pd.DataFrame(curves),
     )

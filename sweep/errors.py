@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-
-class SpaceError(ValueError):
-    """All problems of a space, in words, one to a line."""
+from trials.config import UserError
 
 
-class StudyError(ValueError):
-    """A study that cannot be opened or continued, in words for the user."""
+class SpaceError(UserError):
+    """All problems of a space, one to a line."""
 
 
-class StudyAway(ValueError):
-    """The study cannot be used, and nobody waits for it; in words for the user."""
+class StudyError(UserError):
+    """A study that cannot be opened or continued."""
 
 
-class TrackingError(ValueError):
-    """An MLflow server or database that cannot be used, in words for the person who named it."""
+class StudyAway(UserError):
+    """The study cannot be used, and nobody waits for it."""
 
 
-class ClusterError(ValueError):
-    """A cluster, or a job on it, that cannot be used, in words."""
+class TrackingError(UserError):
+    """An MLflow server or database that cannot be used."""
 
 
-class ExportError(ValueError):
-    """Something cannot be exported, in words for the user."""
+class ClusterError(UserError):
+    """A cluster, or a job on it, that cannot be used."""
 
 
-class NoWinner(ValueError):
-    """No trial of a sweep has an eval loss that counts, in words for the user."""
+class ExportError(UserError):
+    """Something cannot be exported."""
+
+
+class NoWinner(UserError):
+    """No trial of a sweep has an eval loss that counts."""
 
 
 class SweepFailed(RuntimeError):

@@ -301,7 +301,7 @@ def test_what_has_no_end_is_not_read(
 def test_anchors_and_merges_are_read() -> None:
     start = "start_with:\n  - &a {rank: 8}\n  - {<<: *a, learning_rate: 1e-4}\n"
     Path("mine.yaml").write_text(SPACE + start)
-    assert load_space(Path("mine.yaml")).start_with[1] == {"rank": 8, "learning_rate": 1e-4}
+    assert load_space(Path("mine.yaml")).starts[1].values == {"rank": 8, "learning_rate": 1e-4}
 
 
 @pytest.mark.usefixtures("nothing_heavy")

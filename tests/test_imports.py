@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -45,15 +46,14 @@ def test_reading_rows_waits_for_nothing() -> None:
     assert {"torch", "transformers", "datasets", "pyarrow"} & modules == set()
 
 
-def test_mlflow_is_set_up_before_it_is_imported() -> None:
-    code = """if True:
-        import os, sys
-        class Watch:
-            def find_spec(self, name, path, target=None):
-                if name == "mlflow":
-                    print("telemetry off:", os.environ.get("MLFLOW_DISABLE_TELEMETRY"))
-        sys.meta_path.insert(0, Watch())
-        import sweep.tracking.runs
-    """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "telemetry off: true\n"
+def test_studies_are_opened_in_study_storage_and_the_one_reader() -> None:
+    opens = {"load_study", "create_study", "RDBStorage", "InMemoryStorage", "JournalStorage"}
+    found = set()
+    for path in SWEEP_DIR.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Attribute(attr=name) | ast.alias(name=name) if name in opens:
+                    found.add(path.relative_to(SWEEP_DIR).as_posix())
+    places = {place.rpartition("/")[0] for place in found - {"results/reading.py"}}
+    assert "results/reading.py" in found
+    assert places == {"study", "storage"}

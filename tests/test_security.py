@@ -160,9 +160,15 @@ def test_a_model_of_the_hub_with_pickles_alone_is_refused(monkeypatch: pytest.Mo
 def test_a_model_of_the_hub_with_safetensors_is_taken(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    names = ["config.json", "pytorch_model.bin", name]
-    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name, revision: names)
+    asked: list[str] = []
+
+    def files(repository: str, revision: str | None) -> list[str]:
+        asked.append(repository)
+        return ["config.json", "pytorch_model.bin", name]
+
+    monkeypatch.setattr("huggingface_hub.list_repo_files", files)
     check_weights(config("org/name"))
+    assert asked == ["org/name"]
 
 
 def bring_code(base: Path) -> Path:

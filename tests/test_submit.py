@@ -357,7 +357,7 @@ def test_a_small_job_that_fails_is_said(cluster: Cluster, program: Path) -> None
     with pytest.raises(
         ClusterError, match="(?s)a small job .* failed there:.*No module named nope"
     ):
-        cluster.ask(["python", "-m", "nope"], program)
+        cluster.ask(["python", "-m", "nope"], "~/sweeps", program)
 
 
 def test_a_cluster_that_fits_is_described(cluster: Cluster, program: Path, tiny_base: Path) -> None:

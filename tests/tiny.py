@@ -8,12 +8,17 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trials.config import ModelConfig
 from trials.preparation.prepare import prepare
 from trials.preparation.prompts import Ask
 from trials.preparation.request import Request
+
+if TYPE_CHECKING:
+    from trials.backends.transformers_qlora import TransformersBase
+    from trials.data.tokens import TokenRows
+    from trials.models.frozen_base import FrozenBase
 
 PLACES = "oslo bergen lund turku riga tartu gdansk bremen ghent lille cork galway hull".split()
 SKIES = "rain snow sun fog hail cloud".split()
@@ -104,6 +109,24 @@ def model_config(base: Path) -> ModelConfig:
         max_length=64,
         trust_remote_code=False,
     )
+
+
+def transformers_base(model: ModelConfig) -> TransformersBase:
+    """Load a base model that transformers trains, for tests of what it alone has."""
+    from trials.backends.loading import load
+    from trials.backends.transformers_qlora import TransformersBase
+
+    base = load(model)
+    assert isinstance(base, TransformersBase)
+    return base
+
+
+def eval_loss(base: FrozenBase, model: Any, rows: TokenRows, batch_size: int) -> float:
+    """The loss alone, measured in one process."""
+    from trials.distributed.group import ALONE
+    from trials.evaluation.evaluate import measure
+
+    return measure(base, model, rows, batch_size, ALONE).loss
 
 
 def prepared_data(

@@ -36,12 +36,16 @@ Fault = Literal["machine_lost", "not_begun", "disk_full"]
 not come up, though others did; there is no room on the disk."""
 
 
-class ConfigError(ValueError):
-    """A setting that cannot be, in words for the person who wrote it."""
+class UserError(ValueError):
+    """What a user got wrong, in words for whoever can mend it: a command prints no traceback."""
 
 
-class DataError(ValueError):
-    """Data that cannot be trained on, in words for the person whose data it is."""
+class ConfigError(UserError):
+    """A setting that cannot be."""
+
+
+class DataError(UserError):
+    """Data that cannot be trained on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own spelling
 from peft import PeftModel
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 IGNORED = -100
@@ -71,10 +72,7 @@ def load(request: dict[str, Any], quantization: str) -> Any:
 
 
 def _where(request: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "revision": request["revision"],
-        "trust_remote_code": request["trust_remote_code"],
-    }
+    return {name: request[name] for name in ("revision", "trust_remote_code")}
 
 
 @torch.no_grad()
@@ -85,18 +83,13 @@ def eval_loss(model: Any, rows: Sequence[Row], dtype: torch.dtype) -> float:
     """
     device = next(model.parameters()).device
     nats, n_tokens = 0.0, 0
-    for batch in _batches(sorted(rows, key=lambda row: len(row["input_ids"]))):
-        longest = len(batch[-1]["input_ids"])
-
-        def padded(lists: Iterable[list[int]], padding: int, n: int = longest) -> torch.Tensor:
-            return torch.tensor([row + [padding] * (n - len(row)) for row in lists], device=device)
-
-        labels = padded((row["labels"] for row in batch), IGNORED)[:, 1:]
-        mask = padded(([1] * len(row["input_ids"]) for row in batch), 0)
+    by_length = sorted(rows, key=lambda row: len(row["input_ids"]))
+    for batch in (by_length[at : at + BATCH_SIZE] for at in range(0, len(rows), BATCH_SIZE)):
+        ids = _padded([row["input_ids"] for row in batch], 0).to(device)
+        mask = _padded([[1] * len(row["input_ids"]) for row in batch], 0).to(device)
+        labels = _padded([row["labels"] for row in batch], IGNORED).to(device)[:, 1:]
         with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
-            logits = model(
-                input_ids=padded((row["input_ids"] for row in batch), 0), attention_mask=mask
-            ).logits[:, :-1]
+            logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
         # (batch, sequence - 1, vocabulary), in 32 bits where there is loss
         is_target = labels != IGNORED
         nats += float(
@@ -106,8 +99,8 @@ def eval_loss(model: Any, rows: Sequence[Row], dtype: torch.dtype) -> float:
     return nats / n_tokens
 
 
-def _batches(rows: Sequence[Row]) -> Iterable[Sequence[Row]]:
-    return (rows[first : first + BATCH_SIZE] for first in range(0, len(rows), BATCH_SIZE))
+def _padded(rows: Sequence[list[int]], padding: int) -> torch.Tensor:
+    return pad_sequence([torch.tensor(row) for row in rows], True, padding)
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +115,6 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(request_path: str, answer_path: str) -> None:
-    """Answer the request of one file in the other."""
     found = answer(json.loads(Path(request_path).read_text(encoding="utf-8")))
     Path(answer_path).write_text(json.dumps(found), encoding="utf-8")
 

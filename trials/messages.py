@@ -9,8 +9,6 @@ from trials.config import EvalPoint, TrialResult
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The base model is there."""
-
     import_seconds: float
     load_seconds: float
 
@@ -25,8 +23,6 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A trial begins."""
-
     number: int
 
 
@@ -40,8 +36,6 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A trial has ended."""
-
     number: int
     result: TrialResult
     is_clean: bool

@@ -5,6 +5,7 @@ It must start where nothing is installed yet, so it imports nothing at its top.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -40,8 +41,11 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     elif not problems:
         problems += _broken(has_gpus=request["has_gpus"])
         problems += [] if problems else _unreachable(request["model"], request["revision"])
-    problems += _little_room()
-    return {"problems": problems, "python": sys.version.split()[0], "versions": _versions()}
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    problems += little_room(cache, "the cache")
+    found = {name: _version(name) for name in ("ray", "torch", "transformers")}
+    versions = {name: version for name, version in found.items() if version is not None}
+    return {"problems": problems, "python": sys.version.split()[0], "versions": versions}
 
 
 def _missing(requirements: list[str]) -> list[str]:
@@ -53,12 +57,10 @@ def _missing(requirements: list[str]) -> list[str]:
         wanted = Requirement(text)
         if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
             continue
-        try:
-            there = metadata.version(wanted.name)
-        except metadata.PackageNotFoundError:
+        there = _version(wanted.name)
+        if there is None:
             missing.append(wanted.name)
-            continue
-        if not wanted.specifier.contains(there, prereleases=True):
+        elif not wanted.specifier.contains(there, prereleases=True):
             wrong.append(f"{wanted.name} is {there}, not {wanted.specifier}")
     return [*wrong, *([f"not installed: {', '.join(missing)}"] if missing else [])]
 
@@ -108,12 +110,6 @@ def _unreachable(name: str, revision: str | None) -> list[str]:
     return []
 
 
-def _little_room() -> list[str]:
-    """Say where the caches of this machine have too little room."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return little_room(cache, "the cache")
-
-
 def little_room(folder: Path, what: str) -> list[str]:
     """Say that there is too little room for a folder, which may not be there yet."""
     import shutil
@@ -130,14 +126,10 @@ def little_room(folder: Path, what: str) -> list[str]:
     ]
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("ray", "torch", "transformers"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+def _version(package: str) -> str | None:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(package)
+    return None
 
 
 def _first_line(error: Exception) -> str:

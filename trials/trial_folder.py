@@ -47,7 +47,6 @@ def result_of(fields: Mapping[str, Any]) -> TrialResult:
 
 
 def forget_result(output_dir: Path) -> None:
-    """The trial begins again."""
     (output_dir / RESULT).unlink(missing_ok=True)
 
 

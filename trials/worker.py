@@ -36,10 +36,7 @@ class TrialThread:
         self._verdicts: queue.Queue[Stop | None] = queue.Queue()
         self._is_asked_to_stop = threading.Event()
         threading.Thread(
-            target=self._work,
-            args=(model, n_processes, gpu_share),
-            daemon=True,
-            name="trials",
+            target=self._work, args=(model, n_processes, gpu_share), daemon=True, name="trials"
         ).start()
 
     def start(self, number: int, config: TrialConfig) -> None:

@@ -9,6 +9,7 @@ import typer
 from sweep.cli import cluster, running, spaces, steering, watching, winner
 from sweep.cli.errors import errors_in_words, interrupted
 from sweep.cli.options import fail
+from trials.config import UserError
 
 app = typer.Typer(
     help="Find good LoRA and QLoRA hyperparameters without babysitting.",
@@ -69,7 +70,7 @@ def main() -> None:
     """Run a command; what a user got wrong is said in words and exits with 2."""
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         words = errors_in_words(error)
         if words is None:
             raise

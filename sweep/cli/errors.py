@@ -8,13 +8,12 @@ from typing import NoReturn
 
 import typer
 
+from trials.config import UserError
+
 
 def errors_in_words(error: Exception) -> str | None:
     """What a user got wrong; None: a fault of ours, which deserves its traceback."""
-    if isinstance(error, ValueError) and type(error).__module__.split(".")[0] in (
-        "sweep",
-        "trials",
-    ):
+    if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"No room on the disk: {error.filename or error}. Make some and try again."

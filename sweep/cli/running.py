@@ -219,9 +219,10 @@ def confirm(
 
     from sweep.results import confirmed_words
     from sweep.results.confirmed import read_confirmed
+    from sweep.results.reading import read_sweep
 
     if as_json:
-        found = confirmed_words.as_json(name, read_confirmed(folder))
+        found = confirmed_words.as_json(name, read_confirmed(read_sweep(folder)))
         typer.echo(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
         return
 

@@ -49,17 +49,17 @@ def show(
     folder = known_folder(output, name)
 
     from sweep.results import show
-    from sweep.results.status import read_status
-    from sweep.results.trial_record import read_record
+    from sweep.results.reading import read_sweep
+    from sweep.results.trial_record import record_of
 
+    sweep = read_sweep(folder)
     if trial is None:
-        status = read_status(folder)
         if as_json:
-            print_json(show.all_as_json(status, sort))
+            print_json(show.all_as_json(sweep, sort))
         else:
-            console().print(show.all_in_words(status, sort))
+            console().print(show.all_in_words(sweep, sort))
         return
-    record = read_record(folder, trial)
+    record = record_of(sweep, trial)
     if as_json:
         print_json(show.one_as_json(record))
     else:
@@ -84,8 +84,11 @@ def compare(
     A sweep stands for its best trial. Example: sweep compare my:17 my:4
     """
     from sweep.results import compare
+    from sweep.results.reading import read_sweep
 
-    sides = [compare.read_side(*_named(given, output)) for given in (one, other)]
+    named = [_named(given, output) for given in (one, other)]
+    sweeps = {folder: read_sweep(folder) for folder in dict(named)}
+    sides = [compare.side_of(sweeps[folder], trial) for folder, trial in named]
     if as_json:
         print_json(compare.as_json(*sides))
     else:
@@ -107,7 +110,7 @@ def print_json(value: Any) -> None:
 def status(
     name: SweepName,
     output: Output = Path("sweeps"),
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say how a sweep is: its trials, whether it runs, was stopped or died. Changes nothing.
 
@@ -116,12 +119,13 @@ def status(
     folder = known_folder(output, name)
 
     from sweep.results import status
+    from sweep.results.reading import read_sweep
 
-    found = status.read_status(folder)
+    sweep = read_sweep(folder)
     if as_json:
-        typer.echo(json.dumps(status.as_json(found), indent=1, ensure_ascii=False))
+        print_json(status.as_json(sweep))
     else:
-        console().print(status.in_words(found))
+        console().print(status.in_words(sweep))
 
 
 def ui(
@@ -135,8 +139,9 @@ def ui(
     """
     where = json.loads((known_folder(output, name, layout.MLFLOW) / layout.MLFLOW).read_text())
 
-    from sweep.tracking.location import page_of
-    from sweep.tracking.mlflow_tracker import TrackingError, ui_command
+    from sweep.errors import TrackingError
+    from sweep.tracking.client import ENVIRONMENT
+    from sweep.tracking.location import page_of, ui_command
 
     free = _free_port(port)
     try:
@@ -146,7 +151,7 @@ def ui(
     address = page_of(f"http://127.0.0.1:{free}", where["experiment_id"], output / name)
     typer.echo(f"MLflow shows {name} at {address}  (Ctrl-C ends it)")
     sys.stdout.flush()
-    os.execv(command[0], command)
+    os.execve(command[0], command, {**ENVIRONMENT, **os.environ})
 
 
 def _free_port(wanted: int) -> int:
@@ -168,9 +173,10 @@ def report(name: SweepName, output: Output = Path("sweeps")) -> None:
     folder = known_folder(output, name)
 
     from sweep.report.page import write_report
+    from sweep.results.reading import read_sweep
 
     try:
-        path = write_report(folder)
+        path = write_report(read_sweep(folder))
     except OSError as error:
         fail(f"{error.filename or folder}: cannot be written: {error.strerror}.")
     typer.echo(path.resolve())

@@ -80,10 +80,11 @@ def export(
 def _best_or(trial: int | None, folder: Path) -> Record:
     """Read the best trial, or another one; ends the command where there is none."""
     from sweep.errors import NoWinner
-    from sweep.results.trial_record import read_record
+    from sweep.results.reading import read_sweep
+    from sweep.results.trial_record import record_of
 
     try:
-        return read_record(folder, trial)
+        return record_of(read_sweep(folder), trial)
     except NoWinner as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None

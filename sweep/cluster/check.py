@@ -75,7 +75,7 @@ def check(
     """
     say(in_words(request))
     words = module_command("sweep.cluster.on_head.check", json.dumps(request), python="python")
-    answer = cluster.ask(words, folder, output)
+    answer = cluster.ask(words, output, folder)
     say(f"The cluster: {answer['found']}.")
     problems = answer["problems"]
     if problems:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from sweep.cluster.jobs import Cluster, Job
-from sweep.cluster.package import pack_program
 from sweep.errors import ClusterError
 from sweep.folder import layout
 from sweep.text.numbers import megabytes
@@ -37,26 +36,24 @@ def fetch(cluster: Cluster, job: Job, parent: Path, say: Callable[[str], object]
             f"{target}: is there and was not fetched from a cluster, so it is left alone. "
             f"Name another folder with --to."
         )
-    with tempfile.TemporaryDirectory() as packed:
-        pack_program(Path(packed))
-        words = module_command("sweep.cluster.on_head.archive", job.sweep, python="python")
-        with cluster.asking(words, Path(packed), job.output) as answer:
-            if "problem" in answer:
-                raise ClusterError(answer["problem"])
-            parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{job.sweep}-", dir=parent) as scratch:
-                archive = Path(scratch) / "sweep.tar"
-                _download(cluster, answer, archive)
-                unpacked = Path(scratch) / "sweep"
-                unpack(archive, unpacked)
-                output = cluster.client.get_job_logs(job.id)
-                (unpacked / "output.txt").write_text(output, encoding="utf-8")
-                about = {"address": cluster.address, "job": job.id, "status": job.status}
-                (unpacked / MARK).write_text(json.dumps(about, indent=1))
-                _tell_where_mlflow_is(unpacked, target)
-                if target.exists():
-                    shutil.rmtree(target)
-                unpacked.rename(target)
+    words = module_command("sweep.cluster.on_head.archive", job.sweep, python="python")
+    with cluster.asking(words, job.output) as answer:
+        if "problem" in answer:
+            raise ClusterError(answer["problem"])
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{job.sweep}-", dir=parent) as scratch:
+            archive = Path(scratch) / "sweep.tar"
+            _download(cluster, answer, archive)
+            unpacked = Path(scratch) / "sweep"
+            unpack(archive, unpacked)
+            output = cluster.client.get_job_logs(job.id)
+            (unpacked / "output.txt").write_text(output, encoding="utf-8")
+            about = {"address": cluster.address, "job": job.id, "status": job.status}
+            (unpacked / MARK).write_text(json.dumps(about, indent=1))
+            _tell_where_mlflow_is(unpacked, target)
+            if target.exists():
+                shutil.rmtree(target)
+            unpacked.rename(target)
     say(f"Fetched {megabytes(answer['n_bytes'])} into {target}")
     if not (target / layout.BEST).is_dir():
         say("There is no best adapter yet: no trial has ended with an eval loss that counts.")

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import socket
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sweep.cluster.on_head.answer import ANSWER
+from sweep.cluster.package import pack_program
 from sweep.errors import ClusterError
 from sweep.folder import layout
 from sweep.text.numbers import counted
@@ -32,11 +34,8 @@ OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A sweep's job."""
-
     id: str
     sweep: str
-    """The sweep's name."""
     output: str
     """Folder of all sweeps on the cluster, as a shell there reads it."""
     status: str
@@ -125,23 +124,27 @@ class Cluster:
                     f"or give this one another --name."
                 )
 
-    def ask(self, words: list[str], folder: Path, output: str | None = None) -> Any:
+    def ask(self, words: list[str], output: str, folder: Path | None = None) -> Any:
         """Run a small job on the head and return its answer; the job is forgotten afterwards.
 
         Args:
             words: Of the command.
-            folder: What it brings along.
             output: Folder of all sweeps, appended as a path of that machine.
+            folder: What it brings along; None: this program.
         """
-        with self.asking(words, folder, output) as answer:
+        with self.asking(words, output, folder) as answer:
             return answer
 
     @contextmanager
-    def asking(self, words: list[str], folder: Path, output: str | None = None) -> Iterator[Any]:
+    def asking(self, words: list[str], output: str, folder: Path | None = None) -> Iterator[Any]:
         """As `ask`, for a job that keeps something until it is told to end."""
-        place = "" if output is None else f" {shell_path(output)}"
+        command = f"{shlex.join(words)} {shell_path(output)}"
         job_id = f"sweep-ask-{uuid.uuid4().hex[:8]}"
-        self._start(job_id, shlex.join(words) + place, folder, metadata={}, env={})
+        with tempfile.TemporaryDirectory() as packed:
+            if folder is None:
+                folder = Path(packed)
+                pack_program(folder)
+            self._start(job_id, command, folder, metadata={}, env={})
         try:
             yield self._answer(job_id)
         finally:
@@ -292,7 +295,8 @@ def _in_words(address: str) -> Iterator[None]:
     except (requests.exceptions.RequestException, ConnectionError) as error:
         raise ClusterError(
             f"{address}: the cluster does not answer like a Ray dashboard ({_brief(error)}). "
-            f"Is that its port (8265 unless set otherwise), and is it {_scheme(address)}:// there?"
+            f"Is that its port (8265 unless set otherwise), and is it "
+            f"{urlsplit(address).scheme}:// there?"
         ) from None
     except (RuntimeError, ValueError, KeyError) as error:
         raise ClusterError(f"{address}: {_brief(error)}") from None
@@ -305,10 +309,6 @@ def _token_words(address: str, *, is_missing: bool) -> str:
         f"and put it into RAY_AUTH_TOKEN, into a file that RAY_AUTH_TOKEN_PATH names, or into "
         f"~/.ray/auth_token; RAY_AUTH_MODE must be token, or not be set."
     )
-
-
-def _scheme(address: str) -> str:
-    return urlsplit(address).scheme
 
 
 def _brief(error: Exception) -> str:

@@ -128,6 +128,10 @@ def _ray_job(
         "shm": {"emptyDir": {"medium": "Memory"}},
     }
     gpus = machines.gpus_each
+    on_head = {"files": FILES_DIR, "output": OUTPUT_DIR}
+    head = _pod("ray-head", image, {"cpu": "2", "memory": "8Gi"}, on_head, volumes)
+    taken = {"cpu": str(4 * gpus), "memory": f"{32 * gpus}Gi", "nvidia.com/gpu": str(gpus)}
+    worker = _pod("ray-worker", image, taken, {"shm": "/dev/shm"}, volumes)
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
@@ -147,13 +151,7 @@ def _ray_job(
                 "headGroupSpec": {
                     # Trials run on the workers.
                     "rayStartParams": {"num-cpus": "0", "num-gpus": "0"},
-                    "template": _pod(
-                        "ray-head",
-                        image,
-                        {"cpu": "2", "memory": "8Gi"},
-                        {"files": FILES_DIR, "output": OUTPUT_DIR},
-                        volumes,
-                    ),
+                    "template": head,
                 },
                 "workerGroupSpecs": [
                     {
@@ -162,17 +160,7 @@ def _ray_job(
                         "minReplicas": machines.n,
                         "maxReplicas": machines.n,
                         "rayStartParams": {},
-                        "template": _pod(
-                            "ray-worker",
-                            image,
-                            {
-                                "cpu": str(4 * gpus),
-                                "memory": f"{32 * gpus}Gi",
-                                "nvidia.com/gpu": str(gpus),
-                            },
-                            {"shm": "/dev/shm"},
-                            volumes,
-                        ),
+                        "template": worker,
                     }
                 ],
             },
@@ -187,19 +175,12 @@ def _pod(
     mounts: dict[str, str],
     volumes: dict[str, Any],
 ) -> dict[str, Any]:
-    return {
-        "spec": {
-            "containers": [
-                {
-                    "name": name,
-                    "image": image,
-                    "envFrom": [{"secretRef": {"name": SECRET, "optional": True}}],
-                    "resources": {"limits": dict(resources), "requests": dict(resources)},
-                    "volumeMounts": [
-                        {"name": volume, "mountPath": path} for volume, path in mounts.items()
-                    ],
-                }
-            ],
-            "volumes": [{"name": volume, **volumes[volume]} for volume in mounts],
-        }
+    container = {
+        "name": name,
+        "image": image,
+        "envFrom": [{"secretRef": {"name": SECRET, "optional": True}}],
+        "resources": {"limits": dict(resources), "requests": dict(resources)},
+        "volumeMounts": [{"name": volume, "mountPath": path} for volume, path in mounts.items()],
     }
+    mounted = [{"name": volume, **volumes[volume]} for volume in mounts]
+    return {"spec": {"containers": [container], "volumes": mounted}}

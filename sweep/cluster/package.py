@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import distribution
-from importlib.util import find_spec
 from pathlib import Path
 
 from sweep.errors import SpaceError
@@ -41,13 +40,9 @@ def pack_program(folder: Path) -> None:
 
     Its metadata go with it, since the program asks for its own version and dependencies.
     """
+    root, no_caches = Path(__file__).parents[2], shutil.ignore_patterns("__pycache__", "*.pyc")
     for package in ("sweep", "trials"):
-        spec = find_spec(package)  # not imported: this is a part of one of them
-        assert spec is not None and spec.submodule_search_locations is not None
-        source = Path(spec.submodule_search_locations[0])
-        shutil.copytree(
-            source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
-        )
+        shutil.copytree(root / package, folder / package, ignore=no_caches)
     ours = distribution("sweep")
     about = folder / f"sweep-{ours.version}.dist-info"
     about.mkdir()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweep.control.stop import POLL_SECONDS
@@ -23,17 +22,10 @@ def prune_job(cluster: Cluster, job: Job, number: int, say: Callable[[str], None
     Raises:
         StudyError: As `prune` raises it there.
     """
-    import tempfile
-
-    from sweep.cluster.package import pack_program
-
-    if job.is_over:
-        say(f"{job.id} does not run: it is {job.status.lower()}.")
+    if _is_over(job, say):
         return 1
-    with tempfile.TemporaryDirectory() as packed:
-        pack_program(Path(packed))
-        command = module_command(STEER, "prune", job.sweep, str(number), python="python")
-        answer = cluster.ask(command, Path(packed), job.output)
+    command = module_command(STEER, "prune", job.sweep, str(number), python="python")
+    answer = cluster.ask(command, job.output)
     if answer["code"] is None:
         raise StudyError(answer["words"])
     say(answer["words"])
@@ -48,17 +40,9 @@ def stop_job(cluster: Cluster, job: Job, *, wait: bool, say: Callable[[str], Non
     Returns:
         0: it has ended, or was asked to; 1: it does not run.
     """
-    import tempfile
-
-    from sweep.cluster.package import pack_program
-
-    if job.is_over:
-        say(f"{job.id} does not run: it is {job.status.lower()}.")
+    if _is_over(job, say):
         return 1
-    with tempfile.TemporaryDirectory() as packed:
-        pack_program(Path(packed))
-        command = module_command(STEER, "stop", job.sweep, python="python")
-        answer = cluster.ask(command, Path(packed), job.output)
+    answer = cluster.ask(module_command(STEER, "stop", job.sweep, python="python"), job.output)
     if answer is None:  # not even its folder is there: nothing is lost
         cluster.client.stop_job(job.id)
         say(f"{job.id} had not begun; its job is ended.")
@@ -70,3 +54,9 @@ def stop_job(cluster: Cluster, job: Job, *, wait: bool, say: Callable[[str], Non
     if wait:
         say(f"{job.id} has ended; submitting the sweep again goes on.")
     return 0
+
+
+def _is_over(job: Job, say: Callable[[str], None]) -> bool:
+    if job.is_over:
+        say(f"{job.id} does not run: it is {job.status.lower()}.")
+    return job.is_over

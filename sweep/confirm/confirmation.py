@@ -49,7 +49,6 @@ class Confirmation(AskTell):
         self._n_ended = len(self.runs) - len(self._waiting)
 
     def ask(self, paused: int | None = None) -> tuple[int, TrialConfig]:
-        """Return the next run."""
         config = self._waiting.popleft()
         self._running[config.number], self._curves[config.number] = config, []
         Path(config.output_dir).mkdir(parents=True, exist_ok=True)
@@ -57,12 +56,10 @@ class Confirmation(AskTell):
         return config.number, config
 
     def started(self, config: TrialConfig, place: Place) -> None:
-        """Pass on that a run has its slot."""
         for tracker in self.trackers:
             tracker.trial_started(config, place)
 
     def report(self, number: int, point: EvalPoint) -> Stop | None:
-        """Take an evaluation and return the verdict."""
         curve = self._curves[number]
         if curve and point.index <= curve[-1].index:
             return None  # it goes on after a checkpoint
@@ -108,17 +105,13 @@ class Confirmation(AskTell):
 
     @property
     def running(self) -> list[int]:
-        """Numbers of the runs that have a slot."""
         return sorted(self._running)
 
     def why_failed(self) -> str | None:
-        """Runs that failed are told with the rest."""
-        return None
+        return None  # runs that failed are told with the rest
 
     def n_ended(self) -> int:
-        """Runs that have ended, those of earlier calls included."""
         return self._n_ended
 
     def is_exhausted(self) -> bool:
-        """Whether every run has been asked for."""
         return not self._waiting

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sweep.errors import StudyError
 from sweep.folder import layout
-from sweep.results.reading import open_to_read
-from sweep.results.status import read_status
-from sweep.results.trial_record import Record, read_record
-from sweep.storage.attributes import TASK
+from sweep.results.reading import StoredSweep
+from sweep.results.trial_record import Record, record_of
 from sweep.text.trials import an
 from trials.config import TrialConfig, TrialResult
 from trials.data.tokens import PARTS, TokenSplit
@@ -46,42 +46,36 @@ class Run:
         return found[0]
 
 
-def plan(folder: Path, *, top: int, n_seeds: int) -> list[Run]:
+def plan(sweep: StoredSweep, *, top: int, n_seeds: int) -> list[Run]:
     """Return the runs that are wanted, those with one seed together, and write the plan.
 
     So that what there is when somebody stops it can be compared, all configurations have their
     first seed before any has its second.
 
     Args:
-        folder: The sweep's.
         top: The best so many trials.
 
     Raises:
         StudyError: There are no such trials, or a configuration cannot be read.
     """
-    records = [read_record(folder, number) for number in _best(folder, top)]
+    if not sweep.ranked:
+        raise StudyError(f"{sweep.name}: no trial has {an(sweep.objective)} that counts yet.")
+    records = [record_of(sweep, trial.number) for trial in sweep.ranked[:top]]
     wanted = [(record, 1 + i) for i in range(n_seeds) for record in records]
-    there = folder / layout.CONFIRM / layout.PLAN
+    there = sweep.folder / layout.CONFIRM / layout.PLAN
     known = [tuple(entry) for entry in json.loads(there.read_text())] if there.exists() else []
     entries = [(r.trial.number, r.needed_config().seed + i) for r, i in wanted]
     known += [entry for entry in entries if entry not in known]
     there.parent.mkdir(exist_ok=True)
     write_whole(there, json.dumps(known))
     return [
-        _run(folder, record, entry, known.index(entry))
+        _run(record, entry, known.index(entry))
         for (record, _), entry in zip(wanted, entries, strict=True)
     ]
 
 
-def _best(folder: Path, top: int) -> list[int]:
-    status = read_status(folder)
-    if not status.ranked:
-        raise StudyError(f"{status.name}: no trial has {an(status.objective)} that counts yet.")
-    return [trial.number for trial in status.ranked[:top]]
-
-
-def _run(folder: Path, record: Record, entry: tuple[int, int], number: int) -> Run:
-    trial, seed = entry
+def _run(record: Record, entry: tuple[int, int], number: int) -> Run:
+    (trial, seed), folder = entry, record.sweep.folder
     config = replace(
         record.needed_config(),
         number=number,
@@ -93,23 +87,22 @@ def _run(folder: Path, record: Record, entry: tuple[int, int], number: int) -> R
     return Run(trial, config)
 
 
-def make_data(folder: Path, max_length: int) -> int:
+def make_data(sweep: StoredSweep, max_length: int) -> int:
     """Lay the sweep's own rows beside the runs, all eval rows as the sample; return how many.
 
     Args:
-        folder: The sweep's.
         max_length: Of the longest row that a trial of the sweep may have.
 
     Raises:
         StudyError: The sweep's data is gone, or is not what its trials had.
     """
-    source, there = folder / layout.DATA, folder / layout.CONFIRM / layout.DATA
+    source, there = (at / layout.DATA for at in (sweep.folder, sweep.folder / layout.CONFIRM))
     if not (source / DATA_REPORT).exists():
         raise StudyError(
             f"{source}: the sweep's tokenised rows are gone. The sweep's own command lays them "
             f"there again, also when all its trials have run."
         )
-    _see_that_rows_are_the_sweeps(folder)
+    _see_that_rows_are_the_sweeps(source, sweep.task)
     rows = TokenSplit.load(source / "eval")
     kept = np.flatnonzero(rows.supervised_tokens(max_length)).tolist()
     if not (there / DATA_REPORT).exists():
@@ -126,17 +119,16 @@ def make_data(folder: Path, max_length: int) -> int:
     return len(kept)
 
 
-def _see_that_rows_are_the_sweeps(folder: Path) -> None:
+def _see_that_rows_are_the_sweeps(data: Path, task: Mapping[str, Any]) -> None:
     """A call of `sweep run` with other rows is refused, but has laid them there before."""
-    report = json.loads((folder / layout.DATA / DATA_REPORT).read_text(encoding="utf-8"))
-    task = open_to_read(folder).user_attrs.get(TASK) or {}
+    report = json.loads((data / DATA_REPORT).read_text(encoding="utf-8"))
     same = {"train": "train_fingerprint", "eval": "eval_fingerprint", "tokenizer": "tokenizer"}
     changed = [key for key, name in same.items() if task.get(key) != report.get(name)]
     if changed:
         raise StudyError(
-            f"{folder / layout.DATA}: must hold the rows of the sweep's trials, but these are "
-            f"others (changed: {', '.join(changed)}). Put the old data files back, and call the "
-            f"sweep's own command: it lays them there again, also when all its trials have run."
+            f"{data}: must hold the rows of the sweep's trials, but these are others "
+            f"(changed: {', '.join(changed)}). Put the old data files back, and call the sweep's "
+            f"own command: it lays them there again, also when all its trials have run."
         )
 
 

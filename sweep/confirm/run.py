@@ -24,6 +24,7 @@ from sweep.pruners.own_curve import ByItself
 from sweep.report.page import write_report
 from sweep.results.confirmed import read_confirmed
 from sweep.results.confirmed_words import in_words, verdicts
+from sweep.results.reading import StoredSweep, read_sweep
 from sweep.screen.choice import make_screen
 from sweep.screen.progress import Progress
 from sweep.space.loading import space_as_run
@@ -57,14 +58,15 @@ def confirm(folder: Path, options: Options, console: Console) -> int:
     """
     with locked(folder, "confirm"):
         space = space_as_run(folder / layout.SPACE)
-        runs = plan(folder, top=options.top, n_seeds=options.seeds)
+        stored = read_sweep(folder)
+        runs = plan(stored, top=options.top, n_seeds=options.seeds)
         on_gpus = wants_gpus(workers=options.workers, gpus=options.gpus)
         if not on_gpus and any("8bit" in run.config.optimizer for run in runs):
             raise StudyError(
                 f"{folder.name}: its trials had the optimizer {runs[0].config.optimizer}, which "
                 f"needs a GPU, and so do their confirmations. Run this where there is one."
             )
-        n_rows = make_data(folder, runs[0].config.model.max_length)
+        n_rows = make_data(stored, runs[0].config.model.max_length)
         sweep = Confirmation(
             runs,
             ByItself.of(space),
@@ -76,24 +78,24 @@ def confirm(folder: Path, options: Options, console: Console) -> int:
             f"{folder.name}: {counted(n_trials, 'trial')} × {counted(options.seeds, 'seed')} on "
             f"all {n_rows} eval rows; {n_left} of {counted(len(runs), 'run')} to do."
         )
-        code = _run(folder, space, runs, sweep, options, on_gpus, console) if n_left else 0
+        code = _run(stored, space, runs, sweep, options, on_gpus, console) if n_left else 0
         if n_left:
-            _write_report(folder, console)
-    console.print(in_words(folder.name, read_confirmed(folder), space.objective))
+            _write_report(stored, console)
+    console.print(in_words(folder.name, read_confirmed(stored), space.objective))
     return code
 
 
-def _write_report(folder: Path, console: Console) -> None:
+def _write_report(stored: StoredSweep, console: Console) -> None:
     """Let the sweep's report say it too; without it all else is there."""
     try:
-        write_report(folder)
-    except (OSError, StudyError) as error:
-        again = command("report", folder)
+        write_report(stored)
+    except OSError as error:
+        again = command("report", stored.folder)
         console.print(f"{layout.REPORT} was not written: {error}. Try again: {again}")
 
 
 def _run(
-    folder: Path,
+    stored: StoredSweep,
     space: Space,
     runs: list[Run],
     sweep: Confirmation,
@@ -101,7 +103,7 @@ def _run(
     on_gpus: bool,
     console: Console,
 ) -> int:
-    budget = Budget(trials=len(runs), hours=None)
+    folder, budget = stored.folder, Budget(trials=len(runs), hours=None)
     progress = Progress(budget, objective=space.objective)
     progress.n_ended = sweep.n_ended()
     session = Session(
@@ -118,7 +120,7 @@ def _run(
         progress=progress,
         screen=make_screen(console, progress, folder / layout.CONFIRM),
     )
-    status, _ = session.run(sweep, _Recording(folder, runs, options, console))
+    status, _ = session.run(sweep, _Recording(stored, runs, options, console))
     if status == "KILLED":
         return EXIT_CODES[status]
     return 0 if all(run.result is not None for run in runs) else 1
@@ -127,13 +129,15 @@ def _run(
 class _Recording:
     """The runs in MLflow, below a run of their own beside the sweep's."""
 
-    def __init__(self, folder: Path, runs: list[Run], options: Options, console: Console) -> None:
-        self._folder, self._runs, self._options, self._console = folder, runs, options, console
+    def __init__(
+        self, stored: StoredSweep, runs: list[Run], options: Options, console: Console
+    ) -> None:
+        self._stored, self._runs, self._options, self._console = stored, runs, options, console
 
     def open(self) -> Sequence[Tracker]:
         from sweep.tracking.mlflow_tracker import MlflowTracker
 
-        folder = self._folder
+        folder = self._stored.folder
         uri = self._options.mlflow or tracked_at(folder) or own_database(folder)
         self._tracker = MlflowTracker(
             uri=uri,
@@ -148,8 +152,8 @@ class _Recording:
         return [self._tracker]
 
     def close(self, ending: Ending) -> Ending:
-        found = read_confirmed(self._folder)
-        title = f"**The best trials of {self._folder.name}, trained again with other seeds.**"
+        found = read_confirmed(self._stored)
+        title = f"**The best trials of {self._stored.name}, trained again with other seeds.**"
         lines = [
             f"- trial {c.trial}: mean {c.mean.mean:.4f} over {c.mean.n}" for c in found if c.mean
         ]

@@ -14,7 +14,7 @@ from rich.text import Text
 from sweep.errors import StudyError
 from sweep.folder import layout
 from sweep.folder.lock import holder, locked
-from sweep.results.reading import open_to_read
+from sweep.results.reading import read_sweep
 from trials.data import token_cache
 from trials.trial_folder import CHECKPOINT
 
@@ -38,9 +38,7 @@ def of_sweep(folder: Path) -> list[Garbage]:
     Raises:
         StudyError: The study cannot be read, so that nobody knows which trials have ended.
     """
-    ended = {
-        t.number for t in open_to_read(folder).get_trials(deepcopy=False) if t.state.is_finished()
-    }
+    ended = {trial.number for trial in read_sweep(folder).trials if trial.ended_at is not None}
     found = [
         Garbage(path, "checkpoint of an ended trial", _size(path))
         for path in sorted(folder.glob(f"{layout.TRIALS}/*/{CHECKPOINT}"))

@@ -21,12 +21,12 @@ def prune(folder: Path, number: int, say: Callable[[str], None]) -> int:
     Raises:
         StudyError: There is no such trial, or the study cannot be read.
     """
-    from sweep.results.status import read_status
+    from sweep.results.reading import read_sweep
 
     if runner(folder) is None:
         say(f"{folder.name} does not run.")
         return 1
-    trials = read_status(folder).trials
+    trials = read_sweep(folder).trials
     trial = next((trial for trial in trials if trial.number == number), None)
     if trial is None:
         there = f"its trials are 0 to {trials[-1].number}" if trials else "it has none yet"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sweep.events import Tracker
 from sweep.folder import layout
-from sweep.study.ended import Ended
+from sweep.study.ended import StoredTrial
 from sweep.study.sweep import Sweep
 from trials.config import GOES_ON, TrialResult
 from trials.trial_folder import ADAPTER, CHECKPOINT, CONFIG
@@ -90,7 +90,7 @@ class Adapters(Tracker):
                 return int(json.loads((self.best_dir / CONFIG).read_text())["number"])
         return None
 
-    def _write_best(self, winner: Ended) -> None:
+    def _write_best(self, winner: StoredTrial) -> None:
         """Write best/ whole or not at all; files are linked where the disk allows."""
         self._remove_leftovers()
         unfinished = self.best_dir.with_name(f"{layout.BEST}.{os.getpid()}.tmp")
@@ -106,7 +106,7 @@ class Adapters(Tracker):
                 if self._sweep.objective.is_eval_loss
                 else f"{self._sweep.objective.name} {winner.value:.4f}, "
             ),
-            eval_loss=winner.eval_loss_best,
+            eval_loss=winner.eval_loss,
             outcome=winner.outcome,
             base=_loadable_base(adapter),
             adapter=(self.best_dir / ADAPTER).resolve(),

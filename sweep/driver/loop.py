@@ -54,7 +54,7 @@ def run(
     is_waiting = False
 
     def something_to_do() -> bool:
-        return is_stopped() or budget.is_spent(sweep) or (is_waiting and has_room())
+        return is_stopped() or budget.why_spent(sweep) is not None or (is_waiting and has_room())
 
     while True:
         n_trials = n_ended + n_running + sweep.n_paused()

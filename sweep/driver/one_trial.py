@@ -220,7 +220,6 @@ class Watch:
         self._points: list[EvalPoint] = []
 
     def report(self, point: EvalPoint) -> Stop | None:
-        """Take an evaluation; the answer is the verdict."""
         self._console.print(
             Text(line(point, self._config.n_evaluations, self._config.objective)), soft_wrap=True
         )

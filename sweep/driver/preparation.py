@@ -257,6 +257,8 @@ def _counts_in_words(counts: dict[str, int], length: str | None) -> str:
 
 def _first_trials_in_words(space: Space) -> Iterator[Row]:
     """A row for each: where it comes from, and what is searched of its point."""
+    from sweep.study.next_trial import first_trials
+
     found = first_trials(space)
     heading = "first trial" if len(found) == 1 else "first trials"
     searched = [name for name, domain in space.domains.items() if not is_fixed(domain)]
@@ -270,21 +272,3 @@ def _first_trials_in_words(space: Space) -> Iterator[Row]:
 
 def _plain(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def first_trials(space: Space) -> list[tuple[str, dict[str, Any]]]:
-    """The first trials of a new study: where each comes from, and its point in full.
-
-    Those that are to be tried first, with what they leave open drawn; or the first that is drawn.
-    """
-    import optuna
-
-    from sweep.storage.attributes import POINT
-    from sweep.study.next_trial import View, enqueue_starts
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction=space.objective.direction)
-    origins = [start.origin for start in enqueue_starts(study, space)]
-    view = View(study, space)
-    drawn = [f"drawn by {space.settings.sampler}"]
-    return [(origin, view.next_trial().user_attrs[POINT]) for origin in origins or drawn]

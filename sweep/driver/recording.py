@@ -22,7 +22,7 @@ from sweep.report.charts import curve_values, value_range
 from sweep.report.page import write_report
 from sweep.report.plots import write_plots
 from sweep.report.sections import beyond_noise
-from sweep.results.sweep_data import read_data
+from sweep.results.reading import read_sweep
 from sweep.screen.summary import in_words
 from sweep.space.space import Space
 from sweep.study.summary import Summary
@@ -82,16 +82,13 @@ class SweepRecording:
         if tracker.is_away:
             self._say(f"MLflow is away, its writes are kept for later: {tracker.first_error}")
         sweep.note("running", "")
-        return [tracker, self._adapters, Describer(self._describe)]
-
-    def _describe(self) -> None:
-        self._tracker.describe(as_markdown(self._summary(), lives=True))
+        describe = Describer(lambda: tracker.describe(as_markdown(self._summary(), lives=True)))
+        return [tracker, self._adapters, describe]
 
     def _summary(self) -> Summary:
         return summary_of(self._job, self._sweep, wall_seconds=time.monotonic() - self._began)
 
     def close(self, ending: Ending) -> Ending:
-        """Write the end; return how it has ended after all: the study may be away."""
         status, failure = ending
         try:
             self._adapters.put_right()
@@ -115,12 +112,12 @@ class SweepRecording:
         job, tracker = self._job, self._tracker
         page, plots, noise, shown = None, [], "", None
         try:
-            data = read_data(job.output_dir, job.storage)
-            if found := curve_values(data.trials):
-                shown = value_range(found, data.objective)
-            plots = write_plots(job.output_dir, data)
-            noise = beyond_noise(data) if summary.winner else ""
-            page = write_report(job.output_dir, data)
+            stored = read_sweep(job.output_dir, job.storage)
+            if found := curve_values(stored.trials):
+                shown = value_range(found, stored.objective)
+            plots = write_plots(stored)
+            noise = beyond_noise(stored) if summary.winner else ""
+            page = write_report(stored)
         except Exception as error:  # a sweep must end in order whatever becomes of its report
             again = command("report", job.output_dir)
             self._say(f"{layout.REPORT} was not written: {error}. Try again: {again}")
@@ -132,7 +129,7 @@ class SweepRecording:
                 "objective": objective.name,
                 "direction": objective.direction,
                 "value": f"{winner.value:.6f}",
-                "eval_loss": f"{winner.eval_loss_best:.6f}",
+                "eval_loss": f"{winner.eval_loss:.6f}",
                 TASK: run_data.comparable(self._sweep.task),
                 "sweep": job.space.name,
                 "base_model": job.space.settings.base_model,
@@ -143,7 +140,6 @@ class SweepRecording:
             self._say(f"The winner is registered as {tracker.registered}")
 
     def break_off(self) -> None:
-        """Leave no run of MLflow as if it ran."""
         self._tracker.close_sweep("KILLED", None, "The sweep was broken off; run it again.")
 
 
@@ -183,7 +179,7 @@ def _winner(summary: Summary) -> dict[str, object] | None:
         return None
     return {
         "trial": winner.number,
-        "eval_loss": winner.eval_loss_best,
+        "eval_loss": winner.eval_loss,
         **({} if objective.is_eval_loss else {"objective": objective.name, "value": winner.value}),
         **{name: winner.hyperparameters[name] for name in SHOWN},
     }

@@ -175,10 +175,6 @@ class Session:
 
 
 def trial_bytes(report: Mapping[str, Any]) -> int:
-    """Return what the largest trial leaves on the disk: adapter, MLflow's copy, a checkpoint.
-
-    Args:
-        report: Of the prepared data.
-    """
+    """Return what the largest trial leaves on the disk: adapter, MLflow's copy, a checkpoint."""
     adapter = 4 * int(report["memory"]["adapter_parameters"])  # float32
     return 2 * adapter + 4 * adapter  # a checkpoint: weights, two moments, the best weights

@@ -7,18 +7,16 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from optuna.storages import BaseStorage
-
 from sweep.errors import SpaceError, StudyError
 from sweep.folder import layout
-from sweep.results.reading import open_to_read
-from sweep.results.status import read_status
+from sweep.results.reading import read_sweep
 from sweep.samplers.search_space import is_within
 from sweep.space.space import Space
 from sweep.space.usual_points import Start, within
 from sweep.space.yaml_file import did_you_mean
 from sweep.storage.attributes import STARTED_FROM
-from sweep.study.earlier import Best, Earlier
+from sweep.storage.patient import PatientStorage
+from sweep.study.earlier import Earlier
 from sweep.text.secrets import without_secrets
 from sweep.text.trials import an
 
@@ -27,7 +25,7 @@ TAKEN = 3
 
 
 def with_earlier(
-    space: Space, output: Path, mlflow: str | None, storage: BaseStorage | None = None
+    space: Space, output: Path, mlflow: str | None, storage: PatientStorage | None = None
 ) -> Space:
     """Return the space with the best points of the sweeps of `start_from` among its first.
 
@@ -58,12 +56,10 @@ def with_earlier(
     return replace(space, starts=(*starts, *space.starts))
 
 
-def _looked_at(folder: Path, storage: BaseStorage | None) -> Collection[str]:
+def _looked_at(folder: Path, storage: PatientStorage | None) -> Collection[str]:
     """Names of the sweeps that the study of a folder has taken points of."""
     try:
-        return [
-            str(name) for name in open_to_read(folder, storage).user_attrs.get(STARTED_FROM, [])
-        ]
+        return [str(name) for name in read_sweep(folder, storage).attributes.get(STARTED_FROM, [])]
     except StudyError:  # it has not begun
         return []
 
@@ -72,7 +68,8 @@ def _found(name: str, output: Path, mlflow: str | None) -> Earlier:
     """Look for a sweep beside this one, then in MLflow."""
     folder = output / name
     if (folder / layout.SWEEP).exists():
-        return _counting(_in_folder(folder))
+        sweep = read_sweep(folder)
+        return _counting(Earlier(sweep.name, sweep.objective, sweep.ranked[:TAKEN]))
     known = [each.name for each in layout.sweep_folders(output)]
     there = f"in {output.resolve()}"
     if mlflow is None:
@@ -86,16 +83,6 @@ def _found(name: str, output: Path, mlflow: str | None) -> Earlier:
         there = f"{there}, nor at {without_secrets(mlflow)}"
     near = difflib.get_close_matches(name, known, n=1)
     raise SpaceError(f"no sweep {name} {there}{did_you_mean(near)}")
-
-
-def _in_folder(folder: Path) -> Earlier:
-    status = read_status(folder)
-    best = [
-        Best(trial.number, trial.value, trial.hyperparameters)
-        for trial in status.ranked[:TAKEN]
-        if trial.value is not None
-    ]
-    return Earlier(status.name, status.objective, best)
 
 
 def _counting(found: Earlier) -> Earlier:

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from sweep.errors import ExportError
 from sweep.export.model_card import model_card
+from sweep.export.training_run import data_of
 from sweep.folder import layout
 from sweep.results.trial_record import Record
 from trials.config import Quantization
@@ -71,7 +69,7 @@ def export(
         raise ExportError(
             f"--to {target}: must not exist yet, but it does. Name another folder, or remove it."
         )
-    sample = record.folder.parents[1] / layout.DATA / EVAL_SAMPLE
+    sample = record.sweep.folder / layout.DATA / EVAL_SAMPLE
     if check and not sample.exists():
         raise ExportError(
             f"{sample}: the check needs the sweep's eval sample, but it is not there. Export where "
@@ -124,11 +122,7 @@ def _no_adapter(record: Record) -> str:
 
 
 def _train_data(record: Record) -> str:
-    try:
-        text = (record.folder.parents[1] / layout.SPACE).read_text(encoding="utf-8")
-        train = str(YAML(typ="safe", pure=True).load(text)["data"]["train"])
-    except (OSError, KeyError, TypeError, YAMLError):
-        return "unknown"
+    train = str(data_of(record).get("train", "unknown"))
     return train.rpartition("/")[2] if train.startswith(("/", ".")) else train
 
 

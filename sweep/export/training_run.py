@@ -79,6 +79,15 @@ class Run:
         return dict(self.data.get("columns") or {})
 
 
+def data_of(record: Record) -> Mapping[str, Any]:
+    """Return `data` of the space that the sweep was run with; empty where that cannot be read."""
+    try:
+        text = (record.sweep.folder / layout.SPACE).read_text(encoding="utf-8")
+        return dict(YAML(typ="safe", pure=True).load(text)["data"])
+    except (OSError, ValueError, KeyError, TypeError, YAMLError):
+        return {}
+
+
 def run_of(record: Record) -> Run:
     """Return what a training takes from a trial.
 
@@ -86,20 +95,15 @@ def run_of(record: Record) -> Run:
         StudyError: The trial's configuration is not there.
     """
     config = record.needed_config()
-    sweep_dir = record.folder.parents[1]
     try:
-        data = YAML(typ="safe", pure=True).load((sweep_dir / layout.SPACE).read_text())["data"]
-    except (OSError, KeyError, TypeError, YAMLError):
-        data = {"train": "TRAIN_FILE", "eval": "EVAL_FILE"}
-    try:
-        report = json.loads((sweep_dir / layout.DATA / DATA_REPORT).read_text())
+        report = json.loads((record.sweep.folder / layout.DATA / DATA_REPORT).read_text())
     except (OSError, ValueError):
         report = {}
     result = record.result
     return Run(
         config=config,
         base=local_or_hub(config.model.name),
-        data=data,
+        data=data_of(record) or {"train": "TRAIN_FILE", "eval": "EVAL_FILE"},
         chat=bool(report.get("chat")),
         n_steps=_n_steps(record, config, report),
         micro_batch_size=(result and result.micro_batch_size) or config.micro_batch_size,

@@ -13,7 +13,6 @@ def ask_to_stop(folder: Path) -> None:
 
 
 def is_asked_to_stop(folder: Path) -> bool:
-    """Whether somebody has left word."""
     return (folder / layout.STOP).exists()
 
 
@@ -23,7 +22,6 @@ def ask_to_prune(folder: Path, number: int) -> None:
 
 
 def is_asked_to_prune(folder: Path, number: int) -> bool:
-    """Whether somebody has left word."""
     return layout.prune_request(folder, number).exists()
 
 

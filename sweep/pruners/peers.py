@@ -59,13 +59,13 @@ class OptunaPruner(Rivals):
 
     def reason(self, study: optuna.Study, trial: optuna.Trial, point: EvalPoint) -> str | None:
         """Say why the trial is hopeless, or None. The study has heard of `point` already."""
-        frozen = study._storage.get_trial(trial._trial_id)
+        trials = study.get_trials(deepcopy=False)
         # The pruner is asked whatever the number of peers: halving notes a rung as it answers.
-        if not self._inner.prune(study, frozen):
+        if not self._inner.prune(study, trials[trial.number]):
             return None
         peers = [
             peer.intermediate_values[point.index]
-            for peer in study.get_trials(deepcopy=False)
+            for peer in trials
             if peer.number != trial.number
             and peer.state is not TrialState.FAIL
             and math.isfinite(peer.intermediate_values.get(point.index, math.nan))

@@ -10,8 +10,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sweep.report.importance import Importance
-from sweep.results.sweep_data import Data, Shown
+from sweep.results.reading import StoredSweep
+from sweep.study.ended import StoredTrial, place
+from sweep.study.importance import Importance
 from trials.config import Objective
 
 Figure = dict[str, Any]
@@ -36,22 +37,22 @@ LOW_TO_HIGH = [[0, "#1f77e0"], [0.5, "#8a8f98"], [1, "#d99a00"]]
 LOGARITHMIC = ("learning_rate",)
 
 
-def thinned(trials: Sequence[Shown], most: int) -> list[Shown]:
+def thinned(trials: Sequence[StoredTrial], most: int, objective: Objective) -> list[StoredTrial]:
     """Return the best quarter of `most`, and of the others every so many; all if they are few."""
     if len(trials) <= most:
         return list(trials)
-    ranked = sorted(trials, key=lambda t: (not t.counts, math.inf if t.best is None else t.best))
+    ranked = sorted(trials, key=lambda trial: (not trial.counts, place(objective, trial)))
     best, others = ranked[: most // 4], ranked[most // 4 :]
     n = most - len(best)
     return best + [others[i * len(others) // n] for i in range(n)]
 
 
-def curves(data: Data) -> Figure:
+def curves(sweep: StoredSweep) -> Figure:
     """The objective over the share of each trial's own run."""
-    ranked = data.ranked
+    ranked = sweep.ranked
     winner = ranked[0] if ranked else None
-    n = max((trial.curve[-1][0] / trial.done for trial in data.trials if trial.curve), default=1.0)
-    shown = thinned([trial for trial in data.trials if trial.curve], N_CURVES)
+    n = sweep.n_evaluations
+    shown = thinned([trial for trial in sweep.trials if trial.curve], N_CURVES, sweep.objective)
     traces: list[Figure] = []
     for outcome in COLOURS:
         x: list[float | None] = []
@@ -69,46 +70,46 @@ def curves(data: Data) -> Figure:
         x, y = [100 * i / n for i, _ in winner.curve], [loss for _, loss in winner.curve]
         text = [f"trial {winner.number:03d}, the winner"] * len(x)
         traces.append(_lines("winner", COLOURS[winner.outcome], x, y, text, width=4, opacity=1))
-    axis = _value_axis(curve_values(shown), data.objective)
+    axis = _value_axis(curve_values(shown), sweep.objective)
     return _figure(traces, "share of the trial's run, %", axis, legend=True)
 
 
-def best_by_trial(data: Data) -> Figure:
+def best_by_trial(sweep: StoredSweep) -> Figure:
     """The best objective so far, over trials in the order in which they ended."""
-    ended = in_order(data)
-    return _best(ended, list(range(1, len(ended) + 1)), "trials ended", data.objective)
+    ended = in_order(sweep)
+    return _best(ended, list(range(1, len(ended) + 1)), "trials ended", sweep.objective)
 
 
-def best_by_time(data: Data) -> Figure:
+def best_by_time(sweep: StoredSweep) -> Figure:
     """The same over hours since the first trial began, pauses included."""
-    ended = in_order(data)
-    began = data.began_at or 0.0
+    ended = in_order(sweep)
+    began = sweep.began_at or 0.0
     hours = [((trial.ended_at or began) - began) / 3600 for trial in ended]
     if max(hours, default=0.0) < 1:
         minutes = [60 * h for h in hours]
-        return _best(ended, minutes, "minutes since the first trial began", data.objective)
-    return _best(ended, hours, "hours since the first trial began", data.objective)
+        return _best(ended, minutes, "minutes since the first trial began", sweep.objective)
+    return _best(ended, hours, "hours since the first trial began", sweep.objective)
 
 
-def in_order(data: Data) -> list[Shown]:
+def in_order(sweep: StoredSweep) -> list[StoredTrial]:
     """Trials that have ended, in the order in which they did."""
-    ended = [trial for trial in data.trials if trial.ended_at is not None]
+    ended = [trial for trial in sweep.trials if trial.ended_at is not None]
     return sorted(ended, key=lambda trial: (trial.ended_at, trial.number))
 
 
 def _best(
-    ended: Sequence[Shown], places: Sequence[float], title: str, objective: Objective
+    ended: Sequence[StoredTrial], places: Sequence[float], title: str, objective: Objective
 ) -> Figure:
     x: list[float | None] = []
     y: list[float | None] = []
     text: list[str | None] = []
     best: float | None = None
-    for trial, place in zip(ended, places, strict=True):
-        if not trial.counts or trial.best is None:
+    for trial, at in zip(ended, places, strict=True):
+        if not trial.counts or trial.value is None:
             continue
-        if best is None or objective.key(trial.best) < objective.key(best):
-            best = trial.best
-            x, y, text = [*x, place], [*y, best], [*text, f"trial {trial.number:03d}"]
+        if best is None or objective.key(trial.value) < objective.key(best):
+            best = trial.value
+            x, y, text = [*x, at], [*y, best], [*text, f"trial {trial.number:03d}"]
     if x:
         x, y, text = [*x, places[-1]], [*y, best], [*text, "so far"]
     trace = _lines("best", COLOURS["completed"], x, y, text, width=3, opacity=1)
@@ -137,35 +138,37 @@ def importance(found: Sequence[Importance]) -> Figure:
     return figure
 
 
-def one_slice(data: Data, name: str) -> Figure:
+def one_slice(sweep: StoredSweep, name: str) -> Figure:
     """The best objective of each trial against one hyperparameter."""
-    there = [t for t in data.trials if t.best is not None and t.values.get(name) is not None]
-    shown = thinned(there, N_POINTS)
+    there = [
+        t for t in sweep.trials if t.value is not None and t.hyperparameters.get(name) is not None
+    ]
+    shown = thinned(there, N_POINTS, sweep.objective)
     traces = []
     for outcome, colour in COLOURS.items():
         some = [trial for trial in shown if trial.outcome == outcome]
         if some:
-            x = [_plain(trial.values[name]) for trial in some]
-            traces.append(_dots(outcome, colour, x, [trial.best for trial in some], some))
-    figure = _figure(traces, name, _value_axis(best_values(shown), data.objective))
-    figure["layout"]["xaxis"] |= _x_axis(name, [trial.values[name] for trial in shown])
+            x = [_plain(trial.hyperparameters[name]) for trial in some]
+            traces.append(_dots(outcome, colour, x, [trial.value for trial in some], some))
+    figure = _figure(traces, name, _value_axis(best_values(shown), sweep.objective))
+    figure["layout"]["xaxis"] |= _x_axis(name, [trial.hyperparameters[name] for trial in shown])
     figure["layout"]["height"] = 260
     return figure
 
 
-def parallel(data: Data) -> Figure:
+def parallel(sweep: StoredSweep) -> Figure:
     """Hyperparameters of each trial that counts, as a line across axes, coloured by objective."""
-    shown = thinned(data.ranked, N_POINTS)
-    names = [n for n in data.searched if all(t.values.get(n) is not None for t in shown)]
-    losses = [trial.best for trial in shown if trial.best is not None]
+    shown = thinned(sweep.ranked, N_POINTS, sweep.objective)
+    names = [n for n in sweep.searched if all(t.hyperparameters.get(n) is not None for t in shown)]
+    losses = [trial.value for trial in shown if trial.value is not None]
     # Up to where eight in ten lie: one bad trial would give all others the same colour.
-    ranked = sorted(losses, key=data.objective.key)
+    ranked = sorted(losses, key=sweep.objective.key)
     low, high = sorted([ranked[0], ranked[int(0.8 * (len(ranked) - 1))]])
-    ends = {"cmin": low, "cmax": high, "reversescale": data.objective.direction == "maximize"}
-    axes = [_axis(name, [trial.values[name] for trial in shown]) for name in names]
+    ends = {"cmin": low, "cmax": high, "reversescale": sweep.objective.direction == "maximize"}
+    axes = [_axis(name, [trial.hyperparameters[name] for trial in shown]) for name in names]
     trace = {
         "type": "parcoords",
-        "dimensions": [*axes, {"label": data.objective.heading, "values": losses}],
+        "dimensions": [*axes, {"label": sweep.objective.heading, "values": losses}],
         "line": {"color": losses, "colorscale": LOW_TO_HIGH, **ends},
         "labelangle": -20,
         "labelside": "bottom",
@@ -192,10 +195,10 @@ def _axis(name: str, values: Sequence[Any]) -> Figure:
     return {"label": name, "values": list(values), **ticks}
 
 
-def overfitting(trials: Sequence[Shown]) -> Figure:
+def overfitting(trials: Sequence[StoredTrial], objective: Objective) -> Figure:
     """Epoch of the lowest eval loss of overfit trials against their learning rate."""
-    some = thinned(trials, N_POINTS)
-    x = [trial.values["learning_rate"] for trial in some]
+    some = thinned(trials, N_POINTS, objective)
+    x = [trial.hyperparameters["learning_rate"] for trial in some]
     trace = _dots("overfit", COLOURS["overfit"], x, [trial.best_epoch for trial in some], some)
     axis = {"title": {"text": "epoch where it began"}, "rangemode": "tozero"}
     figure = _figure([trace], "learning_rate", axis)
@@ -272,17 +275,17 @@ def value_range(values: Sequence[float], objective: Objective) -> list[float]:
     return [worst - 2 * room, best + room]
 
 
-def curve_values(trials: Sequence[Shown]) -> list[float]:
+def curve_values(trials: Sequence[StoredTrial]) -> list[float]:
     """The objective in all curves, without those of trials that diverged."""
     return [value for trial in _sound(trials) for _, value in trial.curve]
 
 
-def best_values(trials: Sequence[Shown]) -> list[float]:
+def best_values(trials: Sequence[StoredTrial]) -> list[float]:
     """The best of each trial that has one, without those that diverged."""
-    return [trial.best for trial in _sound(trials) if trial.best is not None]
+    return [trial.value for trial in _sound(trials) if trial.value is not None]
 
 
-def _sound(trials: Sequence[Shown]) -> Sequence[Shown]:
+def _sound(trials: Sequence[StoredTrial]) -> Sequence[StoredTrial]:
     return [trial for trial in trials if trial.outcome != "diverged"] or trials
 
 
@@ -305,7 +308,11 @@ def _lines(
 
 
 def _dots(
-    name: str, colour: str, x: Sequence[Any], y: Sequence[float | None], trials: Sequence[Shown]
+    name: str,
+    colour: str,
+    x: Sequence[Any],
+    y: Sequence[float | None],
+    trials: Sequence[StoredTrial],
 ) -> Figure:
     marker = {"color": colour, "size": 7, "opacity": 0.7}
     text = [f"trial {trial.number:03d}" for trial in trials]

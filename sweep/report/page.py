@@ -8,7 +8,6 @@ from pathlib import Path
 
 from sweep.folder import layout
 from sweep.report import charts
-from sweep.report.html import html_table
 from sweep.report.sections import (
     best_ten_section,
     confirmed_section,
@@ -21,27 +20,23 @@ from sweep.report.sections import (
     time_section,
 )
 from sweep.report.style import POLICY, SCRIPT, STYLE
-from sweep.results.sweep_data import Data, read_data
+from sweep.results.confirmed import read_confirmed
+from sweep.results.reading import StoredSweep
 from trials.whole_file import write_whole
 
 
-def write_report(folder: Path, data: Data | None = None) -> Path:
+def write_report(sweep: StoredSweep) -> Path:
     """Write report.html into the folder of a sweep, whole or not at all, and return its path.
 
-    Args:
-        data: What there is of the sweep, where it has been read.
-
     Raises:
-        StudyError: There is no study, or it cannot be read.
         OSError: The file cannot be written.
     """
-    path = folder / layout.REPORT
-    write_whole(path, page(data or read_data(folder)))
+    path = sweep.folder / layout.REPORT
+    write_whole(path, page(sweep))
     return path
 
 
-def page(data: Data) -> str:
-    """The report as HTML."""
+def page(sweep: StoredSweep) -> str:
     from plotly.offline import get_plotlyjs
 
     figures: list[charts.Figure] = []
@@ -52,15 +47,15 @@ def page(data: Data) -> str:
 
     body = "\n".join(
         [
-            headline_section(data),
-            best_ten_section(data),
-            confirmed_section(data.confirmed, html_table),
-            curves_section(data, chart),
-            importance_section(data, chart),
-            slices_section(data, chart),
-            overfitting_section(data, chart),
-            out_of_memory_section(data),
-            time_section(data, chart),
+            headline_section(sweep),
+            best_ten_section(sweep),
+            confirmed_section(read_confirmed(sweep)),
+            curves_section(sweep, chart),
+            importance_section(sweep, chart),
+            slices_section(sweep, chart),
+            overfitting_section(sweep, chart),
+            out_of_memory_section(sweep),
+            time_section(sweep, chart),
         ]
     )
     # `<` would end the element that the figures are in, wherever a value holds `</script>`.
@@ -71,7 +66,7 @@ def page(data: Data) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{escape(data.name)}: sweep report</title>
+<title>{escape(sweep.name)}: sweep report</title>
 <style>{STYLE}</style>
 </head>
 <body>

@@ -21,12 +21,13 @@ from sweep.report.html import (
     thinned,
     value_cell,
 )
-from sweep.report.importance import MAX_TRIALS, MIN_TRIALS, N_RESAMPLES, importances, usable
 from sweep.results.confirmed import Confirmed
 from sweep.results.confirmed_words import verdicts
-from sweep.results.sweep_data import Data, Shown
+from sweep.results.reading import StoredSweep
+from sweep.results.status import against_base
+from sweep.study.importance import MAX_TRIALS, MIN_TRIALS, N_RESAMPLES, importances, usable
 from sweep.text.numbers import counted, duration
-from sweep.text.trials import an, judged_against_base
+from sweep.text.trials import an
 from trials.config import Objective
 
 EARLY_STOPS = ("overfit", "diverged", "outclassed", "stopped")
@@ -38,67 +39,55 @@ N_ROWS = 20
 Chart = Callable[[charts.Figure], str]
 
 
-Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
-"""Headings and rows, both HTML → HTML."""
-
-
-def headline_section(data: Data) -> str:
-    counts = Counter(trial.outcome for trial in data.trials)
+def headline_section(sweep: StoredSweep) -> str:
+    counts = Counter(trial.outcome for trial in sweep.trials)
     outcomes = ", ".join(
         f'<span class="dot" style="background:{charts.COLOURS[o]}"></span>{n} {outcome_words(o)}'
         for o, n in counts.most_common()
     )
-    top = f"<h1>{escape(data.name)}</h1>"
-    state = f"{counted(len(data.trials), 'trial')}: {outcomes}. The sweep: {escape(data.state)}."
-    if not data.ranked:
+    top = f"<h1>{escape(sweep.name)}</h1>"
+    state = f"{counted(len(sweep.trials), 'trial')}: {outcomes}. The sweep: {escape(sweep.state)}."
+    if not sweep.ranked:
         return (
             f'{top}<div class="headline"><p>No trial has reached '
-            f"{escape(an(data.objective))} that counts, so "
+            f"{escape(an(sweep.objective))} that counts, so "
             f'there is no winner.</p></div><p class="dim">{state}</p>'
         )
-    winner = data.ranked[0]
-    assert winner.best is not None
-    names = data.searched or list(winner.values)
-    point = ", ".join(f"{escape(name)} {value_cell(winner.values.get(name))}" for name in names)
+    winner = sweep.ranked[0]
+    names = sweep.searched or list(winner.hyperparameters)
+    point = ", ".join(
+        f"{escape(name)} {value_cell(winner.hyperparameters.get(name))}" for name in names
+    )
     return (
         f'{top}<div class="headline"><p><strong>Trial {winner.number:03d} has the '
-        f"{data.objective.extreme} {escape(data.objective.heading)}</strong>, with {point}.</p>"
-        f"<p>{escape(_against_base(data))}</p>"
-        f'<p>{beyond_noise(data)}{_no_better_than_base(data)}</p></div><p class="dim">{state}</p>'
+        f"{sweep.objective.extreme} {escape(sweep.objective.heading)}</strong>, with {point}.</p>"
+        f"<p>{escape(against_base(sweep, winner))}</p>"
+        f'<p>{beyond_noise(sweep)}{_no_better_than_base(sweep)}</p></div><p class="dim">{state}</p>'
     )
 
 
-def _against_base(data: Data) -> str:
-    best = data.ranked[0].best
-    assert best is not None
-    eval_loss = best if data.objective.is_eval_loss else None
-    return judged_against_base(
-        data.objective, best, data.base_value, eval_loss, data.base_eval_loss
-    )
-
-
-def beyond_noise(data: Data) -> str:
+def beyond_noise(sweep: StoredSweep) -> str:
     """Whether the winner's lead is more than chance, in words."""
-    n, n_ranked = data.n_like_the_winner, len(data.ranked)
+    n, n_ranked = sweep.n_like_the_winner, len(sweep.ranked)
     if n_ranked < 2:
-        heading = escape(an(data.objective))
+        heading = escape(an(sweep.objective))
         return f"No other trial has {heading} that counts, so nothing says how good that is."
-    if data.noise == 0 and not data.objective.is_eval_loss:
+    if sweep.noise == 0 and not sweep.objective.is_eval_loss:
         return (
             "How much of its lead is noise is not known: late in the trials the score stays where "
             "it is. Each row that it is measured on is worth one step of it; the rows are few."
         )
-    if data.noise == 0:
+    if sweep.noise == 0:
         return "How much of its lead is noise is not known: no trial has two late evaluations."
-    unit = " nats" if data.objective.is_eval_loss else ""
-    is_counted = data.objective.name == "exact_match"
+    unit = " nats" if sweep.objective.is_eval_loss else ""
+    is_counted = sweep.objective.name == "exact_match"
     or_a_row = ", or one row if that is more" if is_counted else ""
     move = f"the median move between late evaluations of a trial{or_a_row}"
-    noise = f"noise ({data.noise:.4f}{unit}, {move})"
+    noise = f"noise ({sweep.noise:.4f}{unit}, {move})"
     seeds = "One seed each: another seed may move a trial further than that."
     if n == 1:
-        second = data.ranked[1].best or 0.0
-        lead = abs(second - (data.ranked[0].best or 0.0))
+        second = sweep.ranked[1].value or 0.0
+        lead = abs(second - (sweep.ranked[0].value or 0.0))
         return f"Its lead of {lead:.4f} over the second is beyond {noise}. {seeds}"
     return (
         f"<strong>The first {n} are not told apart</strong>: they differ by no more than {noise}. "
@@ -106,58 +95,58 @@ def beyond_noise(data: Data) -> str:
     )
 
 
-def _no_better_than_base(data: Data) -> str:
-    base, best = data.base_value, data.ranked[0].best
-    key = data.objective.key
-    if base is None or best is None or key(base) - key(best) > data.noise:
+def _no_better_than_base(sweep: StoredSweep) -> str:
+    base, best = sweep.base_value, sweep.ranked[0].value
+    key = sweep.objective.key
+    if base is None or best is None or key(base) - key(best) > sweep.noise:
         return ""
     return " <strong>The winner is no better than the base model, beyond noise.</strong>"
 
 
-def best_ten_section(data: Data) -> str:
-    if not data.ranked:
+def best_ten_section(sweep: StoredSweep) -> str:
+    if not sweep.ranked:
         return ""
-    names = data.searched
+    names = sweep.searched
     rows = []
-    for trial in data.ranked[:10]:
+    for trial in sweep.ranked[:10]:
         seconds = "" if trial.seconds is None else duration(trial.seconds)
-        cells = [f"{trial.number:03d}", f"{trial.best:.4f}"]
-        cells += [value_cell(trial.values.get(name)) for name in names]
+        cells = [f"{trial.number:03d}", f"{trial.value:.4f}"]
+        cells += [value_cell(trial.hyperparameters.get(name)) for name in names]
         rows.append([*cells, outcome_cell(trial.outcome), seconds])
     return "<h2>The best ten</h2>" + html_table(
-        ["trial", escape(data.objective.heading), *map(escape, names), "outcome", "time"], rows
+        ["trial", escape(sweep.objective.heading), *map(escape, names), "outcome", "time"], rows
     )
 
 
-def curves_section(data: Data, chart: Chart) -> str:
-    with_curve = sum(bool(trial.curve) for trial in data.trials)
+def curves_section(sweep: StoredSweep, chart: Chart) -> str:
+    with_curve = sum(bool(trial.curve) for trial in sweep.trials)
     if not with_curve:
         return ""
-    heading = escape(data.objective.heading)
-    better, worse = _falls_and_turns(data.objective)
+    heading = escape(sweep.objective.heading)
+    better, worse = _falls_and_turns(sweep.objective)
     text = (
-        f"<h2>{escape(data.objective.opening)} of the trials</h2><p>Look at whether the winner's "
+        f"<h2>{escape(sweep.objective.opening)} of the trials</h2><p>Look at whether the winner's "
         f"curve still {better} at its end (more epochs may help) or has turned {worse} (fewer). "
         f"Each trial over its own run; the worst tenth is cut off.</p>"
     )
     if with_curve > charts.N_CURVES:
         text += thinned(charts.N_CURVES, with_curve, "curves")
-    text += chart(charts.curves(data))
-    if not data.ranked:
+    text += chart(charts.curves(sweep))
+    if not sweep.ranked:
         return text
     return (
         f"{text}<h2>The best {heading} over time</h2><p>Look at the right end: where it is flat, "
         "more trials of this search bring little.</p>"
-        f'<div class="grid">{chart(charts.best_by_trial(data))}{chart(charts.best_by_time(data))}'
+        f'<div class="grid">{chart(charts.best_by_trial(sweep))}{chart(charts.best_by_time(sweep))}'
         "</div>"
     )
 
 
-def importance_section(data: Data, chart: Chart) -> str:
+def importance_section(sweep: StoredSweep, chart: Chart) -> str:
     head = "<h2>What mattered</h2>"
-    n = len(usable(data.frozen))
-    found = importances(data.frozen, direction=data.objective.direction)
-    that_counts = f"{escape(an(data.objective))} that counts"
+    n = len(usable(sweep.frozen))
+    found = importances(sweep.frozen, direction=sweep.objective.direction)
+    that_counts = f"{escape(an(sweep.objective))} that counts"
     if not found:
         if n >= MIN_TRIALS:
             return f"{head}<p>No hyperparameter was searched in all trials.</p>"
@@ -182,12 +171,12 @@ def importance_section(data: Data, chart: Chart) -> str:
     )
 
 
-def slices_section(data: Data, chart: Chart) -> str:
-    names = data.searched
-    there = sum(trial.best is not None for trial in data.trials)
+def slices_section(sweep: StoredSweep, chart: Chart) -> str:
+    names = sweep.searched
+    there = sum(trial.value is not None for trial in sweep.trials)
     if not names or not there:
         return ""
-    extreme = data.objective.extreme
+    extreme = sweep.objective.extreme
     text = (
         f"<h2>Each hyperparameter by itself</h2><p>Look for where the {extreme} dots gather; at "
         f"the edge of a range, widen the search there. A trial that was stopped early shows the "
@@ -195,40 +184,43 @@ def slices_section(data: Data, chart: Chart) -> str:
     )
     if there > charts.N_POINTS:
         text += thinned(charts.N_POINTS, there, "trials")
-    text += f'<div class="grid">{"".join(chart(charts.one_slice(data, n)) for n in names)}</div>'
-    if len(data.ranked) < 2:
+    text += f'<div class="grid">{"".join(chart(charts.one_slice(sweep, n)) for n in names)}</div>'
+    if len(sweep.ranked) < 2:
         return text
     return (
         f"{text}<h2>All of them together</h2><p>Look at which way the bluest lines (the {extreme} "
-        f"{escape(data.objective.heading)}) go. Drag along an axis to keep only the trials in "
+        f"{escape(sweep.objective.heading)}) go. Drag along an axis to keep only the trials in "
         "that part.</p>"
-        f'<div class="wide">{chart(charts.parallel(data))}</div>'
+        f'<div class="wide">{chart(charts.parallel(sweep))}</div>'
     )
 
 
-def overfitting_section(data: Data, chart: Chart) -> str:
-    overfit = [t for t in data.trials if t.outcome == "overfit"]
-    placed = [t for t in overfit if t.best_epoch is not None and "learning_rate" in t.values]
+def overfitting_section(sweep: StoredSweep, chart: Chart) -> str:
+    overfit = [t for t in sweep.trials if t.outcome == "overfit"]
+    placed = [
+        t for t in overfit if t.best_epoch is not None and "learning_rate" in t.hyperparameters
+    ]
     head = "<h2>Where overfitting began</h2>"
     if not placed:
         return f"{head}<p>No trial was stopped as overfit.</p>" if not overfit else ""
     return (
         f"{head}<p>The epoch at which each of {counted(len(placed), 'overfit trial')} had its "
         "best evaluation. Look for the height above which there are no dots: more epochs than "
-        f"that are not needed at that learning rate.</p>{chart(charts.overfitting(placed))}"
+        "that are not needed at that learning rate.</p>"
+        f"{chart(charts.overfitting(placed, sweep.objective))}"
     )
 
 
-def out_of_memory_section(data: Data) -> str:
-    trials = [trial for trial in data.trials if trial.outcome == "out_of_memory"]
+def out_of_memory_section(sweep: StoredSweep) -> str:
+    trials = [trial for trial in sweep.trials if trial.outcome == "out_of_memory"]
     head = "<h2>What ran out of memory</h2>"
     if not trials:
         return f"{head}<p>Nothing did.</p>"
-    names = data.searched
+    names = sweep.searched
     rows = [
         [
             f"{trial.number:03d}",
-            *(value_cell(trial.values.get(name)) for name in names),
+            *(value_cell(trial.hyperparameters.get(name)) for name in names),
             escape(first_line(trial.reason)),
         ]
         for trial in trials[:N_ROWS]
@@ -240,8 +232,8 @@ def out_of_memory_section(data: Data) -> str:
     )
 
 
-def time_section(data: Data, chart: Chart) -> str:
-    timed = [trial for trial in data.trials if trial.seconds is not None]
+def time_section(sweep: StoredSweep, chart: Chart) -> str:
+    timed = [trial for trial in sweep.trials if trial.seconds is not None]
     spent: defaultdict[str, float] = defaultdict(float)
     for trial in timed:
         spent[trial.outcome] += trial.seconds or 0.0
@@ -252,7 +244,7 @@ def time_section(data: Data, chart: Chart) -> str:
     useful = spent["completed"]
     stopped = sum(spent[outcome] for outcome in EARLY_STOPS)
     lost = sum(spent[outcome] for outcome in LOST)
-    saved, n_saved = saved_seconds(timed)
+    saved, n_saved = saved_seconds(sweep)
     lines = [
         "Look at whether most of it went into trials that completed or taught something.",
         f"Completed trials: {duration(useful)}. Stopped early: {duration(stopped)}. "
@@ -263,13 +255,13 @@ def time_section(data: Data, chart: Chart) -> str:
             f"Stopping {counted(n_saved, 'trial')} early saved about {duration(saved)}: what the "
             "rest of each run would have taken at its own speed."
         )
-    if data.gpu_hours is not None:
+    if sweep.gpu_hours:
         lines.append(
-            f"GPUs (or CPU workers) held trials for {data.gpu_hours:.2f} hours in all; that also "
+            f"GPUs (or CPU workers) held trials for {sweep.gpu_hours:.2f} hours in all; that also "
             "counts each GPU of a trial that has several, runs that were cut off, and what is "
             "neither training nor evaluation."
         )
-    lines += _failures(data)
+    lines += _failures(sweep)
     return (
         head
         + "".join(f"<p>{line}</p>" for line in lines)
@@ -281,22 +273,22 @@ def time_section(data: Data, chart: Chart) -> str:
     )
 
 
-def saved_seconds(trials: Sequence[Shown]) -> tuple[float, int]:
+def saved_seconds(sweep: StoredSweep) -> tuple[float, int]:
     """Estimate what stopping early saved, in seconds, and of how many trials.
 
     From a trial's seconds and the share of its run that was done; one without an evaluation says
     nothing and is left out.
     """
     known = [
-        trial.seconds * (1 / trial.done - 1)
-        for trial in trials
-        if trial.outcome in EARLY_STOPS and trial.seconds and 0 < trial.done < 1
+        trial.seconds * (1 / sweep.done(trial) - 1)
+        for trial in sweep.trials
+        if trial.outcome in EARLY_STOPS and trial.seconds and 0 < sweep.done(trial) < 1
     ]
     return sum(known), len(known)
 
 
-def _failures(data: Data) -> list[str]:
-    failed = [trial for trial in data.trials if trial.outcome == "failed"]
+def _failures(sweep: StoredSweep) -> list[str]:
+    failed = [trial for trial in sweep.trials if trial.outcome == "failed"]
     rows = [f"{t.number:03d}: {escape(first_line(t.reason))}" for t in failed[:N_ROWS]]
     more = [f"and {len(failed) - N_ROWS} more."] if len(failed) > N_ROWS else []
     return [f"Failed: trial {row}" for row in rows] + more
@@ -306,7 +298,7 @@ def _falls_and_turns(objective: Objective) -> tuple[str, str]:
     return ("falls", "up") if objective.direction == "minimize" else ("rises", "down")
 
 
-def confirmed_section(found: Sequence[Confirmed], table: Table) -> str:
+def confirmed_section(found: Sequence[Confirmed]) -> str:
     """Return the means of the configurations and the verdicts; nothing where there is none."""
     if not found:
         return ""
@@ -322,6 +314,6 @@ def confirmed_section(found: Sequence[Confirmed], table: Table) -> str:
     return (
         "<h2>The best again, with other seeds</h2><p>Where an order is noise, take the cheaper "
         "one. An eval loss here is over all eval rows, so it is not that of the sweep.</p>"
-        + table(["trial", "seeds", "mean", "± standard error", "each seed"], rows)
+        + html_table(["trial", "seeds", "mean", "± standard error", "each seed"], rows)
         + f"<ul>{words}</ul>"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -10,33 +11,36 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sweep.results.status import best_in_words
+from sweep.results.status import against_base
 from sweep.results.trial_record import Record
 from sweep.space.hyperparameters import HYPERPARAMETERS
 from sweep.tracking.location import command
 
 
 def in_words(record: Record) -> RenderableType:
-    """The winner as a person reads it."""
     sweep, trial = record.sweep, record.trial
-    line = Text(f"{sweep.name}: trial {trial.number} is the best", style="bold")
-    line.append(f" of {len(sweep.trials)} ({trial.outcome})", style="not bold")
+    line = Text(f"{sweep.name}: trial {trial.number}", style="bold")
+    if trial.number == sweep.best:
+        line.append(" is the best")
+        line.append(f" of {len(sweep.trials)}", style="not bold")
+    line.append(f" ({trial.outcome})", style="not bold")
     if sweep.state == "running":
         line.append(", so far", style="not bold dim")
     parts: list[RenderableType] = [line, hyperparameters(trial.hyperparameters)]
-    parts.append(Text(best_in_words(sweep)))
+    if trial.value is not None:
+        parts.append(Text(against_base(sweep, trial)))
     if record.best is not None and record.config is not None:
         done = record.best.index / record.config.n_evaluations
         words = f"Reached at {done:.0%} of its run: step {record.best.step}"
         parts.append(Text(f"{words}, epoch {record.best.epoch:.2f}."))
     parts.append(Text(f"Its adapter:  {record.adapter or 'is not on this disk'}"))
     if record.adapter is not None:
-        export = command("export", record.folder.parents[1])
+        export = command("export", sweep.folder)
         parts.append(Text(f"Take it along:  {export} --to DIR"))
     return Group(*parts)
 
 
-def hyperparameters(values: dict[str, Any]) -> Table:
+def hyperparameters(values: Mapping[str, Any]) -> Table:
     """Hyperparameters, one to a line, in the order of the table of keys."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
     for name in HYPERPARAMETERS:

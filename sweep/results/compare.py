@@ -13,15 +13,12 @@ from rich.text import Text
 
 from sweep.errors import NoWinner, SpaceError
 from sweep.folder import layout
-from sweep.results.confirmed import Confirmed
+from sweep.results.confirmed import Confirmed, read_confirmed
 from sweep.results.confirmed_words import FEW_SEEDS
 from sweep.results.paired_test import CONFIDENCE, difference
-from sweep.results.reading import open_to_read
-from sweep.results.status import Status, read_status
-from sweep.results.sweep_data import Data, read_data
-from sweep.results.trial_record import Record, read_record
+from sweep.results.reading import StoredSweep
+from sweep.results.trial_record import Record, record_of
 from sweep.space.yaml_file import read
-from sweep.storage.attributes import TASK
 from sweep.study.task import changes
 from sweep.text.numbers import counted, duration
 from sweep.text.trials import as_loss
@@ -32,12 +29,9 @@ from sweep.tracking.run_data import judged_by
 class Side:
     """One of the two."""
 
-    status: Status
+    sweep: StoredSweep
     record: Record | None
     """The trial that stands for it: the best, or the one that was named; None: there is none."""
-    task: Mapping[str, Any]
-    """What all its trials share; empty before the first."""
-    data: Data
     confirmed: Confirmed | None
     """The trial's runs with other seeds."""
     settings: Mapping[str, str]
@@ -47,7 +41,7 @@ class Side:
     def name(self) -> str:
         """As a heading."""
         number = "" if self.record is None else f", trial {self.record.trial.number}"
-        return f"{self.status.name}{number}"
+        return f"{self.sweep.name}{number}"
 
     @property
     def value(self) -> float | None:
@@ -55,28 +49,25 @@ class Side:
         return None if self.record is None else self.record.trial.value
 
 
-def read_side(folder: Path, trial: int | None) -> Side:
+def side_of(sweep: StoredSweep, trial: int | None = None) -> Side:
     """Read one side.
 
     Args:
         trial: None: the one with the best objective.
 
     Raises:
-        StudyError: There is no such sweep or trial, or it cannot be read.
+        StudyError: There is no such trial.
     """
     try:
-        record = read_record(folder, trial)
+        record = record_of(sweep, trial)
     except NoWinner:
         record = None
-    data = read_data(folder)
     number = record.trial.number if record else None
     return Side(
-        status=record.sweep if record else read_status(folder),
+        sweep=sweep,
         record=record,
-        task=dict(open_to_read(folder).user_attrs.get(TASK) or {}),
-        data=data,
-        confirmed=next((each for each in data.confirmed if each.trial == number), None),
-        settings=_settings(folder),
+        confirmed=next((each for each in read_confirmed(sweep) if each.trial == number), None),
+        settings=_settings(sweep.folder),
     )
 
 
@@ -99,9 +90,9 @@ def _flat(value: Mapping[str, Any], parent: str = "") -> list[tuple[str, str]]:
 
 def why_not_comparable(one: Side, other: Side) -> str | None:
     """Why the values of two sides say nothing of each other; None: they do."""
-    if not one.task or not other.task:
+    if not one.sweep.task or not other.sweep.task:
         return "One of them has not begun a trial."
-    judged = judged_by(one.task), judged_by(other.task)
+    judged = judged_by(one.sweep.task), judged_by(other.sweep.task)
     if judged[0] == judged[1]:
         return None
     return f"They do not compare ({'; '.join(changes(*judged)) or 'another task'})."
@@ -115,8 +106,8 @@ def verdict(one: Side, other: Side) -> str:
         return "One of them has no value that counts yet."
     if words := _by_seeds(one, other):
         return words
-    noise = max(one.data.noise, other.data.noise)
-    objective = one.status.objective
+    noise = max(one.sweep.noise, other.sweep.noise)
+    objective = one.sweep.objective
     apart = objective.key(other.value) - objective.key(one.value)
     better = one if apart > 0 else other
     lead = f"{abs(apart):.4f}{' nats' if objective.is_eval_loss else ''}"
@@ -138,7 +129,7 @@ def _by_seeds(one: Side, other: Side) -> str | None:
     apart = difference(one.confirmed.values, other.confirmed.values)
     if apart is None or apart.n < FEW_SEEDS or apart.half_width is None:
         return None
-    better = one if one.status.objective.key(apart.mean) < 0 else other
+    better = one if one.sweep.objective.key(apart.mean) < 0 else other
     interval = f"{abs(apart.mean):.4f} ± {apart.half_width:.4f}, {CONFIDENCE:.0%} interval"
     how = f"{interval} of {counted(apart.n, 'other seed')} on all eval rows"
     if apart.is_beyond_noise:
@@ -147,7 +138,6 @@ def _by_seeds(one: Side, other: Side) -> str | None:
 
 
 def in_words(one: Side, other: Side) -> RenderableType:
-    """Both sides as tables, and the verdict."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for heading in ("", one.name, other.name):
         table.add_column(heading, overflow="fold")
@@ -157,7 +147,7 @@ def in_words(one: Side, other: Side) -> RenderableType:
     differing = [row for row in _settings_rows(one, other) if row[1] != row[2]]
     if differing:
         settings = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for heading in ("what differs in their files", one.status.name, other.status.name):
+        for heading in ("what differs in their files", one.sweep.name, other.sweep.name):
             settings.add_column(heading, overflow="fold")
         for row in differing:
             settings.add_row(*row)
@@ -170,22 +160,22 @@ def _rows(one: Side, other: Side) -> list[tuple[str, str, str]]:
         return label, of(one), of(other)
 
     def outcomes(side: Side) -> str:
-        return ", ".join(f"{n} {outcome}" for outcome, n in side.status.outcomes.items())
+        return ", ".join(f"{n} {outcome}" for outcome, n in side.sweep.outcomes.items())
 
     def seconds(side: Side) -> str:
         found = None if side.record is None else side.record.trial.seconds
         return "" if found is None else duration(found)
 
-    objective = one.status.objective
+    objective = one.sweep.objective
     rows = [
         *([] if objective.is_eval_loss else [both(objective.heading, lambda s: as_loss(s.value))]),
         both("eval loss", lambda s: as_loss(s.record.trial.eval_loss if s.record else None)),
-        both("base model's own loss", lambda s: as_loss(s.status.base_eval_loss)),
+        both("base model's own loss", lambda s: as_loss(s.sweep.base_eval_loss)),
         both("outcome", lambda s: s.record.trial.outcome if s.record else ""),
         both("time of the trial", seconds),
-        both("the sweep", lambda s: f"{s.status.state}, {counted(len(s.status.trials), 'trial')}"),
+        both("the sweep", lambda s: f"{s.sweep.state}, {counted(len(s.sweep.trials), 'trial')}"),
         both("", outcomes),
-        both("GPU hours", lambda s: f"{s.status.gpu_hours:.2f}"),
+        both("GPU hours", lambda s: f"{s.sweep.gpu_hours:.2f}"),
     ]
     values = [side.record.trial.hyperparameters if side.record else {} for side in (one, other)]
     for name in dict.fromkeys([*values[0], *values[1]]):
@@ -205,18 +195,17 @@ def _settings_rows(one: Side, other: Side) -> list[tuple[str, str, str]]:
 
 
 def as_json(one: Side, other: Side) -> dict[str, Any]:
-    """The same for programs."""
     sides = [
         {
-            "sweep": side.status.name,
+            "sweep": side.sweep.name,
             "trial": side.record and side.record.trial.number,
             "value": side.value,
             "eval_loss": None if side.record is None else side.record.trial.eval_loss,
-            "base_eval_loss": side.status.base_eval_loss,
+            "base_eval_loss": side.sweep.base_eval_loss,
             "hyperparameters": side.record.trial.hyperparameters if side.record else None,
-            "outcomes": side.status.outcomes,
-            "gpu_hours": side.status.gpu_hours,
-            "noise": side.data.noise,
+            "outcomes": side.sweep.outcomes,
+            "gpu_hours": side.sweep.gpu_hours,
+            "noise": side.sweep.noise,
         }
         for side in (one, other)
     ]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from sweep.folder import layout
 from sweep.results.paired_test import Difference, Mean, difference, mean_of
-from sweep.results.status import read_status
+from sweep.results.reading import StoredSweep
 from sweep.storage.attributes import COUNTS
 from trials.trial_folder import ADAPTER, read_result
 
@@ -34,13 +33,9 @@ class Confirmed:
     """By seed."""
 
 
-def read_confirmed(folder: Path) -> list[Confirmed]:
-    """Read what all runs of a sweep's confirmation have come to, the best mean first.
-
-    Raises:
-        StudyError: The sweep cannot be read.
-    """
-    there = folder / layout.CONFIRM / layout.PLAN
+def read_confirmed(sweep: StoredSweep) -> list[Confirmed]:
+    """Read what all runs of a sweep's confirmation have come to, the best mean first."""
+    there = sweep.folder / layout.CONFIRM / layout.PLAN
     if not there.exists():
         return []
     entries = json.loads(there.read_text())
@@ -48,7 +43,7 @@ def read_confirmed(folder: Path) -> list[Confirmed]:
     lost: dict[int, dict[int, str]] = {}
     adapters: dict[int, dict[int, str]] = {}
     for number, (trial, seed) in enumerate(entries):
-        run = layout.trial_dir(folder / layout.CONFIRM, number)
+        run = layout.trial_dir(sweep.folder / layout.CONFIRM, number)
         found = read_result(run)
         if found is None or found[0].outcome == "interrupted":
             continue
@@ -60,10 +55,9 @@ def read_confirmed(folder: Path) -> list[Confirmed]:
         else:
             words = f"{result.outcome}: {result.reason.splitlines()[0]}"
             lost.setdefault(trial, {})[seed] = words
-    status = read_status(folder)
-    known = {trial.number: trial for trial in status.trials}
+    known = {trial.number: trial for trial in sweep.trials}
     means = {trial: mean_of(found) for trial, found in values.items()}
-    ranked = sorted(means, key=lambda trial: (status.objective.key(means[trial].mean), trial))
+    ranked = sorted(means, key=lambda trial: (sweep.objective.key(means[trial].mean), trial))
     ranked += [trial for trial in lost if trial not in means]
     return [
         Confirmed(

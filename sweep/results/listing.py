@@ -12,15 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.folder import layout
-from sweep.results.status import Status, ago, read_status
+from sweep.results.reading import StoredSweep, read_sweep
+from sweep.results.status import ago
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A sweep in the list."""
-
     name: str
-    status: Status | None
+    sweep: StoredSweep | None
     """None: it cannot be read."""
     problem: str
     """Why it cannot be read; else empty."""
@@ -33,19 +32,19 @@ def read_all(output: Path) -> list[Listed]:
 
 def _read(folder: Path) -> Listed:
     try:
-        return Listed(folder.name, read_status(folder), "")
+        return Listed(folder.name, read_sweep(folder), "")
     except (ValueError, OSError) as error:  # a StudyError; or a folder of somebody else
         return Listed(folder.name, None, str(error))
 
 
 def _age(listed: Listed) -> tuple[int, float]:
-    if listed.status is None:
+    if listed.sweep is None:
         return 1, 0.0
-    return 0, -(listed.status.since or 0.0)
+    return 0, -(listed.sweep.since or 0.0)
 
 
-def _best(status: Status) -> float | None:
-    return status.ranked[0].value if status.ranked else None
+def _best(sweep: StoredSweep) -> float | None:
+    return sweep.ranked[0].value if sweep.ranked else None
 
 
 def as_json(sweeps: list[Listed]) -> list[dict[str, Any]]:
@@ -53,49 +52,48 @@ def as_json(sweeps: list[Listed]) -> list[dict[str, Any]]:
     return [
         {
             "name": listed.name,
-            "state": status.state if (status := listed.status) else "unreadable",
-            "reason": status.reason if status else listed.problem,
-            "since": status and status.since,
-            "trials": status and len(status.trials),
-            "outcomes": status and status.outcomes,
-            "best_trial": status and status.best,
-            "objective": status and asdict(status.objective),
-            "best_value": status and _best(status),
-            "base_value": status and status.base_value,
-            "best_eval_loss": status and (status.ranked[0].eval_loss if status.ranked else None),
-            "base_eval_loss": status and status.base_eval_loss,
-            "gpu_hours": status and status.gpu_hours,
+            "state": sweep.state if (sweep := listed.sweep) else "unreadable",
+            "reason": sweep.reason if sweep else listed.problem,
+            "since": sweep and sweep.since,
+            "trials": sweep and len(sweep.trials),
+            "outcomes": sweep and sweep.outcomes,
+            "best_trial": sweep and sweep.best,
+            "objective": sweep and asdict(sweep.objective),
+            "best_value": sweep and _best(sweep),
+            "base_value": sweep and sweep.base_value,
+            "best_eval_loss": sweep and (sweep.ranked[0].eval_loss if sweep.ranked else None),
+            "base_eval_loss": sweep and sweep.base_eval_loss,
+            "gpu_hours": sweep and sweep.gpu_hours,
         }
         for listed in sweeps
     ]
 
 
 def in_words(sweeps: list[Listed], output: Path) -> RenderableType:
-    """The list as a person reads it."""
     if not sweeps:
         return Text(f"{output.resolve()}: no sweeps. Look elsewhere with --output.")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for heading in ("sweep", "state", "when", "trials", "best", "base"):
         table.add_column(heading, no_wrap=heading != "state")
     for listed in sweeps:
-        if (status := listed.status) is None:
+        if (sweep := listed.sweep) is None:
             table.add_row(listed.name, Text(listed.problem, style="red"))
             continue
-        best, heading = _best(status), status.objective.heading
+        best, heading = _best(sweep), sweep.objective.heading
         table.add_row(
             listed.name,
-            status.state,
-            _when(status),
-            str(len(status.trials)),
-            "" if best is None else f"{heading} {best:.4f} (trial {status.best})",
-            "" if status.base_value is None else f"{status.base_value:.4f}",
+            sweep.state,
+            _when(sweep),
+            str(len(sweep.trials)),
+            "" if best is None else f"{heading} {best:.4f} (trial {sweep.best})",
+            "" if sweep.base_value is None else f"{sweep.base_value:.4f}",
         )
     return table
 
 
-def _when(status: Status) -> str:
-    if status.since is None:
+def _when(sweep: StoredSweep) -> str:
+    if sweep.since is None:
         return ""
-    if status.state != "running" and time.time() - status.since > 48 * 3600:
-        return time.strftime("%Y-%m-%d", time.localtime(status.since))
-    return ago(status)
+    if sweep.state != "running" and time.time() - sweep.since > 48 * 3600:
+        return time.strftime("%Y-%m-%d", time.localtime(sweep.since))
+    return ago(sweep)

@@ -1,20 +1,179 @@
-"""Open the study of a sweep to read it."""
+"""A stored sweep, read once: whatever a command says of it comes from this one reading."""
 
 from __future__ import annotations
 
+import bisect
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
 
 from sweep.errors import StudyError
 from sweep.folder import layout
+from sweep.folder.lock import Holder, holder
+from sweep.storage.attributes import BASE_EVAL_LOSS, BASE_VALUE, GPU_SECONDS, POINT, STATE, TASK
 from sweep.storage.of_folder import has_study, server_of, study_reader
 from sweep.storage.patient import cause_of
+from sweep.study.ended import StoredTrial, place
+from sweep.study.plateau import EndedCurve, Flatness
+from sweep.tracking.journal import Journal
+from trials.config import Objective
 
 
-def open_to_read(folder: Path, storage: BaseStorage | None = None) -> optuna.Study:
-    """Open the study of a folder, to be looked at.
+@dataclass(frozen=True, kw_only=True)
+class StoredSweep:
+    """The study of a sweep, and who held its folder, at one moment.
+
+    Nothing of the study is read again, so no two numbers disagree, however the sweep goes on.
+    """
+
+    folder: Path
+    name: str
+    held_by: Holder | None
+    """The process that runs the sweep, or confirms its best trials."""
+    attributes: Mapping[str, Any]
+    """Of the study."""
+    frozen: Sequence[FrozenTrial]
+    """The trials that have a point, as Optuna has them."""
+
+    @property
+    def runner(self) -> Holder | None:
+        """The process that runs it."""
+        return self.held_by if self.held_by and self.held_by.work == "run" else None
+
+    @property
+    def confirmed_by(self) -> Holder | None:
+        """The process of `sweep confirm`, while that runs."""
+        return None if self.runner else self.held_by
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What trials are judged by."""
+        known = self.task.get("objective") or {}
+        fields = ("name", "direction", "python")
+        return Objective(**{field: known[field] for field in fields if field in known})
+
+    @property
+    def task(self) -> Mapping[str, Any]:
+        """What all its trials share (`sweep.study.task`); empty before the first."""
+        return self.attributes.get(TASK) or {}
+
+    @cached_property
+    def trials(self) -> list[StoredTrial]:
+        """By number."""
+        lives = self.runner is not None
+        return [StoredTrial.of(each, self.objective, lives=lives) for each in self.frozen]
+
+    @cached_property
+    def ranked(self) -> list[StoredTrial]:
+        """Trials whose value counts, the best first."""
+        counted = [trial for trial in self.trials if trial.counts]
+        return sorted(counted, key=partial(place, self.objective))
+
+    @property
+    def best(self) -> int | None:
+        """Number of the trial with the best objective."""
+        return self.ranked[0].number if self.ranked else None
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """How many trials have each."""
+        return dict(Counter(trial.outcome for trial in self.trials))
+
+    @property
+    def state(self) -> str:
+        """`running`, `finished`, `failed`, `stopped`, `broken off` or `not begun`."""
+        return self._state[0]
+
+    @property
+    def reason(self) -> str:
+        """Why it ended."""
+        return self._state[1]
+
+    @property
+    def since(self) -> float | None:
+        """Seconds of the epoch: when its process began, or when it ended; broken off: began."""
+        return self._state[2]
+
+    @property
+    def _state(self) -> tuple[str, str, float | None]:
+        state, reason, when = self.attributes.get(STATE, ["not begun", "", None])
+        if self.runner is not None:
+            return "running", "", self.runner.since
+        return "broken off" if state == "running" else state, reason, when  # it wrote no end
+
+    @property
+    def base_eval_loss(self) -> float | None:
+        """The base model's own."""
+        known: float | None = self.attributes.get(BASE_EVAL_LOSS)
+        return known
+
+    @property
+    def base_value(self) -> float | None:
+        """The base model's own objective."""
+        known: float | None = self.attributes.get(BASE_VALUE, self.base_eval_loss)
+        return known
+
+    @property
+    def gpu_hours(self) -> float:
+        """In which GPUs (or CPU workers) held trials."""
+        return float(self.attributes.get(GPU_SECONDS, 0.0)) / 3600
+
+    @property
+    def began_at(self) -> float | None:
+        """When the first trial did, in seconds of the epoch."""
+        began = [t.datetime_start.timestamp() for t in self.frozen if t.datetime_start]
+        return min(began, default=None)
+
+    @cached_property
+    def unsent(self) -> int:
+        """Writes that MLflow does not have yet."""
+        return len(Journal(self.folder / layout.JOURNAL))
+
+    @cached_property
+    def n_evaluations(self) -> int:
+        """Of a whole trial."""
+        longest = max((trial.last_index for trial in self.trials), default=1)
+        return self.task.get("evaluations") or longest or 1
+
+    def done(self, trial: StoredTrial) -> float:
+        """The share of its run that a trial has done."""
+        return trial.last_index / self.n_evaluations
+
+    @cached_property
+    def noise(self) -> float:
+        """How far the objective moves late in a trial (`sweep.study.plateau`), of an exact match at
+        least by one row; 0 where not known."""
+        flatness = Flatness()
+        for trial in self.trials:
+            if trial.counts:
+                flatness.add(EndedCurve(trial.value, [value for _, value in trial.curve]))
+        n_rows = (self.task.get("objective") or {}).get("rows")
+        row = 1 / n_rows if n_rows and self.objective.name == "exact_match" else 0.0
+        return max(flatness.noise, row)
+
+    @property
+    def n_like_the_winner(self) -> int:
+        """The first so many of the ranked, the winner among them, differ by no more than noise."""
+        keys = [place(self.objective, trial)[0] for trial in self.ranked]
+        return bisect.bisect_right(keys, keys[0] + self.noise) if keys else 0
+
+    @cached_property
+    def searched(self) -> list[str]:
+        """The hyperparameters that differ between trials."""
+        points = [trial.hyperparameters for trial in self.trials]
+        names = dict.fromkeys(name for point in points for name in point)
+        return [name for name in names if len({str(point.get(name)) for point in points}) > 1]
+
+
+def read_sweep(folder: Path, storage: BaseStorage | None = None) -> StoredSweep:
+    """Read the sweep of a folder.
 
     Args:
         storage: The study's, where it is open; None: where the folder says.
@@ -22,6 +181,15 @@ def open_to_read(folder: Path, storage: BaseStorage | None = None) -> optuna.Stu
     Raises:
         StudyError: There is none, or it cannot be read.
     """
+    while True:
+        held_by = holder(folder)
+        found = _read(folder, held_by, storage)
+        # Else one that has just begun would seem broken off.
+        if holder(folder) == held_by:
+            return found
+
+
+def _read(folder: Path, held_by: Holder | None, storage: BaseStorage | None) -> StoredSweep:
     if storage is None and not has_study(folder):
         raise StudyError(f"{folder}: has no study.db, so no sweep has begun there.")
     server = server_of(folder)
@@ -31,10 +199,18 @@ def open_to_read(folder: Path, storage: BaseStorage | None = None) -> optuna.Stu
         study = optuna.load_study(
             study_name=folder.name if is_shared else None, storage=storage or study_reader(folder)
         )
-        study.get_trials(deepcopy=False)
+        # In this order: the task of a trial that is there has been written before it.
+        found = study.get_trials(deepcopy=False)
+        attributes = study.user_attrs
     except (KeyError, ValueError):
         raise StudyError(f"{folder}: has no study yet, so no sweep has begun there.") from None
     except Exception as error:
-        place = server or folder / layout.STUDY
-        raise StudyError(f"{place}: the study cannot be read: {cause_of(error)}") from None
-    return study
+        at = server or folder / layout.STUDY
+        raise StudyError(f"{at}: the study cannot be read: {cause_of(error)}") from None
+    return StoredSweep(
+        folder=folder,
+        name=study.study_name,
+        held_by=held_by,
+        attributes=attributes,
+        frozen=[trial for trial in found if POINT in trial.user_attrs],
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Literal
 
 from rich.console import Group, RenderableType
@@ -12,9 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.results.best import hyperparameters
-from sweep.results.status import Status, Trial
+from sweep.results.reading import StoredSweep
+from sweep.results.status import as_json, trial_as_json
 from sweep.results.trial_record import Record
 from sweep.screen.json_events import finite
+from sweep.study.ended import StoredTrial, place
+from sweep.study.summary import headings_of, values_of
 from sweep.text.numbers import counted, duration
 from sweep.text.trials import COLOURS, SHOWN
 from trials.config import EvalPoint
@@ -22,49 +26,38 @@ from trials.trial_folder import log_tail
 
 Sort = Literal["objective", "eval_loss", "number", "seconds"]
 
-KEYS: dict[Sort, Callable[[Trial], tuple[float, int]]] = {
+KEYS: dict[Sort, Callable[[StoredTrial], tuple[float, int]]] = {
     "eval_loss": lambda t: (math.inf if t.eval_loss is None else t.eval_loss, t.number),
     "number": lambda t: (t.number, t.number),
     "seconds": lambda t: (math.inf if t.seconds is None else t.seconds, t.number),
 }
 
 
-def ordered(status: Status, sort: Sort) -> list[Trial]:
+def ordered(sweep: StoredSweep, sort: Sort) -> list[StoredTrial]:
     """All trials, the smallest value first, or the best objective; those without one last."""
-    if sort != "objective":
-        return sorted(status.trials, key=KEYS[sort])
-
-    def key(trial: Trial) -> tuple[float, int]:
-        value = math.inf if trial.value is None else status.objective.key(trial.value)
-        return value, trial.number
-
-    return sorted(status.trials, key=key)
+    return sorted(sweep.trials, key=KEYS.get(sort, partial(place, sweep.objective)))
 
 
-def all_in_words(status: Status, sort: Sort) -> RenderableType:
-    """All trials of a sweep as a table."""
+def all_in_words(sweep: StoredSweep, sort: Sort) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    objective = status.objective
-    values = [objective.heading] + ([] if objective.is_eval_loss else ["eval loss"])
+    objective = sweep.objective
+    values = headings_of(objective)
     for heading in ("trial", *values, "outcome", "done", *SHOWN.values(), "time", "lost"):
         right = heading in (*values, "done", "time")
         table.add_column(heading, no_wrap=True, justify="right" if right else "left")
-    for trial in ordered(status, sort):
+    for trial in ordered(sweep, sort):
         table.add_row(
             f"{trial.number:03d}",
-            *(
-                "" if value is None else f"{value:.4f}"
-                for value in [trial.value, trial.eval_loss][: len(values)]
-            ),
-            Text(trial.outcome, style=COLOURS.get(trial.outcome, "")),  # type: ignore[call-overload]
-            f"{trial.done:.0%}",
+            *values_of(trial, objective),
+            Text(trial.outcome, style=COLOURS.get(trial.outcome, "")),
+            f"{sweep.done(trial):.0%}",
             *(f"{trial.hyperparameters[name]:.3g}" for name in SHOWN),
             "" if trial.seconds is None else duration(trial.seconds),
             f"{trial.n_lost} ×" if trial.n_lost else "",
-            style="bold" if trial.number == status.best else "",
+            style="bold" if trial.number == sweep.best else "",
         )
-    title = Text(f"{status.name} {status.state}: ", style="bold")
-    title.append(counted(len(status.trials), "trial"), style="not bold")
+    title = Text(f"{sweep.name} {sweep.state}: ", style="bold")
+    title.append(counted(len(sweep.trials), "trial"), style="not bold")
     words = (
         f"{objective.opening}: a trial's {objective.extreme}. Of outclassed, diverged and stopped "
         f"ones it does not count."
@@ -76,7 +69,7 @@ def one_in_words(record: Record) -> RenderableType:
     """All that is known of a trial: outcome, hyperparameters, curve, files, the end of its log."""
     trial = record.trial
     heading = Text(f"{record.sweep.name}, trial {trial.number}: ", style="bold")
-    heading.append(trial.outcome, style=COLOURS.get(trial.outcome, ""))  # type: ignore[call-overload]
+    heading.append(trial.outcome, style=COLOURS.get(trial.outcome, ""))
     parts: list[RenderableType] = [heading]
     if trial.reason:
         # A failure's reason ends with the log, which comes below.
@@ -86,7 +79,7 @@ def one_in_words(record: Record) -> RenderableType:
     parts.append(hyperparameters(trial.hyperparameters))
     if record.curve:
         parts.append(_curve(record))
-    elif record.values:
+    elif trial.values:
         parts.append(_values(record))
     else:
         parts.append(Text("It has not evaluated yet." if record.result is None else "No curve."))
@@ -134,25 +127,25 @@ def _values(record: Record) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 2), header_style="dim")
     for heading in ("evaluation", record.sweep.objective.heading):
         table.add_column(heading, justify="right")
-    for index, value in sorted(record.values.items()):
+    for index, value in sorted(record.trial.values.items()):
         table.add_row(str(index), f"{value:.4f}")
     return table
 
 
-def all_as_json(status: Status, sort: Sort) -> dict[str, Any]:
-    """All trials for programs."""
-    return {**asdict(status), "trials": [asdict(trial) for trial in ordered(status, sort)]}
+def all_as_json(sweep: StoredSweep, sort: Sort) -> dict[str, Any]:
+    trials = [trial_as_json(sweep, trial) for trial in ordered(sweep, sort)]
+    return {**as_json(sweep), "trials": trials}
 
 
 def one_as_json(record: Record) -> dict[str, Any]:
     """A trial for programs. A loss that is not a number is null."""
     curve = [asdict(point) for point in record.curve]
     objective = record.sweep.objective
-    values = {str(index): value for index, value in sorted(record.values.items())}
+    values = {str(index): value for index, value in sorted(record.trial.values.items())}
     losses = {str(point.index): point.eval_loss for point in record.curve}
     found: dict[str, Any] = {
         "sweep": record.sweep.name,
-        **asdict(record.trial),
+        **trial_as_json(record.sweep, record.trial),
         "config": None if record.config is None else asdict(record.config),
         "result": None if record.result is None else asdict(record.result),
         "curve": curve,

@@ -9,9 +9,8 @@ from typing import Any
 
 from sweep.errors import NoWinner, StudyError
 from sweep.folder import layout
-from sweep.results.reading import open_to_read
-from sweep.results.status import Status, Trial, read_status
-from sweep.storage.attributes import CURVE, RESULT
+from sweep.results.reading import StoredSweep
+from sweep.study.ended import StoredTrial
 from sweep.text.trials import an
 from trials.config import EvalPoint, ModelConfig, Objective, TrialConfig, TrialResult
 from trials.trial_folder import ADAPTER, CONFIG, LOG, result_of
@@ -19,26 +18,34 @@ from trials.trial_folder import ADAPTER, CONFIG, LOG, result_of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """One trial of a sweep."""
+    """A trial of a stored sweep, with what lies in its folder."""
 
-    sweep: Status
-    trial: Trial
+    sweep: StoredSweep
+    trial: StoredTrial
     config: TrialConfig | None
     """None: config.json is not there, or another version wrote it."""
-    result: TrialResult | None
-    """None: it has not ended."""
-    curve: list[EvalPoint]
-    """Empty before its end: of a running trial the study holds the objective alone."""
-    values: dict[int, float]
-    """The objective by the index of the evaluation, 1…K; known of a running trial too."""
-    folder: Path
     adapter: Path | None
     """None: deleted, since better ones came, or it never had one."""
+
+    @property
+    def folder(self) -> Path:
+        """The trial's own."""
+        return layout.trial_dir(self.sweep.folder, self.trial.number)
 
     @property
     def log(self) -> Path:
         """What its process has printed."""
         return self.folder / LOG
+
+    @property
+    def result(self) -> TrialResult | None:
+        """None: it has not ended."""
+        return result_of(self.trial.result) if self.trial.result else None
+
+    @property
+    def curve(self) -> list[EvalPoint]:
+        """Empty before its end: of a running trial the study holds the objective alone."""
+        return [EvalPoint(**point) for point in self.trial.points]
 
     @property
     def best(self) -> EvalPoint | None:
@@ -60,17 +67,16 @@ class Record:
         return self.config
 
 
-def read_record(sweep_dir: Path, number: int | None = None) -> Record:
-    """Read a trial of a sweep.
+def record_of(sweep: StoredSweep, number: int | None = None) -> Record:
+    """Read what lies in the folder of a trial.
 
     Args:
         number: None: the trial with the best objective.
 
     Raises:
         NoWinner: There is none.
-        StudyError: There is no such sweep or trial, or the study cannot be read.
+        StudyError: There is no such trial.
     """
-    sweep = read_status(sweep_dir)
     if number is None:
         number = sweep.best
     if number is None:
@@ -81,25 +87,16 @@ def read_record(sweep_dir: Path, number: int | None = None) -> Record:
     by_number = {trial.number: trial for trial in sweep.trials}
     if number not in by_number:
         there = f"The last is {max(by_number)}." if by_number else "There is none yet."
-        raise StudyError(f"{sweep_dir}: has no trial {number}. {there}")
-    known = next(
-        t for t in open_to_read(sweep_dir).get_trials(deepcopy=False) if t.number == number
-    )
-    folder = layout.trial_dir(sweep_dir, number)
-    best_dir = sweep_dir / layout.BEST
+        raise StudyError(f"{sweep.folder}: has no trial {number}. {there}")
+    folder, best_dir = layout.trial_dir(sweep.folder, number), sweep.folder / layout.BEST
     config = _config(folder) or _of(number, _config(best_dir))
     adapters = [folder / ADAPTER]
     if config is not None and _of(number, _config(best_dir)):
         adapters.append(best_dir / ADAPTER)
-    ended = known.state.is_finished()
     return Record(
         sweep=sweep,
         trial=by_number[number],
         config=config,
-        result=result_of(known.user_attrs[RESULT]) if ended else None,
-        curve=[EvalPoint(**point) for point in known.user_attrs[CURVE]] if ended else [],
-        values=dict(known.intermediate_values),
-        folder=folder,
         adapter=next((p for p in adapters if (p / "adapter_config.json").exists()), None),
     )
 

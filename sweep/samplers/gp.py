@@ -16,6 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.samplers.tpe import rank
+from sweep.storage.optuna_private import storage_of
 
 if TYPE_CHECKING:
     from optuna._gp.acqf import BaseAcquisitionFunc
@@ -62,7 +63,7 @@ class _Judged(optuna.Study):
     """A study whose trials have ended with what they are worth among each other."""
 
     def __init__(self, study: optuna.Study, *, sees_running: bool) -> None:
-        super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
+        super().__init__(study.study_name, storage_of(study), study.sampler, study.pruner)
         self._hidden = set() if sees_running else {TrialState.RUNNING}
 
     def _get_trials(

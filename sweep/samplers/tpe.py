@@ -122,12 +122,7 @@ class Tpe(TPESampler):
     N_ROUNDS = 20
     """Of candidates, before one that is taken is drawn."""
 
-    def __init__(
-        self,
-        observed: Observed,
-        *,
-        seed: int,
-    ) -> None:
+    def __init__(self, observed: Observed, *, seed: int) -> None:
         super().__init__(seed=seed)
         self._observed = observed
         self.is_taken: Callable[[Mapping[str, Any]], bool] = lambda point: False

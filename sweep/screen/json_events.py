@@ -40,7 +40,6 @@ class Events:
         return cls(ours)
 
     def write(self, event: str, **values: Any) -> None:
-        """Write an event, at once."""
         if self._stream is None:
             return
         line = {"event": event, "time": round(time.time(), 3), **finite(values)}
@@ -71,7 +70,7 @@ class Events:
             winner = {
                 "trial": end.winner.number,
                 "outcome": end.winner.outcome,
-                "eval_loss": end.winner.eval_loss_best,
+                "eval_loss": end.winner.eval_loss,
                 "value": end.winner.value,
                 "hyperparameters": end.winner.hyperparameters,
                 "adapter": adapter and str(adapter),
@@ -106,12 +105,10 @@ class EventScreen:
         return None
 
     def say(self, words: str) -> None:
-        """What a person should know."""
         self._events.write("message", message=words)
         self._plain.say(words)
 
     def trial_started(self, config: TrialConfig, place: Place) -> None:
-        """With its configuration."""
         values = asdict(config)
         number = values.pop("number")
         values["base_model"] = values.pop("model")["name"]
@@ -119,12 +116,10 @@ class EventScreen:
         self._plain.trial_started(config, place)
 
     def trial_reported(self, number: int, point: EvalPoint) -> None:
-        """With all that was measured; index 0 is the base model itself."""
         self._events.write("trial_reported", trial=number, **asdict(point))
         self._plain.trial_reported(number, point)
 
     def trial_ended(self, number: int, result: TrialResult) -> None:
-        """With its outcome."""
         self._events.write(
             "trial_ended",
             trial=number,

@@ -44,7 +44,6 @@ class Keys:
 
     @contextmanager
     def listening(self, console: Console) -> Iterator[None]:
-        """Take keys from the terminal while this lasts."""
         with read_keys(self.press, show_cursor=console.show_cursor) as is_heard:
             self._is_heard = is_heard
             yield
@@ -80,7 +79,6 @@ class Keys:
             self._prune(int(digits))
 
     def footer(self) -> Text | None:
-        """A line below the table; None: keys do not come here now."""
         if not self._is_heard():
             return None
         if self._mode == "stop":
@@ -90,5 +88,4 @@ class Keys:
         return Text("s stop  p prune a trial  ? help", style="dim")
 
     def help(self) -> RenderableType | None:
-        """What the keys do, where somebody wants to know."""
         return Text(f"\n{HELP}") if self._shows_help else None

@@ -96,15 +96,12 @@ class LiveScreen:
             self._console.print(Group(*lines))
 
     def trial_started(self, config: TrialConfig, place: Place) -> None:
-        """A row more."""
         self._progress.started(config, place)
 
     def trial_reported(self, number: int, point: EvalPoint) -> None:
-        """The row moves on."""
         self._progress.reported(number, point)
 
     def trial_ended(self, number: int, result: TrialResult) -> None:
-        """A line that stays, and the row is gone."""
         config = self._progress.finished(number, result)
         self._lines.append(ended_in_a_line(number, config, result))
 

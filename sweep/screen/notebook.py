@@ -50,19 +50,15 @@ class NotebookScreen:
         self._display.update(self._html())
 
     def say(self, words: str) -> None:
-        """A line above the table."""
         self._lines.append(Text(words))
 
     def trial_started(self, config: TrialConfig, place: Place) -> None:
-        """A row more."""
         self._progress.started(config, place)
 
     def trial_reported(self, number: int, point: EvalPoint) -> None:
-        """The row moves on."""
         self._progress.reported(number, point)
 
     def trial_ended(self, number: int, result: TrialResult) -> None:
-        """A line that stays for a while, and the row is gone."""
         config = self._progress.finished(number, result)
         self._lines.append(ended_in_a_line(number, config, result))
 

@@ -33,7 +33,6 @@ class PlainScreen:
         self._console.print(line, soft_wrap=True)
 
     def trial_started(self, config: TrialConfig, place: Place) -> None:
-        """Say where it runs."""
         self._progress.started(config, place)
         self.say(f"trial {config.name}  starts on {place.device} of {place.node}")
 
@@ -52,7 +51,6 @@ class PlainScreen:
             )
 
     def trial_ended(self, number: int, result: TrialResult) -> None:
-        """Say how, and how long the sweep will still take."""
         self._progress.finished(number, result)
         left = self._progress.time_left()
         of = f"/{self._progress.budget.trials}" if self._progress.budget.trials else ""

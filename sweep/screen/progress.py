@@ -6,29 +6,22 @@ import bisect
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from sweep.events import Place
 from sweep.screen.time_left import Pace, seconds_until_all_end
+from sweep.space.hyperparameters import HYPERPARAMETERS
 from sweep.storage.attributes import COUNTS
 from sweep.study.budget import Budget
-from sweep.study.ended import Ended
+from sweep.study.ended import StoredTrial, place
 from sweep.text.numbers import duration
 from sweep.workers.usage import Usage
-from trials.config import (
-    BY_EVAL_LOSS,
-    GOES_ON,
-    EvalPoint,
-    Objective,
-    Outcome,
-    TrialConfig,
-    TrialResult,
-    trial_name,
-)
+from trials.config import BY_EVAL_LOSS, GOES_ON, EvalPoint, Objective, TrialConfig, TrialResult
 
 
 @dataclass
 class Running:
-    """A trial with a slot."""
+    """A trial with a slot. No `StoredTrial`: its place and clock are the live screen's alone."""
 
     config: TrialConfig
     place: Place
@@ -62,19 +55,6 @@ class Running:
         return max(0.0, whole * share_left - (now - self.reported))
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class Valued:
-    """An ended trial that has a value; they sort by it."""
-
-    key: float
-    """`Objective.key` of its value."""
-    number: int
-    name: str
-    outcome: Outcome
-    value: float
-    """Its best objective."""
-
-
 class Progress:
     """A sweep as its trackers hear of it.
 
@@ -92,7 +72,7 @@ class Progress:
     def __init__(
         self,
         budget: Budget,
-        earlier: Sequence[Ended] = (),
+        earlier: Sequence[StoredTrial] = (),
         base_eval_loss: float | None = None,
         clock: Callable[[], float] = time.monotonic,
         *,
@@ -120,16 +100,11 @@ class Progress:
         self._earlier = earlier
         self._pace: Pace | None = None
         """None until a trial has begun: it knows the number of evaluations."""
-        self._valued = [
-            self._valued_as(t.value, t.number, trial_name(t.number, t.hyperparameters), t.outcome)
-            for t in earlier
-            if t.value is not None and t.outcome in COUNTS
-        ]
-        self._valued.sort()
+        self._place = partial(place, objective)
+        self._ranked = sorted((trial for trial in earlier if trial.counts), key=self._place)
 
     @property
     def n_paused(self) -> int:
-        """Trials that wait until they belong to the best."""
         return len(self._paused)
 
     @property
@@ -138,7 +113,6 @@ class Progress:
         return self._pace is not None
 
     def started(self, config: TrialConfig, place: Place) -> None:
-        """A trial has its slot."""
         if self._pace is None:
             self._pace = self._pace_so_far(config.n_evaluations)
         self._pace.planned(config.epochs)
@@ -151,11 +125,10 @@ class Progress:
         for trial in self._earlier:
             epochs = float(trial.hyperparameters["epochs"])
             pace.planned(epochs)
-            pace.ended(min(trial.last_index, n_evaluations), epochs, trial.seconds)
+            pace.ended(min(trial.last_index, n_evaluations), epochs, trial.seconds or 0.0)
         return pace
 
     def reported(self, number: int, point: EvalPoint) -> None:
-        """A trial has evaluated."""
         if point.index == 0:
             self.base_eval_loss = point.eval_loss
             return
@@ -164,9 +137,6 @@ class Progress:
         trial.eval_losses.append(point.eval_loss)
         values = [point.value] if trial.best is None else [point.value, trial.best]
         trial.best = min(values, key=self.objective.key)
-
-    def _valued_as(self, value: float, number: int, name: str, outcome: Outcome) -> Valued:
-        return Valued(self.objective.key(value), number, name, outcome, value)
 
     def finished(self, number: int, result: TrialResult) -> TrialConfig | None:
         """A trial has ended, for now or for good; its configuration, if it has run till now."""
@@ -183,8 +153,9 @@ class Progress:
         if result.outcome == "paused":
             self._paused.add(number)
         if result.best is not None and result.outcome in COUNTS:
-            valued = self._valued_as(result.best.value, number, config.name, result.outcome)
-            bisect.insort(self._valued, valued)
+            point = {name: getattr(config, name) for name in HYPERPARAMETERS}
+            ended = StoredTrial(number, point, result.outcome, value=result.best.value)
+            bisect.insort(self._ranked, ended, key=self._place)
         index = config.n_evaluations if result.outcome == "completed" else trial.index
         # One that went on from a checkpoint says itself what it took before.
         seconds = max(self.clock() - trial.began, trial.point.seconds if trial.point else 0.0)
@@ -192,13 +163,13 @@ class Progress:
             self._pace.ended(index, config.epochs, seconds)
         return config
 
-    def best(self, n: int | None = None) -> list[Valued]:
+    def best(self, n: int | None = None) -> list[StoredTrial]:
         """Ended trials that have a value, the best objective first.
 
         Args:
             n: The best so many; None: all.
         """
-        return self._valued[:n]
+        return self._ranked[:n]
 
     def time_left(self) -> str:
         """The rest of the sweep in words; nothing where nothing is known."""

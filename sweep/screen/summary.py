@@ -15,7 +15,6 @@ from trials.trial_folder import ADAPTER
 
 
 def in_words(summary: Summary) -> RenderableType:
-    """The summary as it stands on the terminal."""
     parts: list[RenderableType] = [Text()]
     counts = Counter(trial.outcome for trial in summary.ended)
     headline = Text(f"{summary.name}: {counted(len(summary.ended), 'trial')}", style="bold")

@@ -115,7 +115,7 @@ def _best(progress: Progress) -> list[RenderableType]:
         table.add_column(heading, no_wrap=True)
     for trial in ended:
         outcome = Text(trial.outcome, style=COLOURS[trial.outcome])
-        table.add_row(trial.name, f"{trial.value:.4f}", outcome)
+        table.add_row(trial.name, as_loss(trial.value), outcome)
     return [table]
 
 

@@ -25,7 +25,6 @@ _BY_HAND = {
 
 
 def tables() -> str:
-    """Return the tables as Markdown."""
     schema = space_schema()
     required = {*schema["required"], "data.train", "data.eval"}
     lines = [BEGIN, *_HEADINGS]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -39,23 +39,12 @@ class Space:
         return self.settings.name
 
     @property
-    def start_with(self) -> tuple[Mapping[str, Value], ...]:
-        """The points that are tried first."""
-        return tuple(start.values for start in self.starts)
-
-    @property
-    def starts_as_usual(self) -> bool:
-        """The usual points are among the first, as the file gives none."""
-        return any(start.is_usual for start in self.starts)
-
-    @property
     def n_points(self) -> float:
         """Points of the space; infinite when a range is continuous."""
         return math.prod(size_of(domain) for domain in self.domains.values())
 
     @property
     def objective(self) -> Objective:
-        """What trials are judged by."""
         return objective_of(self.settings.objective)
 
     @property

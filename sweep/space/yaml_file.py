@@ -220,7 +220,6 @@ def _override(document: CommentedMap, key: str, text: str) -> str:
 
 
 def _plain(node: Any) -> Any:
-    """The document in plain Python types: ruamel's own carry comments and style."""
     if isinstance(node, Mapping):
         return {str(key): _plain(value) for key, value in node.items()}
     if isinstance(node, list):

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from trials.config import Objective, Outcome
+from trials.config import Outcome
 
 # User attributes of a study.
 TASK = "task"  # what all its trials share (`sweep.study.task`)
@@ -39,12 +38,6 @@ VALUE_BEST = "value_best"  # the objective there
 
 MEMORY = "memory"
 """The constraint that an out-of-memory trial breaks: 1, and -1 of all others."""
-
-
-def objective_in(study: optuna.Study) -> Objective:
-    """The objective of a stored study."""
-    known = (study.user_attrs.get(TASK) or {}).get("objective") or {}
-    return Objective(**{key: known[key] for key in ("name", "direction", "python") if key in known})
 
 
 STATES: Mapping[Outcome, TrialState] = {

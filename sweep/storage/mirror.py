@@ -14,6 +14,7 @@ from typing import Any
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from sweep.storage.optuna_private import trial_id_of
 from sweep.storage.patient import PatientStorage
 
 
@@ -24,16 +25,15 @@ class InMemory(InMemoryStorage):
         """Put a trial in the place of its number, which may be the next one; it is not copied."""
         trials = self._studies[study_id].trials
         trials[trial.number : trial.number + 1] = [trial]
-        self._trial_id_to_study_id_and_number[trial._trial_id] = (study_id, trial.number)
-        self._max_trial_id = max(self._max_trial_id, trial._trial_id)
+        self._trial_id_to_study_id_and_number[trial_id_of(trial)] = (study_id, trial.number)
+        self._max_trial_id = max(self._max_trial_id, trial_id_of(trial))
         if trial.state is TrialState.WAITING:
             self._look_for_waiting_from(study_id, trial.number)
 
     def take_out_last(self, study_id: int) -> None:
-        """Take the trial with the highest number out."""
         trial = self._studies[study_id].trials.pop()
-        del self._trial_id_to_study_id_and_number[trial._trial_id]
-        self._max_trial_id = trial._trial_id - 1
+        del self._trial_id_to_study_id_and_number[trial_id_of(trial)]
+        self._max_trial_id = trial_id_of(trial) - 1
 
     def end_trial(self, trial_id: int, ended: FrozenTrial) -> None:
         """Give a running trial its end.
@@ -88,7 +88,6 @@ class Mirror(InMemory):
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        """Change the state in both."""
         self._stored.set_trial_state_values(trial_id, state, values)
         return super().set_trial_state_values(trial_id, state, values)
 

@@ -48,11 +48,8 @@ class Budget:
     def __post_init__(self) -> None:
         self._began = self.clock()
 
-    def is_spent(self, sweep: AskTell) -> bool:
-        """Whether running trials have to be cut off now."""
-        return self._why_spent(sweep) is not None
-
-    def _why_spent(self, sweep: AskTell) -> Enough | None:
+    def why_spent(self, sweep: AskTell) -> Enough | None:
+        """Say why running trials have to be cut off now; None: they may go on."""
         if self.seconds_left == 0.0:
             return Enough.HOURS
         if self.gpu_hours is not None and sweep.gpu_seconds() >= self.gpu_hours * 3600:
@@ -65,7 +62,7 @@ class Budget:
         Args:
             n_trials: That have ended, run, or are paused.
         """
-        if spent := self._why_spent(sweep):
+        if spent := self.why_spent(sweep):
             return spent
         if self.trials is not None and n_trials >= self.trials:
             return Enough.TRIALS

@@ -1,28 +1,19 @@
-"""The best trials of an earlier sweep, and where they come from."""
+"""`Earlier`: what `start_from` takes from an earlier sweep."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sweep.space.hyperparameters import Value
+from sweep.study.ended import StoredTrial
 from trials.config import Objective
 
 
 @dataclass(frozen=True, slots=True)
-class Best:
-    """A trial whose value counts."""
-
-    number: int
-    value: float
-    hyperparameters: Mapping[str, Value]
-
-
-@dataclass(frozen=True, slots=True)
 class Earlier:
-    """An earlier sweep."""
+    """An earlier sweep, of a folder or of MLflow."""
 
     name: str
     objective: Objective
-    best: Sequence[Best]
+    best: Sequence[StoredTrial]
     """The best few trials whose value counts, the best first."""

@@ -39,6 +39,7 @@ from sweep.space.space import Space
 from sweep.space.usual_points import Start
 from sweep.storage.attributes import MEMORY, POINT, STARTED_FROM, is_paused
 from sweep.storage.mirror import InMemory
+from sweep.storage.optuna_private import begin, give_number, study_id_of
 
 
 def enqueue_starts(study: optuna.Study, space: Space) -> list[Start]:
@@ -122,8 +123,8 @@ class View:
         for number, (seen, trial) in enumerate(zip(self._seen, stored, strict=True)):
             if seen is not trial:
                 view = _as_searched(trial, self._space, self._searched)
-                view.number = view._trial_id = number
-                self._storage.put(self._view._study_id, view)
+                give_number(view, number)
+                self._storage.put(study_id_of(self._view), view)
                 self._seen[number] = trial
         return self._view
 
@@ -143,7 +144,7 @@ class View:
     def _forget(self, number: int) -> None:
         """Let the trial of a draw be what it is in the study, where it may not come to be."""
         if number == len(self._seen):
-            self._storage.take_out_last(self._view._study_id)
+            self._storage.take_out_last(study_id_of(self._view))
         else:
             self._seen[number] = None
 
@@ -171,8 +172,20 @@ def _as_searched(
     )
 
 
+def first_trials(space: Space) -> list[tuple[str, Params]]:
+    """The first trials of a new study: where each comes from, and its point in full.
+
+    Those that are to be tried first, with what they leave open drawn; or the first that is drawn.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction=space.objective.direction)
+    origins = [start.origin for start in enqueue_starts(study, space)]
+    view = View(study, space)
+    drawn = [f"drawn by {space.settings.sampler}"]
+    return [(origin, view.next_trial().user_attrs[POINT]) for origin in origins or drawn]
+
+
 def new_trial(study: optuna.Study, space: Space, point: Params) -> optuna.Trial:
-    """Begin a trial in one write, which a process that dies has made or has not."""
     stored = _stored_distributions(space, point)
     began = create_trial(
         state=TrialState.RUNNING,
@@ -180,7 +193,7 @@ def new_trial(study: optuna.Study, space: Space, point: Params) -> optuna.Trial:
         distributions=stored,
         user_attrs={POINT: point},
     )
-    return optuna.Trial(study, study._storage.create_new_trial(study._study_id, began))
+    return begin(study, began)
 
 
 def _given(trial: FrozenTrial) -> dict[str, Value]:
@@ -197,13 +210,11 @@ class Drawn(BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Nothing is left to infer."""
         return {}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Nothing is left to sample."""
         return {}
 
     def sample_independent(
@@ -213,7 +224,6 @@ class Drawn(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """The value that was drawn."""
         return self._point[param_name]
 
 

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from sweep.space.space import Space
 from sweep.storage.attributes import COUNTS, POINT, SWEEP_ID, is_paused
 from sweep.storage.mirror import Mirror
+from sweep.storage.optuna_private import going_on, put_back
 from sweep.storage.patient import Patience, PatientStorage
 from sweep.study.ended import tell_ended
 from trials.config import EvalPoint, TrialResult
@@ -53,20 +54,12 @@ def open_study(
             continue
         found = written(trial.number) if POINT in trial.user_attrs else None
         if found is None:
-            put_back(study, trial._trial_id)
+            put_back(study, trial)
         else:
             result, points = found
             curve = [point for point in points if point.index > 0]
-            tell_ended(optuna.Trial(study, trial._trial_id), curve, checked_result(result))
+            tell_ended(going_on(study, trial), curve, checked_result(result))
     return study
-
-
-def put_back(study: optuna.Study, trial_id: int) -> None:
-    """Put a trial that was cut off back in the queue, under its number and with its parameters.
-
-    Optuna has no public call for it; its own queue is made of WAITING trials.
-    """
-    study._storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
 
 Written = tuple[TrialResult, list[EvalPoint]]

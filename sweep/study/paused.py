@@ -10,6 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.storage.attributes import CURVE, PAUSED, RESULT, is_paused
+from sweep.storage.optuna_private import going_on
 from trials.config import EvalPoint, TrialResult
 from trials.trial_folder import result_of
 
@@ -44,13 +45,11 @@ class PausedTrials(Mapping[int, Paused]):
         return len(self._trials)
 
     def add(self, trial: optuna.Trial, curve: list[EvalPoint], result: TrialResult) -> None:
-        """Note that a trial waits."""
         known = {RESULT: asdict(result), CURVE: [asdict(point) for point in curve]}
         trial.set_user_attr(PAUSED, known)
         self._trials[trial.number] = Paused(trial, curve, result)
 
     def take_up(self, number: int) -> optuna.Trial:
-        """Note that a trial goes on, or ends."""
         trial = self._trials.pop(number).trial
         trial.set_user_attr(PAUSED, None)
         return trial
@@ -59,4 +58,4 @@ class PausedTrials(Mapping[int, Paused]):
 def _read(study: optuna.Study, trial: FrozenTrial) -> Paused:
     known: dict[str, Any] = trial.user_attrs[PAUSED]
     curve = [EvalPoint(**point) for point in known[CURVE]]
-    return Paused(optuna.Trial(study, trial._trial_id), curve, result_of(known[RESULT]))
+    return Paused(going_on(study, trial), curve, result_of(known[RESULT]))

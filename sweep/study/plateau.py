@@ -14,8 +14,6 @@ LATE_SHARE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class EndedCurve:
-    """A trial that has ended."""
-
     best: float | None
     """What it is judged by, less is better: its eval loss, in nats, or the key of its score
     (`Objective.key`); None where it has none that counts."""

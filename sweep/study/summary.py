@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweep.study.ended import Ended
+from sweep.study.ended import StoredTrial
 from sweep.text.trials import judged_against_base
 from trials.config import BY_EVAL_LOSS, Objective
 
@@ -16,8 +16,8 @@ class Summary:
     """All that the end of a sweep has to say."""
 
     name: str
-    ended: Sequence[Ended]
-    ranked: Sequence[Ended]
+    ended: Sequence[StoredTrial]
+    ranked: Sequence[StoredTrial]
     """Trials with an honest value, the best first."""
     base_eval_loss: float | None
     best_dir: Path | None
@@ -36,8 +36,7 @@ class Summary:
     """The base model's own objective; of eval loss it is `base_eval_loss`."""
 
     @property
-    def winner(self) -> Ended | None:
-        """The trial with the best objective."""
+    def winner(self) -> StoredTrial | None:
         return self.ranked[0] if self.ranked else None
 
     @property
@@ -49,7 +48,7 @@ class Summary:
             self.objective,
             winner.value,
             self.base_value,
-            winner.eval_loss_best,
+            winner.eval_loss,
             self.base_eval_loss,
         )
 
@@ -59,7 +58,7 @@ def headings_of(objective: Objective) -> list[str]:
     return [objective.heading] + ([] if objective.is_eval_loss else ["eval loss"])
 
 
-def values_of(trial: Ended, objective: Objective) -> list[str]:
+def values_of(trial: StoredTrial, objective: Objective) -> list[str]:
     """A trial's objective, and its eval loss beside it where that is another."""
-    values = [trial.value] if objective.is_eval_loss else [trial.value, trial.eval_loss_best]
+    values = [trial.value] if objective.is_eval_loss else [trial.value, trial.eval_loss]
     return ["" if value is None else f"{value:.4f}" for value in values]

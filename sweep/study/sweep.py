@@ -17,9 +17,10 @@ from sweep.pruners.peers import WITHOUT_VALUE, make_rivals
 from sweep.space.space import Space
 from sweep.storage import attributes
 from sweep.storage.attributes import POINT, as_ranges, from_ranges
-from sweep.study.ended import AllEnded, Ended, tell_ended
+from sweep.storage.optuna_private import put_back
+from sweep.study.ended import AllEnded, StoredTrial, tell_ended
 from sweep.study.next_trial import View, enqueue_starts
-from sweep.study.opening import checked_result, put_back
+from sweep.study.opening import checked_result
 from sweep.study.paused import PausedTrials
 from sweep.study.trial_config import Resolve
 from sweep.text.secrets import without_secrets
@@ -90,11 +91,9 @@ class Sweep:
 
     @property
     def running(self) -> list[int]:
-        """Numbers of the trials that run."""
         return sorted(self._running)
 
     def n_ended(self) -> int:
-        """Trials that have ended, whatever their outcome."""
         return len(self._ended)
 
     def n_waiting(self) -> int:
@@ -104,19 +103,12 @@ class Sweep:
 
     @property
     def paused(self) -> list[int]:
-        """Numbers of the trials that are paused."""
         return sorted(self._paused)
 
     def n_paused(self) -> int:
-        """Trials that wait until they belong to the best."""
         return len(self._paused)
 
     def promising(self, *, is_last: bool) -> int | None:
-        """Return the number of a paused trial that belongs to the best by now; None: none does.
-
-        Args:
-            is_last: Whether no further trial comes.
-        """
         while wanted := self._paused.keys() - self._unwanted:
             number = self._rivals.promising(wanted, is_last=is_last)
             if number is None or not self._is_asked_to_prune(number):
@@ -150,7 +142,6 @@ class Sweep:
         return trial.number, config
 
     def started(self, config: TrialConfig, place: Place) -> None:
-        """Pass on that a trial has its slot."""
         self._heard_of.add(config.number)
         self._counted_until[config.number] = time.monotonic()
         for tracker in self.trackers:
@@ -183,7 +174,7 @@ class Sweep:
 
     def _verdict(self, trial: optuna.Trial, curve: Sequence[EvalPoint]) -> Stop | None:
         self._rivals.hear(trial.number, curve)
-        known = self._study._storage.get_trial(trial._trial_id).intermediate_values
+        known = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
         is_new = curve[-1].index not in known
         if is_new:
             trial.report(curve[-1].value, curve[-1].index)
@@ -226,7 +217,7 @@ class Sweep:
             self._paused.add(trial, curve, result)
             self._ended.pause(number)
         else:
-            put_back(self._study, trial._trial_id)
+            put_back(self._study, trial)
         if number in self._heard_of:  # an interrupted trial may not have begun
             self._heard_of.discard(number)
             for tracker in self.trackers:
@@ -237,7 +228,6 @@ class Sweep:
         return has_ended
 
     def end_paused(self) -> None:
-        """End the trials that are still paused: none of them belongs to the best."""
         for number, paused in sorted(self._paused.items()):
             share = paused.curve[-1].index / self._space.settings.evaluate.times
             reason = f"Paused for good. {self._rivals.standing(number)}".rstrip()
@@ -336,7 +326,6 @@ class Sweep:
             self._study.set_user_attr(attributes.GPU_SECONDS, self._gpu_seconds)
 
     def is_flat(self, n_trials: int) -> bool:
-        """Whether the last `n_trials` that ended have not bettered the objective."""
         return self._ended.is_flat(n_trials)
 
     def _give_up_on_repeated_failure(self, result: TrialResult) -> None:
@@ -365,18 +354,11 @@ class Sweep:
         for number in self.running:
             self.tell(number, TrialResult(outcome="interrupted", reason=words))
 
-    def ended(self) -> list[Ended]:
-        """All trials that have ended, by number."""
+    def ended(self) -> list[StoredTrial]:
         return self._ended.by_number()
 
     def numbers_ended(self) -> Set[int]:
-        """Numbers of the trials that have ended."""
         return self._ended.numbers
 
-    def ranked(self, n: int | None = None) -> list[Ended]:
-        """Trials with an honest value (completed, overfit), the best objective first.
-
-        Args:
-            n: The best so many; None: all.
-        """
+    def ranked(self, n: int | None = None) -> list[StoredTrial]:
         return self._ended.ranked(n)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
-from trials.config import Objective, Outcome
+from trials.config import Objective
 
 SHOWN = {
     "rank": "rank",
@@ -51,7 +52,7 @@ def judged_against_base(
     return f"{objective.name} {value:.4f}{base} (to be {objective.direction}d). {losses}".rstrip()
 
 
-COLOURS: dict[Outcome, str] = {
+COLOURS: Mapping[str, str] = {
     "completed": "green",
     "overfit": "yellow",
     "diverged": "red",

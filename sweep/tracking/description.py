@@ -1,22 +1,29 @@
 """What a sweep's run says of itself in MLflow: its description, in Markdown.
 
-MLflow folds away all but the first lines, so these say who won. Links to `#trial-17`, `#trials`,
-`#curves` and pictures `plots/…` become addresses where they are written (`sweep.tracking.runs`).
+MLflow folds away all but the first lines, so these say who won.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sweep.events import Tracker
 from sweep.study.summary import Summary, headings_of, values_of
 from sweep.text.numbers import counted, duration
 from sweep.text.trials import SHOWN, an, short
+from sweep.tracking.client import NoRunError
+from sweep.tracking.location import sweep_id
+from sweep.tracking.saved_view import MENU, address
 from trials.config import TrialResult
+
+if TYPE_CHECKING:
+    from sweep.tracking.run_index import RunIndex
 
 EVERY_SECONDS = 30.0
 """Between two descriptions of a sweep that runs."""
@@ -75,6 +82,25 @@ def _best_ten(summary: Summary) -> list[str]:
         cells += [short(trial.hyperparameters[name]) for name in SHOWN]
         lines.append(f"| {' | '.join(c + _GAP for c in [*cells, trial.outcome])} |")
     return lines
+
+
+def with_addresses(text: str, runs: RunIndex) -> str:
+    """Put addresses in place of `(#trial-17)`, `(#trials)`, `(#curves)` and `(plots/…)`."""
+    view = sweep_id(runs.output_dir)
+
+    def address_of(found: re.Match[str]) -> str:
+        target = found[1]
+        if target in ("trials", "curves"):
+            return f"({address(runs.experiment_id, view, charts=target == 'curves')})"
+        try:
+            run_id = runs.child(int(target.removeprefix("trial-"))).run_id
+        except NoRunError:
+            return str(found[0])
+        return f"(#/experiments/{runs.experiment_id}/runs/{run_id}?{MENU})"
+
+    text = re.sub(r"\(#(trial-\d+|trials|curves)\)", address_of, text)
+    artifact = f"get-artifact?run_uuid={runs.parent_run_id}&path=plots/"
+    return text.replace("(plots/", f"({artifact}")
 
 
 class Describer(Tracker):

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sweep.errors import TrackingError
 from sweep.space.hyperparameters import HYPERPARAMETERS, Value
 from sweep.storage.attributes import COUNTS
-from sweep.study.earlier import Best, Earlier
+from sweep.study.earlier import Earlier
+from sweep.study.ended import StoredTrial, place
 from sweep.text.secrets import in_a_line, without_secrets
-from sweep.tracking.client import NOT_THERE, client_of
+from sweep.tracking.client import answering_soon, client_of, not_there
 from sweep.tracking.location import checked, mend
-from trials.config import Objective
-
-_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+from trials.config import Objective, Outcome
 
 
 def best_in_mlflow(uri: str, name: str, n_trials: int) -> Earlier | None:
@@ -43,7 +42,7 @@ def best_in_mlflow(uri: str, name: str, n_trials: int) -> Earlier | None:
         parent = next((run for run in parents if "sweep.confirms" not in run.data.tags), None)
         if parent is None:
             return None
-        objective = _objective(parent.data.params)
+        objective = objective_of(parent.data.params)
         return Earlier(name, objective, _best(client, within, parent, objective, n_trials))
 
 
@@ -60,24 +59,21 @@ def names_in_mlflow(uri: str) -> list[str]:
 @contextmanager
 def _asked(uri: str) -> Iterator[Any]:
     """Give a client, which answers within 10 seconds; None for a database that is not there."""
-    is_ours = _TIMEOUT not in os.environ
-    os.environ.setdefault(_TIMEOUT, "10")  # not MLflow's 120: somebody is looking on
+    is_file = checked(uri).startswith("sqlite:///")
+    there = not is_file or Path(uri.removeprefix("sqlite:///")).exists()
     try:
-        is_file = checked(uri).startswith("sqlite:///")
-        there = not is_file or Path(uri.removeprefix("sqlite:///")).exists()
-        yield client_of(uri) if there else None
-    except NOT_THERE as error:
+        with answering_soon():
+            yield client_of(uri) if there else None
+    except not_there() as error:
         cause = in_a_line(error)
         raise TrackingError(
             f"start_from: MLflow at {without_secrets(uri)} cannot be used: {cause} "
             f"{mend(uri, cause)}"
         ) from None  # the cause's own traceback may hold credentials
-    finally:
-        if is_ours:
-            del os.environ[_TIMEOUT]
 
 
-def _objective(params: Mapping[str, str]) -> Objective:
+def objective_of(params: Mapping[str, str]) -> Objective:
+    """What trials are judged by, of the parameters of a parent run."""
     name = params.get("objective", "eval_loss").rpartition(":")[2]
     is_rising = params.get("objective.direction") == "maximize"
     return Objective(name=name, direction="maximize" if is_rising else "minimize")
@@ -85,10 +81,10 @@ def _objective(params: Mapping[str, str]) -> Objective:
 
 def _best(
     client: Any, within: list[str], parent: Any, objective: Objective, n_trials: int
-) -> list[Best]:
+) -> list[StoredTrial]:
     metric = f"{objective.name}_best"
     order = "ASC" if objective.direction == "minimize" else "DESC"
-    found: list[Best] = []
+    found: list[StoredTrial] = []
     for outcome in sorted(COUNTS):
         wanted = {"mlflow.parentRunId": parent.info.run_id, "outcome": outcome}
         runs = client.search_runs(
@@ -98,16 +94,17 @@ def _best(
             order_by=[f"metrics.`{metric}` {order}"],
         )
         found += [
-            _trial(run, run.data.metrics[metric]) for run in runs if metric in run.data.metrics
+            _trial(run, outcome, value)
+            for run in runs
+            if math.isfinite(value := run.data.metrics.get(metric, math.nan))
         ]
-    finite = [trial for trial in found if math.isfinite(trial.value)]
-    return sorted(finite, key=lambda t: (objective.key(t.value), t.number))[:n_trials]
+    return sorted(found, key=partial(place, objective))[:n_trials]
 
 
-def _trial(run: Any, value: float) -> Best:
+def _trial(run: Any, outcome: Outcome, value: float) -> StoredTrial:
     params = run.data.params
     values = {name: _value(name, params[name]) for name in HYPERPARAMETERS if name in params}
-    return Best(int(run.data.tags["trial_number"]), value, values)
+    return StoredTrial(int(run.data.tags["trial_number"]), values, outcome, value=value)
 
 
 def _value(name: str, text: str) -> Value:

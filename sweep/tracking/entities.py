@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
+from sweep.tracking.client import mlflow
 
 _LONGEST_TAG = 5000  # characters; MLflow 3.17 takes 8000, older servers less
 
 
-def dataset_input(dataset: Mapping[str, str]) -> DatasetInput:
-    context = [InputTag("mlflow.data.context", dataset["context"])]
+def dataset_input(dataset: Mapping[str, str]) -> Any:
+    entities = mlflow().entities
+    context = [entities.InputTag("mlflow.data.context", dataset["context"])]
     keys = ("name", "digest", "source_type", "source", "profile")
-    return DatasetInput(Dataset(**{key: dataset[key] for key in keys}), context)
+    return entities.DatasetInput(entities.Dataset(**{key: dataset[key] for key in keys}), context)
 
 
 def missing_params(params: Mapping[str, object], run: Any) -> dict[str, object]:
@@ -23,19 +24,31 @@ def missing_params(params: Mapping[str, object], run: Any) -> dict[str, object]:
     return {key: value for key, value in params.items() if key not in run.data.params}
 
 
-def changed_metrics(metrics: Mapping[str, float], run: Any, time: int) -> list[Metric]:
-    """Metrics without a step that the run does not have with these very values; None: it is new."""
-    known = {} if run is None else run.data.metrics
-    return [Metric(key, v, time, 0) for key, v in metrics.items() if known.get(key) != v]
+def run_params(params: Mapping[str, object]) -> list[Any]:
+    """Those that are known; whole floats without their `.0`."""
+    return [
+        mlflow().entities.Param(key, _param_text(value))
+        for key, value in params.items()
+        if value is not None
+    ]
 
 
-def param_text(value: object) -> str:
-    """A parameter's text; whole floats without their `.0`."""
+def _param_text(value: object) -> str:
     return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def run_tags(tags: Mapping[str, object]) -> list[RunTag]:
-    return [RunTag(key, str(value)[:_LONGEST_TAG]) for key, value in tags.items()]
+def run_metrics(metrics: Mapping[str, float], time: int, step: int = 0) -> list[Any]:
+    return [mlflow().entities.Metric(key, value, time, step) for key, value in metrics.items()]
+
+
+def changed_metrics(metrics: Mapping[str, float], run: Any, time: int) -> list[Any]:
+    """Metrics without a step that the run does not have with these very values; None: it is new."""
+    known = {} if run is None else run.data.metrics
+    return run_metrics({key: v for key, v in metrics.items() if known.get(key) != v}, time)
+
+
+def run_tags(tags: Mapping[str, object]) -> list[Any]:
+    return [mlflow().entities.RunTag(key, str(v)[:_LONGEST_TAG]) for key, v in tags.items()]
 
 
 def source_tags() -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,24 +15,13 @@ from sweep.folder import layout
 from sweep.text.numbers import counted
 from sweep.text.secrets import in_a_line, without_secrets
 from sweep.tracking import run_data
-from sweep.tracking.client import NOT_THERE, is_refused
+from sweep.tracking.client import answering_soon, is_refused, not_there
 from sweep.tracking.journal import Journal
-from sweep.tracking.location import (
-    artifacts_dir,
-    checked,
-    mend,
-    sync_command,
-    tracked_at,
-    ui_command,
-)
+from sweep.tracking.location import artifacts_dir, checked, mend, sync_command, tracked_at
+from sweep.tracking.run_index import RunIndex
 from sweep.tracking.runs import LAST, Runs
 from sweep.tracking.writer import Writer
 from trials.config import EvalPoint, TrialConfig, TrialResult
-
-__all__ = ["MlflowTracker", "TrackingError", "send_rest", "ui_command"]
-
-_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-
 
 STOPPED_PATIENCE_SECONDS = 15.0
 
@@ -75,10 +63,9 @@ class MlflowTracker:
         """Of each trial, where the objective is a metric."""
         self._output_dir = output_dir
         self._journal = Journal(output_dir / layout.JOURNAL)
-        tried = self._journal.sequence
-        self._runs = Runs(
-            checked(uri), name, output_dir, artifacts_dir, tried=tried, run_name=run_name
-        )
+        index = RunIndex(checked(uri), name, output_dir, artifacts_dir, run_name)
+        self._uri = uri
+        self._runs = Runs(index, tried=self._journal.sequence)
         known = tracked_at(output_dir)
         self._is_continued = known == without_secrets(uri)
         if known and not self._is_continued and len(self._journal):
@@ -87,7 +74,7 @@ class MlflowTracker:
                 f"{counted(len(self._journal), 'write')} of {name} have not reached {known} yet. "
                 f"Send them first: {sync_command(output_dir)}"
             )
-        self._reach(self._runs.find_experiment)
+        self._reach(index.find_experiment)
 
     def open_sweep(
         self,
@@ -228,16 +215,6 @@ class MlflowTracker:
         self._writer.close(patience_seconds=patience)
 
     @property
-    def experiment_id(self) -> str:
-        """Known once the sweep is open and MLflow there."""
-        return self._runs.experiment_id
-
-    @property
-    def parent_run_id(self) -> str:
-        """The sweep's own run. Known once the sweep is open and MLflow there."""
-        return self._runs.parent_run_id
-
-    @property
     def unsent(self) -> int:
         """Writes that have not reached MLflow and wait in the journal."""
         return len(self._journal)
@@ -265,21 +242,17 @@ class MlflowTracker:
 
     def _reach(self, call: Callable[[], object]) -> bool:
         """Make a call at once. A sweep that MLflow knows already does without, any other not."""
-        ours = _TIMEOUT not in os.environ
-        os.environ.setdefault(_TIMEOUT, "10")  # not MLflow's 120: somebody is looking on
         try:
-            call()
-        except NOT_THERE as error:
-            uri, self._error = without_secrets(self._runs.uri), in_a_line(error)
+            with answering_soon():
+                call()
+        except not_there() as error:
+            uri, self._error = without_secrets(self._uri), in_a_line(error)
             if self._is_continued and not is_refused(error):
                 return False
             raise TrackingError(
                 f"MLflow must be there before a sweep begins, but {uri} cannot be used: "
                 f"{self._error} {mend(uri, self._error)}"
             ) from None  # the cause's own traceback may hold credentials
-        finally:
-            if ours:
-                del os.environ[_TIMEOUT]
         return True
 
 
@@ -308,7 +281,8 @@ def send_rest(output_dir: Path, uri: str | None, say: Callable[[str], None]) -> 
             f"{output_dir.name} has not reached any MLflow yet, so its address is not known. "
             f"Name it with --mlflow."
         )
-    runs = Runs(checked(address), output_dir.name, output_dir, artifacts_dir(address, output_dir))
+    place = artifacts_dir(address, output_dir)
+    runs = Runs(RunIndex(checked(address), output_dir.name, output_dir, place))
     kept = Journal(path)
     if not len(kept) and kept.last_kind in LAST:
         say(f"{output_dir.name}: everything has reached {without_secrets(address)} already.")

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sweep.tracking.client import mlflow
+
 ALIAS = "champion"
 TASK = "sweep.task"
 """Tag of a version: eval losses of versions with one task compare."""
 
 
-def register(
-    client: Any,
-    name: str,
-    run_id: str,
-    tags: Mapping[str, str],
-    description: str,
-) -> str:
+def register(client: Any, name: str, run_id: str, tags: Mapping[str, str], description: str) -> str:
     """Register the adapter of a run, once, and give it the alias if it deserves it.
 
     The alias stays where it is only if the version that has it was measured on the same task and
@@ -55,11 +51,9 @@ def is_registered(client: Any, run_id: str) -> bool:
 
 
 def _versions(client: Any, name: str) -> list[Any]:
-    from mlflow.exceptions import MlflowException
-
     try:
         client.create_registered_model(name)
-    except MlflowException as error:
+    except mlflow().MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     escaped = name.replace("'", "''")
@@ -67,11 +61,9 @@ def _versions(client: Any, name: str) -> list[Any]:
 
 
 def _champion(client: Any, name: str) -> Any | None:
-    from mlflow.exceptions import MlflowException
-
     try:
         return client.get_model_version_by_alias(name, ALIAS)
-    except MlflowException as error:
+    except mlflow().MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None  # the second is what a database says of an alias that is not there
         raise

@@ -12,6 +12,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from trials.config import Objective
+
 TAG = "mlflow.sharedViewState."
 """What the names of the experiment's tags begin with; the view's own id stands behind it."""
 
@@ -29,13 +31,7 @@ def address(experiment_id: str, view_id: str, *, charts: bool = False) -> str:
 
 
 def saved_view(
-    name: str,
-    parent_run_id: str,
-    time: int,
-    shown: Sequence[float] | None = None,
-    metric: str = "eval_loss",
-    *,
-    is_lower_better: bool = True,
+    name: str, parent_run_id: str, time: int, objective: Objective, shown: Sequence[float] | None
 ) -> str:
     """Return the tag's value.
 
@@ -43,37 +39,34 @@ def saved_view(
         name: As MLflow's menu of views shows it.
         parent_run_id: Of the sweep's run; its trials stand open below it.
         time: Milliseconds of the epoch.
-        shown: The lowest and the highest that the chart of the metric should show; None: all.
-        metric: What trials are judged by.
+        objective: What trials are judged by.
+        shown: The lowest and the highest that its chart should show; None: all.
     """
-    state = json.dumps(_state(parent_run_id, shown, metric, is_lower_better))
+    state = json.dumps(_state(parent_run_id, objective, shown))
     return json.dumps({"name": name, "createdAt": time, "updatedAt": time, "state": state})
 
 
 def _state(
-    parent_run_id: str, shown: Sequence[float] | None, metric: str, is_lower_better: bool
+    parent_run_id: str, objective: Objective, shown: Sequence[float] | None
 ) -> dict[str, Any]:
-    best = f"{metric}_best"
-    metrics = dict.fromkeys([metric, "eval_loss", "train_loss", "generalisation_gap"])
-    columns = [
-        "tags.`outcome`",
-        *(f"metrics.`{m}`" for m in dict.fromkeys([best, "eval_loss_best"])),
-    ]
+    best = f"{objective.name}_best"
+    metrics = dict.fromkeys([objective.name, "eval_loss", "train_loss", "generalisation_gap"])
+    columns = [f"metrics.`{metric}`" for metric in dict.fromkeys([best, "eval_loss_best"])]
     columns += [f"params.`{name}`" for name in HYPERPARAMETERS]
     return {
         "orderByKey": f"metrics.`{best}`",
-        "orderByAsc": is_lower_better,
+        "orderByAsc": objective.direction == "minimize",
         "searchFilter": "",
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",
         "datasetsFilter": [],
-        "selectedColumns": [*columns, "attributes.`Duration`"],
+        "selectedColumns": ["tags.`outcome`", *columns, "attributes.`Duration`"],
         "columnWidths": {"attributes.`Run Name`": 280, f"metrics.`{best}`": 130},
         "runsExpanded": {parent_run_id: True},
         "runsHiddenMode": "SHOW_ALL",
         "compareRunCharts": [
-            *(_line(name, shown if name == metric else None) for name in metrics),
+            *(_line(name, shown if name == objective.name else None) for name in metrics),
             _chart(
                 "PARALLEL",
                 "hyperparameters",

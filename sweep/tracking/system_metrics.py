@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 
-def system_monitors() -> list[Any]:
-    """Return MLflow's probes of this machine.
+def system_load() -> dict[str, float]:
+    """Measure this machine, by the names that MLflow's page has for its load.
 
-    Not its SystemMetricsMonitor: that one writes from a second thread, gives up at the first
+    Not with its SystemMetricsMonitor: that one writes from a second thread, gives up at the first
     error, and its end waits for the server.
     """
+    load: dict[str, float] = {}
+    for monitor in _monitors():
+        monitor.collect_metrics()
+        load |= {f"system/{key}": value for key, value in monitor.aggregate_metrics().items()}
+        monitor.clear_metrics()
+    return load
+
+
+@cache
+def _monitors() -> list[Any]:
     with suppress(ImportError):  # psutil is optional in MLflow
         from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
         from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor

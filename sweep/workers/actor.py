@@ -81,7 +81,6 @@ class Worker:
         self._trials = TrialThread(model, share.n_processes, share.of_a_gpu)
 
     def home(self) -> Home:
-        """Where this process is."""
         if self._home is None:
             self._home = self._find_home()
         return self._home
@@ -99,7 +98,6 @@ class Worker:
         )
 
     def stop(self) -> None:
-        """Ask the running trial to be set aside."""
         self._trials.stop()
 
     def start(self, number: int, config: TrialConfig, uploaded: None) -> None:
@@ -111,9 +109,7 @@ class Worker:
         self._trials.start(number, config)
 
     def next_event(self) -> Event:
-        """Wait for the next thing that happens."""
         return self._trials.events.get()
 
     def answer(self, verdict: Stop | None) -> None:
-        """Give the verdict that the running trial waits for."""
         self._trials.answer(verdict)

@@ -119,7 +119,6 @@ class Node:
 
 
 def nodes() -> list[Node]:
-    """Return the machines that are there now."""
     return [
         Node(
             node["NodeID"],
@@ -133,7 +132,6 @@ def nodes() -> list[Node]:
 
 
 def here() -> Node:
-    """Return the machine of this process."""
     node_id = ray.get_runtime_context().get_node_id()
     return next(node for node in nodes() if node.node_id == node_id)
 

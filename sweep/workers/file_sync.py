@@ -139,7 +139,6 @@ class NodeFiles:
         _unpack(packed, folder)
 
     def stamps(self, number: int) -> list[Stamp]:
-        """Return the whole files of a trial."""
         folder = layout.trial_dir(self._scratch, number)
         found = []
         for path in sorted(folder.rglob("*")):
@@ -168,7 +167,6 @@ class NodeFiles:
             return None
 
     def forget(self, number: int) -> None:
-        """Delete a trial's folder."""
         shutil.rmtree(layout.trial_dir(self._scratch, number), ignore_errors=True)
 
     def clean(self) -> None:

@@ -104,7 +104,6 @@ class RayRunner:
         self._hand_over(slot)
 
     def wait(self, until: Callable[[], bool]) -> Iterator[RunnerEvent]:
-        """Yield what workers say until a trial ends, a slot becomes free, or `until` is true."""
         n_free = self.n_free
         while True:
             is_over = until()
@@ -148,7 +147,6 @@ class RayRunner:
         self.usage.count(n_slots, n_busy)
 
     def shutdown(self) -> None:
-        """End every worker process, trials in them included."""
         homes = [slot.known_home for slot in self._slots if slot.known_home is not None]
         for slot in self._slots:
             slot.empty()

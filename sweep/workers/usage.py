@@ -34,7 +34,6 @@ class Usage:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Both sums."""
         return {"slot_seconds": self.slot_seconds, "busy_seconds": self.busy_seconds}
 
     @property

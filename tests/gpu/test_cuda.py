@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import torch
 
+from tests.tiny import eval_loss, transformers_base
 from trials.backends.loading import BACKEND_MODULES, load
-from trials.backends.packing import packed, padded
+from trials.backends.packing import Layout, padded
 from trials.backends.proof import MEMORY_SLACK, content_hash
 from trials.config import Backend, EvalPoint, ModelConfig, Quantization, TrialConfig
 from trials.data.batches import collate
 from trials.data.tokens import TokenRows
-from trials.evaluation.evaluate import eval_loss
+from trials.models.frozen_base import FrozenBase
 
 MakeConfig = Callable[..., TrialConfig]
 
@@ -58,10 +59,10 @@ def seen_by_a_worker(configs: list[TrialConfig]) -> Seen:
 
 
 def _work(configs: list[TrialConfig]) -> Seen:
-    base: Any = load(configs[0].model)
+    base = load(configs[0].model)
     held = [torch.cuda.memory_allocated()]
     rows = TokenRows(Path(configs[0].data_dir) / "sample", 64)
-    base_loss = eval_loss(base, base._base, rows, configs[0].eval_batch_size)
+    base_loss = eval_loss(base, base.model, rows, configs[0].eval_batch_size)
     curves = []
     for config in configs:
         curves.append(losses(config, base))
@@ -69,7 +70,7 @@ def _work(configs: list[TrialConfig]) -> Seen:
     return Seen(base_loss, curves, held)
 
 
-def losses(config: TrialConfig, base: Any) -> list[float]:
+def losses(config: TrialConfig, base: FrozenBase) -> list[float]:
     # Not at the top: in a worker Unsloth comes first, and these import transformers and peft.
     from trials.memory.micro_batches import MicroBatchMemory
     from trials.training.train import run_trial
@@ -153,36 +154,39 @@ def test_8_bit_adamw_learns_like_adamw(config: MakeConfig) -> None:
 def test_packed_rows_have_the_loss_of_padded_ones(
     config: MakeConfig, quantization: Quantization
 ) -> None:
-    base: Any = load(replace(config().model, quantization=quantization))
+    base = transformers_base(replace(config().model, quantization=quantization))
     rows = TokenRows(Path(config().data_dir) / "sample", 64)
     batch = collate([{name: t[:n] for name, t in rows[n].items()} for n in (15, 7, 12, 5)])
     assert base._rows_stay_apart
-    with torch.no_grad():
-        side_by_side = float(base._nll_sum(base._base, padded(batch)))
-        end_to_end = float(base._nll_sum(base._base, base._packed(batch)))
-    assert end_to_end == pytest.approx(side_by_side, rel=1e-2)
+
+    @torch.no_grad()
+    def nll(layout: Layout) -> float:
+        logits, targets = base._logits(base.model, layout)
+        return float(torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum"))
+
+    assert nll(base._packed(batch)) == pytest.approx(nll(padded(batch)), rel=1e-2)
 
 
 def test_the_loss_does_not_wait_for_the_device(config: MakeConfig) -> None:
-    base: Any = load(config().model)
+    base = transformers_base(config().model)
     if not base._has_flash_attention:
         pytest.skip("the mask of transformers' sdpa asks the device whether rows are packed")
     rows = TokenRows(Path(config().data_dir) / "sample", 64)
-    layout = packed(collate([rows[i] for i in range(8)], pin=True), name_bounds=True)
+    batch = collate([rows[i] for i in range(8)], pin=True)
     adapted = base.add_adapter(config())
-    base._nll_sum(adapted, layout)  # what is made once is made
+    base.nll_sum(adapted, batch)  # what is made once is made
     torch.cuda.set_sync_debug_mode("error")
     try:
-        base._nll_sum(adapted, layout)
+        base.nll_sum(adapted, batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
         base.remove_adapter()
 
 
 def test_equal_content_has_one_hash_on_the_gpu_and_on_the_processor(config: MakeConfig) -> None:
-    base: Any = load(replace(config().model, quantization="none"))
-    on_gpu = content_hash(base._base)
-    assert content_hash(base._base.cpu()) == on_gpu
+    base = load(replace(config().model, quantization="none"))
+    on_gpu = content_hash(base.model)
+    assert content_hash(base.model.cpu()) == on_gpu
 
 
 def _hash_after_loading(model: ModelConfig) -> str:
@@ -190,8 +194,8 @@ def _hash_after_loading(model: ModelConfig) -> str:
     from trials.backends import quantised
 
     quantised.SMALLEST_BYTES = 0
-    base: Any = load(model)
-    return content_hash(base._base)
+    base = load(model)
+    return content_hash(base.model)
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])

@@ -15,7 +15,9 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 from mlflow import MlflowClient
 
-from sweep.tracking.mlflow_tracker import MlflowTracker, TrackingError
+from sweep.errors import TrackingError
+from sweep.tracking.mlflow_tracker import MlflowTracker
+from sweep.tracking.run_index import RunIndex
 from tests.faults.mlflow_server import MlflowServer
 from tests.servers.postgresql import PASSWORD, PostgresServer
 from tests.sweep.tracking.test_mlflow_tracker import close, config, run_trial
@@ -126,8 +128,7 @@ def test_a_sweep_is_tracked_on_postgresql_with_a_password_and_a_bucket(
     close(tracker)
 
     client = MlflowClient(server.address)
-    chosen = f"tags.`mlflow.parentRunId` = '{tracker.parent_run_id}'"
-    (child,) = client.search_runs([tracker.experiment_id], chosen)
+    child = RunIndex(server.address, "quick", folder, None).find_child(trial.number)
     assert child.data.metrics["eval_loss_best"] == 1.25
     fetched = Path(client.download_artifacts(child.info.run_id, "adapter", str(tmp_path)))
     name = "adapter_model.safetensors"

@@ -22,9 +22,9 @@ import sweep.storage.patient
 import sweep.storage.postgresql
 from sweep.errors import StudyAway, StudyError
 from sweep.storage.mirror import InMemory
+from sweep.storage.optuna_private import put_back, storage_of, trial_id_of
 from sweep.storage.patient import Patience, PatientStorage
 from sweep.storage.postgresql import Address, StudyTaken
-from sweep.study.opening import put_back
 from tests.servers.postgresql import PASSWORD, PostgresServer
 from tests.servers.proxy import Proxy
 
@@ -79,17 +79,17 @@ def everything(study: optuna.Study) -> list[FrozenTrial]:
         trial.set_constraint("memory", -1.0)
         study.set_user_attr("gpu_seconds", 1.5 * number)
         if number == 1:
-            put_back(study, study.trials[number]._trial_id)
+            put_back(study, study.trials[number])
             trial = study.ask(space)
             assert trial.number == number
         study.tell(trial, 1.5)
     study.tell(study.ask(), state=TrialState.PRUNED)
     study.tell(study.ask(), state=TrialState.FAIL)
     storage: Any = getattr(
-        study._storage, "_backend", study._storage
+        storage_of(study), "_backend", storage_of(study)
     )  # Optuna's cache is before it
     ended = create_trial(state=TrialState.COMPLETE, value=1.0, user_attrs={"outcome": "completed"})
-    storage.end_trial(study.ask()._trial_id, ended)
+    storage.end_trial(trial_id_of(study.ask()), ended)
     return study.trials
 
 

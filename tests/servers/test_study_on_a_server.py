@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from sweep.errors import StudyError
-from sweep.results.status import read_status
+from sweep.results.reading import read_sweep
 from sweep.space.loading import load_space
 from sweep.space.space import Space
 from sweep.storage.of_folder import open_folder, study_writer, sweep_id
@@ -67,7 +67,7 @@ def test_a_folder_remembers_where_its_study_is_without_the_password(
     assert not (folder / "study.db").exists()
     assert run(folder, None) == [0, 1]
     assert rows_so_far(a_space(folder), folder).sample == 96
-    found = read_status(folder)
+    found = read_sweep(folder)
     assert [trial.number for trial in found.trials] == [0, 1]
     assert found.best == 0
 
@@ -117,7 +117,7 @@ def test_a_study_that_was_deleted_is_not_begun_anew(database: str, tmp_path: Pat
     with pytest.raises(StudyError, match="has no study tiny any more. Restore it"):
         run(tmp_path / "tiny", None)
     with pytest.raises(StudyError, match="has no study yet"):
-        read_status(tmp_path / "tiny")
+        read_sweep(tmp_path / "tiny")
 
 
 def test_a_status_says_that_the_server_is_away(
@@ -127,7 +127,7 @@ def test_a_status_says_that_the_server_is_away(
     postgres.stop("fast")
     try:
         with pytest.raises(StudyError, match=f"{database}: the study cannot be read: .*refused"):
-            read_status(tmp_path / "tiny")
+            read_sweep(tmp_path / "tiny")
         with pytest.raises(StudyError, match="tiny: the study cannot be read: .*refused"):
             rows_so_far(a_space(tmp_path / "tiny"), tmp_path / "tiny")
     finally:

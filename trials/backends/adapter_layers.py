@@ -9,11 +9,25 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from trials.config import TrialConfig
+from trials.models.presets import TARGET_MODULES
 
 ADAPTER = "default"
 """Its name, where peft could have several on one base."""
 
 _LEFT_ON_BASE = ("peft_config", "_hf_peft_config_loaded")
+
+
+def lora_settings(config: TrialConfig) -> dict[str, Any]:
+    """A trial's adapter in the words of peft."""
+    return {
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "use_rslora": config.use_rslora,
+        "use_dora": config.use_dora,
+        "target_modules": TARGET_MODULES[config.target_modules],
+        "bias": "none",
+    }
 
 
 class SpareLayers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 from typing import TYPE_CHECKING
 
 from trials.config import ComputeDtype, ModelConfig
@@ -31,7 +32,9 @@ def load(config: ModelConfig, gpu_share: float = 1.0) -> FrozenBase:
         from trials.memory.device import limit_memory
 
         limit_memory(gpu_share)
+    began = time.perf_counter()
     base: FrozenBase = backend.load(config)
+    base.load_seconds = time.perf_counter() - began
     return base
 
 

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -22,6 +21,7 @@ from trials.backends.proof import content_hash
 from trials.config import ModelConfig
 from trials.memory.device import give_back_memory, is_out_of_memory
 from trials.models.sources import local_or_hub
+from trials.whole_file import new_folder
 
 FORMAT = 1
 """Of an entry; entries of another format are not found."""
@@ -120,17 +120,14 @@ class _Entry:
 
     def write(self, model: Any, write: Callable[[Any, Path], None]) -> None:
         """Save the model; say why it cannot be. Needs the lock."""
-        unfinished = self.folder.with_suffix(f".{os.getpid()}.tmp")
         try:
             self._check_room(model.get_memory_footprint())
-            write(model, unfinished)
-            (unfinished / self._content_path.name).write_text(
-                json.dumps({"content": content_hash(model)})
-            )
-            unfinished.rename(self.folder)
+            with new_folder(self.folder) as folder:
+                write(model, folder)
+                content = json.dumps({"content": content_hash(model)})
+                (folder / self._content_path.name).write_text(content)
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             print(f"the quantised base model is not kept: {error}", flush=True)
-            shutil.rmtree(unfinished, ignore_errors=True)
 
     def _check_room(self, n_bytes: int) -> None:
         free = shutil.disk_usage(self.folder.parent).free

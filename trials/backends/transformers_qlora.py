@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import is_flash_attn_2_available
 
-from trials.backends.adapter_layers import SpareLayers, draw_weights
+from trials.backends.adapter_layers import SpareLayers, draw_weights, lora_settings
 from trials.backends.loading import compute_dtype
 from trials.backends.packing import Batch, ForwardCost, Layout, packed, padded, rows_to_tell_apart
 from trials.backends.proof import Proof
@@ -24,13 +23,12 @@ from trials.backends.quantised import load_quantised
 from trials.config import ModelConfig, TrialConfig
 from trials.memory.device import give_back_memory
 from trials.memory.estimate import activation_bytes_per_token
-from trials.models.presets import TARGET_MODULES
+from trials.models.frozen_base import FrozenBase
 from trials.models.sources import local_or_hub
 
 
-def load(config: ModelConfig) -> TransformersBase:
+def load(config: ModelConfig) -> FrozenBase:
     """Load and quantise the base model onto this process's only device."""
-    began = time.perf_counter()
     # At every 8-bit layer of every forward pass bitsandbytes says that it works in float16.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
@@ -53,9 +51,7 @@ def load(config: ModelConfig) -> TransformersBase:
     model.requires_grad_(False)
     _keep_cpu_kernels_differentiable(model)
     _use_flash_attention(model, device, dtype)
-    base = TransformersBase(model, device, dtype)
-    base.load_seconds = time.perf_counter() - began
-    return base
+    return TransformersBase(model, device, dtype)
 
 
 def _from_pretrained(name: str, device: torch.device, dtype: torch.dtype, **settings: Any) -> Any:
@@ -108,10 +104,9 @@ class TransformersBase:
     load_seconds = 0.0
 
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
-        self.device = device
-        self.dtype = dtype
+        self.model: Any = model
+        self.device, self.dtype = device, dtype
         self.activation_bytes_per_token = activation_bytes_per_token(model)
-        self._base = model
         self._adapted: Any = None
         self._kind: tuple[str, bool] | None = None
         self._spare: dict[tuple[str, bool] | None, SpareLayers] = {}
@@ -121,7 +116,6 @@ class TransformersBase:
         self._proof = Proof(model)
 
     def add_adapter(self, config: TrialConfig) -> Any:
-        """Return the base with a new, untrained adapter."""
         self._kind = SpareLayers.kind(config)
         spare = self._spare.pop(self._kind, None)
         self._adapted = spare.put_on(config) if spare else self._built(config)
@@ -129,17 +123,8 @@ class TransformersBase:
         return self._adapted
 
     def _built(self, config: TrialConfig) -> Any:
-        lora = LoraConfig(
-            r=config.rank,
-            lora_alpha=config.alpha,
-            lora_dropout=config.dropout,
-            use_rslora=config.use_rslora,
-            use_dora=config.use_dora,
-            target_modules=TARGET_MODULES[config.target_modules],
-            bias="none",
-            task_type="CAUSAL_LM",
-        )
-        adapted = get_peft_model(self._base, lora)
+        lora = LoraConfig(**lora_settings(config), task_type="CAUSAL_LM")
+        adapted = get_peft_model(self.model, lora)
         for layer in adapted.modules():
             if isinstance(layer, BaseTunerLayer):
                 # Autocast chooses the type; on processors peft does not see that it is on, and
@@ -149,31 +134,28 @@ class TransformersBase:
 
     def recompute_activations(self) -> None:
         """Keep only the inputs of decoder layers, until the adapter is removed."""
-        self._base.gradient_checkpointing_enable({"use_reentrant": False})
+        self.model.gradient_checkpointing_enable({"use_reentrant": False})
         # It has also put a hook on the embeddings so that their output requires a gradient. Only
         # reentrant checkpointing needs that, and nothing would remove the hook.
-        self._base.disable_input_require_grads()
+        self.model.disable_input_require_grads()
 
     def remove_adapter(self) -> None:
-        """Give the base back as it was loaded; raise `BaseNotClean` where that cannot be shown."""
         if self._adapted is not None:
-            self._base.gradient_checkpointing_disable()
-            spare = SpareLayers(self._base, self._adapted)
+            self.model.gradient_checkpointing_disable()
+            spare = SpareLayers(self.model, self._adapted)
             self._adapted = None
             if self._kind is not None:
                 self._spare[self._kind] = spare
             give_back_memory()
-        self._proof.check(self._base)
+        self._proof.check(self.model)
 
     def nll_sum(self, model: Any, batch: Batch) -> torch.Tensor:
-        """Return the negative log-likelihood summed over the supervised tokens, in nats."""
         logits, targets = self._logits(model, self._layout(batch))
         return F.cross_entropy(logits.float(), targets, reduction="sum")
 
     def nll_rows(
         self, model: Any, batch: Batch, *, counts_correct: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the same of each row, and how many tokens are the model's first choice."""
         layout = self._layout(batch)
         logits, targets = self._logits(model, layout)
         nlls = F.cross_entropy(logits.float(), targets, reduction="none")
@@ -184,7 +166,6 @@ class TransformersBase:
     def generate(
         self, prompts: Sequence[Sequence[int]], *, stop_ids: Sequence[int], max_new_tokens: int
     ) -> list[list[int]]:
-        """Continue each prompt greedily, with the adapter as it is, up to a token of `stop_ids`."""
         longest = max(map(len, prompts))
         pads = [longest - len(prompt) for prompt in prompts]
         rows = [[stop_ids[0]] * n + list(prompt) for n, prompt in zip(pads, prompts, strict=True)]
@@ -197,16 +178,16 @@ class TransformersBase:
             pad_token_id=stop_ids[0],
         )
         # Whatever its makers would sample with (a penalty on repetition, say) is left out.
-        own, self._base.generation_config = self._base.generation_config, GenerationConfig()
+        own, self.model.generation_config = self.model.generation_config, GenerationConfig()
         try:
             with self._autocast():
-                found = self._base.generate(
+                found = self.model.generate(
                     input_ids=self._on_device(torch.tensor(rows)),
                     attention_mask=self._on_device(torch.tensor(mask)),
                     generation_config=greedy,
                 )
         finally:
-            self._base.generation_config = own
+            self.model.generation_config = own
         return [_until(row[longest:], stop_ids) for row in found.tolist()]
 
     def _layout(self, batch: Batch) -> Layout:
@@ -250,12 +231,12 @@ class TransformersBase:
 
         The difference must be rounding, and far below what mixing up the rows would change.
         """
-        if "position_ids" not in inspect.signature(self._base.forward).parameters:
+        if "position_ids" not in inspect.signature(self.model.forward).parameters:
             return False
-        vocabulary = self._base.get_input_embeddings().num_embeddings
+        vocabulary = self.model.get_input_embeddings().num_embeddings
         two_rows, one_row = rows_to_tell_apart(vocabulary)
         apart, end_to_end, mixed_up = (
-            float(F.cross_entropy(*self._logits(self._base, layout), reduction="sum"))
+            float(F.cross_entropy(*self._logits(self.model, layout), reduction="sum"))
             for layout in (padded(two_rows), self._packed(two_rows), padded(one_row))
         )
         rounding = 1e-5 if self.dtype is torch.float32 else 1e-2

@@ -6,7 +6,6 @@ Written by the source of Unsloth 2026.10.7; not yet seen on a GPU, and it runs n
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,22 +25,20 @@ os.environ.setdefault(
 from unsloth import FastLanguageModel  # isort: skip
 import torch
 
-from trials.backends.adapter_layers import take_off_adapter
+from trials.backends.adapter_layers import lora_settings, take_off_adapter
 from trials.backends.loading import compute_dtype
 from trials.backends.proof import Proof
 from trials.backends.quantised import load_quantised
 from trials.config import ConfigError, ModelConfig, TrialConfig
 from trials.memory.device import give_back_memory
 from trials.memory.estimate import activation_bytes_per_token
-from trials.models.presets import TARGET_MODULES
+from trials.models.frozen_base import FrozenBase
 from trials.models.sources import local_or_hub
 
 NO_METRICS = "objective: Unsloth measures eval loss alone; write backend: transformers."
 
 
-def load(config: ModelConfig) -> UnslothBase:
-    """Load and quantise the base model onto this process's only device."""
-    began = time.perf_counter()
+def load(config: ModelConfig) -> FrozenBase:
     device = torch.device("cuda", 0)
     dtype = compute_dtype(config.compute_dtype, device)
     tokenizer: Any = None
@@ -80,9 +77,7 @@ def load(config: ModelConfig) -> UnslothBase:
         write=write,
     )
     model.requires_grad_(False)
-    base = UnslothBase(model, device, dtype)
-    base.load_seconds = time.perf_counter() - began
-    return base
+    return UnslothBase(model, device, dtype)
 
 
 class UnslothBase:
@@ -91,54 +86,39 @@ class UnslothBase:
     load_seconds = 0.0
 
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
-        self.device = device
-        self.dtype = dtype
+        self.model: Any = model
+        self.device, self.dtype = device, dtype
         self.activation_bytes_per_token = activation_bytes_per_token(model)
-        self._base = model
         self._adapted: Any = None
         self._functions = _own_functions(model)
         self._proof = Proof(model)
 
     def add_adapter(self, config: TrialConfig) -> Any:
-        """Return the base with a new, untrained adapter."""
         self._adapted = FastLanguageModel.get_peft_model(
-            self._base,
-            r=config.rank,
-            lora_alpha=config.alpha,
-            lora_dropout=config.dropout,
-            use_rslora=config.use_rslora,
-            use_dora=config.use_dora,  # handed on to peft, without the fast kernels
-            target_modules=TARGET_MODULES[config.target_modules],
-            bias="none",
+            self.model,
+            **lora_settings(config),  # DoRA is handed on to peft, without the fast kernels
             use_gradient_checkpointing=False,
             random_state=config.seed,
         )
         return self._adapted
 
     def recompute_activations(self) -> None:
-        """Keep only the inputs of decoder layers, until the adapter is removed."""
         FastLanguageModel.for_training(self._adapted, use_gradient_checkpointing=True)
 
     def remove_adapter(self) -> None:
-        """Give the base back as it was loaded; raise `BaseNotClean` where that cannot be shown.
-
-        Without it, Unsloth hands the old adapter to the next trial as it is, not reset.
-        """
+        # Otherwise Unsloth hands the old adapter to the next trial as it is, not reset.
         if self._adapted is not None:
             self._adapted = None
-            self._base.gradient_checkpointing_disable()
-            self._base.disable_input_require_grads()
-            take_off_adapter(self._base)
+            self.model.gradient_checkpointing_disable()
+            self.model.disable_input_require_grads()
+            take_off_adapter(self.model)
             give_back_memory()
-            self._base.requires_grad_(False)
-            _restore(self._base, self._functions)
-        self._proof.check(self._base)
+            self.model.requires_grad_(False)
+            _restore(self.model, self._functions)
+        self._proof.check(self.model)
 
     def nll_sum(self, model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return the negative log-likelihood summed over the supervised tokens, in nats.
-
-        Unsloth's fused loss makes no logits; divided by one item, it is the sum.
-        """
+        """The fused loss makes no logits; divided by one item, it is the sum."""
         is_16_bit = self.dtype is not torch.float32
         # Only from pinned memory is a copy queued; from elsewhere the host waits for it.
         inputs = {

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from trials.config import DataError
+from trials.data.table import first_line
 
 STORES = ("s3", "gs")
 """Object stores that data is read from. pyarrow's wheels bring their clients along."""
@@ -69,12 +70,11 @@ def fetched(address: str, check_size: Callable[[int], object]) -> bytes:
         check_size(about.size)
         with store.open_input_stream(path, compression=None) as stream:
             data: bytes = stream.read()
+    except DataError:
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise DataError(
-            f"{title} cannot be fetched: {reason.rstrip('.')}. Look at its name, at the network, "
+            f"{title} cannot be fetched: {first_line(error)} Look at its name, at the network, "
             f"and at this machine's credentials for {title.partition(':')[0]}."
         ) from None
     return data

@@ -115,11 +115,7 @@ def _closed(turn: str) -> list[Segment]:
 
 
 def tokenized(
-    examples: Sequence[Example],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    chat: bool,
-    loss_on: LossOn,
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, chat: bool, loss_on: LossOn
 ) -> TokenSplit:
     """Return all rows, rendered as `render` does, as tokens.
 

@@ -12,18 +12,8 @@ import zlib
 from pathlib import Path
 
 from trials.config import DataError
-from trials.data import table
-from trials.data.table import (
-    Row,
-    Table,
-    check_names,
-    check_size,
-    data_suffix,
-    first_line,
-    found,
-    quoted,
-    snippet,
-)
+from trials.data import table as tables
+from trials.data.table import Row, Table, data_suffix, first_line, found, quoted, snippet
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),  # before UTF-16, whose mark is the first half of this one
@@ -64,8 +54,8 @@ def read_text(data: bytes, table: Table) -> None:
 def _unpacked(data: bytes, title: str) -> bytes:
     try:
         with gzip.open(io.BytesIO(data)) as packed:
-            unpacked = packed.read(table.most_bytes() + 1)
-        check_size(len(unpacked), title)
+            unpacked = packed.read(tables.most_bytes() + 1)
+        tables.check_size(len(unpacked), title)
         return unpacked
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
@@ -200,4 +190,4 @@ def _check_header(header: list[str], title: str, separator: str) -> None:
             f"the columns of {title} must be separated by {_SEPARATORS[separator]}, "
             f"found {_SEPARATORS[other]}. {mend}"
         )
-    check_names(header, title)
+    tables.check_names(header, title)

@@ -29,7 +29,6 @@ FORMAT = 1
 
 
 def cache_dir() -> Path:
-    """Return the folder of all entries."""
     return user_cache_path("sweep") / "tokens"
 
 

@@ -51,7 +51,6 @@ class TokenSplit:
 
     @classmethod
     def joined(cls, splits: Sequence[TokenSplit]) -> TokenSplit:
-        """Return the rows of all `splits`, in their order."""
         return cls.of(
             ids=np.concatenate([split.ids for split in splits]),
             supervised=np.concatenate([split.supervised for split in splits]),
@@ -155,7 +154,6 @@ class TokenRows:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each row, (rows,)."""
         return self._ends - self._begins
 
     def __getitem__(self, index: int) -> dict[str, npt.NDArray[np.int64]]:

@@ -68,26 +68,22 @@ class Processes:
         )
 
     def sum(self, tensor: torch.Tensor) -> None:
-        """Put the sum over all processes in place of a tensor of floats."""
         with self._peers_alive():
             torch.distributed.all_reduce(tensor)
 
     def smallest(self, number: float) -> float:
-        """Return the smallest of the numbers that the processes give."""
         found = torch.tensor(number, dtype=torch.float64)
         with self._peers_alive():
             torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MIN)
         return float(found)
 
     def broadcast(self, value: T) -> T:
-        """Return what the first process gives."""
         values = [value]
         with self._peers_alive():
             torch.distributed.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]
 
     def gather(self, value: T) -> list[T]:
-        """Return what the processes give, in their order."""
         values: list[Any] = [None] * self.size
         with self._peers_alive():
             torch.distributed.all_gather_object(values, value)
@@ -123,12 +119,7 @@ class Peers:
             watch.start()
 
     def _start(self, model: ModelConfig, rank: int, log_path: Path) -> subprocess.Popen[str]:
-        spec = {
-            "model": asdict(model),
-            "rank": rank,
-            "size": self._size,
-            "port": self._store.port,
-        }
+        spec = {"model": asdict(model), "rank": rank, "size": self._size, "port": self._store.port}
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         if devices := [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]:
             environment["CUDA_VISIBLE_DEVICES"] = devices[rank]

@@ -14,7 +14,7 @@ import torch
 from trials.config import TOKEN_ACCURACY, TrialConfig
 from trials.data.batches import collate, micro_batches, supervised_tokens
 from trials.data.tokens import TokenRows
-from trials.distributed.group import ALONE, Group
+from trials.distributed.group import Group
 from trials.evaluation.generate import Prompts, predictions
 from trials.evaluation.metrics import score
 from trials.models.frozen_base import FrozenBase
@@ -63,7 +63,9 @@ class Evaluator:
         )
         found = math.nan
         if self._group.rank == 0:  # the user's own may not give each process the same
-            _print_one(self._asked, written)
+            # Into the trial's log: a wrong template or a missing stop shows there.
+            print(f"written: {written[0]!r:.300}", flush=True)
+            print(f"expected: {self._asked.references[0]!r:.300}", flush=True)
             found = score(
                 self._config.objective,
                 self._data_dir,
@@ -72,11 +74,6 @@ class Evaluator:
                 self._asked.rows,
             )
         return self._group.broadcast(found)
-
-
-def _print_one(asked: Prompts, written: list[str]) -> None:
-    """Leave one pair in the trial's log: a wrong template or a missing stop shows there."""
-    print(f"written: {written[0]!r:.300}\nexpected: {asked.references[0]!r:.300}", flush=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,20 +88,13 @@ class Measured:
     """Negative log-likelihood of each row, in the rows' own order, (rows,), in nats."""
 
 
-def eval_loss(
-    base: FrozenBase, model: Any, rows: TokenRows, batch_size: int, group: Group = ALONE
-) -> float:
-    """Return `measure`'s loss."""
-    return measure(base, model, rows, batch_size, group).loss
-
-
 @torch.no_grad()
 def measure(
     base: FrozenBase,
     model: Any,
     rows: TokenRows,
     batch_size: int,
-    group: Group = ALONE,
+    group: Group,
     *,
     counts_correct: bool = False,
 ) -> Measured:
@@ -112,9 +102,6 @@ def measure(
 
     The loss sums over all tokens and divides once, so that it does not depend on how rows are
     batched. A mean of batch means would weigh the tokens of short completions more.
-
-    Args:
-        group: Each of its processes takes its share of the rows; each gets the result.
     """
     was_training = model.training
     model.eval()

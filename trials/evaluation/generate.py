@@ -6,7 +6,7 @@ import functools
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -16,9 +16,6 @@ from trials.distributed.group import Group
 from trials.models.frozen_base import FrozenBase
 from trials.models.sources import load_tokenizer
 from trials.whole_file import write_whole
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 FILE_NAME = "generation.json"
 
@@ -42,12 +39,10 @@ class Prompts:
     max_new_tokens: int
 
     def save(self, folder: Path) -> None:
-        """Write it into the folder of the prepared data."""
         write_whole(folder / FILE_NAME, json.dumps(asdict(self), ensure_ascii=False))
 
     @classmethod
     def load(cls, folder: Path) -> Prompts:
-        """Read what `save` wrote."""
         return cls(**json.loads((folder / FILE_NAME).read_text(encoding="utf-8")))
 
 
@@ -91,6 +86,4 @@ def predictions(
     ]
 
 
-@functools.lru_cache(maxsize=1)
-def _tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    return load_tokenizer(config)
+_tokenizer = functools.lru_cache(maxsize=1)(load_tokenizer)

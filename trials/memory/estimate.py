@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from trials.config import ModelConfig, TrialConfig
+from trials.distributed.group import Group
 from trials.memory.device import free_bytes
+from trials.models.frozen_base import FrozenBase
 from trials.models.presets import TARGET_MODULES
 from trials.models.sources import local_or_hub
-
-if TYPE_CHECKING:
-    from trials.distributed.group import Group
-    from trials.models.frozen_base import FrozenBase
-
 
 ADAMW_BYTES = {"adamw": 8.0, "adamw_8bit": 2.0, "paged_adamw_8bit": 2.0}
 """Bytes of optimizer state for each trained parameter: two moments."""
@@ -23,17 +20,25 @@ WEIGHT_BYTES = {"nf4": 0.5 + 0.127 / 8, "int8": 1.0, "none": 2.0}
 """Bytes of a frozen linear weight; NF4 with double quantisation adds 0.127 bits (QLoRA, 3)."""
 
 
-def activation_bytes_per_token(model: torch.nn.Module) -> float:
+def linear_layers(model: Any) -> dict[str, torch.nn.Linear]:
+    """Return all linear layers by name, but for the head."""
+    head = model.get_output_embeddings()
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }
+
+
+def activation_bytes_per_token(model: Any) -> float:
     """Estimate the bytes that one token of a micro-batch keeps on the device in training.
 
     Of every linear its input and its output in 16 bits, and as much again for norms, rotary
     embeddings, attention and the adapter's own path; the logits in 16 bits, in float32, and their
     gradient. A rough upper guess: no gradient checkpointing, a target at every position.
     """
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
-    widths = sum(m.in_features + m.out_features for m in linears)
-    vocabulary = model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
+    widths = sum(m.in_features + m.out_features for m in linear_layers(model).values())
+    vocabulary = model.config.get_text_config().vocab_size
     return float(2 * 2 * widths / 1.5 + vocabulary * (2 + 4 + 4))
 
 
@@ -58,12 +63,7 @@ def estimate(
     )
     with torch.device("meta"):
         shapes = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
-    head = shapes.get_output_embeddings()
-    linears = {
-        name: module
-        for name, module in shapes.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
-    }
+    linears = linear_layers(shapes)
     wanted = TARGET_MODULES[target_modules]
     targets = [
         module

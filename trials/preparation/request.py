@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from trials.config import ModelConfig
-
-if TYPE_CHECKING:
-    from trials.data.rendering import LossOn
-    from trials.preparation.prompts import Ask
+from trials.data.rendering import LossOn
+from trials.preparation.prompts import Ask
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """What to prepare."""
-
     train: str
     """Absolute path, or a hub data set."""
     eval: str | float

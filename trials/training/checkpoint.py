@@ -25,15 +25,9 @@ from trials.trial_folder import CHECKPOINT, DATA_REPORT
 
 FORMAT = 1
 NOT_OF_THE_RESULT = (
-    "number",
-    "data_dir",
-    "output_dir",
-    "micro_batch_size",
-    "evaluate_base",
-    "checkpoint_minutes",
-    "stall_minutes",
-    "row_nlls_at",
-)
+    "number data_dir output_dir micro_batch_size evaluate_base checkpoint_minutes stall_minutes "
+    "row_nlls_at"
+).split()
 """Settings that may differ between a trial's two parts."""
 
 
@@ -57,11 +51,7 @@ class State:
 
 
 class Checkpoints:
-    """The checkpoint file of one trial, written in the background: training does not wait for it.
-
-    Args:
-        minutes: Between two of them; a trial that is shorter writes none.
-    """
+    """The checkpoint file of one trial; training does not wait until it is written."""
 
     def __init__(self, config: TrialConfig) -> None:
         self._path = Path(config.output_dir) / CHECKPOINT
@@ -146,11 +136,8 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.T
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer,
-    tensors: Mapping[str, torch.Tensor],
-    others: Mapping[str, Any],
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], others: Mapping[str, Any]
 ) -> None:
-    """Put back what `optimizer_state` returned."""
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **others}.items():
         index, name = key.split(".", 1)

@@ -52,7 +52,14 @@ class Learner:
         self._noise: EmbeddingNoise | None = None
         if config.neftune_alpha:
             self._noise = EmbeddingNoise(self.model, config.neftune_alpha)
-        self.fit = Fit(memory, config, self._rows_that_fit())
+        estimated = rows_that_fit(
+            base,
+            config,
+            longest_row=int(rows.lengths.max()),
+            n_trained=sum(p.numel() for p in self._trained.values()),
+            group=group,
+        )
+        self.fit = Fit(memory, config, estimated)
         self.window = Window(base.device)
         self.grad_norm: torch.Tensor | float = math.nan
         """Of the latest step, before clipping; on the device."""
@@ -136,15 +143,6 @@ class Learner:
             gradient.copy_(summed.view_as(gradient))
         return not float(n_short), nll_of_all[0].double()
 
-    def _rows_that_fit(self) -> int:
-        return rows_that_fit(
-            self._base,
-            self._config,
-            longest_row=int(self._rows.lengths.max()),
-            n_trained=sum(p.numel() for p in self._trained.values()),
-            group=self._group,
-        )
-
     def state(self) -> State:
         """Return all that it needs to go on after the steps it has taken."""
         optimizer, others = optimizer_state(self._optimizer)
@@ -169,7 +167,6 @@ class Learner:
         )
 
     def restore(self, state: State) -> None:
-        """Put back what `state` returned."""
         numbers = state.numbers
         with torch.no_grad():
             for name, weight in state.part("trained").items():
@@ -198,7 +195,6 @@ class Window:
         self._began = time.perf_counter()
 
     def add(self, nll_sum: torch.Tensor, n_targets: int, n_tokens: int) -> None:
-        """Add a step."""
         self.nll_sum += nll_sum
         self._n_targets += n_targets
         self._n_tokens += n_tokens
@@ -222,7 +218,6 @@ class Window:
         }
 
     def restore(self, nll_sum: torch.Tensor, counts: dict[str, Any]) -> None:
-        """Put a checkpoint's window in place."""
         self.nll_sum.copy_(nll_sum)
         self._n_targets, self._n_tokens = counts["n_targets"], counts["n_tokens"]
         self._seconds_before = counts["seconds"]

@@ -40,5 +40,4 @@ class EmbeddingNoise:
         return output + noise * scale.to(output.device, output.dtype)
 
     def remove(self) -> None:
-        """Take the hook off the base model."""
         self._handle.remove()

@@ -23,14 +23,13 @@ def make_optimizer(
     groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": config.weight_decay}]
     if others:
         groups.append({"params": others, "weight_decay": 0.0})
-    optimizer: torch.optim.Optimizer
-    if config.optimizer == "adamw_8bit":
-        optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=config.learning_rate)
-    elif config.optimizer == "paged_adamw_8bit":
-        optimizer = bitsandbytes.optim.PagedAdamW8bit(groups, lr=config.learning_rate)
-    else:
+    if config.optimizer == "adamw":
         # An adapter is hundreds of small tensors: one kernel for all of them, on processors too.
-        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+        return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+    in_8_bits = bitsandbytes.optim.AdamW8bit
+    if config.optimizer == "paged_adamw_8bit":
+        in_8_bits = bitsandbytes.optim.PagedAdamW8bit
+    optimizer: torch.optim.Optimizer = in_8_bits(groups, lr=config.learning_rate)
     return optimizer
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict
@@ -21,7 +19,7 @@ from safetensors.torch import save_file
 from trials.config import GOES_ON, EvalPoint, Report, Stop, TrialConfig, TrialResult
 from trials.data.tokens import TokenRows
 from trials.distributed.group import ALONE, Group
-from trials.evaluation.evaluate import Evaluator, Measured
+from trials.evaluation.evaluate import Evaluator
 from trials.evaluation.row_nlls import as_text
 from trials.memory.device import give_back_memory, is_out_of_memory, memory_in_words
 from trials.memory.micro_batches import DoesNotFit, MicroBatchMemory
@@ -29,15 +27,11 @@ from trials.models.frozen_base import BaseNotClean, FrozenBase
 from trials.training.checkpoint import Checkpoints, State, on_host
 from trials.training.learner import Learner
 from trials.trial_folder import ADAPTER, write_result
-from trials.whole_file import sync_folder
+from trials.whole_file import new_folder, sync_folder
 
 T = TypeVar("T")
 
 SET_ASIDE = Stop(outcome="interrupted", reason="Set aside; it goes on from its checkpoint.")
-
-
-def _nobody_asks() -> bool:
-    return False
 
 
 def run_trial(
@@ -46,7 +40,7 @@ def run_trial(
     memory: MicroBatchMemory,
     report: Report,
     group: Group = ALONE,
-    is_asked_to_stop: Callable[[], bool] = _nobody_asks,
+    is_asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> TrialResult:
     """Train the adapter of `config`, write the best one to `config.output_dir`/adapter.
 
@@ -68,7 +62,7 @@ def run_trial(
             try:
                 result = trial.run()
             except DoesNotFit:
-                break
+                result = _out_of_memory(config, base.device)
             except Exception as error:
                 # Micro-batches are made smaller where they stand; this is the optimizer's memory.
                 if group.size > 1 or not is_out_of_memory(error) or not trial.shrink():
@@ -79,19 +73,19 @@ def run_trial(
                 write_result(config, result, trial.points)
             trial.checkpoints.delete()
         return result
-    result = TrialResult(
+
+
+def _out_of_memory(config: TrialConfig, device: torch.device) -> TrialResult:
+    return TrialResult(
         outcome="out_of_memory",
         reason=(
             f"Out of memory with 1 row at a time and gradient checkpointing (rank {config.rank}, "
-            f"max_length {config.max_length}, {memory_in_words(base.device)}). "
+            f"max_length {config.max_length}, {memory_in_words(device)}). "
             f"Lower data.max_length, or search smaller ranks."
         ),
         micro_batch_size=1,
         gradient_checkpointing=True,
     )
-    if group.rank == 0:
-        write_result(config, result, trial.points)
-    return result
 
 
 @contextlib.contextmanager
@@ -192,7 +186,7 @@ class _Trial:
         self._with_rows = first_from(self._config.row_nlls_at, evaluations.values())
         if self._config.evaluate_base and not self.points:
             # B is zero, so an untrained adapter leaves the base model as it is.
-            self._hand_over(self._point(learner, 0, 0, *self._evaluate(learner)))
+            self._hand_over(self._evaluate(learner, 0, 0))
         learner.model.train()
         learner.window.begin()
         for step in range(first_step, learner.n_steps):
@@ -215,12 +209,11 @@ class _Trial:
             self.checkpoints.write(self._state(learner))
 
     def _after_window(self, learner: Learner, index: int, step: int) -> None:
-        """Evaluate, report, keep the best weights."""
         train_loss, tokens_per_second, seconds = learner.window.take()  # waits for the device
         self._training_seconds += seconds
-        found, score = self._evaluate(learner)
-        point = self._point(learner, index, step, found, score, train_loss, tokens_per_second)
-        if math.isfinite(found.loss) and (self._best is None or self._is_better(point, self._best)):
+        point = self._evaluate(learner, index, step, train_loss, tokens_per_second)
+        is_finite = math.isfinite(point.eval_loss)
+        if is_finite and (self._best is None or self._is_better(point, self._best)):
             self._best = point
             weights = get_peft_model_state_dict(learner.model, save_embedding_layers=False)
             self._best_weights = {name: on_host(weight) for name, weight in weights.items()}
@@ -240,8 +233,15 @@ class _Trial:
             verdict = SET_ASIDE if self._is_asked_to_stop() else None
         self._verdict = self._group.broadcast(verdict)
 
-    def _evaluate(self, learner: Learner) -> tuple[Measured, float | None]:
-        """Return losses and score (see `EvalPoint.score`) of the adapter as it is."""
+    def _evaluate(
+        self,
+        learner: Learner,
+        index: int,
+        step: int,
+        train_loss: float | None = None,
+        tokens_per_second: float | None = None,
+    ) -> EvalPoint:
+        """Evaluate the adapter as it is, after `step` steps."""
         began = time.perf_counter()
         found = self._fitting(learner, self._evaluator.measure)
         score = found.accuracy
@@ -250,7 +250,20 @@ class _Trial:
             is_lost = not math.isfinite(found.loss)
             score = math.nan if is_lost else self._fitting(learner, self._evaluator.score)
         self._evaluation_seconds += time.perf_counter() - began
-        return found, score
+        return EvalPoint(
+            index=index,
+            step=step,
+            epoch=step / learner.batches.steps_per_epoch,
+            eval_loss=found.loss,
+            train_loss=train_loss,
+            learning_rate=learner.learning_rate if step else None,
+            grad_norm=float(learner.grad_norm) if step else None,
+            tokens_per_second=tokens_per_second,
+            gpu_memory_gib=_peak_memory_gib(self._base.device) if step else None,
+            seconds=time.perf_counter() - self._began,
+            score=score,
+            row_nlls=as_text(found.row_nlls) if index in self._with_rows else None,
+        )
 
     def _fitting(self, learner: Learner, measure: Callable[[Any, int], T]) -> T:
         """Measure in batches that fit. Processes wait for each other at the end of `measure` alone,
@@ -270,33 +283,7 @@ class _Trial:
                 give_back_memory()
         return found[0]
 
-    def _point(
-        self,
-        learner: Learner,
-        index: int,
-        step: int,
-        found: Measured,
-        score: float | None,
-        train_loss: float | None = None,
-        tokens_per_second: float | None = None,
-    ) -> EvalPoint:
-        return EvalPoint(
-            index=index,
-            step=step,
-            epoch=step / learner.batches.steps_per_epoch,
-            eval_loss=found.loss,
-            train_loss=train_loss,
-            learning_rate=learner.learning_rate if step else None,
-            grad_norm=float(learner.grad_norm) if step else None,
-            tokens_per_second=tokens_per_second,
-            gpu_memory_gib=_peak_memory_gib(self._base.device) if step else None,
-            seconds=time.perf_counter() - self._began,
-            score=score,
-            row_nlls=as_text(found.row_nlls) if index in self._with_rows else None,
-        )
-
     def _state(self, learner: Learner) -> State:
-        """All that the trial needs to go on from here."""
         state = learner.state()
         best = {f"best.{name}": weight for name, weight in self._best_weights.items()}
         return State(
@@ -334,21 +321,15 @@ class _Trial:
         """Write the adapter of the best evaluation, whole or not at all."""
         if self._best is None or self._group.rank > 0:
             return
-        folder = Path(self._config.output_dir) / ADAPTER
-        unfinished = folder.with_name(f"{ADAPTER}.{os.getpid()}.tmp")
-        unfinished.mkdir()
-        # As peft's save_pretrained writes it, but straight from the copy on the host and without
-        # an empty model card: the next trial waits for this.
-        save_file(
-            self._best_weights, unfinished / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"}
-        )
         about = copy.copy(learner.model.peft_config["default"])
         about.inference_mode = True
-        about.save_pretrained(unfinished)
-        sync_folder(unfinished)
-        if folder.exists():
-            shutil.rmtree(folder)
-        unfinished.rename(folder)
+        # As peft's save_pretrained writes it, but straight from the copy on the host and without
+        # an empty model card: the next trial waits for this.
+        with new_folder(Path(self._config.output_dir) / ADAPTER) as folder:
+            weights_path = folder / SAFETENSORS_WEIGHTS_NAME
+            save_file(self._best_weights, weights_path, metadata={"format": "pt"})
+            about.save_pretrained(folder)
+            sync_folder(folder)
 
     def _completed_in_words(self) -> str:
         if self._best is None:

@@ -10,5 +10,4 @@ ANSWER = "sweep-answer: "
 
 
 def give_answer(value: Any) -> None:
-    """Print the answer."""
     print(ANSWER + json.dumps(value), flush=True)

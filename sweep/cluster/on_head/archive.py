@@ -44,7 +44,8 @@ def archive(folder: Path, target: Path) -> None:
         OSError: best/ was exchanged meanwhile.
     """
     from sweep.errors import StudyError
-    from sweep.results.status import as_json, read_status
+    from sweep.results.reading import read_sweep
+    from sweep.results.status import as_json
 
     with tempfile.TemporaryDirectory() as scratch, tarfile.open(target, "w") as tar:
         for path in sorted((folder / layout.BEST).rglob("*")):
@@ -66,7 +67,7 @@ def archive(folder: Path, target: Path) -> None:
                 _add(tar, Path(scratch) / name, Path(name))
         with suppress(StudyError):  # its server is away, or it has not begun
             status = Path(scratch) / "status.json"
-            found = as_json(read_status(folder))
+            found = as_json(read_sweep(folder))
             status.write_text(json.dumps(found, indent=1, ensure_ascii=False))
             _add(tar, status, Path("status.json"))
 

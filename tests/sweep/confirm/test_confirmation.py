@@ -18,6 +18,7 @@ from sweep.events import Place
 from sweep.pruners.own_curve import ByItself
 from sweep.results.confirmed import read_confirmed
 from sweep.results.confirmed_words import as_json, verdicts
+from sweep.results.reading import read_sweep
 from sweep.space.settings import Pruning
 from sweep.study.budget import Budget
 from tests.inline_runner import InlineRunner
@@ -41,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 def ran(folder: Path, top: int, n_seeds: int, loss: Callable[[TrialConfig], float]) -> list[int]:
     """Run a confirmation whose runs reach these losses; the numbers of those that ran."""
-    runs = plan(folder, top=top, n_seeds=n_seeds)
+    runs = plan(read_sweep(folder), top=top, n_seeds=n_seeds)
     numbers = []
 
     def trial(config: TrialConfig, report: Report) -> TrialResult:
@@ -65,7 +66,7 @@ def of_trials(folder: Path) -> dict[int, int]:
 
 
 def test_the_best_run_with_new_seeds_all_of_one_seed_before_the_next(folder: Path) -> None:
-    runs = plan(folder, top=2, n_seeds=2)
+    runs = plan(read_sweep(folder), top=2, n_seeds=2)
     assert [(run.trial, run.config.seed) for run in runs] == [(1, 8), (0, 8), (1, 9), (0, 9)]
     sweeps_own = make_config(1)
     assert runs[0].config.learning_rate == sweeps_own.learning_rate
@@ -74,7 +75,7 @@ def test_the_best_run_with_new_seeds_all_of_one_seed_before_the_next(folder: Pat
 
 
 def test_a_trial_whose_loss_does_not_count_is_none_of_the_best(folder: Path) -> None:
-    assert {run.trial for run in plan(folder, top=9, n_seeds=1)} == {0, 1, 2}
+    assert {run.trial for run in plan(read_sweep(folder), top=9, n_seeds=1)} == {0, 1, 2}
 
 
 def test_only_what_is_missing_runs_and_more_may_be_asked_for(folder: Path) -> None:
@@ -88,11 +89,11 @@ def test_only_what_is_missing_runs_and_more_may_be_asked_for(folder: Path) -> No
 
 
 def test_a_run_that_failed_runs_again_at_the_next_call(folder: Path) -> None:
-    (run,) = plan(folder, top=1, n_seeds=1)
+    (run,) = plan(read_sweep(folder), top=1, n_seeds=1)
     failed = result("failed", [])
     run.folder.mkdir(parents=True)
     write_result(run.config, failed, [])
-    (each,) = read_confirmed(folder)
+    (each,) = read_confirmed(read_sweep(folder))
     assert each.mean is None
     assert verdicts([each])[0] == "Trial 1 with seed 8 does not count: failed: It is failed."
     assert ran(folder, 1, 1, lambda _: 1.0) == [0]
@@ -101,7 +102,7 @@ def test_a_run_that_failed_runs_again_at_the_next_call(folder: Path) -> None:
 def test_a_lead_that_every_seed_repeats_is_beyond_noise(folder: Path) -> None:
     ran(folder, 3, 3, lambda c: {1: 1.0, 0: 1.1, 2: 1.0}[of_trials(folder)[c.number]] + c.seed / 7
         + (0.3 * (-1) ** c.seed if of_trials(folder)[c.number] == 2 else 0))  # fmt: skip
-    found = read_confirmed(folder)
+    found = read_confirmed(read_sweep(folder))
     said = "\n".join(verdicts(found))
     assert "is better than 0 beyond noise (0.1000 ± 0.0000, 95% interval)" in said
     assert "The order of trials 1 and 2 is noise" in said or "trials 2 and 1 is noise" in said
@@ -111,18 +112,18 @@ def test_a_lead_that_every_seed_repeats_is_beyond_noise(folder: Path) -> None:
 
 def test_the_winner_may_be_another_one_than_the_sweeps(folder: Path) -> None:
     ran(folder, 2, 3, lambda c: {1: 1.2, 0: 1.1}[of_trials(folder)[c.number]])
-    assert [each.trial for each in read_confirmed(folder)] == [0, 1]
+    assert [each.trial for each in read_confirmed(read_sweep(folder))] == [0, 1]
 
 
 def test_one_seed_says_that_it_says_little(folder: Path) -> None:
     ran(folder, 2, 1, lambda c: float(c.number))
-    said = verdicts(read_confirmed(folder))
+    said = verdicts(read_confirmed(read_sweep(folder)))
     assert "may be noise: one seed in common" in said[0]
     assert "With 1 seed little can be told apart" in said[1]
 
 
 def test_runs_that_overfit_are_ended_but_none_is_compared_with_its_peers(folder: Path) -> None:
-    (run,) = plan(folder, top=1, n_seeds=1)
+    (run,) = plan(read_sweep(folder), top=1, n_seeds=1)
     run = replace(run, config=replace(run.config, lr_scheduler="cosine"))
     sweep = Confirmation([run], ByItself(Pruning(), n_evaluations=9))
     number, config = sweep.ask()
@@ -136,7 +137,7 @@ def test_runs_that_overfit_are_ended_but_none_is_compared_with_its_peers(folder:
 
 
 def test_a_run_that_lost_its_machine_goes_on_and_three_losses_end_it(folder: Path) -> None:
-    (run,) = plan(folder, top=1, n_seeds=1)
+    (run,) = plan(read_sweep(folder), top=1, n_seeds=1)
     sweep = Confirmation([run], ByItself(Pruning(), n_evaluations=4))
     lost = replace(result("failed", []), fault="machine_lost")
     ends = []
@@ -158,32 +159,32 @@ def test_the_sample_is_all_eval_rows_that_carry_loss(folder: Path) -> None:
     )
     rows.save(data / "eval")
     rows.save(data / "train")
-    assert make_data(folder, max_length=8) == 2  # the second has no supervised token
+    assert make_data(read_sweep(folder), max_length=8) == 2  # the second has no supervised token
     assert len(TokenRows(folder / "confirm" / "data" / "sample", 8)) == 2
     assert len(TokenRows(folder / "confirm" / "data" / "train", 8)) == 2
-    assert make_data(folder, max_length=8) == 2
+    assert make_data(read_sweep(folder), max_length=8) == 2
 
 
 def test_without_the_rows_it_says_how_to_have_them_back(folder: Path) -> None:
     with pytest.raises(StudyError, match="the sweep's tokenised rows are gone"):
-        make_data(folder, max_length=8)
+        make_data(read_sweep(folder), max_length=8)
 
 
 def test_without_a_trial_that_counts_there_is_nothing_to_confirm(tmp_path: Path) -> None:
     curve: list[EvalPoint] = [point(1, 1.0)]
     folder = write_sweep(tmp_path / "lost", [(make_config(0), result("diverged", curve), curve)])
     with pytest.raises(StudyError, match="no trial has an eval loss that counts yet"):
-        plan(folder, top=3, n_seeds=3)
+        plan(read_sweep(folder), top=3, n_seeds=3)
 
 
 def test_a_run_knows_whether_it_has_ended(folder: Path) -> None:
-    (run,) = plan(folder, top=1, n_seeds=1)
+    (run,) = plan(read_sweep(folder), top=1, n_seeds=1)
     assert isinstance(run, Run)
     assert run.result is None
 
 
 def test_a_failure_is_known_to_whoever_reads_later_and_does_not_count(folder: Path) -> None:
-    runs = plan(folder, top=2, n_seeds=1)
+    runs = plan(read_sweep(folder), top=2, n_seeds=1)
 
     def trial(config: TrialConfig, report: Report) -> TrialResult:
         curve = [point(4, 1.0)]
@@ -195,10 +196,10 @@ def test_a_failure_is_known_to_whoever_reads_later_and_does_not_count(folder: Pa
 
     sweep = Confirmation(runs, ByItself(Pruning(), n_evaluations=4))
     loop.run(sweep, InlineRunner(trial), Budget(trials=len(runs), hours=None))
-    said = "\n".join(verdicts(read_confirmed(folder)))
+    said = "\n".join(verdicts(read_confirmed(read_sweep(folder))))
     assert "Trial 1 with seed 8 does not count: failed: ConnectionError" in said
     assert "secret" not in said
-    assert [each.trial for each in read_confirmed(folder) if each.mean] == [0]
+    assert [each.trial for each in read_confirmed(read_sweep(folder)) if each.mean] == [0]
 
 
 def test_rows_that_are_not_the_sweeps_are_refused(folder: Path) -> None:
@@ -206,4 +207,4 @@ def test_rows_that_are_not_the_sweeps_are_refused(folder: Path) -> None:
     report = {"train_fingerprint": "a", "eval_fingerprint": "b"}
     (folder / "data" / "report.json").write_text(json.dumps(report))
     with pytest.raises(StudyError, match="these are others .changed: train, eval.. Put the old"):
-        make_data(folder, max_length=8)
+        make_data(read_sweep(folder), max_length=8)

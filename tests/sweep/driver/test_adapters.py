@@ -13,7 +13,7 @@ import pytest
 
 from sweep.driver.adapters import Adapters
 from sweep.events import Place
-from sweep.study.ended import Ended
+from sweep.study.ended import StoredTrial
 from trials.config import BY_EVAL_LOSS, Outcome, TrialConfig, TrialResult
 
 MakeConfig = Callable[..., TrialConfig]
@@ -28,9 +28,9 @@ class Ranked:
         self.losses: dict[int, float] = {}
         self.without_value: set[int] = set()
 
-    def ranked(self, n: int | None = None) -> list[Ended]:
+    def ranked(self, n: int | None = None) -> list[StoredTrial]:
         return [
-            Ended(number, {}, "completed", "", loss, 1.0, loss)
+            StoredTrial(number, {}, "completed", value=loss, eval_loss=loss)
             for number, loss in sorted(self.losses.items(), key=lambda item: item[1])
         ][:n]
 

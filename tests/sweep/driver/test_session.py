@@ -12,7 +12,7 @@ from sweep.driver import preparation
 from sweep.driver.job import Options
 from sweep.driver.run import run
 from sweep.folder.requests import ask_to_stop
-from sweep.results.status import read_status
+from sweep.results.reading import read_sweep
 from sweep.space.loading import load_space
 from tests.faults.space_mutants import REPORT
 
@@ -68,4 +68,4 @@ def test_word_that_is_left_while_it_prepares_stops_it(
 
     monkeypatch.setattr(preparation, "prepare_data", prepare)
     assert ran(tmp_path)[0] == 130
-    assert read_status(tmp_path / "sweeps" / "tiny").trials == []
+    assert read_sweep(tmp_path / "sweeps" / "tiny").trials == []

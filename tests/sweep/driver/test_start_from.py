@@ -12,7 +12,6 @@ import pytest
 from optuna.trial import TrialState
 
 from sweep.cluster.package import pack_space
-from sweep.driver.preparation import first_trials
 from sweep.driver.start_from import with_earlier
 from sweep.errors import SpaceError, TrackingError
 from sweep.events import Place
@@ -22,7 +21,7 @@ from sweep.space.space import Space
 from sweep.space.usual_points import within
 from sweep.storage.attributes import POINT
 from sweep.storage.patient import storage_url
-from sweep.study.next_trial import View, enqueue_starts
+from sweep.study.next_trial import View, enqueue_starts, first_trials
 from sweep.study.opening import open_study
 from sweep.tracking.mlflow_tracker import MlflowTracker
 from tests.sweep.reviewed import make_config, point, result, write_sweep

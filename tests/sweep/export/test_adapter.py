@@ -17,7 +17,8 @@ from sweep.cli.app import app
 from sweep.errors import ExportError
 from sweep.export import adapter as exporting
 from sweep.export.adapter import Measured, export, verdict
-from sweep.results.trial_record import Record, read_record
+from sweep.results.reading import read_sweep
+from sweep.results.trial_record import Record, record_of
 from tests.sweep.reviewed import write_sweep
 from trials.config import EvalPoint, Quantization, TrialConfig
 
@@ -62,7 +63,7 @@ def trained(
 
 @pytest.fixture
 def record(trained: Callable[..., Path], config: Callable[..., TrialConfig]) -> Record:
-    return read_record(trained("nf4", config))
+    return record_of(read_sweep(trained("nf4", config)))
 
 
 def test_an_adapter_has_the_logged_eval_loss_in_a_fresh_process(
@@ -83,7 +84,7 @@ def test_an_adapter_has_the_logged_eval_loss_in_a_fresh_process(
 def test_a_merged_model_has_the_logged_eval_loss(
     trained: Callable[..., Path], config: Callable[..., TrialConfig], tmp_path: Path
 ) -> None:
-    record = read_record(trained("none", config))
+    record = record_of(read_sweep(trained("none", config)))
     target = tmp_path / "merged"
     [found] = export(record, target, merge=True, check=True, say=lambda _: None)
     assert abs(found.difference) < 0.01
@@ -164,6 +165,6 @@ def test_an_export_that_fails_leaves_nothing(record: Record, tmp_path: Path) -> 
 
 
 def test_the_check_needs_the_sweeps_eval_rows(record: Record, tmp_path: Path) -> None:
-    elsewhere = replace(record, folder=tmp_path / "fetched" / "trials" / "000")
+    elsewhere = replace(record, sweep=replace(record.sweep, folder=tmp_path / "fetched"))
     with pytest.raises(ExportError, match=r"eval_sample.jsonl: .* or with --no-check"):
         export(elsewhere, tmp_path / "x", merge=False, check=True, say=lambda _: None)

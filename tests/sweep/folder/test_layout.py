@@ -17,7 +17,7 @@ HOMES = {Path(module.__file__ or "") for module in (layout, trial_folder, attrib
 OTHER_VOCABULARIES = {
     # JSON for programs, tables, MLflow's tags and metrics, of the same numbers
     *("outcome", "outcome_reason", "hyperparameters", "result", "curve", "state"),
-    *("base_eval_loss", "base_value", "eval_loss_best"),
+    *("base_eval_loss", "base_value", "eval_loss_best", "n_lost"),
     *("paused", "stop", "tune"),  # outcomes, commands
     *("search", "start_from", "data", "memory", "adapter", "trials"),  # keys of YAML and JSON
     *("task", "best", "confirm", "alone", "lock", "seen", "plots"),  # plain words

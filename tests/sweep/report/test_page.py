@@ -18,14 +18,15 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState, create_trial
 
 from sweep.errors import StudyError
-from sweep.report.charts import N_CURVES, N_POINTS
-from sweep.report.importance import importances
-from sweep.report.page import page, write_report
+from sweep.report.charts import N_CURVES, N_POINTS, thinned
+from sweep.report.page import page
 from sweep.report.sections import beyond_noise, saved_seconds
-from sweep.results.sweep_data import Data, read_data
+from sweep.results.reading import StoredSweep, read_sweep
 from sweep.storage.attributes import STATES
 from sweep.storage.patient import storage_url
-from trials.config import Outcome
+from sweep.study.ended import StoredTrial
+from sweep.study.importance import importances
+from trials.config import Objective, Outcome
 
 SPACE = {
     "rank": CategoricalDistribution([8, 16, 64]),
@@ -135,7 +136,7 @@ def words(html: str) -> str:
 
 def test_the_page_loads_nothing(folder: Path, study: optuna.Study) -> None:
     fill(study, 40)
-    html = write_report(folder).read_text()
+    html = page(read_sweep(folder))
     found = elements(html)
     assert found.loads == []
     assert not {"link", "img", "iframe"} & set(found.names)
@@ -148,7 +149,7 @@ def test_what_comes_from_outside_is_no_markup(folder: Path, study: optuna.Study)
     add(study, "completed", [2.0, 1.5, 1.4, 1.4], rank=8, learning_rate=1e-4)
     add(study, "failed", [], reason=bad, rank=16, learning_rate=1e-4)
     add(study, "out_of_memory", [], reason=bad, rank=64, learning_rate=1e-4)
-    html = write_report(folder).read_text()
+    html = page(read_sweep(folder))
     assert elements(html).names.count("script") == 3  # figures, plotly, ours
     assert html.count("&lt;script&gt;alert(1)") == 2
     assert bad not in html
@@ -156,7 +157,7 @@ def test_what_comes_from_outside_is_no_markup(folder: Path, study: optuna.Study)
 
 def test_every_figure_is_one_that_plotly_knows(folder: Path, study: optuna.Study) -> None:
     fill(study, 40)
-    found = figures(write_report(folder).read_text())
+    found = figures(page(read_sweep(folder)))
     assert len(found) == 9
     for figure in found:
         go.Figure(figure)  # raises at a property that does not exist
@@ -171,19 +172,19 @@ def two(study: optuna.Study, second: float) -> None:
 
 def test_a_lead_beyond_noise_is_said_with_its_size(folder: Path, study: optuna.Study) -> None:
     two(study, second=1.5)
-    data = read_data(folder)
-    assert data.noise == pytest.approx(0.01)
-    assert "Its lead of 0.1000 over the second is beyond noise (0.0100 nats" in beyond_noise(data)
+    sweep = read_sweep(folder)
+    assert sweep.noise == pytest.approx(0.01)
+    assert "Its lead of 0.1000 over the second is beyond noise (0.0100 nats" in beyond_noise(sweep)
 
 
 def test_trials_within_noise_are_not_told_apart(folder: Path, study: optuna.Study) -> None:
     two(study, second=1.405)
-    assert "The first 2 are not told apart" in beyond_noise(read_data(folder))
+    assert "The first 2 are not told apart" in beyond_noise(read_sweep(folder))
 
 
 def test_the_headline_names_winner_and_base(folder: Path, study: optuna.Study) -> None:
     two(study, second=1.5)
-    text = words(write_report(folder).read_text())
+    text = words(page(read_sweep(folder)))
     assert "Trial 000 has the lowest eval loss, with rank 8." in text
     assert "Eval loss 1.4000 against 3.0000 of the base model itself" in text
 
@@ -191,18 +192,18 @@ def test_the_headline_names_winner_and_base(folder: Path, study: optuna.Study) -
 def test_a_winner_no_better_than_the_base_model_is_said(folder: Path, study: optuna.Study) -> None:
     study.set_user_attr("base_eval_loss", 1.405)
     two(study, second=1.5)
-    assert "no better than the base model, beyond noise" in words(write_report(folder).read_text())
+    assert "no better than the base model, beyond noise" in words(page(read_sweep(folder)))
 
 
 def test_few_trials_have_no_importance(folder: Path, study: optuna.Study) -> None:
     two(study, second=1.5)
-    assert importances(read_data(folder).frozen) == []
-    assert "2 trials with an eval loss that counts: too few" in page(read_data(folder))
+    assert importances(read_sweep(folder).frozen) == []
+    assert "2 trials with an eval loss that counts: too few" in page(read_sweep(folder))
 
 
 def test_what_decides_the_loss_is_what_mattered(folder: Path, study: optuna.Study) -> None:
     fill(study, 120)
-    first, second = importances(read_data(folder).frozen)
+    first, second = importances(read_sweep(folder).frozen)
     assert (first.name, second.name) == ("learning_rate", "rank")
     assert first.low > second.high
 
@@ -211,27 +212,27 @@ def test_what_pruning_saved_is_the_rest_of_the_run(folder: Path, study: optuna.S
     add(study, "outclassed", [2.0], rank=8, learning_rate=1e-4)  # 100 s for a quarter
     add(study, "completed", [2.0, 1.5, 1.4, 1.4], rank=8, learning_rate=1e-4)
     add(study, "diverged", [], rank=16, learning_rate=1e-2)  # nothing to estimate from
-    seconds, n_trials = saved_seconds(read_data(folder).trials)
+    seconds, n_trials = saved_seconds(read_sweep(folder))
     assert seconds == pytest.approx(300.0) and n_trials == 1
 
 
 def test_a_sweep_that_has_just_begun_has_a_page(folder: Path, study: optuna.Study) -> None:
     study.ask().set_user_attr("hyperparameters", {"rank": 8})
-    html = write_report(folder).read_text()
+    html = page(read_sweep(folder))
     assert "there is no winner" in html
     assert figures(html) == []
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="has no study"):
-        write_report(tmp_path)
+        read_sweep(tmp_path)
 
 
-def many(folder: Path, n_trials: int) -> Data:
+def many(folder: Path, n_trials: int) -> StoredSweep:
     folder.mkdir()
     storage = optuna.storages.InMemoryStorage()
     fill(new_study(storage, folder.name), n_trials)
-    return read_data(folder, storage)
+    return read_sweep(folder, storage)
 
 
 def test_of_many_trials_some_are_drawn_and_the_page_says_so(folder: Path) -> None:
@@ -241,3 +242,9 @@ def test_of_many_trials_some_are_drawn_and_the_page_says_so(folder: Path) -> Non
     assert len(html) < 9e6
     n_dots = [sum(len(t.get("x") or []) for t in figure["data"]) for figure in figures(html)]
     assert max(n_dots) <= max(N_POINTS, 5 * N_CURVES)
+
+
+def test_of_many_trials_of_a_metric_the_best_are_among_those_drawn() -> None:
+    trials = [StoredTrial(n, {}, "completed", value=n / 100) for n in range(100)]
+    drawn = thinned(trials, 8, Objective(name="exact_match", direction="maximize"))
+    assert [trial.number for trial in drawn[:2]] == [99, 98]

@@ -16,10 +16,15 @@ from sweep.cli.app import app
 from sweep.errors import StudyError
 from sweep.export.trainer_yaml import Trainer, training_yaml
 from sweep.results import best
-from sweep.results.trial_record import read_record
+from sweep.results.reading import read_sweep
+from sweep.results.trial_record import Record, record_of
 from tests.sweep.reviewed import make_config, point, result, write_sweep
 
 TRAINERS = get_args(Trainer)
+
+
+def record(folder: Path, number: int | None = None) -> Record:
+    return record_of(read_sweep(folder), number)
 
 
 @pytest.fixture
@@ -39,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_winner_is_the_lowest_eval_loss_that_counts(folder: Path) -> None:
-    found = best.as_json(read_record(folder))
+    found = best.as_json(record(folder))
     assert (found["trial"], found["outcome"], found["eval_loss"]) == (1, "overfit", 1.5)
     assert (found["base_eval_loss"], found["step"], found["adapter"]) == (3.0, 20, None)
     json.dumps(found, allow_nan=False)
@@ -47,7 +52,7 @@ def test_the_winner_is_the_lowest_eval_loss_that_counts(folder: Path) -> None:
 
 def test_the_winner_in_words(folder: Path) -> None:
     console = Console(width=120, record=True)
-    console.print(best.in_words(read_record(folder)))
+    console.print(best.in_words(record(folder)))
     words = console.export_text()
     assert "mine: trial 1 is the best of 3 (overfit)" in words
     assert "Eval loss 1.5000 against 3.0000 of the base model itself" in words
@@ -55,9 +60,19 @@ def test_the_winner_in_words(folder: Path) -> None:
     assert re.search(r"learning_rate +5e-05", words)
 
 
+def test_another_trial_is_not_called_the_best_also_where_none_counts(tmp_path: Path) -> None:
+    curve = [point(1, 1.2)]
+    write_sweep(tmp_path / "mine", [(make_config(0), result("outclassed", curve), curve)])
+    console = Console(width=120, record=True)
+    console.print(best.in_words(record(tmp_path / "mine", 0)))
+    words = console.export_text()
+    assert words.startswith("mine: trial 0 (outclassed)")
+    assert "Eval loss 1.2000 against 3.0000" in words
+
+
 def test_a_trial_that_is_not_there_is_said(folder: Path) -> None:
     with pytest.raises(StudyError, match=r"has no trial 9\. The last is 2\."):
-        read_record(folder, 9)
+        record(folder, 9)
 
 
 def test_without_a_winner_the_exit_code_is_1(tmp_path: Path) -> None:
@@ -70,7 +85,7 @@ def test_without_a_winner_the_exit_code_is_1(tmp_path: Path) -> None:
 
 def parsed(folder: Path, trainer: Trainer) -> dict[str, Any]:
     loaded: dict[str, Any] = YAML(typ="safe", pure=True).load(
-        training_yaml(read_record(folder), trainer)
+        training_yaml(record(folder), trainer)
     )
     return loaded
 
@@ -108,7 +123,7 @@ def test_every_hyperparameter_is_there(folder: Path, trainer: Trainer) -> None:
 
 
 def test_what_axolotl_cannot_have_is_said(folder: Path) -> None:
-    text = training_yaml(read_record(folder), "axolotl")
+    text = training_yaml(record(folder), "axolotl")
     assert parsed(folder, "axolotl")["lora_alpha"] == 23
     assert "alpha: the trial had 22.6; Axolotl takes whole numbers" in text
 
@@ -116,7 +131,7 @@ def test_what_axolotl_cannot_have_is_said(folder: Path) -> None:
 def test_a_number_that_pyyaml_would_take_for_a_text_is_written_for_it(folder: Path) -> None:
     yaml = pytest.importorskip("yaml")  # the reader of all three trainers
     for trainer in TRAINERS:
-        keys = yaml.safe_load(training_yaml(read_record(folder), trainer))
+        keys = yaml.safe_load(training_yaml(record(folder), trainer))
         assert keys["learning_rate"] == 5e-5, trainer
 
 
@@ -128,7 +143,7 @@ def test_trl_itself_takes_its_configuration(folder: Path, tmp_path: Path) -> Non
 
     path = tmp_path / "sft.yaml"
     # No GPU here to compute in 16 bits on.
-    path.write_text(training_yaml(read_record(folder), "trl").replace("bf16: true", "bf16: false"))
+    path.write_text(training_yaml(record(folder), "trl").replace("bf16: true", "bf16: false"))
     parser = TrlParser((ScriptArguments, SFTConfig, TrlModelConfig, DatasetMixtureConfig))
     _, args, model, mixture = parser.parse_args_and_config(["--config", str(path)])
     assert (args.learning_rate, args.optim, args.max_length) == (5e-5, "adamw_bnb_8bit", 512)

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from sweep.cli.app import app
 from sweep.confirm.plan import plan
 from sweep.report.page import page
-from sweep.results.compare import as_json, in_words, read_side, verdict, why_not_comparable
-from sweep.results.sweep_data import read_data
+from sweep.results.compare import Side, as_json, in_words, side_of, verdict, why_not_comparable
+from sweep.results.reading import read_sweep
 from sweep.storage.patient import storage_url
 from tests.sweep.reviewed import SPACE, make_config, point, result, write_sweep
 from trials.trial_folder import write_result
@@ -46,15 +46,19 @@ def swept(folder: Path, losses: list[float], **changes: Any) -> Path:
     return folder
 
 
+def side(folder: Path, trial: int | None = None) -> Side:
+    return side_of(read_sweep(folder), trial)
+
+
 def shown(one: Path, other: Path) -> str:
     console = Console(width=140, record=True)
-    console.print(in_words(read_side(one, None), read_side(other, None)))
+    console.print(in_words(side(one), side(other)))
     return console.export_text()
 
 
 def test_a_lead_beyond_noise_is_said_with_its_numbers(tmp_path: Path) -> None:
     one, other = swept(tmp_path / "one", [1.5, 1.6]), swept(tmp_path / "other", [1.2])
-    words = verdict(read_side(one, None), read_side(other, None))
+    words = verdict(side(one), side(other))
     assert words.startswith(
         "other, trial 0 has the better eval loss by 0.3000 nats, beyond noise (0.0"
     )
@@ -62,7 +66,7 @@ def test_a_lead_beyond_noise_is_said_with_its_numbers(tmp_path: Path) -> None:
 
 def test_a_lead_within_noise_is_none(tmp_path: Path) -> None:
     one, other = swept(tmp_path / "one", [1.5]), swept(tmp_path / "other", [1.501])
-    assert "not told apart" in verdict(read_side(one, None), read_side(other, None))
+    assert "not told apart" in verdict(side(one), side(other))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +81,7 @@ def test_losses_on_other_rows_or_tokens_do_not_compare(
     tmp_path: Path, changed: dict[str, Any], words: str
 ) -> None:
     one, other = swept(tmp_path / "one", [1.5]), swept(tmp_path / "other", [1.2], **changed)
-    assert words in verdict(read_side(one, None), read_side(other, None))
+    assert words in verdict(side(one), side(other))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +91,7 @@ def test_other_train_rows_or_another_model_may_be_compared(
     tmp_path: Path, changed: dict[str, Any]
 ) -> None:
     one, other = swept(tmp_path / "one", [1.5]), swept(tmp_path / "other", [1.2], **changed)
-    assert why_not_comparable(read_side(one, None), read_side(other, None)) is None
+    assert why_not_comparable(side(one), side(other)) is None
 
 
 def test_what_differs_in_the_files_is_shown_and_nothing_else(tmp_path: Path) -> None:
@@ -112,7 +116,7 @@ def test_a_sweep_without_a_winner_is_shown_as_it_is(tmp_path: Path) -> None:
     one = swept(tmp_path / "one", [1.5])
     curve = [point(1, 1.0)]
     other = write_sweep(tmp_path / "lost", [(make_config(0), result("diverged", curve), curve)])
-    found = as_json(read_side(one, None), read_side(other, None))
+    found = as_json(side(one), side(other))
     assert found["sides"][1]["eval_loss"] is None
     assert "lost" in shown(one, other)
 
@@ -128,24 +132,24 @@ def test_seeds_decide_where_both_were_confirmed(tmp_path: Path) -> None:
     folder = swept(tmp_path / "mine", [1.2, 1.5])
     losses = {8: (1.6, 1.5), 9: (1.61, 1.51), 10: (1.62, 1.53)}  # trial 1 is better with these
     for seed, pair in losses.items():
-        for run in plan(folder, top=2, n_seeds=seed - 7):
+        for run in plan(read_sweep(folder), top=2, n_seeds=seed - 7):
             if run.config.seed == seed:
                 curve = [point(4, pair[run.trial])]
                 run.folder.mkdir(parents=True)
                 write_result(run.config, result("completed", curve), curve)
-    words = verdict(read_side(folder, 0), read_side(folder, 1))
+    words = verdict(side(folder, 0), side(folder, 1))
     assert words.startswith("mine, trial 1 is better beyond noise (0.0967 ± 0.0143, 95% interval")
     assert "of 3 other seeds on all eval rows" in words
-    report = page(read_data(folder))
+    report = page(read_sweep(folder))
     assert "The best again, with other seeds" in report
     assert "Trial 1 is better than 0 beyond noise" in report
 
 
 def test_two_seeds_decide_nothing(tmp_path: Path) -> None:
     folder = swept(tmp_path / "mine", [1.2, 1.5])
-    for run in plan(folder, top=2, n_seeds=2):
+    for run in plan(read_sweep(folder), top=2, n_seeds=2):
         curve = [point(4, 1.0 + run.trial)]
         run.folder.mkdir(parents=True)
         write_result(run.config, result("completed", curve), curve)
-    words = verdict(read_side(folder, 0), read_side(folder, 1))
+    words = verdict(side(folder, 0), side(folder, 1))
     assert "trial 0 has the better eval loss by 0.3000 nats" in words

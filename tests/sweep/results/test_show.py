@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
+from sweep.results.reading import read_sweep
 from sweep.results.show import Sort, all_as_json, all_in_words, one_as_json, one_in_words
-from sweep.results.status import read_status
-from sweep.results.trial_record import read_record
+from sweep.results.trial_record import record_of
 from tests.sweep.reviewed import make_config, point, result, write_sweep
 
 
@@ -44,16 +44,16 @@ def printed(what: RenderableType) -> str:
     ("sort", "numbers"), [("eval_loss", [1, 0, 2]), ("number", [0, 1, 2]), ("seconds", [2, 1, 0])]
 )
 def test_all_trials_in_an_order(folder: Path, sort: Sort, numbers: list[int]) -> None:
-    found = all_as_json(read_status(folder), sort)
+    found = all_as_json(read_sweep(folder), sort)
     assert [trial["number"] for trial in found["trials"]] == numbers
-    words = printed(all_in_words(read_status(folder), sort))
+    words = printed(all_in_words(read_sweep(folder), sort))
     rows = [line for line in words.splitlines() if line[:1] == "0"]
     assert [int(line[:3]) for line in rows] == numbers
     assert "1:31" in words
 
 
 def test_one_trial_has_its_curve_and_its_files(folder: Path) -> None:
-    words = printed(one_in_words(read_record(folder, 0)))
+    words = printed(one_in_words(record_of(read_sweep(folder), 0)))
     assert "mine, trial 0: completed" in words
     assert "It took 1:31." in words
     [best] = [line for line in words.splitlines() if line.rstrip().endswith("best")]
@@ -62,13 +62,13 @@ def test_one_trial_has_its_curve_and_its_files(folder: Path) -> None:
 
 
 def test_a_failed_trial_shows_the_end_of_its_log_once(folder: Path) -> None:
-    words = printed(one_in_words(read_record(folder, 2)))
+    words = printed(one_in_words(record_of(read_sweep(folder), 2)))
     assert "It is failed." in words
     assert words.count("RuntimeError: broken") == 1
     assert "none on this disk" in words
 
 
 def test_a_trial_is_json_without_infinity(folder: Path) -> None:
-    found = json.loads(json.dumps(one_as_json(read_record(folder, 1)), allow_nan=False))
+    found = json.loads(json.dumps(one_as_json(record_of(read_sweep(folder), 1)), allow_nan=False))
     assert [each["eval_loss"] for each in found["curve"]] == [1.8, 1.5, None]
     assert (found["outcome"], found["config"]["rank"]) == ("overfit", 8)

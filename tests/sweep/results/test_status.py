@@ -11,7 +11,9 @@ from rich.console import Console
 
 from sweep.errors import StudyError
 from sweep.folder.lock import locked
-from sweep.results.status import as_json, in_words, read_status
+from sweep.results.reading import read_sweep
+from sweep.results.status import as_json, in_words
+from sweep.storage.optuna_private import put_back
 from sweep.storage.patient import storage_url
 
 POINT = {
@@ -40,29 +42,29 @@ def folder(tmp_path: Path) -> Path:
     runs.report(2.0, 1)
     runs.report(float("nan"), 2)
     cut_off.set_user_attr("n_lost", 1)
-    study._storage.set_trial_state_values(cut_off._trial_id, optuna.trial.TrialState.WAITING)
+    put_back(study, cut_off)
     return tmp_path
 
 
 def printed(folder: Path) -> str:
     console = Console(width=120, record=True)
-    console.print(in_words(read_status(folder)))
+    console.print(in_words(read_sweep(folder)))
     return console.export_text()
 
 
 def test_a_running_sweep_names_its_process_and_its_trials(folder: Path) -> None:
     with locked(folder):
-        found = read_status(folder)
+        found = read_sweep(folder)
         words = printed(folder)
-    assert found.state == "running" and found.process is not None
-    assert [(t.outcome, t.done, t.eval_loss) for t in found.trials] == [
+    assert found.state == "running" and found.runner is not None
+    assert [(t.outcome, found.done(t), t.eval_loss) for t in found.trials] == [
         ("overfit", 0.0, 1.5),
         ("running", 0.5, 2.0),
         ("waiting", 0.0, None),
     ]
     assert found.trials[2].n_lost == 1
     assert (found.best, found.gpu_hours) == (0, 0.5)
-    assert f"as process {found.process['pid']} on" in words
+    assert f"as process {found.runner.pid} on" in words
     assert "1 overfit, 1 running, 1 waiting" in words
     assert "1.5000 against 3.0000" in words
 
@@ -71,17 +73,17 @@ def test_while_its_best_are_confirmed_a_sweep_does_not_run(folder: Path) -> None
     study = optuna.load_study(study_name="tiny", storage=storage_url(folder))
     study.set_user_attr("state", ["finished", "", 1000.0])
     with locked(folder, "confirm"):
-        found, words = read_status(folder), printed(folder)
-    assert (found.state, found.process) == ("finished", None)
+        found, words = read_sweep(folder), printed(folder)
+    assert (found.state, found.runner) == ("finished", None)
     assert found.confirmed_by is not None
-    assert f"are being confirmed, by process {found.confirmed_by['pid']}" in words
+    assert f"are being confirmed, by process {found.confirmed_by.pid}" in words
 
 
 def test_a_sweep_whose_process_died_was_broken_off_and_none_of_its_trials_runs(
     folder: Path,
 ) -> None:
-    found = read_status(folder)
-    assert (found.state, found.process) == ("broken off", None)
+    found = read_sweep(folder)
+    assert (found.state, found.runner) == ("broken off", None)
     assert [trial.outcome for trial in found.trials] == ["overfit", "waiting", "waiting"]
     assert "its process died; the same command goes on" in printed(folder)
 
@@ -90,24 +92,25 @@ def test_a_sweep_whose_process_died_was_broken_off_and_none_of_its_trials_runs(
 def test_a_sweep_that_ended_says_how(folder: Path, state: str) -> None:
     study = optuna.load_study(study_name="tiny", storage=storage_url(folder))
     study.set_user_attr("state", [state, "because", 2000.0])
-    found = read_status(folder)
+    found = read_sweep(folder)
     assert (found.state, found.reason, found.since) == (state, "because", 2000.0)
 
 
 def test_the_status_is_json_without_nan(folder: Path) -> None:
-    json.loads(json.dumps(as_json(read_status(folder)), allow_nan=False))
+    text = json.dumps(as_json(read_sweep(folder)), allow_nan=False)
+    assert [trial["eval_loss"] for trial in json.loads(text)["trials"]] == [1.5, 2.0, None]
 
 
 def test_what_mlflow_lacks_is_counted(folder: Path) -> None:
     line = {"sequence": 3, "kind": "report", "arguments": {}, "time": 1}
     (folder / "mlflow_journal.jsonl").write_text(json.dumps(line) + "\n")
-    assert read_status(folder).unsent == 1
+    assert read_sweep(folder).unsent == 1
     assert "1 write not in MLflow yet: sweep sync tiny" in printed(folder)
 
 
 def test_a_folder_without_a_study_or_with_a_broken_one_is_said(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="has no study.db"):
-        read_status(tmp_path)
+        read_sweep(tmp_path)
     (tmp_path / "study.db").write_text("no database")
     with pytest.raises(StudyError, match="cannot be read"):
-        read_status(tmp_path)
+        read_sweep(tmp_path)

@@ -159,7 +159,7 @@ def test_params_of_leaves_fixed_settings_out(space: MakeSpace) -> None:
 
 def test_the_default_start_is_in_the_words_of_the_study(space: MakeSpace) -> None:
     searched = space("{rank: [8, 16], alpha: {times_rank: [1, 2]}, epochs: [2, 3]}")
-    assert params_of(searched, searched.start_with[0]) == {
+    assert params_of(searched, searched.starts[0].values) == {
         "rank_index": 1,
         "alpha_times_rank_index": 0,
         "epochs_index": 0,

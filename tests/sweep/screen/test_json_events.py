@@ -63,10 +63,11 @@ def test_a_trial_is_told_from_its_start_to_its_end(config: Callable[..., TrialCo
 
 def test_a_reader_that_goes_away_ends_nothing() -> None:
     there, here = os.pipe()
-    stream = os.fdopen(here, "w")
     os.close(there)
-    events = Events(stream)
-    events.write("message", message="nobody hears it")
-    events.write("message", message="nor this")
-    with contextlib.suppress(BrokenPipeError):
-        stream.close()
+    err = io.StringIO()
+    plain = PlainScreen(Console(file=err), Progress(Budget(2, None)))
+    with contextlib.suppress(BrokenPipeError), os.fdopen(here, "w") as stream:
+        screen = EventScreen(Events(stream), plain)
+        screen.say("Its reader is gone.")
+        screen.say("The sweep goes on.")
+    assert "The sweep goes on." in err.getvalue()

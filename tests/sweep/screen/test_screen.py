@@ -18,7 +18,7 @@ from sweep.screen.notebook import NotebookScreen
 from sweep.screen.plain import PlainScreen
 from sweep.screen.progress import Progress
 from sweep.study.budget import Budget
-from sweep.study.ended import Ended
+from sweep.study.ended import StoredTrial
 from sweep.text.numbers import duration
 from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult
 
@@ -136,7 +136,8 @@ def test_a_trial_in_the_queue_is_known_by_its_epochs(clock: Clock, config: MakeC
 
 def test_trials_of_earlier_runs_show_the_pace(clock: Clock, config: MakeConfig) -> None:
     values = {"rank": 8, "alpha": 8.0, "learning_rate": 1e-3, "epochs": 2.0}
-    earlier = Ended(3, {**values, "effective_batch_size": 4}, "completed", "", 1.25, 80.0, 1.25, 4)
+    curve = dict.fromkeys(range(1, 5), 1.25)
+    earlier = StoredTrial(3, values, "completed", value=1.25, seconds=80.0, values=curve)
     progress = Progress(Budget(2, None, clock=clock), [earlier], clock=clock)
     progress.started(config(4, epochs=1.0), PLACE)
     assert progress.seconds_of_trials_left() == 40.0
@@ -260,7 +261,7 @@ def test_where_a_trial_runs_gives_way_before_what_it_does(
 
 def test_a_continued_sweep_shows_what_it_has(clock: Clock) -> None:
     values = {"rank": 8, "alpha": 8.0, "learning_rate": 1e-3, "epochs": 1}
-    earlier = Ended(3, {**values, "effective_batch_size": 4}, "completed", "", 1.25, 1.0, 1.25)
+    earlier = StoredTrial(3, {**values, "effective_batch_size": 4}, "completed", value=1.25)
     progress = Progress(Budget(4, None), [earlier], 2.5, clock)
     assert (progress.n_ended, progress.base_eval_loss) == (1, 2.5)
     assert progress.best()[0].name == "003 r8 α8 lr1e-3 e1 b4"

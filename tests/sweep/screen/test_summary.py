@@ -10,14 +10,14 @@ import pytest
 from rich.console import Console
 
 from sweep.screen.summary import in_words
-from sweep.study.ended import Ended
+from sweep.study.ended import StoredTrial
 from sweep.study.summary import Summary
 from sweep.text.trials import against_base
 from trials.config import Outcome
 
 
-def trial(number: int, outcome: Outcome, eval_loss: float | None) -> Ended:
-    return Ended(
+def trial(number: int, outcome: Outcome, eval_loss: float | None) -> StoredTrial:
+    return StoredTrial(
         number=number,
         hyperparameters={
             "rank": 16,
@@ -28,7 +28,7 @@ def trial(number: int, outcome: Outcome, eval_loss: float | None) -> Ended:
         },
         outcome=outcome,
         reason=f"Why {number}.\nAnd its log.",
-        eval_loss_best=eval_loss,
+        eval_loss=eval_loss,
         seconds=1.0,
         value=eval_loss,
     )

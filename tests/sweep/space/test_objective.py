@@ -16,12 +16,12 @@ from sweep.errors import SpaceError
 from sweep.folder import layout
 from sweep.pruners.overfit import Overfit
 from sweep.pruners.peers import OptunaPruner
+from sweep.results.reading import read_sweep
 from sweep.space.loading import load_space
 from sweep.space.objective import objective_of
 from sweep.space.settings import Objective as ObjectiveSettings
 from sweep.space.settings import Outclassed as OutclassedSettings
 from sweep.space.space import Space
-from sweep.storage.attributes import objective_in
 from sweep.storage.patient import storage_url
 from sweep.study.budget import Budget
 from sweep.study.opening import open_study
@@ -158,8 +158,8 @@ def test_the_study_has_the_direction_and_the_true_values(tmp_path: Path) -> None
     assert study.best_trial.number == 1
     assert study.trials[0].intermediate_values == {1: 0.1, 2: 0.4, 3: 0.3, 4: 0.2}
     assert [t.number for t in sweep.ranked()] == [1, 0, 2]
-    assert [t.eval_loss_best for t in sweep.ranked()] == [2.0, 2.0, 2.0]
-    assert objective_in(study).name == "exact_match"
+    assert [t.eval_loss for t in sweep.ranked()] == [2.0, 2.0, 2.0]
+    assert read_sweep(tmp_path).objective.name == "exact_match"
     assert sweep.is_flat(1)
     assert not sweep.is_flat(2)
 

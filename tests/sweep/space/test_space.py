@@ -55,21 +55,18 @@ def load(tmp_path: Path) -> Load:
     return load
 
 
+def points(space: Space) -> list[object]:
+    return [start.values for start in space.starts]
+
+
 def test_the_example_of_the_design_says_what_it_says(load: Load, tmp_path: Path) -> None:
     space = load(DESIGN)
     assert space.name == "quickstart"
     assert space.settings.budget == Budget(trials=24, hours=8)
     assert space.source("train") == str(tmp_path / "data/train.jsonl")
     assert space.source("eval") == str(tmp_path / "data/eval.jsonl")
-    assert space.start_with == (
-        {
-            "rank": 16,
-            "alpha": 16,
-            "learning_rate": 2e-4,
-            "epochs": 1,
-            "effective_batch_size": 16,
-        },
-    )
+    start = {"rank": 16, "alpha": 16, "learning_rate": 2e-4, "epochs": 1}
+    assert points(space) == [{**start, "effective_batch_size": 16}]
     searched = {name: space.domains[name] for name in ("rank", "alpha", "learning_rate")}
     assert searched == {
         "rank": Choices((8, 16, 32, 64)),
@@ -202,17 +199,17 @@ def test_the_cheapest_and_the_largest_trial(load: Load) -> None:
 def test_the_first_trial_is_the_known_good_one_moved_into_the_space(
     load: Load, search: str, start: dict[str, float]
 ) -> None:
-    assert load(SMALL.replace("{rank: [8, 16]}", search)).start_with == (start,)
+    assert points(load(SMALL.replace("{rank: [8, 16]}", search))) == [start]
 
 
 def test_starting_with_nothing_is_possible(load: Load) -> None:
-    assert load(SMALL + "start_with: []\n").start_with == ()
+    assert points(load(SMALL + "start_with: []\n")) == []
 
 
 def test_a_start_may_leave_the_fixed_rank_out(load: Load) -> None:
     search = "{rank: 8, alpha: {times_rank: [1, 2]}}"
     space = load(SMALL.replace("{rank: [8, 16]}", search) + "start_with:\n- {alpha: 16}\n")
-    assert space.start_with == ({"rank": 8, "alpha": 16},)
+    assert points(space) == [{"rank": 8, "alpha": 16}]
 
 
 @pytest.mark.parametrize(
@@ -228,9 +225,8 @@ def test_a_start_must_be_a_point_of_the_space(
     load: Load, domain: str, inside: float, outside: float
 ) -> None:
     text = SMALL.replace("rank: [8, 16]", f"epochs: {domain}")
-    assert load(f"{text}start_with: [{{epochs: {inside}}}]").start_with == (
-        {"rank": 16, "epochs": inside},
-    )
+    space = load(f"{text}start_with: [{{epochs: {inside}}}]")
+    assert points(space) == [{"rank": 16, "epochs": inside}]
     with pytest.raises(SpaceError, match=f"epochs: {outside} lies outside search.epochs"):
         load(f"{text}start_with: [{{epochs: {outside}}}]")
 
@@ -327,7 +323,7 @@ def test_at_a_constant_rate_one_run_to_the_most_epochs_covers_all(load: Load) ->
     space = load(SMALL.replace("{rank: [8, 16]}", CONSTANT))
     assert (space.domains["epochs"], space.n_points) == (Choices((4,)), 2)
     assert space.epochs_passed_through == Choices((1, 2, 4))
-    assert space.start_with[0]["epochs"] == 4
+    assert space.starts[0].values["epochs"] == 4
     between = load(
         SMALL.replace("{rank: [8, 16]}", CONSTANT.replace("[1, 2, 4]", "{min: 1, max: 3}"))
     )

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from sweep.driver.preparation import first_trials
 from sweep.space.loading import load_space
 from sweep.space.space import Space
 from sweep.space.usual_points import parameters_in, published_rates
 from sweep.storage.patient import storage_url
-from sweep.study.next_trial import View, enqueue_starts
+from sweep.study.next_trial import View, enqueue_starts, first_trials
 from sweep.study.opening import open_study
 
 MakeSpace = Callable[..., Space]
@@ -32,7 +31,7 @@ def space(tmp_path: Path) -> MakeSpace:
 
 
 def rates(space: Space) -> list[object]:
-    return [start["learning_rate"] for start in space.start_with]
+    return [start.values["learning_rate"] for start in space.starts]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +74,7 @@ def test_a_sweep_begins_with_the_known_good_point_and_two_published_rates(space:
     searched = space(f"{RATES}, rank: [8, 16]", model="org/model-1b")
     beside = {"rank": 16, "alpha": 16.0, "epochs": 1}
     wanted = [{**beside, "learning_rate": rate} for rate in (2e-4, 1e-3, 3e-4)]
-    assert list(searched.start_with) == wanted
+    assert [start.values for start in searched.starts] == wanted
     assert [start.origin for start in searched.starts] == [
         "known-good",
         "published rate 0.001",
@@ -101,7 +100,7 @@ def test_published_rates_are_moved_into_the_space_and_none_stands_twice(
 
 def test_points_of_the_file_stand_in_place_of_the_usual_ones(space: MakeSpace) -> None:
     searched = space(RATES, "start_with: [{learning_rate: 5e-3}]")
-    assert (rates(searched), searched.starts_as_usual) == ([5e-3], False)
+    assert rates(searched) == [5e-3]
     assert [start.origin for start in searched.starts] == ["start_with"]
 
 
@@ -110,7 +109,7 @@ def test_usual_points_that_a_process_left_unqueued_come_and_no_more_once_a_trial
 ) -> None:
     searched = space(f"{RATES}, rank: [8, 16]")
     study = open_study(searched, storage_url(searched.folder))
-    study.enqueue_trial(dict(searched.start_with[0]))  # then the process died
+    study.enqueue_trial(dict(searched.starts[0].values))  # then the process died
     assert len(enqueue_starts(study, searched)) == 2
     study.tell(View(study, searched).next_trial(), 1.0)
     assert enqueue_starts(study, space(f"{RATES}, rank: [32, 64]")) == []

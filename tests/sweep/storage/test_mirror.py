@@ -12,6 +12,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
 
 from sweep.storage.mirror import Mirror
+from sweep.storage.optuna_private import begin, put_back, storage_of, trial_id_of
 from sweep.storage.patient import Patience, PatientStorage, storage_url
 from sweep.study.ended import tell_ended
 from trials.config import EvalPoint, TrialResult
@@ -59,9 +60,9 @@ def test_what_is_done_to_a_study_is_in_both(tmp_path: Path) -> None:
             study.tell(trial, float(number))
         elif number != 2:
             tell_ended(trial, [], OUT_OF_MEMORY if number else COMPLETED)
-    study._storage.set_trial_state_values(study.trials[2]._trial_id, TrialState.WAITING)
+    put_back(study, study.trials[2])
     point = create_trial(state=TrialState.RUNNING, user_attrs={"point": {"x": 1}})
-    study._storage.create_new_trial(study._study_id, point)
+    begin(study, point)
     assert len(study.trials) == 5
     for other in (stored(tmp_path), opened(tmp_path)):
         assert told(other) == told(study)
@@ -76,9 +77,10 @@ def test_an_end_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     unwritable = create_trial(
         state=TrialState.COMPLETE, value=1.0, user_attrs={"result": 1, "outcome": {1, 2}}
     )
-    assert isinstance(study._storage, Mirror)
+    storage = storage_of(study)
+    assert isinstance(storage, Mirror)
     with pytest.raises(TypeError, match="not JSON serializable"):
-        study._storage.end_trial(trial._trial_id, unwritable)
+        storage.end_trial(trial_id_of(trial), unwritable)
     assert told(stored(tmp_path)) == told(study)
     tell_ended(trial, [], COMPLETED)
     assert told(stored(tmp_path)) == told(study)
@@ -93,7 +95,7 @@ def test_a_trial_that_is_put_back_twice_is_asked_again(tmp_path: Path) -> None:
     for _ in range(3):
         study.ask()
     for _ in range(2):
-        study._storage.set_trial_state_values(study.trials[1]._trial_id, TrialState.WAITING)
+        put_back(study, study.trials[1])
         assert study.ask().number == 1
         assert study.ask().number > 2
 

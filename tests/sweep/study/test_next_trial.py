@@ -12,14 +12,14 @@ import pytest
 from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
 from optuna.trial import TrialState
 
-from sweep.driver import preparation
 from sweep.samplers.choice import make_sampler
 from sweep.samplers.search_space import distributions, hyperparameters, params_of
 from sweep.space.loading import load_space
 from sweep.space.space import Space
 from sweep.storage.attributes import PAUSED, POINT
+from sweep.storage.optuna_private import storage_of
 from sweep.storage.patient import storage_url
-from sweep.study.next_trial import View, enqueue_starts
+from sweep.study.next_trial import View, enqueue_starts, first_trials
 from sweep.study.opening import open_study
 from sweep.study.search_changes import search_changes
 from sweep.study.task import rows_so_far
@@ -157,8 +157,8 @@ def test_where_the_search_stays_the_view_draws_as_one_study_of_it_would(
 ) -> None:
     space = searched.space(search, f"sampler: {sampler}", STARTS)
     alone = optuna.create_study()
-    for start in space.start_with:
-        alone.enqueue_trial(params_of(space, start))
+    for start in space.starts:
+        alone.enqueue_trial(params_of(space, start.values))
 
     def ask_alone() -> tuple[optuna.Trial, Point]:
         alone.sampler = make_sampler(space, number=len(alone.trials))
@@ -364,7 +364,7 @@ def test_the_eval_sample_of_a_study_stays_though_the_search_changes(
 
 def test_the_first_trials_that_a_check_shows_are_those_that_run(searched: Searched) -> None:
     space = searched.space(SEARCH)
-    shown = [point for _, point in preparation.first_trials(space)]
+    shown = [point for _, point in first_trials(space)]
     assert searched.run(space, 3, flat) == json.loads(json.dumps(shown))
 
 
@@ -380,7 +380,7 @@ def test_a_trial_that_could_not_be_written_is_drawn_again(
         raise OSError("disk full")
 
     with monkeypatch.context() as disk:
-        disk.setattr(study._storage, "create_new_trial", full)
+        disk.setattr(storage_of(study), "create_new_trial", full)
         with pytest.raises(OSError, match="disk full"):
             view.next_trial()
     assert len(view.as_searched().trials) == 1

@@ -23,12 +23,14 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
 
+from sweep.errors import TrackingError
 from sweep.events import Place, Tracker
 from sweep.tracking import writer
 from sweep.tracking.client import is_refused
 from sweep.tracking.journal import Event, Journal
-from sweep.tracking.location import tracked_at
-from sweep.tracking.mlflow_tracker import MlflowTracker, TrackingError, send_rest, ui_command
+from sweep.tracking.location import tracked_at, ui_command
+from sweep.tracking.mlflow_tracker import MlflowTracker, send_rest
+from sweep.tracking.run_index import RunIndex
 from sweep.tracking.runs import Runs
 from trials.config import EvalPoint, ModelConfig, Outcome, TrialConfig, TrialResult
 
@@ -149,13 +151,19 @@ def client(folder: Path) -> MlflowClient:
     return MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
 
 
-def parent(folder: Path, tracker: MlflowTracker) -> Any:
-    return client(folder).get_run(tracker.parent_run_id)
+def index(folder: Path) -> RunIndex:
+    """What another process knows of the sweep's runs: nothing yet."""
+    return RunIndex(f"sqlite:///{folder}/mlflow.db", "quick", folder, None)
 
 
-def children(folder: Path, tracker: MlflowTracker) -> list[Any]:
-    chosen = f"tags.`mlflow.parentRunId` = '{tracker.parent_run_id}'"
-    return list(client(folder).search_runs([tracker.experiment_id], chosen))
+def parent(folder: Path) -> Any:
+    return index(folder).parent()
+
+
+def children(folder: Path) -> list[Any]:
+    known = index(folder)
+    chosen = f"tags.`mlflow.parentRunId` = '{known.parent_run_id}'"
+    return list(client(folder).search_runs([known.experiment_id], chosen))
 
 
 def history(folder: Path, run: Any, metric: str) -> list[tuple[int, float]]:
@@ -167,7 +175,7 @@ def test_a_trial_is_a_child_run_of_the_sweep(folder: Path) -> None:
     tracker = opened(folder)
     run_trial(tracker, config(folder), [1.5, 1.25])
     close(tracker)
-    (child,) = children(folder, tracker)
+    (child,) = children(folder)
     assert child.info.run_name == "000 r16 α32 lr3.1e-4 e2 b16"
     assert child.info.status == "FINISHED"
     assert child.data.tags["gpu"] == "GPU 0"
@@ -180,7 +188,7 @@ def test_the_metrics_of_an_evaluation_stand_at_its_optimizer_step(folder: Path) 
     tracker = opened(folder)
     run_trial(tracker, config(folder), [1.5, 1.75])
     close(tracker)
-    (child,) = children(folder, tracker)
+    (child,) = children(folder)
     assert history(folder, child, "eval_loss") == [(10, 1.5), (20, 1.75)]
     assert history(folder, child, "eval_loss_best") == [(10, 1.5), (20, 1.5)]
     assert history(folder, child, "generalisation_gap") == [(10, 0.5), (20, 0.75)]
@@ -191,14 +199,14 @@ def test_a_measurement_that_is_missing_stays_missing(folder: Path) -> None:
     tracker = opened(folder)
     run_trial(tracker, config(folder), [1.5])
     close(tracker)
-    assert "gpu_memory_gib" not in children(folder, tracker)[0].data.metrics
+    assert "gpu_memory_gib" not in children(folder)[0].data.metrics
 
 
 def test_every_setting_is_a_parameter(folder: Path) -> None:
     tracker = opened(folder)
     run_trial(tracker, config(folder), [1.5])
     close(tracker)
-    params = children(folder, tracker)[0].data.params
+    params = children(folder)[0].data.params
     wanted = {"base_model": "tiny", "backend": "transformers", "rank": "16", "alpha": "32"}
     wanted |= {"learning_rate": "0.00031", "epochs": "2", "effective_batch_size": "16"}
     wanted |= {"micro_batch_size": "8", "gradient_accumulation_steps": "2", "seed": "1"}
@@ -210,7 +218,7 @@ def test_the_micro_batch_logged_is_the_one_that_fitted(folder: Path) -> None:
     tracker = opened(folder)
     run_trial(tracker, config(folder), [1.5], replace(COMPLETED, micro_batch_size=4))
     close(tracker)
-    params = children(folder, tracker)[0].data.params
+    params = children(folder)[0].data.params
     assert (params["micro_batch_size"], params["gradient_accumulation_steps"]) == ("4", "4")
 
 
@@ -222,7 +230,7 @@ def test_the_outcome_decides_the_status(folder: Path, outcome: Outcome, status: 
     tracker = opened(folder)
     run_trial(tracker, config(folder), [1.5], TrialResult(outcome=outcome, reason="Why."))
     close(tracker)
-    assert children(folder, tracker)[0].info.status == status
+    assert children(folder)[0].info.status == status
 
 
 def test_the_loss_before_the_first_step_is_the_base_models(folder: Path) -> None:
@@ -231,8 +239,8 @@ def test_the_loss_before_the_first_step_is_the_base_models(folder: Path) -> None
     tracker.trial_reported(0, point(0, 2.5, train_loss=None))
     tracker.trial_ended(0, COMPLETED)
     close(tracker)
-    (child,) = children(folder, tracker)
-    assert parent(folder, tracker).data.metrics["base_eval_loss"] == 2.5
+    (child,) = children(folder)
+    assert parent(folder).data.metrics["base_eval_loss"] == 2.5
     assert history(folder, child, "eval_loss") == [(0, 2.5)]
     assert "eval_loss_best" not in child.data.metrics
 
@@ -242,7 +250,7 @@ def test_a_loss_that_is_no_number_is_shown_and_named(folder: Path, loss: float) 
     tracker = opened(folder)
     run_trial(tracker, config(folder), [1.5, loss], TrialResult(outcome="diverged", reason="Why."))
     close(tracker)
-    (child,) = children(folder, tracker)
+    (child,) = children(folder)
     assert child.data.tags["not_finite"] == f"step 20: eval_loss {loss}, train_loss 1.0"
     last = history(folder, child, "eval_loss")[-1][1]
     assert math.isnan(last) or last == sys.float_info.max  # MLflow's infinity
@@ -256,7 +264,7 @@ def test_an_interrupted_trial_goes_on_in_its_own_run(folder: Path) -> None:
     second = opened(folder)
     run_trial(second, config(folder), [1.5, 1.25])
     close(second)
-    (child,) = children(folder, second)
+    (child,) = children(folder)
     assert child.data.tags["outcome"] == "completed"
     assert history(folder, child, "eval_loss") == [(10, 1.5), (20, 1.25)]
     assert history(folder, child, "eval_loss_best") == [(10, 1.5), (20, 1.25)]
@@ -266,8 +274,8 @@ def test_a_trial_that_goes_on_has_no_outcome_yet(folder: Path) -> None:
     tracker = opened(folder)
     run_trial(tracker, config(folder), [1.5], TrialResult(outcome="interrupted", reason="Ctrl-C."))
     tracker.trial_started(config(folder), PLACE)
-    wait_for(lambda: children(folder, tracker)[0].info.status == "RUNNING", tracker)
-    tags = children(folder, tracker)[0].data.tags
+    wait_for(lambda: children(folder)[0].info.status == "RUNNING", tracker)
+    tags = children(folder)[0].data.tags
     assert not {"outcome", "outcome_reason"} & tags.keys()
     close(tracker)
 
@@ -280,31 +288,30 @@ def wait_for(condition: Any, tracker: MlflowTracker) -> None:
 
 
 def test_a_resumed_sweep_goes_on_in_the_same_parent_run(folder: Path) -> None:
-    first = opened(folder, trials=24)
-    close(first)
+    close(opened(folder, trials=24))
+    before = parent(folder).info.run_id
     second = opened(folder, trials=48, hours=8)
-    assert second.parent_run_id == first.parent_run_id
-    assert parent(folder, second).info.status == "RUNNING"
+    assert (parent(folder).info.run_id, parent(folder).info.status) == (before, "RUNNING")
     close(second)
-    assert parent(folder, second).data.params == {"trials": "24", "hours": "8"}
+    assert parent(folder).data.params == {"trials": "24", "hours": "8"}
 
 
 def test_two_sweeps_of_one_name_keep_apart(folder: Path) -> None:
-    mine = opened(folder)
-    close(mine)
+    close(opened(folder))
+    mine = parent(folder).info
     (folder / "mlflow_sweep_id.txt").unlink()  # as from another folder, on one server
-    theirs = opened(folder)
-    close(theirs)
+    close(opened(folder))
+    theirs = parent(folder).info
     assert mine.experiment_id == theirs.experiment_id
-    assert mine.parent_run_id != theirs.parent_run_id
+    assert mine.run_id != theirs.run_id
 
 
 def test_the_parent_run_tells_how_the_sweep_ended(folder: Path) -> None:
     tracker = opened(folder)
     run_trial(tracker, config(folder, number=3), [1.5])
     tracker.close_sweep("FINISHED", {"trial": 3, "eval_loss": 1.5, "rank": 16}, "# Rank 16 won")
-    run = parent(folder, tracker)
-    (child,) = children(folder, tracker)
+    run = parent(folder)
+    (child,) = children(folder)
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "quick"
     assert run.data.metrics["best_eval_loss"] == 1.5
@@ -318,7 +325,7 @@ def test_the_report_is_an_artifact_of_the_parent_run(folder: Path) -> None:
     tracker = opened(folder)
     (folder / "report.html").write_text("<p>what was found</p>")
     tracker.close_sweep("KILLED", None, "Stopped.", folder / "report.html")
-    (kept,) = (folder / "mlartifacts").glob(f"{tracker.parent_run_id}/artifacts/report.html")
+    (kept,) = (folder / "mlartifacts").glob(f"{parent(folder).info.run_id}/artifacts/report.html")
     assert kept.read_text() == "<p>what was found</p>"
 
 
@@ -326,7 +333,7 @@ def test_no_trial_is_left_running(folder: Path) -> None:
     tracker = opened(folder)
     tracker.trial_started(config(folder), PLACE)
     close(tracker)
-    (child,) = children(folder, tracker)
+    (child,) = children(folder)
     assert (child.info.status, child.data.tags["outcome"]) == ("KILLED", "interrupted")
 
 
@@ -346,11 +353,11 @@ def test_a_completed_trial_keeps_its_log_and_adapter(folder: Path) -> None:
     write_files(folder, 0)
     run_trial(tracker, config(folder), [1.5])
     close(tracker)
-    (child,) = children(folder, tracker)
+    (child,) = children(folder)
     assert artifacts(folder, child) == {"adapter", "log.txt"}
     assert artifacts(folder, child, "adapter") == {"adapter/adapter_config.json"}
     assert (folder / "mlartifacts" / child.info.run_id / "artifacts" / "log.txt").exists()
-    assert artifacts(folder, parent(folder, tracker)) == {"space.yaml"}
+    assert artifacts(folder, parent(folder)) == {"space.yaml"}
 
 
 def test_an_outclassed_trial_keeps_its_log_only(folder: Path) -> None:
@@ -358,7 +365,7 @@ def test_an_outclassed_trial_keeps_its_log_only(folder: Path) -> None:
     write_files(folder, 0)
     run_trial(tracker, config(folder), [1.5], TrialResult(outcome="outclassed", reason="Why."))
     close(tracker)
-    assert artifacts(folder, children(folder, tracker)[0]) == {"log.txt"}
+    assert artifacts(folder, children(folder)[0]) == {"log.txt"}
 
 
 def test_a_dropped_adapter_is_gone(folder: Path) -> None:
@@ -370,7 +377,7 @@ def test_a_dropped_adapter_is_gone(folder: Path) -> None:
         tracker.drop_adapter(number, folder / "trials" / f"{number:03d}" / "adapter")
     close(tracker)
     assert not (folder / "trials" / "000" / "adapter").exists()
-    assert artifacts(folder, children(folder, tracker)[0]) == {"log.txt"}
+    assert artifacts(folder, children(folder)[0]) == {"log.txt"}
 
 
 def test_the_machines_load_is_a_system_metric_of_the_sweep(
@@ -378,12 +385,12 @@ def test_the_machines_load_is_a_system_metric_of_the_sweep(
 ) -> None:
     monkeypatch.setattr(writer, "_IDLE_SECONDS", 0.02)
     tracker = opened(folder)
-    wait_for(lambda: "system/cpu_utilization_percentage" in metrics(folder, tracker), tracker)
+    wait_for(lambda: "system/cpu_utilization_percentage" in metrics(folder), tracker)
     close(tracker)
 
 
-def metrics(folder: Path, tracker: MlflowTracker) -> dict[str, float]:
-    return dict(parent(folder, tracker).data.metrics)
+def metrics(folder: Path) -> dict[str, float]:
+    return dict(parent(folder).data.metrics)
 
 
 def test_nothing_is_printed(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -418,7 +425,7 @@ def test_a_file_that_is_no_database_is_said_at_once(tmp_path: Path) -> None:
 def test_a_deleted_experiment_is_named(folder: Path) -> None:
     tracker = opened(folder)
     close(tracker)
-    client(folder).delete_experiment(tracker.experiment_id)
+    client(folder).delete_experiment(index(folder).experiment_id)
     with pytest.raises(TrackingError, match="deleted MLflow experiment, as 'quick' is"):
         opened(folder)
 
@@ -468,7 +475,7 @@ def test_the_ui_shows_a_sweep_to_this_machine_only(folder: Path) -> None:
     write_files(folder, 0)
     run_trial(tracker, config(folder), [1.5])
     close(tracker)
-    (child,) = children(folder, tracker)
+    (child,) = children(folder)
     port = free_port()
     with serving(ui_command(f"sqlite:///{folder}/mlflow.db", port), folder, port) as address:
         assert "<!doctype html>" in get(address)
@@ -519,10 +526,10 @@ def test_a_sweep_goes_on_without_its_server_and_all_of_it_arrives(
     assert not adapter.exists()
     with serving(server(folder, port), folder, port) as address:
         close(second)
-        (child,) = children(folder, second)
+        (child,) = children(folder)
         assert history(folder, child, "eval_loss") == [(10, 1.5), (20, 1.25), (30, 1.125)]
         assert (child.info.status, child.data.tags["outcome"]) == ("FINISHED", "completed")
-        assert parent(folder, second).info.status == "FINISHED"
+        assert parent(folder).info.status == "FINISHED"
         files = MlflowClient(tracking_uri=address).list_artifacts(child.info.run_id)
         assert [file.path for file in files] == ["log.txt"]
     ours = [path for path in folder.iterdir() if path.is_file() and path.suffix != ".log"]
@@ -592,9 +599,9 @@ def test_the_rest_of_a_killed_sweep_leaves_nothing_running(folder: Path) -> None
     wait_for(lambda: True, tracker)
     said: list[str] = []
     assert send_rest(folder, None, said.append) == 0
-    (child,) = children(folder, tracker)
+    (child,) = children(folder)
     assert (child.info.status, child.data.tags["outcome"]) == ("KILLED", "interrupted")
-    assert parent(folder, tracker).info.status == "KILLED"
+    assert parent(folder).info.status == "KILLED"
     assert said[-1] == "1 of 1 sent"
     assert send_rest(folder, None, said.append) == 0
     assert "has reached" in said[-1]
@@ -617,7 +624,7 @@ def test_events_that_are_sent_twice_change_nothing(
     close(tracker)
     before = story(folder)
     assert len(events) == 9
-    runs = Runs(f"sqlite:///{folder}/mlflow.db", "quick", folder, None)  # of another process
+    runs = Runs(index(folder))  # of another process
     for event in [*events, *[event for event in events for _ in range(2)]]:
         runs.send(event)
     assert story(folder) == before
@@ -627,15 +634,15 @@ def test_of_a_run_that_was_created_twice_the_one_in_use_stays(folder: Path) -> N
     tracker = opened(folder)
     run_trial(tracker, config(folder), [1.5])
     wait_for(lambda: True, tracker)
-    (child,) = children(folder, tracker)
+    (child,) = children(folder)
     for start in (1, child.info.start_time):  # created by requests that were given up as too slow
-        tags = {"mlflow.parentRunId": tracker.parent_run_id, "trial_number": "0"}
-        client(folder).create_run(tracker.experiment_id, start, tags)
+        tags = {"mlflow.parentRunId": parent(folder).info.run_id, "trial_number": "0"}
+        client(folder).create_run(child.info.experiment_id, start, tags)
     close(tracker)
     again = opened(folder)
     run_trial(again, config(folder), [1.5])
     close(again)
-    assert [run.info.run_id for run in children(folder, again)] == [child.info.run_id]
+    assert [run.info.run_id for run in children(folder)] == [child.info.run_id]
 
 
 def test_a_sweep_whose_folder_was_moved_has_its_database_with_it(folder: Path) -> None:
@@ -649,7 +656,7 @@ def test_a_second_end_of_a_trial_changes_nothing(folder: Path) -> None:
     run_trial(tracker, config(folder), [1.5], replace(COMPLETED, training_seconds=2.0))
     tracker.trial_ended(0, TrialResult(outcome="failed", reason="Why.", training_seconds=3.0))
     close(tracker)
-    (child,) = children(folder, tracker)
+    (child,) = children(folder)
     assert (child.info.status, child.data.tags["outcome"]) == ("FINISHED", "completed")
     assert history(folder, child, "training_seconds") == [(0, 2.0)]
 
@@ -658,13 +665,13 @@ def test_a_write_that_mlflow_refuses_is_skipped_and_said(folder: Path) -> None:
     tracker = opened(folder)
     tracker.trial_started(config(folder), PLACE)
     wait_for(lambda: True, tracker)
-    client(folder).delete_run(children(folder, tracker)[0].info.run_id)  # in the UI, say
+    client(folder).delete_run(children(folder)[0].info.run_id)  # in the UI, say
     tracker.trial_reported(0, point(1, 1.5))
     run_trial(tracker, config(folder, 1), [1.25])
     tracker.close_sweep("FINISHED", None, "Done.")
     assert tracker.unsent == 0
     assert re.match(r"MLflow refused 1 write for good; the first: ", tracker.in_words or "")
-    (child,) = children(folder, tracker)
+    (child,) = children(folder)
     assert history(folder, child, "eval_loss") == [(10, 1.25)]
     assert child.info.status == "FINISHED"
 
@@ -677,7 +684,7 @@ def test_an_adapter_is_dropped_before_its_upload_has_begun(folder: Path) -> None
     tracker.drop_adapter(0, adapter)
     assert not adapter.exists()
     close(tracker)
-    assert artifacts(folder, children(folder, tracker)[0]) == {"log.txt"}
+    assert artifacts(folder, children(folder)[0]) == {"log.txt"}
 
 
 @pytest.mark.parametrize(

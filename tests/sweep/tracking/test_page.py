@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from sweep.tracking import run_data
 from sweep.tracking.location import page_of, sweep_id
 from sweep.tracking.mlflow_tracker import MlflowTracker
+from sweep.tracking.run_index import RunIndex
 from sweep.tracking.sqlite_tables import make_tables
 from tests.sweep.reviewed import make_config
 from tests.sweep.tracking.test_mlflow_tracker import COMPLETED, PLACE
@@ -56,6 +57,11 @@ def new_folder(parent: Path, name: str) -> Path:
 def client(folder: Path) -> MlflowClient:
     uri = f"sqlite:///{folder.parent}/mlflow.db"
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def index(folder: Path) -> RunIndex:
+    """What another process knows of the sweep's runs: nothing yet."""
+    return RunIndex(f"sqlite:///{folder.parent}/mlflow.db", folder.name, folder, None)
 
 
 def opened(folder: Path) -> MlflowTracker:
@@ -101,16 +107,18 @@ def champion(folder: Path) -> Any:
 def test_a_saved_view_shows_outcome_loss_and_hyperparameters_the_best_first(folder: Path) -> None:
     tracker = opened(folder)
     tracker.close_sweep("FINISHED", None, "Done.", shown=[1.25, 2.5])
-    experiment = client(folder).get_experiment(tracker.experiment_id)
+    experiment = client(folder).get_experiment(index(folder).experiment_id)
     view = json.loads(experiment.tags[f"mlflow.sharedViewState.{sweep_id(folder)}"])
     state = json.loads(view["state"])
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`eval_loss_best`", True)
     assert {"tags.`outcome`", "params.`rank`"} <= set(state["selectedColumns"])
-    assert state["runsExpanded"] == {tracker.parent_run_id: True}
+    assert state["runsExpanded"] == {index(folder).parent_run_id: True}
     first = state["compareRunCharts"][0]
     assert (first["metricKey"], first["range"]) == ("eval_loss", {"yMin": 1.25, "yMax": 2.5})
-    address = page_of("http://server:5000/", tracker.experiment_id, folder)
-    assert address.startswith(f"http://server:5000/#/experiments/{tracker.experiment_id}/runs?")
+    address = page_of("http://server:5000/", index(folder).experiment_id, folder)
+    assert address.startswith(
+        f"http://server:5000/#/experiments/{index(folder).experiment_id}/runs?"
+    )
     assert sweep_id(folder) in address
 
 
@@ -121,16 +129,15 @@ def test_links_and_pictures_of_the_description_lead_somewhere(folder: Path) -> N
     (folder / "plots" / "best.png").write_bytes(b"PNG")
     text = "[3](#trial-3) [all](#curves) [4](#trial-4) ![best](plots/best.png)"
     tracker.close_sweep("FINISHED", None, text, plots=[folder / "plots" / "best.png"])
-    parent = client(folder).get_run(tracker.parent_run_id)
+    parent = index(folder).parent()
     note = parent.data.tags["mlflow.note.content"]
-    (run,) = client(folder).search_runs([tracker.experiment_id], "tags.trial_number = '3'")
-    assert f"[3](#/experiments/{tracker.experiment_id}/runs/{run.info.run_id}?" in note
+    (run,) = client(folder).search_runs([index(folder).experiment_id], "tags.trial_number = '3'")
+    assert f"[3](#/experiments/{index(folder).experiment_id}/runs/{run.info.run_id}?" in note
     assert "compareRunsMode=CHART" in note
     assert "[4](#trial-4)" in note  # it has no run
-    assert f"get-artifact?run_uuid={tracker.parent_run_id}&path=plots/best.png" in note
-    assert [a.path for a in client(folder).list_artifacts(tracker.parent_run_id, "plots")] == [
-        "plots/best.png"
-    ]
+    assert f"get-artifact?run_uuid={index(folder).parent_run_id}&path=plots/best.png" in note
+    there = client(folder).list_artifacts(index(folder).parent_run_id, "plots")
+    assert [artifact.path for artifact in there] == ["plots/best.png"]
 
 
 def test_a_sweep_that_runs_is_described_too(folder: Path) -> None:
@@ -139,7 +146,7 @@ def test_a_sweep_that_runs_is_described_too(folder: Path) -> None:
     end = time.monotonic() + 20
     while tracker.unsent and time.monotonic() < end:
         time.sleep(0.05)
-    run = client(folder).get_run(tracker.parent_run_id)
+    run = index(folder).parent()
     assert run.data.tags["mlflow.note.content"] == "3 trials so far"
     tracker.close_sweep("FINISHED", None, "Done.")
 
@@ -148,7 +155,7 @@ def test_the_rows_are_inputs_once_however_often_the_sweep_goes_on(folder: Path) 
     for _ in range(2):
         tracker = opened(folder)
         tracker.close_sweep("FINISHED", None, "Done.")
-    inputs = client(folder).get_run(tracker.parent_run_id).inputs.dataset_inputs
+    inputs = index(folder).parent().inputs.dataset_inputs
     found = {
         (i.tags[0].value, i.dataset.name, json.loads(i.dataset.profile)["num_rows"]) for i in inputs
     }

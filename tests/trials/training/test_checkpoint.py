@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trials.backends.loading import load
+from tests.tiny import model_config, transformers_base
+from trials.backends.packing import Batch
+from trials.backends.transformers_qlora import TransformersBase
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
 from trials.memory.micro_batches import Attempt, MicroBatchMemory
 from trials.models.frozen_base import FrozenBase
@@ -21,41 +23,31 @@ MakeConfig = Callable[..., TrialConfig]
 
 
 @pytest.fixture(scope="module")
-def bases() -> dict[str, Any]:
-    return {}
-
-
-@pytest.fixture
-def base(config: MakeConfig, bases: dict[str, Any]) -> FrozenBase:
-    if "base" not in bases:
-        bases["base"] = load(config().model)
-    loaded: FrozenBase = bases["base"]
-    return loaded
+def base(tiny_base: Path) -> TransformersBase:
+    return transformers_base(model_config(tiny_base))
 
 
 class CutOff(BaseException):
     """What a killed process does not even see."""
 
 
-class CutOffAt:
-    """A base whose process dies in its n-th forward pass in training."""
+class CutOffAt(TransformersBase):
+    """The base in a process that dies in its n-th forward pass in training."""
 
     def __init__(self, base: FrozenBase, call: int) -> None:
-        self._base, self._call = base, call
+        vars(self).update(vars(base))
+        self._call = call
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._base, name)
-
-    def nll_sum(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def nll_sum(self, model: Any, batch: Batch) -> torch.Tensor:
         if model.training:
             self._call -= 1
             if self._call < 0:
                 raise CutOff
-        return self._base.nll_sum(model, batch)
+        return super().nll_sum(model, batch)
 
 
 def run(
-    config: TrialConfig, base: Any, memory: MicroBatchMemory | None = None
+    config: TrialConfig, base: FrozenBase, memory: MicroBatchMemory | None = None
 ) -> tuple[TrialResult, list[EvalPoint]]:
     points: list[EvalPoint] = []
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)

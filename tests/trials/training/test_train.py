@@ -16,47 +16,37 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from sweep.pruners.overfit import Overfit
+from tests.tiny import eval_loss, model_config, transformers_base
 from trials.backends import transformers_qlora
 from trials.backends.loading import load
+from trials.backends.packing import Batch
 from trials.backends.transformers_qlora import TransformersBase
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
 from trials.data.batches import collate
 from trials.data.tokens import IGNORED, TokenRows
-from trials.evaluation.evaluate import eval_loss
 from trials.evaluation.row_nlls import from_text
 from trials.memory.device import is_out_of_memory
 from trials.memory.micro_batches import Attempt, MicroBatchMemory
-from trials.models.frozen_base import BaseNotClean
+from trials.models.frozen_base import BaseNotClean, FrozenBase
 from trials.training.train import evaluation_steps, run_trial
 
 MakeConfig = Callable[..., TrialConfig]
 
 
 @pytest.fixture(scope="module")
-def bases() -> dict[str, Any]:
-    return {}
-
-
-@pytest.fixture
-def base(config: MakeConfig, bases: dict[str, Any]) -> TransformersBase:
+def base(tiny_base: Path) -> TransformersBase:
     """The base model, loaded once for all tests of this file: they share it as trials do."""
-    if "base" not in bases:
-        bases["base"] = load(config().model)
-    loaded: TransformersBase = bases["base"]
-    return loaded
+    return transformers_base(model_config(tiny_base))
 
 
-@pytest.fixture
-def exact(config: MakeConfig, bases: dict[str, Any]) -> TransformersBase:
+@pytest.fixture(scope="module")
+def exact(tiny_base: Path) -> TransformersBase:
     """The same in float32, where sums in another order differ in the seventh digit only."""
-    if "exact" not in bases:
-        bases["exact"] = load(replace(config().model, compute_dtype="float32"))
-    loaded: TransformersBase = bases["exact"]
-    return loaded
+    return transformers_base(replace(model_config(tiny_base), compute_dtype="float32"))
 
 
 def run(
-    config: TrialConfig, base: TransformersBase, memory: MicroBatchMemory | None = None
+    config: TrialConfig, base: FrozenBase, memory: MicroBatchMemory | None = None
 ) -> tuple[TrialResult, list[EvalPoint]]:
     points: list[EvalPoint] = []
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)
@@ -122,7 +112,7 @@ def test_before_the_first_step_the_eval_loss_is_the_base_models_own(
     config: MakeConfig, base: TransformersBase, tiny_data: Path
 ) -> None:
     _, points = run(config(evaluate_base=True, epochs=0.1), base)
-    by_hand = loss_by_hand(tiny_data, base._base)
+    by_hand = loss_by_hand(tiny_data, base.model)
     assert points[0].eval_loss == pytest.approx(by_hand, rel=2e-3)  # bfloat16 logits
 
 
@@ -133,7 +123,7 @@ def test_the_logged_eval_loss_is_what_plain_peft_gives(
     result, _ = run(trial, base)
     assert result.best is not None
     plain = AutoModelForCausalLM.from_pretrained(
-        trial.model.name, dtype=torch.bfloat16, quantization_config=base._base.quantization_method
+        trial.model.name, dtype=torch.bfloat16, quantization_config=base.model.quantization_method
         and transformers_qlora._quantization(trial.model, torch.bfloat16),
     )  # fmt: skip
     model = PeftModel.from_pretrained(plain, Path(trial.output_dir) / "adapter").eval()
@@ -144,8 +134,8 @@ def test_the_eval_loss_does_not_move_with_the_eval_batch_and_equals_a_loop_by_ha
     exact: TransformersBase, tiny_data: Path
 ) -> None:
     rows = TokenRows(tiny_data / "sample", 64)
-    by_batch = [eval_loss(exact, exact._base, rows, size) for size in (1, 7, 64)]
-    by_hand = loss_by_hand(tiny_data, exact._base)
+    by_batch = [eval_loss(exact, exact.model, rows, size) for size in (1, 7, 64)]
+    by_hand = loss_by_hand(tiny_data, exact.model)
     assert by_batch == pytest.approx([by_hand] * 3, rel=1e-6)
 
 
@@ -153,7 +143,7 @@ def test_in_16_bits_the_eval_loss_moves_little_with_the_eval_batch(
     base: TransformersBase, tiny_data: Path
 ) -> None:
     rows = TokenRows(tiny_data / "sample", 64)
-    by_batch = [eval_loss(base, base._base, rows, size) for size in (1, 7, 64)]
+    by_batch = [eval_loss(base, base.model, rows, size) for size in (1, 7, 64)]
     assert by_batch == pytest.approx([by_batch[0]] * 3, rel=1e-3)
 
 
@@ -204,7 +194,7 @@ def test_a_warm_base_gives_the_losses_of_a_cold_one(
     run(config(1, rank=4, neftune_alpha=5.0, dropout=0.1, epochs=1), base)
     run(config(4, rank=4), base)  # its layers, at another rank, are those of the next one
     _, warm = run(config(2), base)
-    _, cold = run(config(3), load(config().model))  # type: ignore[arg-type]
+    _, cold = run(config(3), load(config().model))
     assert losses(warm) == losses(cold)
 
 
@@ -235,13 +225,13 @@ def test_a_failure_is_told_and_not_what_it_leaves_behind(
 ) -> None:
     class Spoilt(LimitedMemory):
         def remove_adapter(self) -> None:
-            self._limited.remove_adapter()
+            super().remove_adapter()
             raise BaseNotClean("300 MiB more of device memory held than at load")
 
     def report(point: EvalPoint) -> None:
         raise RuntimeError("the report went wrong")
 
-    spoilt: Any = Spoilt(base, limit=8)
+    spoilt = Spoilt(base, limit=8)
     trial = config()
     Path(trial.output_dir).mkdir(parents=True)
     with pytest.raises(RuntimeError, match="the report went wrong"):
@@ -262,31 +252,30 @@ def test_the_micro_batch_changes_nothing_but_speed(
     assert flat(smaller) == pytest.approx(flat(in_eights), rel=1e-5)
 
 
-class LimitedMemory:
-    """A base whose device has no room for more than `limit` rows, from a given call on."""
+class LimitedMemory(TransformersBase):
+    """The base, on a device that has no room for more than `limit` rows, from a given call on."""
 
     def __init__(
         self,
-        base: TransformersBase,
+        base: FrozenBase,
         limit: int,
         *,
         training: bool | None = None,
         from_call: int = 0,
     ) -> None:
-        self._limited, self._limit = base, limit
-        self._training, self._from_call = training, from_call
+        vars(self).update(vars(base))
+        self._limit, self._training, self._from_call = limit, training, from_call
         self.calls = 0
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._limited, name)
-
-    def nll_sum(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def nll_sum(self, model: Any, batch: Batch) -> torch.Tensor:
         self._take(model, len(batch["input_ids"]))
-        return self._limited.nll_sum(model, batch)
+        return super().nll_sum(model, batch)
 
-    def nll_rows(self, model: Any, batch: dict[str, torch.Tensor], **wanted: bool) -> Any:
+    def nll_rows(
+        self, model: Any, batch: Batch, *, counts_correct: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         self._take(model, len(batch["input_ids"]))
-        return self._limited.nll_rows(model, batch, **wanted)
+        return super().nll_rows(model, batch, counts_correct=counts_correct)
 
     def _take(self, model: Any, n_rows: int) -> None:
         if self._training in (None, model.training):
@@ -305,7 +294,7 @@ def test_memory_that_runs_out_at_any_point_changes_no_loss(
 ) -> None:
     trial = config(1, evaluate_base=True)
     _, undisturbed = run(trial, exact)
-    limited: Any = LimitedMemory(exact, limit=2, training=training, from_call=from_call)
+    limited = LimitedMemory(exact, limit=2, training=training, from_call=from_call)
     result, points = run(trial, limited)
     assert flat(points) == pytest.approx(flat(undisturbed), rel=1e-5)
     assert result.micro_batch_size == (2 if training else 8)
@@ -314,7 +303,7 @@ def test_memory_that_runs_out_at_any_point_changes_no_loss(
 def test_what_was_learnt_before_memory_ran_out_is_kept(
     config: MakeConfig, exact: TransformersBase
 ) -> None:
-    limited: Any = LimitedMemory(exact, limit=4, training=True, from_call=9)
+    limited = LimitedMemory(exact, limit=4, training=True, from_call=9)
     run(config(1), limited)
     # 12 steps: 9 of one forward pass, one attempt that failed, 3 of two forward passes.
     assert limited.calls == 9 + 1 + 3 * 2
@@ -324,7 +313,7 @@ def test_later_trials_do_not_try_again_what_did_not_fit(
     config: MakeConfig, base: TransformersBase
 ) -> None:
     memory = MicroBatchMemory()
-    limited: Any = LimitedMemory(base, limit=2)
+    limited = LimitedMemory(base, limit=2)
     for number in (1, 2):
         result, _ = run(config(number), limited, memory)
         assert (result.outcome, result.micro_batch_size) == ("completed", 2)
@@ -336,10 +325,19 @@ def test_later_trials_do_not_try_again_what_did_not_fit(
 def test_a_trial_whose_single_row_does_not_fit_is_out_of_memory(
     config: MakeConfig, base: TransformersBase
 ) -> None:
-    limited: Any = LimitedMemory(base, limit=0)
+    limited = LimitedMemory(base, limit=0)
     result, _ = run(config(), limited)
     assert result.outcome == "out_of_memory"
     assert "with 1 row at a time and gradient checkpointing (rank 8, max_length 64" in result.reason
+
+
+def test_a_trial_that_is_out_of_memory_leaves_no_checkpoint(
+    config: MakeConfig, base: TransformersBase
+) -> None:
+    trial = config(checkpoint_minutes=0.0)
+    result, _ = run(trial, LimitedMemory(base, limit=0, training=True, from_call=3))
+    assert result.outcome == "out_of_memory"
+    assert [path.name for path in Path(trial.output_dir).iterdir()] == ["result.json"]
 
 
 def test_memory_that_runs_out_in_the_optimizer_begins_the_trial_anew(
@@ -393,7 +391,7 @@ def test_gradient_checkpointing_comes_when_one_row_does_not_fit_and_changes_no_l
     memory.did_not_fit(trial, Attempt(1, gradient_checkpointing=False))
     _, points = run(replace(trial, number=2), base, memory)
     assert losses(points) == losses(plain)
-    assert not base._base.is_gradient_checkpointing
+    assert not base.model.is_gradient_checkpointing
 
 
 def test_gradient_checkpointing_can_begin_in_the_middle(
@@ -404,14 +402,13 @@ def test_gradient_checkpointing_can_begin_in_the_middle(
     calls: list[int] = []
 
     class ShortOnce(LimitedMemory):
-        def nll_sum(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        def nll_sum(self, model: Any, batch: Batch) -> torch.Tensor:
             calls.append(1)
             if len(calls) == 20:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
-            return self._limited.nll_sum(model, batch)
+            return super().nll_sum(model, batch)
 
-    short: Any = ShortOnce(exact, limit=1)
-    _, points = run(replace(trial, number=2), short)
+    _, points = run(replace(trial, number=2), ShortOnce(exact, limit=1))
     assert flat(points) == pytest.approx(flat(plain), rel=1e-6)
 
 

@@ -1,0 +1,55 @@
+"""What a user got wrong is told in words; a fault of ours shows its traceback."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import sweep.errors
+from sweep.cli import app
+from sweep.errors import SweepFailed
+from trials.config import ConfigError, DataError
+from trials.models.smollm2 import ModelError
+
+ROOT = Path(__file__).parents[3]
+OF_SWEEP = [kind for kind in vars(sweep.errors).values() if isinstance(kind, type)]
+TOLD = [kind for kind in OF_SWEEP if kind is not SweepFailed] + [ConfigError, DataError, ModelError]
+
+
+def test_no_error_of_ours_is_a_value_error_of_its_own() -> None:
+    files = [path for folder in ("sweep", "trials") for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 150
+    classes = [
+        node
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and "ValueError" in map(ast.unparse, node.bases)
+    ]
+    assert [kind.name for kind in classes] == ["UserError"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [k for k in OF_SWEEP if issubclass(k, ValueError)] + [ConfigError, DataError, ModelError],
+)
+def test_what_a_user_got_wrong_is_told_in_words(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> None:
+        raise kind("search.rank: must be above 0.")
+
+    monkeypatch.setattr(app, "app", fails)
+    with pytest.raises(SystemExit, match="2"):
+        app.main()
+    assert "search.rank: must be above 0." in capsys.readouterr().err
+
+
+def test_a_plain_value_error_gets_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr(app, "app", fails)
+    with pytest.raises(ValueError, match="a fault of ours"):
+        app.main()

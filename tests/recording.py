@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sweep.study.tracker import Place
+from sweep.events import Place
+from sweep.study.ask_tell import AskTell
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
 
 
-class Recording:
+class Recording(AskTell):
     """Asks for `configs` in turn; `events` holds what happened, in order."""
 
     def __init__(
@@ -43,22 +44,8 @@ class Recording:
     def n_ended(self) -> int:
         return 0
 
-    def n_paused(self) -> int:
-        return 0
-
-    def promising(self, *, is_last: bool) -> int | None:
-        return None
-
-    def end_paused(self) -> None: ...
-
     def is_exhausted(self) -> bool:
         return not self._waiting
-
-    def gpu_seconds(self) -> float:
-        return 0.0
-
-    def is_flat(self, n_trials: int) -> bool:
-        return False
 
     def running_together(self) -> list[set[int]]:
         """The sets of trials that ran at the same time, one after each start."""

@@ -15,17 +15,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sweep.confirm.plan import Run
+from sweep.events import Place, Tracker
 from sweep.pruners.own_curve import ByItself, stopped_by_hand
+from sweep.study.ask_tell import AskTell
 from sweep.study.sweep import RUNS_AGAIN
-from sweep.study.tracker import Place, Tracker
 from sweep.text.secrets import without_secrets
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
 from trials.trial_folder import forget_result, write_result
 
 
 @dataclass
-class Confirmation:
-    """The runs, from the side of the loop: an `AskTell` whose points are known beforehand.
+class Confirmation(AskTell):
+    """The runs: a study whose points are known beforehand.
 
     Args:
         runs: All that are wanted; those that have ended are not asked for.
@@ -102,24 +103,15 @@ class Confirmation:
         for number in list(self._running):
             self.tell(number, TrialResult(outcome="interrupted", reason=words))
 
+    @property
+    def running(self) -> list[int]:
+        return sorted(self._running)
+
+    def why_failed(self) -> str | None:
+        return None  # runs that failed are told with the rest
+
     def n_ended(self) -> int:
         return self._n_ended
 
-    def n_paused(self) -> int:
-        """Every run goes to its end."""
-        return 0
-
-    def promising(self, *, is_last: bool) -> int | None:
-        return None
-
-    def end_paused(self) -> None: ...
-
     def is_exhausted(self) -> bool:
         return not self._waiting
-
-    def gpu_seconds(self) -> float:
-        """There is no budget of them here."""
-        return 0.0
-
-    def is_flat(self, n_trials: int) -> bool:
-        return False

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from sweep.confirm.confirmation import Confirmation
 from sweep.confirm.plan import Run, make_data, plan
-from sweep.control.prune import Words
-from sweep.driver import loop
-from sweep.driver.interrupt import ends_in_order
+from sweep.driver.interrupt import StopSignals
+from sweep.driver.job import EXIT_CODES, Ending
+from sweep.driver.session import Session, trial_bytes
 from sweep.errors import StudyError
+from sweep.events import Tracker
 from sweep.folder import layout
 from sweep.folder.lock import locked
 from sweep.folder.requests import is_asked_to_prune, is_asked_to_stop
@@ -30,10 +32,8 @@ from sweep.space.space import Space
 from sweep.study.budget import Budget
 from sweep.text.numbers import counted
 from sweep.tracking.location import artifacts_dir, command, own_database, tracked_at
-from sweep.workers.devices import n_gpu_slots, n_workers, wants_gpus
-
-if TYPE_CHECKING:
-    from sweep.tracking.mlflow_tracker import MlflowTracker
+from sweep.workers.devices import wants_gpus
+from trials.trial_folder import DATA_REPORT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,11 +69,7 @@ def confirm(folder: Path, options: Options, console: Console) -> int:
         n_rows = make_data(stored, runs[0].config.model.max_length)
         sweep = Confirmation(
             runs,
-            ByItself(
-                space.settings.pruning,
-                space.objective,
-                n_evaluations=space.settings.evaluate.times,
-            ),
+            ByItself.of(space),
             is_asked_to_prune=partial(is_asked_to_prune, folder / layout.CONFIRM),
         )
         n_left = len(runs) - sweep.n_ended()
@@ -107,75 +103,65 @@ def _run(
     on_gpus: bool,
     console: Console,
 ) -> int:
-    from sweep.workers import connection
-    from sweep.workers.runner import RayRunner
-
-    folder = stored.folder
-    budget = Budget(trials=len(runs), hours=None, is_asked=lambda: is_asked_to_stop(folder))
+    folder, budget = stored.folder, Budget(trials=len(runs), hours=None)
     progress = Progress(budget, objective=space.objective)
     progress.n_ended = sweep.n_ended()
-    screen = make_screen(console, progress, folder / layout.CONFIRM)
-    tracker = _open_tracker(folder, runs, options)
-    n_cpu_workers = n_workers(space, options.workers)
-    n_gpus = connection.connect(n_cpu_workers=None if on_gpus else n_cpu_workers)
-    n_slots = n_gpu_slots(space, asked=options.gpus, there=n_gpus) if on_gpus else n_cpu_workers
-    n_slots = min(n_slots, len(runs) - sweep.n_ended())
-    with ends_in_order(budget, screen.say):
-        try:
-            runner = RayRunner(
-                runs[0].config.model,
-                n_slots=lambda: n_slots,
-                on_gpus=on_gpus,
-                gpus_per_trial=space.settings.gpus_per_trial,
-                sweep=sweep,
-                folder=folder / layout.CONFIRM,
-                say=screen.say,
-            )
-            progress.usage = runner.usage
-            sweep.trackers = [screen, tracker, Words(folder / layout.CONFIRM)]
-            try:
-                with screen:
-                    try:
-                        loop.run(sweep, runner, budget)
-                        for ended in runner.set_aside(until=budget.hurry.is_set):
-                            sweep.tell(*ended)
-                    finally:
-                        runner.shutdown()
-                        sweep.interrupt()
-            finally:
-                _close_tracker(stored, tracker, is_stopped=budget.stop.is_set())
-        finally:
-            connection.disconnect()
-    if words := tracker.in_words:
-        console.print(words, style="red")
-    if budget.stop.is_set():
-        return 130
+    session = Session(
+        space=space,
+        folder=folder / layout.CONFIRM,
+        model=runs[0].config.model,
+        on_gpus=on_gpus,
+        workers=options.workers,
+        gpus=options.gpus,
+        most_slots=len(runs) - sweep.n_ended(),
+        trial_bytes=trial_bytes(json.loads((folder / layout.DATA / DATA_REPORT).read_text())),
+        budget=budget,
+        stop=StopSignals(partial(is_asked_to_stop, folder)),
+        progress=progress,
+        screen=make_screen(console, progress, folder / layout.CONFIRM),
+    )
+    status, _ = session.run(sweep, _Recording(stored, runs, options, console))
+    if status == "KILLED":
+        return EXIT_CODES[status]
     return 0 if all(run.result is not None for run in runs) else 1
 
 
-def _open_tracker(folder: Path, runs: list[Run], options: Options) -> MlflowTracker:
-    from sweep.tracking.mlflow_tracker import MlflowTracker
+class _Recording:
+    """The runs in MLflow, below a run of their own beside the sweep's."""
 
-    uri = options.mlflow or tracked_at(folder) or own_database(folder)
-    tracker = MlflowTracker(
-        uri=uri,
-        name=folder.name,
-        artifacts_dir=artifacts_dir(uri, folder),
-        output_dir=folder / layout.CONFIRM,
-        run_name=f"{folder.name}, confirmed",
-    )
-    trials = ", ".join(str(number) for number in dict.fromkeys(run.trial for run in runs))
-    tracker.open_sweep(
-        {"confirms": folder.name, "trials": trials},
-        {"sweep.confirms": folder.name},
-        folder / layout.SPACE,
-    )
-    return tracker
+    def __init__(
+        self, stored: StoredSweep, runs: list[Run], options: Options, console: Console
+    ) -> None:
+        self._stored, self._runs, self._options, self._console = stored, runs, options, console
 
+    def open(self) -> Sequence[Tracker]:
+        from sweep.tracking.mlflow_tracker import MlflowTracker
 
-def _close_tracker(stored: StoredSweep, tracker: MlflowTracker, *, is_stopped: bool) -> None:
-    found = read_confirmed(stored)
-    lines = [f"**The best trials of {stored.name}, trained again with other seeds.**", ""]
-    lines += [f"- trial {c.trial}: mean {c.mean.mean:.4f} over {c.mean.n}" for c in found if c.mean]
-    lines += ["", *(f"{line}\n" for line in verdicts(found))]
-    tracker.close_sweep("KILLED" if is_stopped else "FINISHED", None, "\n".join(lines))
+        folder = self._stored.folder
+        uri = self._options.mlflow or tracked_at(folder) or own_database(folder)
+        self._tracker = MlflowTracker(
+            uri=uri,
+            name=folder.name,
+            artifacts_dir=artifacts_dir(uri, folder),
+            output_dir=folder / layout.CONFIRM,
+            run_name=f"{folder.name}, confirmed",
+        )
+        trials = ", ".join(str(number) for number in dict.fromkeys(run.trial for run in self._runs))
+        params, tags = {"confirms": folder.name, "trials": trials}, {"sweep.confirms": folder.name}
+        self._tracker.open_sweep(params, tags, folder / layout.SPACE)
+        return [self._tracker]
+
+    def close(self, ending: Ending) -> Ending:
+        found = read_confirmed(self._stored)
+        title = f"**The best trials of {self._stored.name}, trained again with other seeds.**"
+        lines = [
+            f"- trial {c.trial}: mean {c.mean.mean:.4f} over {c.mean.n}" for c in found if c.mean
+        ]
+        lines = [title, "", *lines, "", *(f"{line}\n" for line in verdicts(found))]
+        self._tracker.close_sweep(ending[0], None, "\n".join(lines))
+        if words := self._tracker.in_words:
+            self._console.print(words, style="red")
+        return ending
+
+    def break_off(self) -> None:
+        self._tracker.close_sweep("KILLED", None, "It was broken off; run it again.")

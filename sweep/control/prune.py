@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sweep.errors import StudyError
+from sweep.events import Tracker
 from sweep.folder.lock import runner
 from sweep.folder.requests import ask_to_prune, forget_prune
-from sweep.study.tracker import Place
-from trials.config import GOES_ON, EvalPoint, TrialConfig, TrialResult
+from trials.config import GOES_ON, TrialResult
 
 
 def prune(folder: Path, number: int, say: Callable[[str], None]) -> int:
@@ -43,15 +43,11 @@ def prune(folder: Path, number: int, say: Callable[[str], None]) -> int:
     return 0
 
 
-class Words:
-    """A tracker that takes the word for a trial away when it has ended."""
+class ClearPruneRequests(Tracker):
+    """A tracker that clears the request for a trial when that has ended."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-
-    def trial_started(self, config: TrialConfig, place: Place) -> None: ...
-
-    def trial_reported(self, number: int, point: EvalPoint) -> None: ...
 
     def trial_ended(self, number: int, result: TrialResult) -> None:
         """One that goes on later still has to end."""

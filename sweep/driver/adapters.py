@@ -9,11 +9,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from sweep.events import Tracker
 from sweep.folder import layout
 from sweep.study.ended import StoredTrial
 from sweep.study.sweep import Sweep
-from sweep.study.tracker import Place
-from trials.config import GOES_ON, EvalPoint, TrialConfig, TrialResult
+from trials.config import GOES_ON, TrialResult
 from trials.trial_folder import ADAPTER, CHECKPOINT, CONFIG
 
 HOW_TO_LOAD = """\
@@ -33,7 +33,7 @@ with slightly different numbers. `config.json` holds the whole configuration of 
 """
 
 
-class Adapters:
+class Adapters(Tracker):
     """A `Tracker` that keeps the adapters of the `keep` best trials and deletes the others.
 
     Args:
@@ -69,12 +69,6 @@ class Adapters:
             if ranked and ranked[0].number != self._number_in_best():
                 self._write_best(ranked[0])
         self._remove_leftovers()
-
-    def trial_started(self, config: TrialConfig, place: Place) -> None:
-        """Nothing is on disk yet."""
-
-    def trial_reported(self, number: int, point: EvalPoint) -> None:
-        """Nothing is on disk yet."""
 
     def trial_ended(self, number: int, result: TrialResult) -> None:
         """Let the trial's adapter take its place among the best."""

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from types import FrameType
 
-from sweep.study.budget import Budget
 from sweep.workers.signals import heard_by
 
 
+@dataclass
+class StopSignals:
+    """Whether anybody wants the end of what runs."""
+
+    is_asked: Callable[[], bool] = lambda: False
+    """Whether somebody has left word in the sweep's folder."""
+    heard: threading.Event = field(default_factory=threading.Event)
+    """Set once anybody wants it, in whichever way."""
+    hurry: threading.Event = field(default_factory=threading.Event)
+    """Set when nobody wants to wait for checkpoints."""
+
+    def is_given(self) -> bool:
+        """Whether anybody wants the end by now."""
+        if not self.heard.is_set() and self.is_asked():
+            self.heard.set()
+        return self.heard.is_set()
+
+
 @contextlib.contextmanager
-def ends_in_order(budget: Budget, say: Callable[[str], None]) -> Iterator[None]:
+def ends_in_order(signals: StopSignals, say: Callable[[str], None]) -> Iterator[None]:
     """Let Ctrl-C (or SIGTERM) end the sweep in order; only the third one breaks it off.
 
     The second usually comes from somebody who did not see that the first was heard.
@@ -24,9 +43,9 @@ def ends_in_order(budget: Budget, say: Callable[[str], None]) -> Iterator[None]:
     )
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if budget.stop.is_set():
-            budget.hurry.set()
-        budget.stop.set()
+        if signals.heard.is_set():
+            signals.hurry.set()
+        signals.heard.set()
         answer = next(answers, None)
         if answer is None:
             raise KeyboardInterrupt

@@ -46,4 +46,6 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 """Of a sweep, in MLflow's words."""
 STATES: dict[Status, str] = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "stopped"}
 """The same, for `sweep status`."""
+Ending = tuple[Status, str | None]
+"""How a sweep has ended, and what failed."""
 EXIT_CODES: dict[Status, int] = {"FINISHED": 0, "FAILED": 1, "KILLED": 130}

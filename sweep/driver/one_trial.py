@@ -82,14 +82,12 @@ def run(space: Space, options: Options, console: Console) -> int:
     )
     on_gpus = wants_gpus(workers=options.workers)
     os.environ.update(environment(space, options.workers, on_gpus=on_gpus))
-    so_far = rows_so_far(space, sweep_dir)
     found = prepare_data(
         space,
         sweep_dir / layout.ALONE / layout.DATA,
         on_gpus=on_gpus,
         say=console.print,
-        n_sample_rows=so_far.sample,
-        n_generated_rows=so_far.generated,
+        so_far=rows_so_far(space, sweep_dir),
     )
     config = alone(space, given, options, found, new_folder(sweep_dir / layout.ALONE))
     console.print(in_words(config))
@@ -198,11 +196,8 @@ class Verdicts:
     """The verdicts of a sweep that need no other trial."""
 
     def __init__(self, space: Space, lr_scheduler: str) -> None:
-        settings = space.settings
         self._lr_scheduler = lr_scheduler
-        self._by_itself = ByItself(
-            settings.pruning, space.objective, n_evaluations=settings.evaluate.times
-        )
+        self._by_itself = ByItself.of(space)
 
     def on(self, points: Sequence[EvalPoint]) -> Stop | None:
         """The verdict on a trial's evaluations, point 0 included, latest last: None to go on."""

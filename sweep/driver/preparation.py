@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -20,14 +20,11 @@ from sweep.space.backend import backend_in_words, backend_notes, choose_backend
 from sweep.space.domains import is_fixed
 from sweep.space.epochs import in_words as epochs_in_words
 from sweep.space.space import Space
+from sweep.study.task import NO_ROWS_YET, RowsSoFar
 from sweep.study.trial_config import model_config, trial_settings
 from sweep.text.numbers import counted
 from trials.parent import module_command
 from trials.trial_folder import LOG
-
-if TYPE_CHECKING:
-    from sweep.space.settings import Budget
-
 
 MOST_SHOWN = 6
 """Of the first trials."""
@@ -45,33 +42,20 @@ class Check:
 
 
 def request(
-    space: Space,
-    data_dir: Path,
-    *,
-    on_gpus: bool,
-    n_sample_rows: int | None = None,
-    n_generated_rows: int | None = None,
+    space: Space, data_dir: Path, *, on_gpus: bool, so_far: RowsSoFar = NO_ROWS_YET
 ) -> dict[str, Any]:
     """What `trials.preparation.prepare` is asked.
 
     Args:
-        n_sample_rows: Eval rows of each evaluation, in a study that goes on.
-        n_generated_rows: Those that completions are written for, likewise.
+        so_far: Rows of each evaluation, in a study that goes on.
 
     Raises:
         SpaceError: Unsloth is asked for and not installed.
     """
     settings, data = space.settings, space.settings.data
     fixed = trial_settings(space, on_gpus=on_gpus)
-    largest = space.largest
-    generation = None
-    if space.objective.is_generated:
-        generation = {
-            "rows": settings.objective.rows,
-            "max_new_tokens": settings.objective.max_new_tokens,
-            "n_rows": n_generated_rows,
-            "file": None if space.metric_file is None else str(space.metric_file),
-        }
+    smallest, largest = space.smallest, space.largest
+    n_rows_of_a_process = int(largest["effective_batch_size"]) // settings.processes_per_trial
     return {
         "train": space.source("train"),
         "eval": space.source("eval"),
@@ -80,22 +64,28 @@ def request(
         "chat": data.chat,
         "loss_on": data.loss_on,
         "model": asdict(model_config(space, choose_backend(space, on_gpus=on_gpus))),
-        "max_lengths": sorted({int(space.smallest["max_length"]), int(largest["max_length"])}),
+        "max_lengths": sorted({int(smallest["max_length"]), int(largest["max_length"])}),
         "n_evaluations": settings.evaluate.times,
         "sample_rows": settings.evaluate.rows,
-        "n_sample_rows": n_sample_rows,
-        "generation": generation,
-        "smallest_epochs": space.smallest["epochs"],
-        "smallest_batch": int(space.smallest["effective_batch_size"]),
+        "n_sample_rows": so_far.sample,
+        "generation": _generation(space, so_far) if space.objective.is_generated else None,
+        "smallest_epochs": smallest["epochs"],
+        "smallest_batch": int(smallest["effective_batch_size"]),
         "largest_rank": int(largest["rank"]),
         "target_modules": _widest_target(space),
-        "micro_batch_size": min(
-            fixed.micro_batch_size,
-            int(largest["effective_batch_size"]) // settings.processes_per_trial,
-        ),
+        "micro_batch_size": min(fixed.micro_batch_size, n_rows_of_a_process),
         "optimizer": fixed.optimizer,
         "seed": settings.seed,
         "output_dir": str(data_dir.resolve()),
+    }
+
+
+def _generation(space: Space, so_far: RowsSoFar) -> dict[str, Any]:
+    return {
+        "rows": space.settings.objective.rows,
+        "max_new_tokens": space.settings.objective.max_new_tokens,
+        "n_rows": so_far.generated,
+        "file": None if space.metric_file is None else str(space.metric_file),
     }
 
 
@@ -105,36 +95,30 @@ def prepare_data(
     *,
     on_gpus: bool,
     say: Callable[[str], None],
-    n_sample_rows: int | None = None,
-    n_generated_rows: int | None = None,
+    so_far: RowsSoFar = NO_ROWS_YET,
 ) -> Check:
     """Read and tokenise the data, size up the model, in a process of its own.
-
-    Args:
-        n_sample_rows: Eval rows of each evaluation, in a study that goes on.
-        n_generated_rows: Those that completions are written for, likewise.
 
     Raises:
         SpaceError: With every problem of the data, or the model's; or Unsloth is not installed.
     """
     data_dir.parent.mkdir(parents=True, exist_ok=True)
+    answer = _answer(request(space, data_dir, on_gpus=on_gpus, so_far=so_far), say)
+    if "problems" in answer:
+        raise SpaceError(answer["problems"])
+    return Check(data_dir, answer["report"], on_gpus)
+
+
+def _answer(asked: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         request_path, answer_path = Path(scratch) / "request.json", Path(scratch) / "answer.json"
-        asked = request(
-            space,
-            data_dir,
-            on_gpus=on_gpus,
-            n_sample_rows=n_sample_rows,
-            n_generated_rows=n_generated_rows,
-        )
         request_path.write_text(json.dumps(asked))
         log_path = Path(scratch) / LOG
         paths = str(request_path), str(answer_path)
-        command = module_command("trials.preparation.prepare", *paths)
         with (
             log_path.open("w") as log,
             subprocess.Popen(
-                command,
+                module_command("trials.preparation.prepare", *paths),
                 stdin=subprocess.PIPE,  # its end is ours: it must not outlive this process
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -148,10 +132,8 @@ def prepare_data(
         if not answer_path.exists():
             end = "\n".join(log_path.read_text(errors="replace").splitlines()[-15:])
             raise SpaceError(f"reading the data ended with exit code {process.returncode}:\n{end}")
-        answer = json.loads(answer_path.read_text())
-    if "problems" in answer:
-        raise SpaceError(answer["problems"])
-    return Check(data_dir, answer["report"], on_gpus)
+        answer: dict[str, Any] = json.loads(answer_path.read_text())
+        return answer
 
 
 def _widest_target(space: Space) -> str:
@@ -161,63 +143,72 @@ def _widest_target(space: Space) -> str:
 
 def in_words(space: Space, check: Check) -> RenderableType:
     """The check as a person reads it."""
-    report = check.report
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
-    for length, counts in report["train"].items():
-        table.add_row(
-            "train", _counts_in_words(counts, length if len(report["train"]) > 1 else None)
-        )
-    table.add_row("eval", _counts_in_words(report["eval"], None))
-    share = report["evaluation_share"]
-    table.add_row(
-        "evaluation",
-        f"{space.settings.evaluate.times} times on one sample of {report['sample_rows']} eval "
-        f"rows; it adds about {share:.0%} to the training time of the shortest trial"
-        + (" (lower evaluate.times to pay less)" if share > 0.3 else ""),
-    )
-    if not space.objective.is_eval_loss:
-        table.add_row("objective", _objective_in_words(space, report))
-    memory = report["memory"]
-    total = memory["weights_gib"] + memory["adapter_gib"] + memory["activations_gib"]
-    table.add_row(
-        "base model",
-        f"{space.settings.base_model}, {_millions(memory['base_parameters'])} parameters in "
-        f"{space.settings.quantization}; the largest adapter has "
-        f"{_millions(memory['adapter_parameters'])}",
-    )
-    table.add_row(
-        "memory",
-        f"about {total:.1f} GiB for the largest trial at most: weights "
-        f"{memory['weights_gib']:.1f}, adapter {memory['adapter_gib']:.1f}, "
-        f"activations {memory['activations_gib']:.1f}",
-    )
-    table.add_row("backend", backend_in_words(space, on_gpus=check.on_gpus))
-    points = space.n_points
-    table.add_row(
-        "search", "no limit to its points" if math.isinf(points) else f"{points:,.0f} points"
-    )
-    for name, domain in space.domains.items():
-        if not is_fixed(domain):
-            table.add_row("", f"{name}: {domain}")
-    if space.epochs_passed_through is not None:
-        table.add_row("", epochs_in_words(space.epochs_passed_through))
-    fixed = [f"{name} {domain}" for name, domain in space.domains.items() if is_fixed(domain)]
-    table.add_row("fixed", ", ".join(fixed))
-    table.add_row("budget", _budget_in_words(space.settings.budget))
-    for row in _first_trials_in_words(space):
+    for row in (*_data_rows(space, check), *_model_rows(space, check), *_search_rows(space)):
         table.add_row(*row)
     backend = choose_backend(space, on_gpus=check.on_gpus)
-    notes = [*report.get("notes", []), *backend_notes(space, backend)]
+    notes = [*check.report.get("notes", []), *backend_notes(space, backend)]
     yellow = [Text(note, style="yellow") for note in notes]
     example = Text("", overflow="fold")
-    for text, supervised in report["example"]:
+    for text, supervised in check.report["example"]:
         # The brackets tell it where there are no colours: in a pipe, in a log.
         marked = f"⟦{text}⟧" if supervised else text
         example.append(marked, style="bold green reverse" if supervised else "dim")
     heading = Text("\nThe first train row; its supervised part is marked ⟦so⟧:")
     return Group(table, *yellow, heading, example)
+
+
+Row = tuple[str, str]
+
+
+def _data_rows(space: Space, check: Check) -> Iterator[Row]:
+    report = check.report
+    for length, counts in report["train"].items():
+        yield "train", _counts_in_words(counts, length if len(report["train"]) > 1 else None)
+    yield "eval", _counts_in_words(report["eval"], None)
+    times, share = space.settings.evaluate.times, report["evaluation_share"]
+    yield (
+        "evaluation",
+        f"{times} times on one sample of {report['sample_rows']} eval rows; it adds about "
+        f"{share:.0%} to the training time of the shortest trial"
+        + (" (lower evaluate.times to pay less)" if share > 0.3 else ""),
+    )
+    if not space.objective.is_eval_loss:
+        yield "objective", _objective_in_words(space, report)
+
+
+def _model_rows(space: Space, check: Check) -> Iterator[Row]:
+    memory = check.report["memory"]
+    total = memory["weights_gib"] + memory["adapter_gib"] + memory["activations_gib"]
+    yield (
+        "base model",
+        f"{space.settings.base_model}, {_millions(memory['base_parameters'])} parameters in "
+        f"{space.settings.quantization}; the largest adapter has "
+        f"{_millions(memory['adapter_parameters'])}",
+    )
+    yield (
+        "memory",
+        f"about {total:.1f} GiB for the largest trial at most: weights "
+        f"{memory['weights_gib']:.1f}, adapter {memory['adapter_gib']:.1f}, "
+        f"activations {memory['activations_gib']:.1f}",
+    )
+    yield "backend", backend_in_words(space, on_gpus=check.on_gpus)
+
+
+def _search_rows(space: Space) -> Iterator[Row]:
+    points = space.n_points
+    yield "search", "no limit to its points" if math.isinf(points) else f"{points:,.0f} points"
+    for name, domain in space.domains.items():
+        if not is_fixed(domain):
+            yield "", f"{name}: {domain}"
+    if space.epochs_passed_through is not None:
+        yield "", epochs_in_words(space.epochs_passed_through)
+    fixed = [f"{name} {domain}" for name, domain in space.domains.items() if is_fixed(domain)]
+    yield "fixed", ", ".join(fixed)
+    yield "budget", _budget_in_words(space)
+    yield from _first_trials_in_words(space)
 
 
 def _objective_in_words(space: Space, report: dict[str, Any]) -> str:
@@ -235,14 +226,17 @@ def _objective_in_words(space: Space, report: dict[str, Any]) -> str:
     return words
 
 
-def _budget_in_words(budget: Budget) -> str:
-    """`24 trials, 8 hours at most`."""
-    words = []
-    if budget.trials is not None:
-        words.append(counted(budget.trials, "trial"))
-    if budget.hours is not None:
-        words.append(counted(budget.hours, "hour"))
-    return f"{', '.join(words)} at most"
+def _budget_in_words(space: Space) -> str:
+    """`24 trials, 8 hours at most; until 10 in a row have no better eval loss`."""
+    budget = space.settings.budget
+    limits = {"trial": budget.trials, "hour": budget.hours, "GPU hour": budget.gpu_hours}
+    most = ", ".join(counted(limit, noun) for noun, limit in limits.items() if limit is not None)
+    words = [f"{most} at most"] if most else []
+    if (n := budget.stop_when_flat) is not None:
+        words.append(
+            f"until {counted(n, 'trial')} in a row had no better {space.objective.heading}"
+        )
+    return "; ".join(words)
 
 
 def _millions(count: float) -> str:
@@ -261,7 +255,7 @@ def _counts_in_words(counts: dict[str, int], length: str | None) -> str:
     return words + (f" at max_length {length}" if length else "")
 
 
-def _first_trials_in_words(space: Space) -> Iterator[tuple[str, str]]:
+def _first_trials_in_words(space: Space) -> Iterator[Row]:
     """A row for each: where it comes from, and what is searched of its point."""
     from sweep.study.next_trial import first_trials
 

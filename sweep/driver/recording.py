@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,19 +14,22 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from sweep.driver.adapters import Adapters
-from sweep.driver.job import Job, Options, Status
+from sweep.driver.job import STATES, Ending, Job, Options, Status
+from sweep.errors import StudyAway
+from sweep.events import Tracker
 from sweep.folder import layout
 from sweep.report.charts import curve_values, value_range
 from sweep.report.page import write_report
 from sweep.report.plots import write_plots
 from sweep.report.sections import beyond_noise
 from sweep.results.reading import read_sweep
+from sweep.screen.summary import in_words
 from sweep.space.space import Space
 from sweep.study.summary import Summary
 from sweep.study.sweep import Sweep
 from sweep.text.trials import SHOWN
 from sweep.tracking import run_data
-from sweep.tracking.description import as_markdown
+from sweep.tracking.description import Describer, as_markdown
 from sweep.tracking.location import artifacts_dir, command, own_database, page_of
 from sweep.tracking.registry import TASK
 
@@ -49,72 +53,94 @@ def new_tracker(space: Space, options: Options, output_dir: Path) -> MlflowTrack
     )
 
 
-def open_trackers(job: Job, sweep: Sweep) -> tuple[MlflowTracker, Adapters]:
-    """Open MLflow and the adapters; they hear of what a process that was killed did not tell."""
-    tracker = new_tracker(job.space, job.options, job.output_dir)
-    datasets = run_data.datasets(
-        str(job.space.source("train")), job.space.source("eval"), job.found.report
-    )
-    tracker.open_sweep(_parent_params(job), _parent_tags(), job.output_dir / layout.SPACE, datasets)
-    keep = job.space.settings.keep_adapters
-    adapters = Adapters(sweep, job.output_dir, keep=keep, drop=tracker.drop_adapter)
-    sweep.trackers = [tracker, adapters]
-    sweep.catch_up()
-    adapters.put_right()
-    return tracker, adapters
+class SweepRecording:
+    """MLflow, best/ and the report of a sweep.
 
+    Args:
+        say: For words amid the trials; `console` has the last ones.
+    """
 
-def summary_so_far(job: Job, sweep: Sweep, began: float) -> str:
-    summary = summary_of(job, sweep, wall_seconds=time.monotonic() - began)
-    return as_markdown(summary, lives=True)
+    def __init__(
+        self, job: Job, sweep: Sweep, console: Console, say: Callable[[str], None]
+    ) -> None:
+        self._job, self._sweep, self._console, self._say = job, sweep, console, say
+        self._began = time.monotonic()
 
+    def open(self) -> Sequence[Tracker]:
+        """Open MLflow and the adapters; they hear of what a killed process did not tell."""
+        job, sweep = self._job, self._sweep
+        self._tracker = tracker = new_tracker(job.space, job.options, job.output_dir)
+        train, eval_ = str(job.space.source("train")), job.space.source("eval")
+        datasets = run_data.datasets(train, eval_, job.found.report)
+        space_path = job.output_dir / layout.SPACE
+        tracker.open_sweep(_parent_params(job), _parent_tags(), space_path, datasets)
+        keep = job.space.settings.keep_adapters
+        self._adapters = Adapters(sweep, job.output_dir, keep=keep, drop=tracker.drop_adapter)
+        sweep.trackers = [tracker, self._adapters]
+        sweep.catch_up()
+        self._adapters.put_right()
+        if tracker.is_away:
+            self._say(f"MLflow is away, its writes are kept for later: {tracker.first_error}")
+        sweep.note("running", "")
+        describe = Describer(lambda: tracker.describe(as_markdown(self._summary(), lives=True)))
+        return [tracker, self._adapters, describe]
 
-def close_tracker(
-    job: Job,
-    sweep: Sweep,
-    tracker: MlflowTracker,
-    status: Status,
-    summary: Summary,
-    say: Callable[[str], None],
-) -> None:
-    """Send MLflow the end of the sweep, with its report and the winner."""
-    page, plots, noise, shown = None, [], "", None
-    try:
-        stored = read_sweep(job.output_dir, job.storage)
-        if found := curve_values(stored.trials):
-            shown = value_range(found, stored.objective)
-        plots = write_plots(stored)
-        noise = beyond_noise(stored) if summary.winner else ""
-        page = write_report(stored)
-    except Exception as error:  # a sweep must end in order whatever becomes of its report
-        again = command("report", job.output_dir)
-        say(f"{layout.REPORT} was not written: {error}. Try again: {again}")
-    text = as_markdown(summary, noise=noise, plots=plots)
-    winner, name = summary.winner, job.space.settings.register_as
-    if winner is not None and name is not None:
-        tags = {
-            "objective": job.space.objective.name,
-            "direction": job.space.objective.direction,
-            "value": f"{winner.value:.6f}",
-            "eval_loss": f"{winner.eval_loss:.6f}",
-            TASK: run_data.comparable(sweep.task),
-            "sweep": job.space.name,
-            "base_model": job.space.settings.base_model,
-        }
-        tracker.register(name, winner.number, tags, as_markdown(summary))
-    tracker.close_sweep(status, _winner(summary), text, page, plots, shown)
-    if tracker.registered is not None:
-        say(f"The winner is registered as {tracker.registered}")
+    def _summary(self) -> Summary:
+        return summary_of(self._job, self._sweep, wall_seconds=time.monotonic() - self._began)
 
+    def close(self, ending: Ending) -> Ending:
+        status, failure = ending
+        try:
+            self._adapters.put_right()
+            with suppress(StudyAway):
+                self._sweep.note(STATES[status], failure or "")
+            summary = self._summary()
+            self._close_tracker(status, summary)
+            self._console.print(in_words(summary))
+        except StudyAway as error:  # best/ and the summary are the next run's
+            failure = failure or str(error)
+            status = "FAILED" if status == "FINISHED" else status
+            self._tracker.close_sweep("KILLED", None, failure)
+        if words := self._tracker.in_words:
+            self._console.print(words, style="red", markup=False)
+        if failure:
+            self._console.print(failure, style="bold red", markup=False)
+        return status, failure
 
-def end_in_order(job: Job, sweep: Sweep, console: Console) -> None:
-    """Bring best/ and MLflow to the end of the study, which a killed process had reached alone."""
-    tracker, _ = open_trackers(job, sweep)
-    summary = summary_of(job, sweep, wall_seconds=0.0)
-    sweep.note("finished", "")
-    close_tracker(job, sweep, tracker, "FINISHED", summary, console.print)
-    if words := tracker.in_words:
-        console.print(words, style="red", markup=False)
+    def _close_tracker(self, status: Status, summary: Summary) -> None:
+        """Send MLflow the end of the sweep, with its report and the winner."""
+        job, tracker = self._job, self._tracker
+        page, plots, noise, shown = None, [], "", None
+        try:
+            stored = read_sweep(job.output_dir, job.storage)
+            if found := curve_values(stored.trials):
+                shown = value_range(found, stored.objective)
+            plots = write_plots(stored)
+            noise = beyond_noise(stored) if summary.winner else ""
+            page = write_report(stored)
+        except Exception as error:  # a sweep must end in order whatever becomes of its report
+            again = command("report", job.output_dir)
+            self._say(f"{layout.REPORT} was not written: {error}. Try again: {again}")
+        text = as_markdown(summary, noise=noise, plots=plots)
+        winner, name = summary.winner, job.space.settings.register_as
+        if winner is not None and name is not None:
+            objective = job.space.objective
+            tags = {
+                "objective": objective.name,
+                "direction": objective.direction,
+                "value": f"{winner.value:.6f}",
+                "eval_loss": f"{winner.eval_loss:.6f}",
+                TASK: run_data.comparable(self._sweep.task),
+                "sweep": job.space.name,
+                "base_model": job.space.settings.base_model,
+            }
+            tracker.register(name, winner.number, tags, as_markdown(summary))
+        tracker.close_sweep(status, _winner(summary), text, page, plots, shown)
+        if tracker.registered is not None:
+            self._say(f"The winner is registered as {tracker.registered}")
+
+    def break_off(self) -> None:
+        self._tracker.close_sweep("KILLED", None, "The sweep was broken off; run it again.")
 
 
 def _parent_params(job: Job) -> dict[str, object]:

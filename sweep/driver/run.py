@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
-import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict
 from functools import partial
 
 from rich.console import Console
 
-from sweep.control.prune import Words
 from sweep.driver import preparation
-from sweep.driver.interrupt import ends_in_order
-from sweep.driver.job import EXIT_CODES, STATES, Job, Options, Status
-from sweep.driver.recording import (
-    close_tracker,
-    end_in_order,
-    new_tracker,
-    open_trackers,
-    summary_of,
-    summary_so_far,
-)
-from sweep.driver.session import gpu_slots, run_loop
+from sweep.driver.interrupt import StopSignals
+from sweep.driver.job import EXIT_CODES, STATES, Ending, Job, Options
+from sweep.driver.recording import SweepRecording, new_tracker, summary_of
+from sweep.driver.session import Session, trial_bytes
 from sweep.driver.start_from import with_earlier
-from sweep.errors import StudyAway
 from sweep.folder import layout
-from sweep.folder.disk_space import Room
 from sweep.folder.lock import locked
 from sweep.folder.requests import is_asked_to_prune, is_asked_to_stop
 from sweep.samplers.choice import check_sampler
-from sweep.screen import summary as report
 from sweep.screen.choice import make_screen
 from sweep.screen.json_events import Events
 from sweep.screen.progress import Progress
+from sweep.screen.summary import in_words
 from sweep.space.backend import choose_backend
 from sweep.space.space import Space
 from sweep.storage.of_folder import open_folder, study_writer, sweep_id
-from sweep.storage.patient import Patience
+from sweep.storage.patient import Patience, PatientStorage
 from sweep.storage.postgresql import Address
 from sweep.study.budget import Budget
 from sweep.study.opening import open_study
@@ -48,9 +34,8 @@ from sweep.study.sweep import Sweep
 from sweep.study.task import keep_to_task, rows_so_far
 from sweep.study.trial_config import model_config, resolver
 from sweep.text.numbers import counted
-from sweep.tracking.description import Describer
 from sweep.tracking.journal import is_closed
-from sweep.workers.devices import n_gpu_slots, n_visible_gpus, n_workers, wants_gpus
+from sweep.workers.devices import n_gpu_slots, n_visible_gpus, wants_gpus
 from trials.trial_folder import read_result
 from trials.whole_file import write_whole
 
@@ -69,62 +54,50 @@ def run(space: Space, options: Options, console: Console, events: Events | None 
     open_folder(output_dir, server)
     patience = Patience(say=console.print)
     with locked(output_dir), study_writer(output_dir, server, patience) as storage:
-        on_gpus = wants_gpus(workers=options.workers, gpus=options.gpus)
-        backend = choose_backend(space, on_gpus=on_gpus)
-        _check_options(space, options, on_gpus=on_gpus)
-        space = with_earlier(space, options.output, options.mlflow, storage)
-        so_far = rows_so_far(space, output_dir, storage)
-        found = preparation.prepare_data(
-            space,
-            output_dir / layout.DATA,
-            on_gpus=on_gpus,
-            say=console.print,
-            n_sample_rows=so_far.sample,
-            n_generated_rows=so_far.generated,
-        )
-        console.print(preparation.in_words(space, found))
-        job = Job(
-            space=space,
-            options=options,
-            output_dir=output_dir,
-            on_gpus=on_gpus,
-            backend=backend,
-            found=found,
-            storage=storage,
-        )
+        job = _prepare(space, options, storage, console)
         sweep = _open_sweep(job, say=console.print)
-        write_whole(output_dir / layout.SPACE, space.text)
-        budget = Budget(
-            **space.settings.budget.model_dump(), is_asked=lambda: is_asked_to_stop(output_dir)
-        )
+        write_whole(output_dir / layout.SPACE, job.space.text)
         if events is not None:
-            events.sweep_started(
-                summary_of(job, sweep, wall_seconds=0.0), output_dir, space.settings
-            )
+            summary = summary_of(job, sweep, wall_seconds=0.0)
+            events.sweep_started(summary, output_dir, job.space.settings)
+        settings = job.space.settings.budget.model_dump()
+        budget = Budget(**settings, objective=job.space.objective)
         enough = budget.why_enough(sweep, sweep.n_ended() + sweep.n_paused())
         if enough is not None and not sweep.n_paused():
-            console.print(f"{space.name}: {enough}; {_more(enough)} to go on.")
-            if sweep.has_untold() or not is_closed(output_dir):
-                end_in_order(job, sweep, console)
-            console.print(report.in_words(summary_of(job, sweep, wall_seconds=0.0)))
-            return _end(events, job, sweep, "FINISHED", None)
-        if sweep.n_ended() or sweep.n_waiting() or sweep.n_paused():
-            ended = counted(sweep.n_ended(), "trial")
-            paused = f"; paused: {sweep.n_paused()}" if sweep.n_paused() else ""
-            console.print(
-                f"\nContinuing {space.name}: ended so far: {ended}; "
-                f"cut off, to go on: {sweep.n_waiting()}{paused}."
-            )
-        console.print("\nStarting Ray; the workers load the base model …")
-        status, failure = _run_trials(job, sweep, budget, console, events)
-        return _end(events, job, sweep, status, failure)
+            words = f"{budget.in_words(enough)}; {enough.advice} to go on."
+            console.print(f"{job.space.name}: {words}")
+            status, failure = _end_in_order(job, sweep, console)
+        else:
+            status, failure = _run_trials(job, sweep, budget, console, events)
+        if events is not None:
+            summary = summary_of(job, sweep, wall_seconds=0.0)
+            events.sweep_ended(summary, STATES[status], EXIT_CODES[status], failure)
+        return EXIT_CODES[status]
 
 
-def _end(events: Events | None, job: Job, sweep: Sweep, status: Status, failure: str | None) -> int:
-    if events is not None:
-        summary = summary_of(job, sweep, wall_seconds=0.0)
-        events.sweep_ended(summary, STATES[status], EXIT_CODES[status], failure)
-    return EXIT_CODES[status]
+def _prepare(space: Space, options: Options, storage: PatientStorage, console: Console) -> Job:
+    output_dir = options.output / space.name
+    on_gpus = wants_gpus(workers=options.workers, gpus=options.gpus)
+    backend = choose_backend(space, on_gpus=on_gpus)
+    _check_options(space, options, on_gpus=on_gpus)
+    space = with_earlier(space, options.output, options.mlflow, storage)
+    found = preparation.prepare_data(
+        space,
+        output_dir / layout.DATA,
+        on_gpus=on_gpus,
+        say=console.print,
+        so_far=rows_so_far(space, output_dir, storage),
+    )
+    console.print(preparation.in_words(space, found))
+    return Job(
+        space=space,
+        options=options,
+        output_dir=output_dir,
+        on_gpus=on_gpus,
+        backend=backend,
+        found=found,
+        storage=storage,
+    )
 
 
 def _check_options(space: Space, options: Options, *, on_gpus: bool) -> None:
@@ -157,14 +130,27 @@ def _open_sweep(job: Job, say: Callable[[str], None]) -> Sweep:
     return Sweep(job.space, study, resolve, partial(is_asked_to_prune, job.output_dir))
 
 
+def _end_in_order(job: Job, sweep: Sweep, console: Console) -> Ending:
+    """Bring best/ and MLflow to the end of the study, which a killed process had reached alone."""
+    if not sweep.has_untold() and is_closed(job.output_dir):
+        console.print(in_words(summary_of(job, sweep, wall_seconds=0.0)))
+        return "FINISHED", None
+    recording = SweepRecording(job, sweep, console, console.print)
+    recording.open()
+    return recording.close(("FINISHED", None))
+
+
 def _run_trials(
     job: Job, sweep: Sweep, budget: Budget, console: Console, events: Events | None
-) -> tuple[Status, str | None]:
-    """Returns how the sweep has ended, and what failed."""
-    from sweep.workers import connection
-    from sweep.workers.runner import RayRunner
-
-    began = time.monotonic()
+) -> Ending:
+    if sweep.n_ended() or sweep.n_waiting() or sweep.n_paused():
+        ended = counted(sweep.n_ended(), "trial")
+        paused = f"; paused: {sweep.n_paused()}" if sweep.n_paused() else ""
+        console.print(
+            f"\nContinuing {job.space.name}: ended so far: {ended}; "
+            f"cut off, to go on: {sweep.n_waiting()}{paused}."
+        )
+    console.print("\nStarting Ray; the workers load the base model …")
     progress = Progress(
         budget,
         sweep.ended(),
@@ -175,70 +161,18 @@ def _run_trials(
         gpus_per_trial=job.space.settings.gpus_per_trial,
         objective=job.space.objective,
     )
-    screen = make_screen(console, progress, job.output_dir, events)
-    n_cpu_workers = n_workers(job.space, job.options.workers)
-    n_gpus = connection.connect(n_cpu_workers=None if job.on_gpus else n_cpu_workers)
-    with ends_in_order(budget, screen.say):  # after Ray's start, which takes the signals too
-        try:
-            n_slots = gpu_slots(job, n_gpus) if job.on_gpus else lambda: n_cpu_workers
-            runner = RayRunner(  # workers load the base model while MLflow is opened
-                model_config(job.space, job.backend),
-                n_slots=n_slots,
-                on_gpus=job.on_gpus,
-                gpus_per_trial=job.space.settings.gpus_per_trial,
-                sweep=sweep,
-                folder=job.output_dir,
-                say=screen.say,
-            )
-            progress.usage = runner.usage
-            job.storage.patience = Patience(screen.say, budget.stop.is_set)
-            room = Room(job.output_dir, _trial_bytes(job), screen.say)
-            tracker, adapters = open_trackers(job, sweep)
-            if tracker.is_away:
-                screen.say(f"MLflow is away, its writes are kept for later: {tracker.first_error}")
-            describer = Describer(lambda: tracker.describe(summary_so_far(job, sweep, began)))
-            sweep.trackers = [screen, tracker, adapters, describer, Words(job.output_dir)]
-            sweep.note("running", "")
-            try:
-                status, failure = run_loop(sweep, runner, budget, screen, room)
-            except BaseException:  # a third Ctrl-C, or a fault of ours: no run is left RUNNING
-                tracker.close_sweep("KILLED", None, "The sweep was broken off; run it again.")
-                raise
-            summary = None
-            try:
-                adapters.put_right()
-                with suppress(StudyAway):
-                    sweep.note(STATES[status], failure or "")
-                summary = summary_of(job, sweep, wall_seconds=time.monotonic() - began)
-                close_tracker(job, sweep, tracker, status, summary, screen.say)
-            except StudyAway as error:  # best/ and the summary are the next run's
-                failure = failure or str(error)
-                status = "FAILED" if status == "FINISHED" else status
-                tracker.close_sweep("KILLED", None, failure)
-        finally:
-            connection.disconnect()
-        timings = json.dumps({**asdict(runner.timings), **runner.usage.seconds}, indent=1)
-        with suppress(OSError):
-            write_whole(job.output_dir / layout.TIMINGS, timings)
-        if summary is not None:
-            console.print(report.in_words(summary))
-    if words := tracker.in_words:
-        console.print(words, style="red", markup=False)
-    if failure:
-        console.print(failure, style="bold red", markup=False)
-    return status, failure
-
-
-def _more(enough: str) -> str:
-    """What to raise."""
-    return {
-        "all trials have run": "raise --trials",
-        "the gpu_hours are used up": "raise budget.gpu_hours",
-        "every point of the space has been tried": "widen the search",
-    }.get(enough, "take out budget.stop_when_flat")
-
-
-def _trial_bytes(job: Job) -> int:
-    """What the largest trial leaves on the disk: adapter, MLflow's copy, a checkpoint."""
-    adapter = 4 * int(job.found.report["memory"]["adapter_parameters"])  # float32
-    return 2 * adapter + 4 * adapter  # a checkpoint: weights, two moments, the best weights
+    session = Session(
+        space=job.space,
+        folder=job.output_dir,
+        model=model_config(job.space, job.backend),
+        on_gpus=job.on_gpus,
+        workers=job.options.workers,
+        gpus=job.options.gpus,
+        trial_bytes=trial_bytes(job.found.report),
+        budget=budget,
+        stop=StopSignals(partial(is_asked_to_stop, job.output_dir)),
+        progress=progress,
+        screen=make_screen(console, progress, job.output_dir, events),
+    )
+    job.storage.patience = Patience(session.screen.say, session.stop.heard.is_set)
+    return session.run(sweep, SweepRecording(job, sweep, console, session.screen.say))

@@ -1,69 +1,180 @@
-"""Workers, screen and loop from start to end: the same for `run` and `confirm`."""
+"""Workers, disk, trackers, screen and loop from start to end: the same for `run` and `confirm`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
+from sweep.control.prune import ClearPruneRequests
 from sweep.driver import loop
-from sweep.driver.job import Job, Status
+from sweep.driver.interrupt import StopSignals, ends_in_order
+from sweep.driver.job import Ending
 from sweep.errors import StudyAway, SweepFailed
-from sweep.folder.disk_space import Room
+from sweep.events import Tracker
+from sweep.folder import layout
+from sweep.folder.disk_space import DiskSpace
+from sweep.screen.progress import Progress
 from sweep.screen.screen import Screen
+from sweep.space.space import Space
+from sweep.study.ask_tell import AskTell
 from sweep.study.budget import Budget
-from sweep.study.sweep import Sweep
-from sweep.text.trials import an
-from sweep.workers.devices import n_gpu_slots
+from sweep.workers.devices import n_gpu_slots, n_workers
+from trials.config import ModelConfig
+from trials.whole_file import write_whole
 
 if TYPE_CHECKING:
     from sweep.workers.runner import RayRunner
 
 
-def run_loop(
-    sweep: Sweep, runner: RayRunner, budget: Budget, screen: Screen, room: Room
-) -> tuple[Status, str | None]:
-    """Run the trials; whatever ends them, no process and no running trial is left."""
-    failure: str | None = None
-    with screen:
+class Study(AskTell, Protocol):
+    """A study whose trackers hear of its trials."""
+
+    trackers: Sequence[Tracker]
+
+    @property
+    def running(self) -> list[int]:
+        """Numbers of the trials that run."""
+
+    def interrupt(self) -> None:
+        """Put every running trial back in the queue."""
+
+    def why_failed(self) -> str | None:
+        """Say why trials that all ran in order have come to nothing; None: they have not."""
+
+
+class Recording(Protocol):
+    """What is written of a session beside the study: MLflow, the report, the best adapter."""
+
+    def open(self) -> Sequence[Tracker]:
+        """Open it; return who hears of the trials."""
+
+    def close(self, ending: Ending) -> Ending:
+        """Write the end and tell the user; return how it has ended after all."""
+
+    def break_off(self) -> None:
+        """Leave no run of MLflow as if it ran."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Session:
+    """What trials run with, from the first to the last of a command."""
+
+    space: Space
+    folder: Path
+    """Of the trials, and of who asks to prune them."""
+    model: ModelConfig
+    on_gpus: bool
+    workers: int | None
+    gpus: int | None
+    """Both as on the command line."""
+    most_slots: float = math.inf
+    trial_bytes: int
+    """That the largest trial leaves on the disk."""
+    budget: Budget
+    stop: StopSignals
+    progress: Progress
+    screen: Screen
+
+    def run(self, study: Study, recording: Recording) -> Ending:
+        """Run the trials; whatever ends them, no process of Ray's is left.
+
+        Raises:
+            StudyError: There are too few GPUs.
+            TrackingError: As `MlflowTracker`.
+        """
+        from sweep.workers import connection
+
+        n_cpu_workers = None if self.on_gpus else n_workers(self.space, self.workers)
+        n_gpus = connection.connect(n_cpu_workers=n_cpu_workers)
+        # After Ray's start, which takes the signals too.
+        with ends_in_order(self.stop, self.screen.say):
+            try:
+                runner = self._make_runner(n_gpus)  # its workers load while MLflow is opened
+                return self._run(study, recording, runner)
+            finally:
+                connection.disconnect()
+
+    def _make_runner(self, n_gpus: int) -> RayRunner:
+        from sweep.workers.runner import RayRunner
+
+        n_cpu_workers = n_workers(self.space, self.workers)
+        n_slots = self._gpu_slots(n_gpus) if self.on_gpus else lambda: n_cpu_workers
+        runner = RayRunner(
+            self.model,
+            n_slots=lambda: int(min(n_slots(), self.most_slots)),
+            on_gpus=self.on_gpus,
+            gpus_per_trial=self.space.settings.gpus_per_trial,
+            folder=self.folder,
+            say=self.screen.say,
+        )
+        self.progress.usage = runner.usage
+        self.progress.is_stopping = self.stop.heard.is_set
+        return runner
+
+    def _gpu_slots(self, n_gpus: int) -> Callable[[], int]:
+        """Return what tells how many trials there should be at once.
+
+        On a cluster that is as many as its GPUs hold now, or as --gpus says: what is not there yet
+        is waited for, which is also what has an autoscaler bring it.
+
+        Args:
+            n_gpus: That are there.
+        """
+        from sweep.workers.connection import gpu_places, is_joined
+
+        per_trial = self.space.settings.gpus_per_trial
+        if not is_joined() or (self.gpus is None and n_gpus == 0):
+            n_slots = n_gpu_slots(self.space, asked=self.gpus, there=n_gpus)
+            return lambda: n_slots
+        if self.gpus is None:
+            return lambda: gpu_places(per_trial)
+        n_asked = n_gpu_slots(self.space, asked=self.gpus, there=max(self.gpus, n_gpus))
+        return lambda: n_asked
+
+    def _run(self, study: Study, recording: Recording, runner: RayRunner) -> Ending:
+        disk = DiskSpace(self.folder, self.trial_bytes, self.screen.say)
+        hear = recording.open()
+        study.trackers = [self.screen, *hear, ClearPruneRequests(self.folder), disk]
         try:
-            why = loop.run(sweep, runner, budget, room)
-            screen.say(f"{why[0].upper()}{why[1:]}." if not sweep.running else _cut_off(why))
-            for ended in runner.set_aside(until=budget.hurry.is_set):
-                sweep.tell(*ended)
-        except (SweepFailed, StudyAway) as error:
-            failure = str(error)
-        finally:
-            runner.shutdown()
-            with suppress(StudyAway):  # the next run puts back what is still there as running
-                sweep.interrupt()
-    if budget.stop.is_set():
-        return "KILLED", failure
-    if failure is None and sweep.ended() and not sweep.ranked():
-        failure = f"No trial reached {an(sweep.objective)} that counts."
-    return ("FINISHED" if failure is None else "FAILED"), failure
+            ending = self._run_loop(study, runner, disk)
+        except BaseException:  # a third Ctrl-C, or a fault of ours: no run is left RUNNING
+            recording.break_off()
+            raise
+        ending = recording.close(ending)
+        timings = {**asdict(runner.timings), **runner.usage.seconds}
+        with suppress(OSError):
+            write_whole(self.folder / layout.TIMINGS, json.dumps(timings, indent=1))
+        return ending
+
+    def _run_loop(self, study: Study, runner: RayRunner, disk: DiskSpace) -> Ending:
+        """Run the trials; whatever ends them, no process and no running trial is left."""
+        failure: str | None = None
+        with self.screen:
+            try:
+                why = loop.run(study, runner, self.budget, self.stop.is_given, disk.has_room)
+                words = self.budget.in_words(why)
+                rest = ": trials that still run are set aside" if study.running else ""
+                self.screen.say(f"{words[0].upper()}{words[1:]}{rest}.")
+                for event in runner.set_aside(until=self.stop.hurry.is_set):
+                    loop.take(study, event)
+            except (SweepFailed, StudyAway) as error:
+                failure = str(error)
+            finally:
+                runner.shutdown()
+                with suppress(StudyAway):  # the next run puts back what is still there as running
+                    study.interrupt()
+        if self.stop.heard.is_set():
+            return "KILLED", failure
+        failure = failure or study.why_failed()
+        return ("FINISHED" if failure is None else "FAILED"), failure
 
 
-def _cut_off(why: str) -> str:
-    return f"{why[0].upper()}{why[1:]}: trials that still run are set aside."
-
-
-def gpu_slots(job: Job, n_gpus: int) -> Callable[[], int]:
-    """Return what tells how many trials there should be at once.
-
-    On a cluster that is as many as its GPUs hold now, or as --gpus says: what is not there yet is
-    waited for, which is also what has an autoscaler bring it.
-
-    Args:
-        n_gpus: That are there.
-    """
-    from sweep.workers.connection import gpu_places, is_joined
-
-    asked, per_trial = job.options.gpus, job.space.settings.gpus_per_trial
-    if not is_joined() or (asked is None and n_gpus == 0):
-        n_slots = n_gpu_slots(job.space, asked=asked, there=n_gpus)
-        return lambda: n_slots
-    if asked is None:
-        return lambda: gpu_places(per_trial)
-    n_asked = n_gpu_slots(job.space, asked=asked, there=max(asked, n_gpus))
-    return lambda: n_asked
+def trial_bytes(report: Mapping[str, Any]) -> int:
+    """Return what the largest trial leaves on the disk: adapter, MLflow's copy, a checkpoint."""
+    adapter = 4 * int(report["memory"]["adapter_parameters"])  # float32
+    return 2 * adapter + 4 * adapter  # a checkpoint: weights, two moments, the best weights

@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from sweep.events import Tracker
+from trials.config import TrialResult
+
 CHECK_SECONDS = 1.0
 FIRST_REST_SECONDS = 5.0
 LONGEST_REST_SECONDS = 600.0
@@ -14,8 +17,8 @@ FREE_BYTES = 16 * 2**20
 """Kept free in any case: the study, the logs, MLflow's database."""
 
 
-class Room:
-    """Whether trials may begin: there is room for what each leaves behind.
+class DiskSpace(Tracker):
+    """Whether trials may begin: there is room for what each leaves behind. Hears of their ends.
 
     Args:
         folder: The sweep's.
@@ -39,7 +42,7 @@ class Room:
         self._n_full = 0
         self._rest_until = 0.0
 
-    def is_there(self) -> bool:
+    def has_room(self) -> bool:
         """Whether a trial may begin now. Asks the disk once a second at most."""
         now = self._clock()
         if now < self._rest_until:
@@ -58,15 +61,15 @@ class Room:
             self._say("There is room again: the sweep goes on.")
         return self._is_there
 
-    def ran_out(self) -> None:
-        """A trial has found no room. Rest, longer each time: another disk may be full."""
+    def trial_ended(self, number: int, result: TrialResult) -> None:
+        """Rest after a trial that found no room, longer each time: another disk may be full."""
+        if result.fault != "disk_full":
+            self._n_full = 0
+            return
         self._n_full += 1
         seconds = min(FIRST_REST_SECONDS * 2 ** (self._n_full - 1), LONGEST_REST_SECONDS)
         self._rest_until = self._clock() + seconds
         self._say(f"A trial found no room on the disk: no new one for {seconds:.0f} s.")
-
-    def sufficed(self) -> None:
-        self._n_full = 0
 
 
 def _mib(n_bytes: int) -> str:

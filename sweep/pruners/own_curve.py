@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sweep.pruners.diverged import Diverged
 from sweep.pruners.overfit import Overfit
 from sweep.space.settings import Pruning
+from sweep.space.space import Space
 from trials.config import BY_EVAL_LOSS, EvalPoint, Objective, Stop
 
 
@@ -28,6 +29,12 @@ class ByItself:
             if pruning.overfit
             else None
         )
+
+    @classmethod
+    def of(cls, space: Space) -> ByItself:
+        """As the space says."""
+        settings = space.settings
+        return cls(settings.pruning, space.objective, n_evaluations=settings.evaluate.times)
 
     def verdict(
         self, curve: Sequence[EvalPoint], base_eval_loss: float | None, lr_scheduler: str

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
-from typing import Protocol
 
 import optuna
+from optuna.pruners import BasePruner
+from optuna.trial import TrialState
 
 from sweep.pruners.asha import Halving, rung_indices
-from sweep.pruners.outclassed import Outclassed, make_outclassed
+from sweep.space.settings import Outclassed
 from sweep.space.space import Space
 from sweep.storage.attributes import OUTCOME, curve_of
-from trials.config import EvalPoint, Outcome, Stop
+from trials.config import BY_EVAL_LOSS, EvalPoint, Objective, Outcome, Stop
 
 WITHOUT_VALUE: frozenset[Outcome] = frozenset({"diverged", "stopped", "out_of_memory", "failed"})
 
 
-class Rivals(Protocol):
-    """What a trial is up against: the others of its study."""
+class Rivals:
+    """What a trial is up against: the others of its study. As it stands, none is judged by them."""
 
     def hear(self, number: int, curve: Sequence[EvalPoint]) -> None:
         """Take the evaluations of a running trial, latest last."""
@@ -27,45 +29,73 @@ class Rivals(Protocol):
 
     def verdict(self, study: optuna.Study, trial: optuna.Trial, point: EvalPoint) -> Stop | None:
         """Judge a trial that has just been heard; None to go on."""
-
-    def promising(self, paused: Collection[int], *, is_last: bool) -> int | None:
-        """Return the number of a paused trial that should go on by now."""
-
-    def standing(self, number: int) -> str:
-        """Say how a trial that stays paused compares with the others; empty: it was not."""
-
-
-class NoRivals:
-    """No trial is judged by others."""
-
-    def hear(self, number: int, curve: Sequence[EvalPoint]) -> None: ...
-
-    def lost(self, number: int) -> None: ...
-
-    def verdict(self, study: optuna.Study, trial: optuna.Trial, point: EvalPoint) -> Stop | None:
         return None
 
     def promising(self, paused: Collection[int], *, is_last: bool) -> int | None:
-        """Whatever an earlier run has paused, as it was set then, goes on."""
+        """Return the number of a paused trial that should go on by now."""
+        # Whatever an earlier run has paused, as it was set then, goes on.
         return min(paused, default=None)
 
     def standing(self, number: int) -> str:
+        """Say how a trial that stays paused compares with the others; empty: it was not."""
         return ""
 
 
-class Killing(NoRivals):
-    """Optuna's pruners: whoever is hopeless beside its peers ends for good."""
+class OptunaPruner(Rivals):
+    """One of Optuna's: whoever is hopeless beside its peers, at the same share, is pruned.
 
-    def __init__(self, outclassed: Outclassed) -> None:
-        self._outclassed = outclassed
+    With fewer than `min_peers` other trials at the step no verdict counts: halving would stop the
+    second trial for being worse than the first.
+    """
+
+    def __init__(self, settings: Outclassed, objective: Objective = BY_EVAL_LOSS) -> None:
+        self._inner = _optunas(settings)
+        self._objective = objective
+        self._min_peers = settings.min_peers
 
     def verdict(self, study: optuna.Study, trial: optuna.Trial, point: EvalPoint) -> Stop | None:
-        reason = self._outclassed.reason(study, trial, point)
+        reason = self.reason(study, trial, point)
         return Stop(outcome="outclassed", reason=reason) if reason else None
 
+    def reason(self, study: optuna.Study, trial: optuna.Trial, point: EvalPoint) -> str | None:
+        """Say why the trial is hopeless, or None. The study has heard of `point` already."""
+        trials = study.get_trials(deepcopy=False)
+        # The pruner is asked whatever the number of peers: halving notes a rung as it answers.
+        if not self._inner.prune(study, trials[trial.number]):
+            return None
+        peers = [
+            peer.intermediate_values[point.index]
+            for peer in trials
+            if peer.number != trial.number
+            and peer.state is not TrialState.FAIL
+            and math.isfinite(peer.intermediate_values.get(point.index, math.nan))
+        ]
+        if len(peers) < self._min_peers:
+            return None
+        key = self._objective.key
+        place = 1 + sum(key(value) < key(point.value) for value in peers)
+        return (
+            f"{self._objective.opening} {point.value:.4f} at step {point.step} ranks "
+            f"{place} of {len(peers) + 1} trials at this share of their runs; the best had "
+            f"{min(peers, key=key):.4f}."
+        )
 
-class Pausing:
-    """Halving that pauses: whoever is not among the best waits until it is."""
+
+def _optunas(settings: Outclassed) -> BasePruner:
+    """The configured pruner; its steps are evaluations, shares of a trial's own run."""
+    n, factor = settings.min_peers, settings.factor
+    if settings.pruner == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=n)
+    if settings.pruner == "percentile":
+        return optuna.pruners.PercentilePruner(settings.percentile, n_startup_trials=n)
+    if settings.pruner == "hyperband":
+        return optuna.pruners.HyperbandPruner(reduction_factor=factor)
+    # With K = 20 and a factor of 4 the cuts lie at 5, 20 and 80 % of a trial's own run.
+    return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=factor)
+
+
+class AshaPruner(Rivals):
+    """Asynchronous successive halving: whoever is not among the best is paused until it is."""
 
     def __init__(self, halving: Halving) -> None:
         self._halving = halving
@@ -89,7 +119,6 @@ class Pausing:
         return self._halving.promising(waiting, is_last=is_last)
 
     def standing(self, number: int) -> str:
-        """Say how a trial that stays paused compares with those that went on."""
         return self._halving.standing(number)
 
 
@@ -97,9 +126,9 @@ def make_rivals(space: Space, study: optuna.Study) -> Rivals:
     """What the space says, with what the study knows already."""
     settings, n_evaluations = space.settings.pruning.outclassed, space.settings.evaluate.times
     if not settings:
-        return NoRivals()
+        return Rivals()
     if settings.pruner != "asha":
-        return Killing(make_outclassed(settings, space.objective))
+        return OptunaPruner(settings, space.objective)
     halving = Halving(
         space.objective,
         rungs=rung_indices(settings.rungs, n_evaluations),
@@ -108,7 +137,7 @@ def make_rivals(space: Space, study: optuna.Study) -> Rivals:
         min_peers=settings.min_peers,
         standard_errors=settings.standard_errors,
     )
-    rivals = Pausing(halving)
+    rivals = AshaPruner(halving)
     for trial in study.get_trials(deepcopy=False):
         curve = [EvalPoint(**point) for point in curve_of(trial)]
         for n in range(1, len(curve) + 1):

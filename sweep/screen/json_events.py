@@ -11,10 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, TextIO
 
+from sweep.events import Place
 from sweep.screen.plain import PlainScreen
 from sweep.space.settings import Settings
 from sweep.study.summary import Summary
-from sweep.study.tracker import Place
 from trials.config import EvalPoint, TrialConfig, TrialResult
 from trials.trial_folder import ADAPTER
 

@@ -11,10 +11,10 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from sweep.events import Place
 from sweep.screen.plain import ended_in_a_line
 from sweep.screen.progress import Progress
 from sweep.screen.table import draw
-from sweep.study.tracker import Place
 from trials.config import EvalPoint, TrialConfig, TrialResult
 
 

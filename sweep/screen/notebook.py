@@ -10,10 +10,10 @@ from typing import Any, Self
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from sweep.events import Place
 from sweep.screen.plain import ended_in_a_line
 from sweep.screen.progress import Progress
 from sweep.screen.table import draw
-from sweep.study.tracker import Place
 from trials.config import EvalPoint, TrialConfig, TrialResult
 
 SECONDS = 1.0

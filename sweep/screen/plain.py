@@ -8,8 +8,8 @@ from typing import Self
 from rich.console import Console
 from rich.text import Text
 
+from sweep.events import Place
 from sweep.screen.progress import Progress
-from sweep.study.tracker import Place
 from sweep.text.trials import COLOURS, as_loss
 from trials.config import EvalPoint, Objective, TrialConfig, TrialResult
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from sweep.events import Place
 from sweep.screen.time_left import Pace, seconds_until_all_end
 from sweep.space.hyperparameters import HYPERPARAMETERS
 from sweep.storage.attributes import COUNTS
 from sweep.study.budget import Budget
 from sweep.study.ended import StoredTrial, place
-from sweep.study.tracker import Place
 from sweep.text.numbers import duration
 from sweep.workers.usage import Usage
 from trials.config import BY_EVAL_LOSS, GOES_ON, EvalPoint, Objective, TrialConfig, TrialResult
@@ -84,6 +84,8 @@ class Progress:
     ) -> None:
         self.budget = budget
         self.objective = objective
+        self.is_stopping: Callable[[], bool] = lambda: False
+        """Whether the sweep is asked to end."""
         self.clock = clock
         self.began = clock()
         self.running: dict[int, Running] = {}
@@ -171,7 +173,7 @@ class Progress:
 
     def time_left(self) -> str:
         """The rest of the sweep in words; nothing where nothing is known."""
-        if self.budget.stop.is_set():
+        if self.is_stopping():
             return "stopping"
         limits = [limit for limit in (self.budget.seconds_left, self._gpu_limit()) if limit]
         expected = self.seconds_of_trials_left()

@@ -5,12 +5,11 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Protocol, Self
 
-from sweep.study.tracker import Place
-from trials.config import EvalPoint, TrialConfig, TrialResult
+from sweep.events import Tracker
 
 
-class Screen(Protocol):
-    """Shows a sweep. It is a `Tracker` of the study, and a place for words."""
+class Screen(Tracker, Protocol):
+    """Shows a sweep. It has a place for words."""
 
     def __enter__(self) -> Self: ...
 
@@ -23,9 +22,3 @@ class Screen(Protocol):
 
     def say(self, words: str) -> None:
         """A line for the user."""
-
-    def trial_started(self, config: TrialConfig, place: Place) -> None: ...
-
-    def trial_reported(self, number: int, point: EvalPoint) -> None: ...
-
-    def trial_ended(self, number: int, result: TrialResult) -> None: ...

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from sweep.study.tracker import Place
+from sweep.events import Place
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
 
 
 class AskTell(Protocol):
-    """A study, from the side of the loop and its runner."""
+    """A study, from the side of the loop. As it stands, nothing is paused and all trials run."""
 
     def ask(self, paused: int | None = None) -> tuple[int, TrialConfig]:
         """Return the next trial, or the paused one of that number."""
@@ -28,6 +28,7 @@ class AskTell(Protocol):
 
     def n_paused(self) -> int:
         """Trials that wait until they belong to the best."""
+        return 0
 
     def promising(self, *, is_last: bool) -> int | None:
         """Return the number of a paused trial that should go on; None: there is none.
@@ -35,15 +36,19 @@ class AskTell(Protocol):
         Args:
             is_last: Whether no further trial comes.
         """
+        return None
 
     def end_paused(self) -> None:
         """End the trials that are still paused: no other comes to compare them with."""
+        return
 
     def is_exhausted(self) -> bool:
         """Whether nothing is left to ask for."""
 
     def gpu_seconds(self) -> float:
         """Time in which trials had GPUs, over all runs of the sweep."""
+        return 0.0
 
     def is_flat(self, n_trials: int) -> bool:
-        """Whether the last `n_trials` that ended have not lowered the best eval loss."""
+        """Whether the last `n_trials` that ended have not bettered the objective."""
+        return False

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from enum import Enum
 
 from sweep.study.ask_tell import AskTell
+from trials.config import BY_EVAL_LOSS, Objective
+
+
+class Enough(Enum):
+    """Why no further trial begins, and what to do so that one does."""
+
+    STOPPED = "stopped", "run it again"
+    HOURS = "the hours are over", "run it again"
+    GPU_HOURS = "the gpu_hours are used up", "raise budget.gpu_hours"
+    TRIALS = "all trials have run", "raise --trials"
+    SPACE = "every point of the space has been tried", "widen the search"
+    FLAT = "no better {of} in {n} trials (stop_when_flat)", "take out budget.stop_when_flat"
+
+    def __init__(self, words: str, advice: str) -> None:
+        self.words, self.advice = words, advice
+
+    @property
+    def cuts_off(self) -> bool:
+        """Whether running trials have to be cut off now."""
+        return self in (Enough.STOPPED, Enough.HOURS, Enough.GPU_HOURS)
 
 
 @dataclass
@@ -21,57 +41,40 @@ class Budget:
     gpu_hours: float | None = None
     """Of all trials, times the GPUs of each, over all runs of the sweep; None: no limit."""
     stop_when_flat: int | None = None
-    """Trials in a row without a lower eval loss after which the sweep ends; None: no limit."""
+    """Trials in a row without a better value after which the sweep ends; None: no limit."""
     clock: Callable[[], float] = time.monotonic
-    stop: threading.Event = field(default_factory=threading.Event)
-    """Set from outside (Ctrl-C) to end the sweep in order."""
-    is_asked: Callable[[], bool] = lambda: False
-    """Whether somebody has left word to end the sweep in order."""
-    hurry: threading.Event = field(default_factory=threading.Event)
-    """Set from outside when nobody wants to wait for checkpoints."""
+    objective: Objective = BY_EVAL_LOSS
 
     def __post_init__(self) -> None:
         self._began = self.clock()
 
-    @property
-    def is_stopped(self) -> bool:
-        """Whether anybody has asked for the end, in whichever way."""
-        if not self.stop.is_set() and self.is_asked():
-            self.stop.set()
-        return self.stop.is_set()
+    def why_spent(self, sweep: AskTell) -> Enough | None:
+        """Say why running trials have to be cut off now; None: they may go on."""
+        if self.seconds_left == 0.0:
+            return Enough.HOURS
+        if self.gpu_hours is not None and sweep.gpu_seconds() >= self.gpu_hours * 3600:
+            return Enough.GPU_HOURS
+        return None
 
-    @property
-    def is_over(self) -> bool:
-        """Whether running trials have to be cut off now."""
-        return self.is_stopped or self.seconds_left == 0.0
-
-    def is_spent(self, sweep: AskTell) -> bool:
-        """Whether running trials have to be cut off, for `gpu_hours` too."""
-        return self.is_over or self.is_out_of_gpu_hours(sweep)
-
-    def is_out_of_gpu_hours(self, sweep: AskTell) -> bool:
-        """Whether `gpu_hours` are used up."""
-        return self.gpu_hours is not None and sweep.gpu_seconds() >= self.gpu_hours * 3600
-
-    def why_enough(self, sweep: AskTell, n_trials: int) -> str | None:
+    def why_enough(self, sweep: AskTell, n_trials: int) -> Enough | None:
         """Say why no further trial begins; None: one may.
 
         Args:
             n_trials: That have ended, run, or are paused.
         """
-        if self.is_stopped:
-            return "stopped"
-        if self.seconds_left == 0.0:
-            return "the hours are over"
-        if self.is_out_of_gpu_hours(sweep):
-            return "the gpu_hours are used up"
+        if spent := self.why_spent(sweep):
+            return spent
         if self.trials is not None and n_trials >= self.trials:
-            return "all trials have run"
+            return Enough.TRIALS
         if sweep.is_exhausted():
-            return "every point of the space has been tried"
+            return Enough.SPACE
         if self.stop_when_flat is not None and sweep.is_flat(self.stop_when_flat):
-            return f"no better eval loss in {self.stop_when_flat} trials (stop_when_flat)"
+            return Enough.FLAT
         return None
+
+    def in_words(self, enough: Enough) -> str:
+        """`all trials have run`."""
+        return enough.words.format(of=self.objective.heading, n=self.stop_when_flat)
 
     @property
     def seconds_left(self) -> float | None:

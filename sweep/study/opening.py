@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import optuna
 from optuna.trial import TrialState
 
-from sweep.errors import StudyError as StudyError
 from sweep.space.space import Space
 from sweep.storage.attributes import COUNTS, POINT, SWEEP_ID, is_paused
 from sweep.storage.mirror import Mirror
@@ -69,13 +69,6 @@ Written = tuple[TrialResult, list[EvalPoint]]
 def checked_result(result: TrialResult) -> TrialResult:
     """A run that ended without one finite eval loss has no value: it failed, and says so."""
     if result.outcome in COUNTS and result.best is None:
-        return TrialResult(
-            outcome="failed",
-            reason=f"No evaluation gave a finite eval loss. {result.reason}",
-            cause="no finite eval loss",
-            micro_batch_size=result.micro_batch_size,
-            gradient_checkpointing=result.gradient_checkpointing,
-            training_seconds=result.training_seconds,
-            evaluation_seconds=result.evaluation_seconds,
-        )
+        reason = f"No evaluation gave a finite eval loss. {result.reason}"
+        return replace(result, outcome="failed", reason=reason, cause="no finite eval loss")
     return result

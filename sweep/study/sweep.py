@@ -10,8 +10,8 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from sweep.errors import StudyError as StudyError
 from sweep.errors import SweepFailed
+from sweep.events import Place, Tracker
 from sweep.pruners.own_curve import ByItself, stopped_by_hand
 from sweep.pruners.peers import WITHOUT_VALUE, make_rivals
 from sweep.space.space import Space
@@ -22,9 +22,9 @@ from sweep.study.ended import AllEnded, StoredTrial, tell_ended
 from sweep.study.next_trial import View, enqueue_starts
 from sweep.study.opening import checked_result
 from sweep.study.paused import PausedTrials
-from sweep.study.tracker import Place, Tracker
 from sweep.study.trial_config import Resolve
 from sweep.text.secrets import without_secrets
+from sweep.text.trials import an
 from trials.config import GOES_ON, EvalPoint, Outcome, Stop, TrialConfig, TrialResult
 from trials.trial_folder import result_of
 
@@ -52,16 +52,13 @@ class Sweep:
         resolve: Resolve,
         is_asked_to_prune: Callable[[int], bool] = lambda number: False,
     ) -> None:
-        pruning = space.settings.pruning
         self._space = space
         self._study = study
         self._resolve = resolve
         self._is_asked_to_prune = is_asked_to_prune
         self.objective = space.objective
         self.trackers: Sequence[Tracker] = ()
-        self._by_itself = ByItself(
-            pruning, space.objective, n_evaluations=space.settings.evaluate.times
-        )
+        self._by_itself = ByItself.of(space)
         self._running: dict[int, optuna.Trial] = {}
         self._curves: dict[int, list[EvalPoint]] = {}
         self._heard_of: set[int] = set()
@@ -94,7 +91,6 @@ class Sweep:
 
     @property
     def running(self) -> list[int]:
-        """Numbers of the trials that run."""
         return sorted(self._running)
 
     def n_ended(self) -> int:
@@ -107,7 +103,6 @@ class Sweep:
 
     @property
     def paused(self) -> list[int]:
-        """Numbers of the trials that are paused."""
         return sorted(self._paused)
 
     def n_paused(self) -> int:
@@ -161,30 +156,28 @@ class Sweep:
         self._count_gpu_seconds(number)
         if curve and point.index <= curve[-1].index:
             return None
+        verdict = None
         if point.index == 0:
-            self.base_eval_loss = point.eval_loss
-            self._study.set_user_attr(attributes.BASE_EVAL_LOSS, point.eval_loss)
-            self.base_value = point.value
-            if point.score is not None:
-                self._study.set_user_attr(attributes.BASE_VALUE, point.score)
+            self._take_base(point)
         else:
             curve.append(point)
-            self._rivals.hear(number, curve)
-            known = self._study.get_trials(deepcopy=False)[number].intermediate_values
-            is_new = point.index not in known
-            if is_new:
-                trial.report(point.value, point.index)
-            verdict = self._verdict(trial, curve, is_new)
-            for tracker in self.trackers:
-                tracker.trial_reported(number, point)
-            return verdict
+            verdict = self._verdict(trial, curve)
         for tracker in self.trackers:
             tracker.trial_reported(number, point)
-        return None
+        return verdict
 
-    def _verdict(
-        self, trial: optuna.Trial, curve: Sequence[EvalPoint], is_new: bool
-    ) -> Stop | None:
+    def _take_base(self, point: EvalPoint) -> None:
+        self.base_eval_loss, self.base_value = point.eval_loss, point.value
+        self._study.set_user_attr(attributes.BASE_EVAL_LOSS, point.eval_loss)
+        if point.score is not None:
+            self._study.set_user_attr(attributes.BASE_VALUE, point.score)
+
+    def _verdict(self, trial: optuna.Trial, curve: Sequence[EvalPoint]) -> Stop | None:
+        self._rivals.hear(trial.number, curve)
+        known = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        is_new = curve[-1].index not in known
+        if is_new:
+            trial.report(curve[-1].value, curve[-1].index)
         scheduler = str(trial.user_attrs[POINT]["lr_scheduler"])
         if stop := self._by_itself.verdict(curve, self.base_eval_loss, scheduler):
             return stop
@@ -349,23 +342,22 @@ class Sweep:
                 f"ends: {latest[-1]}"
             )
 
+    def why_failed(self) -> str | None:
+        """Say why all trials have come to nothing; None: one has a value that counts."""
+        if not self._ended or self.ranked(1):
+            return None
+        return f"No trial reached {an(self.objective)} that counts."
+
     def interrupt(self) -> None:
         """Put every running trial back in the queue; trackers hear of it."""
+        words = "The sweep was stopped; run the same command to continue it."
         for number in self.running:
-            self.tell(
-                number,
-                TrialResult(
-                    outcome="interrupted",
-                    reason="The sweep was stopped; run the same command to continue it.",
-                ),
-            )
+            self.tell(number, TrialResult(outcome="interrupted", reason=words))
 
     def ended(self) -> list[StoredTrial]:
-        """All trials that have ended, by number."""
         return self._ended.by_number()
 
     def numbers_ended(self) -> Set[int]:
-        """Numbers of the trials that have ended."""
         return self._ended.numbers
 
     def ranked(self, n: int | None = None) -> list[StoredTrial]:

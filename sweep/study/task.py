@@ -82,6 +82,9 @@ class RowsSoFar:
     """That completions are written for."""
 
 
+NO_ROWS_YET = RowsSoFar(None, None)
+
+
 def rows_so_far(
     space: Space, output_dir: Path, storage: optuna.storages.BaseStorage | None = None
 ) -> RowsSoFar:
@@ -97,13 +100,13 @@ def rows_so_far(
         StudyError: The study's server cannot be used.
     """
     if storage is None and not has_study(output_dir):
-        return RowsSoFar(None, None)
+        return NO_ROWS_YET
     try:
         study = optuna.load_study(
             study_name=space.name, storage=storage or study_reader(output_dir)
         )
     except KeyError:  # a study that was never opened
-        return RowsSoFar(None, None)
+        return NO_ROWS_YET
     except (SQLAlchemyError, StorageInternalError) as error:
         raise StudyError(f"{space.name}: the study cannot be read: {cause_of(error)}") from None
     known, settings = study.user_attrs, space.settings

@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sweep.events import Tracker
 from sweep.study.summary import Summary, headings_of, values_of
-from sweep.study.tracker import Place
 from sweep.text.numbers import counted, duration
 from sweep.text.trials import SHOWN, an, short
 from sweep.tracking.client import NoRunError
 from sweep.tracking.location import sweep_id
 from sweep.tracking.saved_view import MENU, address
-from trials.config import EvalPoint, TrialConfig, TrialResult
+from trials.config import TrialResult
 
 if TYPE_CHECKING:
     from sweep.tracking.run_index import RunIndex
@@ -103,18 +103,12 @@ def with_addresses(text: str, runs: RunIndex) -> str:
     return text.replace("(plots/", f"({artifact}")
 
 
-class Describer:
+class Describer(Tracker):
     """A `Tracker` that keeps the description of a sweep that runs true, now and then."""
 
     def __init__(self, describe: Callable[[], None]) -> None:
         self._describe = describe
         self._described = -math.inf
-
-    def trial_started(self, config: TrialConfig, place: Place) -> None:
-        """Nothing is known of it yet."""
-
-    def trial_reported(self, number: int, point: EvalPoint) -> None:
-        """The description is of trials that have ended."""
 
     def trial_ended(self, number: int, result: TrialResult) -> None:
         """Describe the sweep anew, if the last time was some while ago."""

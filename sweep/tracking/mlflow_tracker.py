@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from sweep.errors import TrackingError
+from sweep.events import Place
 from sweep.folder import layout
-from sweep.study.tracker import Place
 from sweep.text.numbers import counted
 from sweep.text.secrets import in_a_line, without_secrets
 from sweep.tracking import run_data

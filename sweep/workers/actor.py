@@ -11,10 +11,10 @@ import ray
 
 from sweep.workers.connection import here, nodes
 from sweep.workers.devices import places_on, training_environment
-from sweep.workers.file_sync import Seen, scratch_dir
-from trials import worker as messages
+from sweep.workers.file_sync import FolderProbe, scratch_dir
 from trials.config import ModelConfig, Stop, TrialConfig
 from trials.messages import Event
+from trials.worker import TrialThread
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,12 +73,12 @@ class Home:
 class Worker:
     """An actor that holds the base model and runs one trial at a time."""
 
-    def __init__(self, model: ModelConfig, share: Share, seen: Seen | None) -> None:
+    def __init__(self, model: ModelConfig, share: Share, probe: FolderProbe | None) -> None:
         # Before torch is imported, which reads them once.
         os.environ.update(share.environment())
-        self._seen = seen
+        self._probe = probe
         self._home: Home | None = None
-        self._trials = messages.TrialThread(model, share.n_processes, share.of_a_gpu)
+        self._trials = TrialThread(model, share.n_processes, share.of_a_gpu)
 
     def home(self) -> Home:
         if self._home is None:
@@ -93,18 +93,18 @@ class Worker:
             gpus=[str(i) for i in ray.get_gpu_ids()],
             gpu_type=node.gpu_type,
             pid=os.getpid(),
-            sees_folder=self._seen is None or self._seen.is_from_here(),
-            scratch=scratch_dir(self._seen, node.node_id) if self._seen else Path(),
+            sees_folder=self._probe is None or self._probe.is_from_here(),
+            scratch=scratch_dir(self._probe, node.node_id) if self._probe else Path(),
         )
 
     def stop(self) -> None:
         self._trials.stop()
 
-    def start(self, number: int, config: TrialConfig, laid: None) -> None:
+    def start(self, number: int, config: TrialConfig, uploaded: None) -> None:
         """Begin a trial, as soon as the base model is there.
 
         Args:
-            laid: The answer of whoever has brought the trial's files.
+            uploaded: The answer of whoever has brought the trial's files.
         """
         self._trials.start(number, config)
 

@@ -53,13 +53,18 @@ def connect(*, n_cpu_workers: int | None) -> int:
             # Nothing large passes through Ray: configurations and evaluations only.
             "object_store_memory": 100 * 2**20,
         }  # fmt: skip
-        # Beside the logs, Ray prints its own long words into the table when a worker dies; ours say
-        # which trial it was. There is no switch for them.
-        ray._private.worker.print_to_stdstream = lambda *_, **__: None
-        ray._private.utils.set_sigterm_handler = lambda _: None  # it would exit at once
+        _replace_rays_own()
         with _undisturbed():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
     return int(ray.cluster_resources().get("GPU", 0))
+
+
+def _replace_rays_own() -> None:
+    """Replace functions of Ray for which it has no switch."""
+    # Beside the logs, Ray prints its own long words into the table when a worker dies; ours say
+    # which trial it was.
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    ray._private.utils.set_sigterm_handler = lambda _: None  # it would exit at once
 
 
 @contextlib.contextmanager

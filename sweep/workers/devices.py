@@ -6,8 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from sweep.errors import StudyError
 from sweep.space.space import Space
-from sweep.study.sweep import StudyError
 
 GPUS_OF_THE_DRIVER = Path("/proc/driver/nvidia/gpus")
 

@@ -9,10 +9,10 @@ from ray.exceptions import ActorUnavailableError, RayError
 
 from sweep.folder import layout
 from sweep.workers.actor import Home
-from trials import worker as messages
 from trials.config import TrialConfig, TrialResult
 from trials.faults import has_stalled
 from trials.trial_folder import log_tail
+from trials.worker import failed
 
 LOST = "its node has died"
 """Ray's words."""
@@ -24,7 +24,7 @@ def of_elsewhere(
     """The result of a trial on a machine that does not see the sweep's folder."""
     if not is_here and result.outcome in ("completed", "overfit"):
         cause = f"The machine {home.node} was lost before the trial's adapter was here."
-        return messages.failed(cause, config, "machine_lost")
+        return failed(cause, config, "machine_lost")
     there = str(layout.trial_dir(home.scratch, config.number))
     result = replace(result, reason=result.reason.replace(there, config.output_dir))
     if result.fault == "disk_full":  # of that machine, not of the one where the sweep lies

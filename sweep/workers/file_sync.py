@@ -49,7 +49,7 @@ Packed = Sequence[tuple[str, Sequence[Any]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class FolderProbe:
     """A file in the sweep's folder by which a process knows whether it sees that folder."""
 
     path: Path
@@ -58,7 +58,7 @@ class Seen:
     """Tells sweeps apart in a machine's temporary folder."""
 
     @classmethod
-    def write(cls, folder: Path) -> Seen:
+    def write(cls, folder: Path) -> FolderProbe:
         """Write it; the content is another one each time."""
         path = (folder / layout.SEEN).resolve()
         content = secrets.token_hex(16)
@@ -74,9 +74,9 @@ class Seen:
             return False
 
 
-def scratch_dir(seen: Seen, node_id: str) -> Path:
+def scratch_dir(probe: FolderProbe, node_id: str) -> Path:
     """Return where a machine keeps a sweep's files: the same for all of its processes."""
-    return Path(tempfile.gettempdir()) / f"sweep-{seen.sweep}-{node_id[:8]}"
+    return Path(tempfile.gettempdir()) / f"sweep-{probe.sweep}-{node_id[:8]}"
 
 
 def pack(folder: Path, names: Sequence[str]) -> Packed:
@@ -119,7 +119,7 @@ class NodeFiles:
             raise PermissionError(f"{scratch}: belongs to somebody else.")
         self._scratch = scratch
 
-    def lay_data(self, packed: Packed) -> None:
+    def write_data(self, packed: Packed) -> None:
         """Write the prepared data, unless Ray asks for it again."""
         data = self._scratch / layout.DATA
         if not data.exists():
@@ -127,7 +127,7 @@ class NodeFiles:
             _unpack(packed, unfinished)
             unfinished.rename(data)
 
-    def lay(self, number: int, packed: Packed, data: None) -> None:
+    def write(self, number: int, packed: Packed, data: None) -> None:
         """Begin a trial's folder anew, with the files that it goes on from.
 
         Args:
@@ -207,7 +207,7 @@ class _Away:
     here: dict[str, Stamp] = field(default_factory=dict)
     """What else has been brought, as it was then."""
     looked_at: float = field(default_factory=time.monotonic)
-    bringing: Future[bool] | None = None
+    download: Future[bool] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -227,7 +227,7 @@ class Courier:
         self._away: dict[int, _Away] = {}
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="courier")
 
-    def lay(self, config: TrialConfig, node_id: str, scratch: Path) -> tuple[TrialConfig, Any]:
+    def upload(self, config: TrialConfig, node_id: str, scratch: Path) -> tuple[TrialConfig, Any]:
         """Bring what a trial needs to the machine that will run it.
 
         Returns:
@@ -237,7 +237,7 @@ class Courier:
         write_config(config)
         folder = Path(config.output_dir)
         goes_on_from = [name for name in GOES_ON_FROM if (folder / name).exists()]
-        laid = files.lay.remote(config.number, pack(folder, goes_on_from), data)
+        uploaded = files.write.remote(config.number, pack(folder, goes_on_from), data)
         log = folder / LOG
         self._away[config.number] = _Away(config, files, log.stat().st_size if log.exists() else 0)
         there = replace(
@@ -245,7 +245,7 @@ class Courier:
             data_dir=str(scratch / layout.DATA),
             output_dir=str(layout.trial_dir(scratch, config.number)),
         )
-        return there, laid
+        return there, uploaded
 
     def is_away(self, number: int) -> bool:
         """Whether a trial's files are on another machine."""
@@ -255,14 +255,14 @@ class Courier:
         """Begin to bring what running trials have written; waits for nothing."""
         now = time.monotonic()
         for away in self._away.values():
-            is_busy = away.bringing is not None and not away.bringing.done()
+            is_busy = away.download is not None and not away.download.done()
             if not is_busy and now - away.looked_at >= SYNC_SECONDS:
                 away.looked_at = now
-                away.bringing = self._threads.submit(_bring, away, is_over=False)
+                away.download = self._threads.submit(_download, away, is_over=False)
 
-    def bring_rest(self, number: int) -> Future[bool]:
+    def download_rest(self, number: int) -> Future[bool]:
         """Begin to bring all the rest of a trial that has ended; the answer: whether it is here."""
-        return self._threads.submit(_bring, self._away.pop(number), is_over=True)
+        return self._threads.submit(_download, self._away.pop(number), is_over=True)
 
     def close(self) -> None:
         """Have the other machines forget the sweep."""
@@ -293,7 +293,7 @@ class Courier:
                 "scheduling_strategy": _on(node_id),
             }
             files = ray.remote(**options)(NodeFiles).remote(scratch)
-            self._nodes[node_id] = files, files.lay_data.remote(self._data[str(data_dir)])
+            self._nodes[node_id] = files, files.write_data.remote(self._data[str(data_dir)])
             self._scratch = scratch
         return self._nodes[node_id]
 
@@ -302,13 +302,13 @@ def _on(node_id: str) -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(node_id, soft=False)
 
 
-def _bring(away: _Away, *, is_over: bool) -> bool:
+def _download(away: _Away, *, is_over: bool) -> bool:
     """Bring what is new; whether everything that was there is here."""
     with away.lock:
         try:
             for _ in range(ATTEMPTS if is_over else 1):
                 stamps = _answer(away.files.stamps.remote(away.config.number))
-                if _bring_files(away, stamps, is_over=is_over):
+                if _download_files(away, stamps, is_over=is_over):
                     if is_over:
                         away.files.forget.remote(away.config.number)
                     return True
@@ -317,7 +317,7 @@ def _bring(away: _Away, *, is_over: bool) -> bool:
         return False
 
 
-def _bring_files(away: _Away, stamps: Sequence[Stamp], *, is_over: bool) -> bool:
+def _download_files(away: _Away, stamps: Sequence[Stamp], *, is_over: bool) -> bool:
     wanted = [
         stamp
         # The result says that the trial has ended, so it comes last.

@@ -15,18 +15,17 @@ import psutil
 import ray
 from ray.exceptions import RayError
 
-from sweep.study.ask_tell import AskTell
-from sweep.study.tracker import Place
+from sweep.events import Ended, Place, Reported, RunnerEvent, Started
 from sweep.text.numbers import counted
 from sweep.workers.actor import Home, Share, Worker
 from sweep.workers.connection import here, is_joined
 from sweep.workers.endings import death, is_machine_lost, of_elsewhere, stall
-from sweep.workers.file_sync import Courier, Seen
+from sweep.workers.file_sync import Courier, FolderProbe
 from sweep.workers.slots import LOADS_TO_GIVE_UP, Arriving, Slot, Timings
 from sweep.workers.usage import Usage
-from trials import worker as messages
+from trials import messages
 from trials.config import Fault, ModelConfig, TrialConfig, TrialResult
-from trials.messages import Broken, Ended, Event, Loaded, Reported, Started
+from trials.worker import failed
 
 POLL_SECONDS = 0.2
 """How soon the end of the time, or Ctrl-C, is noticed while all trials train."""
@@ -52,7 +51,6 @@ class RayRunner:
         on_gpus: Whether each has GPUs; otherwise each has its share of threads.
         gpus_per_trial: Of each worker, with a process for each; on processors, its processes.
             Below 1: its share of a GPU.
-        sweep: Hears of the trials.
         folder: The sweep's. Machines of a cluster that do not see it send their files.
         say: Told what a user should know of workers.
     """
@@ -64,7 +62,6 @@ class RayRunner:
         n_slots: Callable[[], int],
         on_gpus: bool,
         gpus_per_trial: float = 1,
-        sweep: AskTell,
         folder: Path | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -74,7 +71,6 @@ class RayRunner:
         self._n_slots = n_slots
         self._on_gpus = on_gpus
         self._gpus_per_trial = gpus_per_trial
-        self._sweep = sweep
         self._say = say
         self._has_loaded_once = False
         self._n_wanted = 0
@@ -83,10 +79,11 @@ class RayRunner:
         self._n_made = 0
         self._fitted_at = 0.0
         self._node_id = here().node_id
-        self._seen = Seen.write(folder) if folder is not None and is_joined() else None
+        self._probe = FolderProbe.write(folder) if folder is not None and is_joined() else None
         self._courier = Courier()
         self._arriving: list[Arriving] = []
-        self._ended: deque[tuple[int, TrialResult]] = deque()
+        self._heard: deque[Started | Reported] = deque()
+        self._ended: deque[Ended] = deque()
         self._slots: list[Slot] = []
         self._fit()
 
@@ -97,34 +94,33 @@ class RayRunner:
 
     def start(self, number: int, config: TrialConfig) -> None:
         """Give the trial to a free slot, one with a loaded base model if there is one."""
-        free = sorted(
+        slot = min(
             (slot for slot in self._slots if slot.trial is None),
             key=lambda slot: (slot.idle_since is None, not slot.has_loaded, not slot.is_free),
         )
-        slot = free[0]
         slot.trial, slot.has_started, slot.is_handed_over = (number, config), False, False
         if slot.worker is None:
-            self._fill(slot)
+            slot.fill(self._new_worker())
         self._hand_over(slot)
 
-    def wait(self, until: Callable[[], bool]) -> tuple[int, TrialResult] | None:
-        """Pass on what workers say until a trial ends, a slot becomes free, or `until` is true."""
+    def wait(self, until: Callable[[], bool]) -> Iterator[RunnerEvent]:
         n_free = self.n_free
         while True:
             is_over = until()
             self._fit()
             self._courier.look()
             self._end_silent_ones()
-            self._listen(0.0 if is_over or self._ended else POLL_SECONDS)
+            yield from self._listen(0.0 if is_over or self._ended else POLL_SECONDS)
             self._take_arrived()
             self._count()
             if self._ended:
-                return self._ended.popleft()
+                yield self._ended.popleft()
+                return
             if is_over or self.n_free > n_free:
-                return None
+                return
 
-    def set_aside(self, until: Callable[[], bool]) -> Iterator[tuple[int, TrialResult]]:
-        """Have running trials write a checkpoint and end; yields those that have ended.
+    def set_aside(self, until: Callable[[], bool]) -> Iterator[RunnerEvent]:
+        """Have running trials write a checkpoint and end; yields what happens meanwhile.
 
         Args:
             until: Whoever waits has no more patience.
@@ -138,10 +134,10 @@ class RayRunner:
         for slot in running:
             slot.worker.stop.remote()
         while any(slot.trial is not None for slot in running) or self._arriving or self._ended:
-            ended = self.wait(until=is_over)
-            if ended is not None:
-                yield ended
-            elif is_over():
+            event = None
+            for event in self.wait(until=is_over):
+                yield event
+            if is_over() and not isinstance(event, Ended):
                 return
 
     def _count(self) -> None:
@@ -151,10 +147,9 @@ class RayRunner:
         self.usage.count(n_slots, n_busy)
 
     def shutdown(self) -> None:
-        """End every worker process, trials in them included."""
         homes = [slot.known_home for slot in self._slots if slot.known_home is not None]
         for slot in self._slots:
-            self._empty(slot)
+            slot.empty()
         self._courier.close()
         self._end_for_certain(homes)
 
@@ -183,35 +178,17 @@ class RayRunner:
         wanted = self._n_wanted - self._n_given_up
         for slot in [s for s in self._slots if s.known_home is None and s.trial is None]:
             if len(self._slots) > wanted:
-                self._empty(slot)
+                slot.empty()
                 self._slots.remove(slot)
         while len(self._slots) < wanted:
             self._slots.append(Slot(self._n_made))
             self._n_made += 1
         for slot in self._slots:
             if slot.worker is None and slot.n_failed_loads < LOADS_TO_GIVE_UP:
-                self._fill(slot)
+                slot.fill(self._new_worker())
         now = len(self._slots)
         if before and now != before:
             self._say(f"The cluster has {counted(now, 'place')} for trials now, before {before}.")
-
-    def _fill(self, slot: Slot) -> None:
-        slot.worker = self._new_worker()
-        slot.next_event = slot.worker.next_event.remote()
-        self._ask(slot)
-
-    @staticmethod
-    def _ask(slot: Slot) -> None:
-        slot.home, slot.asked_at = slot.worker.home.remote(), time.monotonic()
-
-    @staticmethod
-    def _empty(slot: Slot) -> None:
-        """End the process of a slot; it goes with all that it holds."""
-        if slot.worker is not None:
-            ray.kill(slot.worker)
-        slot.worker = slot.next_event = slot.idle_since = slot.home = slot.known_home = None
-        slot.starting = None
-        slot.has_loaded = False
 
     def _new_worker(self) -> Any:
         share = Share(
@@ -229,7 +206,7 @@ class RayRunner:
             "num_gpus": self._gpus_per_trial if self._on_gpus else 0,
             "scheduling_strategy": "DEFAULT" if self._on_gpus else "SPREAD",
         }
-        return ray.remote(**options)(Worker).remote(self._model, share, self._seen)
+        return ray.remote(**options)(Worker).remote(self._model, share, self._probe)
 
     def _hand_over(self, slot: Slot) -> None:
         """Give the worker its trial, as soon as it is known where that is."""
@@ -239,10 +216,10 @@ class RayRunner:
         slot.is_handed_over = True
         number, config = slot.trial
         if home.sees_folder:
-            there, laid = config, None
+            there, uploaded = config, None
         else:
-            there, laid = self._courier.lay(config, home.node_id, home.scratch)
-        slot.starting = slot.worker.start.remote(number, there, laid)
+            there, uploaded = self._courier.upload(config, home.node_id, home.scratch)
+        slot.starting = slot.worker.start.remote(number, there, uploaded)
 
     def _end_silent_ones(self) -> None:
         """End processes that have given no sign of life within `stall_minutes`.
@@ -259,7 +236,7 @@ class RayRunner:
             if slot.known_home is not None and now - slot.called_at > every:
                 slot.called_at = now
                 if slot.home is None:
-                    self._ask(slot)
+                    slot.ask()
                 else:  # the answer may be lost, with the connection that it was to come by
                     slot.worker.home.remote()
             if trial is not None and slot.home is not None and now - slot.asked_at >= minutes * 60:
@@ -267,8 +244,8 @@ class RayRunner:
                 self._died(slot, f"The worker process gave no answer for {minutes:g} minutes.")
                 self._end_for_certain([] if home is None else [home])
 
-    def _listen(self, seconds: float) -> None:
-        """Wait so long for the next thing that any worker says; take all that is said by then."""
+    def _listen(self, seconds: float) -> Iterator[Started | Reported]:
+        """Wait so long for the next thing that any worker says; yield all that is said by then."""
         takes: dict[Any, tuple[Slot, Callable[[Slot, Any], None]]] = {}
         for slot in self._slots:
             if slot.worker is not None:
@@ -287,6 +264,9 @@ class RayRunner:
             slot, take = takes[reference]
             if reference in (slot.next_event, slot.home, slot.starting):  # else it has died since
                 take(slot, reference)
+            # At once: the trial waits, and there may be a thousand references.
+            while self._heard:
+                yield self._heard.popleft()
 
     def _take_home(self, slot: Slot, reference: Any) -> None:
         slot.home = None
@@ -303,49 +283,50 @@ class RayRunner:
 
     def _take(self, slot: Slot, reference: Any) -> None:
         try:
-            event: Event = ray.get(reference)
+            event: messages.Event = ray.get(reference)
         except RayError as error:
             self._died(slot, death(error, slot.known_home), is_machine=is_machine_lost(error))
             return
         slot.next_event = slot.worker.next_event.remote()
         match event:
-            case Loaded():
+            case messages.Loaded():
                 self.timings.imports.append(event.import_seconds)
                 self.timings.loads.append(event.load_seconds)
                 slot.has_loaded, slot.n_failed_loads = True, 0
                 self._has_loaded_once = True
-            case Broken():
+            case messages.Broken():
                 cause = f"A worker cannot load the base model: {event.cause}"
                 self._died(slot, cause, is_load=True)
-            case Started():
+            case messages.Started():
                 self._started(slot)
-            case Reported():
-                slot.worker.answer.remote(self._sweep.report(event.number, event.point))
-            case Ended():
+            case messages.Reported():
+                answer = slot.worker.answer.remote
+                self._heard.append(Reported(event.number, event.point, answer))
+            case messages.Ended():
                 self._take_end(slot, event)
 
-    def _take_end(self, slot: Slot, event: Ended) -> None:
+    def _take_end(self, slot: Slot, event: messages.Ended) -> None:
         assert slot.trial is not None
         (number, config), slot.trial = slot.trial, None
         slot.idle_since = time.monotonic()
         self.timings.ended_at.append(time.time())
         home = slot.known_home
         if not event.is_clean:
-            self._empty(slot)
+            slot.empty()
         if not self._courier.is_away(number):
-            self._ended.append((number, event.result))
+            self._ended.append(Ended(number, event.result))
             return
         assert home is not None, "the trial was handed over there"
 
         def result(is_here: bool) -> TrialResult:
             return of_elsewhere(event.result, config, home, is_here=is_here)
 
-        self._arriving.append(Arriving(number, self._courier.bring_rest(number), result))
+        self._arriving.append(Arriving(number, self._courier.download_rest(number), result))
 
     def _take_arrived(self) -> None:
         arrived = [trial for trial in self._arriving if trial.files.done()]
         self._arriving = [trial for trial in self._arriving if trial not in arrived]
-        self._ended += [(trial.number, trial.result(trial.files.result())) for trial in arrived]
+        self._ended += [Ended(each.number, each.result(each.files.result())) for each in arrived]
 
     def _started(self, slot: Slot) -> None:
         assert slot.trial is not None
@@ -356,7 +337,8 @@ class RayRunner:
         self.timings.started_at.append(time.time())
         slot.asked_at = time.monotonic()
         assert slot.known_home is not None, "the trial was handed over there"
-        self._sweep.started(slot.trial[1], self._place(slot.index, slot.known_home))
+        place = self._place(slot.index, slot.known_home)
+        self._heard.append(Started(slot.trial[1], place))
 
     def _place(self, index: int, home: Home) -> Place:
         if not self._on_gpus:
@@ -374,7 +356,7 @@ class RayRunner:
         """
         trial, slot.trial = slot.trial, None
         had_loaded, has_started, home = slot.has_loaded, slot.has_started, slot.known_home
-        self._empty(slot)
+        slot.empty()
         is_failed_load = not had_loaded and not is_machine
         is_last = is_failed_load and self._is_last_failed_load(slot, cause)
         if trial is None:
@@ -383,19 +365,20 @@ class RayRunner:
         number, config = trial
         if not has_started:
             nowhere = Place(socket.gethostname(), "a worker that did not come up")
-            self._sweep.started(config, self._place(slot.index, home) if home else nowhere)
+            place = self._place(slot.index, home) if home else nowhere
+            self._heard.append(Started(config, place))
         fault: Fault | None = "machine_lost" if had_loaded else "not_begun"
         if is_last or (is_load and not self._has_loaded_once):
             fault = None
 
         def result(_: bool = True) -> TrialResult:
             words = stall(config) if has_started else None
-            return messages.failed(words or cause, config, fault)
+            return failed(words or cause, config, fault)
 
         if self._courier.is_away(number):
-            self._arriving.append(Arriving(number, self._courier.bring_rest(number), result))
+            self._arriving.append(Arriving(number, self._courier.download_rest(number), result))
         else:
-            self._ended.append((number, result()))
+            self._ended.append(Ended(number, result()))
 
     def _is_last_failed_load(self, slot: Slot, cause: str) -> bool:
         """Give up a slot that cannot load what others can; whether it is the last one."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
+
+import ray
 
 from sweep.workers.actor import Home
 from trials.config import TrialConfig, TrialResult
@@ -39,6 +42,23 @@ class Slot:
     has_started: bool = False
     idle_since: float | None = None
     """When its trial ended; None before the first one and while one runs."""
+
+    def fill(self, worker: Any) -> None:
+        """Take the process that fills it, loaded or not."""
+        self.worker, self.next_event = worker, worker.next_event.remote()
+        self.ask()
+
+    def ask(self) -> None:
+        """Ask the process where it is."""
+        self.home, self.asked_at = self.worker.home.remote(), time.monotonic()
+
+    def empty(self) -> None:
+        """End the process; it goes with all that it holds."""
+        if self.worker is not None:
+            ray.kill(self.worker)
+        self.worker = self.next_event = self.idle_since = self.home = self.known_home = None
+        self.starting = None
+        self.has_loaded = False
 
     @property
     def is_free(self) -> bool:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -17,9 +17,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from sweep.study.ask_tell import AskTell
-from sweep.study.tracker import Place
-from trials.config import GOES_ON, EvalPoint, TrialConfig, TrialResult
+from sweep.events import Ended, Place, Reported, RunnerEvent, Started
+from trials.config import GOES_ON, EvalPoint, Stop, TrialConfig, TrialResult
 from trials.evaluation.row_nlls import as_text
 
 LANDSCAPE = Path(__file__).parent / "landscape.parquet"
@@ -140,10 +139,10 @@ class ReplayRunner:
         self,
         landscape: Landscape,
         n_gpus: int,
-        sweep: AskTell,
         on_end: Callable[[float, TrialConfig, TrialResult], None] = lambda *_: None,
     ) -> None:
-        self._landscape, self._n_gpus, self._sweep, self._on_end = landscape, n_gpus, sweep, on_end
+        self._landscape, self._n_gpus, self._on_end = landscape, n_gpus, on_end
+        self._begun: deque[Started | Reported] = deque()
         self._events: list[tuple[float, int, int]] = []
         self._count = itertools.count()
         self._paused: dict[int, int] = {}
@@ -165,22 +164,27 @@ class ReplayRunner:
         key = (config.rank, config.learning_rate, config.epochs, config.effective_batch_size)
         run = self._landscape.runs[key]  # type: ignore[index]
         trial = self.trials[number] = _Trial(config, run)
-        self._sweep.started(config, Place("simulated", "GPU"))
+        self._begun.append(Started(config, Place("simulated", "GPU")))
         for point in run.points[: self._paused.pop(number, 0)]:
-            self._sweep.report(number, point)  # as one that goes on from a checkpoint
+            # As one that goes on from a checkpoint.
+            self._begun.append(Reported(number, point, lambda verdict: None))
             trial.n_reported += 1
         if not trial.n_reported:
             trial.n_reported = 0 if config.evaluate_base else 1
         self._at(self.now + START_SECONDS + self._until_next(trial), number)
 
-    def wait(self, until: Callable[[], bool]) -> tuple[int, TrialResult] | None:
+    def wait(self, until: Callable[[], bool]) -> Iterator[RunnerEvent]:
         """Let time pass until a trial ends."""
+        while self._begun:
+            yield self._begun.popleft()
         while not until():
             self.now, _, number = heapq.heappop(self._events)
             trial = self.trials[number]
             point = trial.run.points[trial.n_reported]
             trial.n_reported += 1
-            verdict = self._sweep.report(number, point)
+            said: list[Stop | None] = []
+            yield Reported(number, point, said.append)
+            [verdict] = said
             is_over = trial.n_reported == len(trial.run.points)
             if verdict is None and not is_over:
                 self._at(self.now + self._until_next(trial), number)
@@ -195,8 +199,8 @@ class ReplayRunner:
                 training_seconds=point.seconds,
             )
             self._on_end(self.now, trial.config, result)
-            return number, result
-        return None
+            yield Ended(number, result)
+            return
 
     @staticmethod
     def _until_next(trial: _Trial) -> float:

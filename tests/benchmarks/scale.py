@@ -26,6 +26,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from sweep.driver.adapters import Adapters
+from sweep.driver.interrupt import StopSignals
 from sweep.driver.loop import run
 from sweep.screen.live import LiveScreen
 from sweep.screen.progress import Progress
@@ -124,7 +125,8 @@ class Benchmark:
         )
         self._commits = Commits()
         self._process = psutil.Process()
-        self._budget = Budget(None, None, is_asked=self._is_over)
+        self._budget = Budget(None, None)
+        self._stop = StopSignals(is_asked=self._is_over)
         self._stages: Iterator[None] = iter(())
         self._next_look = 0.0
         self._queue: list[tuple[float, int]] = []
@@ -140,13 +142,13 @@ class Benchmark:
         began = time.monotonic()
         self._sweep = self._open()
         _say("opened", f"{self._sweep.n_ended()} trials in {time.monotonic() - began:.1f} s")
-        self._runner = SimulatedRunner(self._options.gpus, self._sweep)
+        self._runner = SimulatedRunner(self._options.gpus)
         self._stages = self._all_stages()
         self._screen = self._make_screen()
         self._adapters = Adapters(self._sweep, self._folder, keep=5, drop=lambda number, path: None)
         self._sweep.trackers = [self._screen]
         with self._screen:
-            run(self._sweep, self._runner, self._budget)
+            run(self._sweep, self._runner, self._budget, self._stop.is_given)
         self._sweep.interrupt()
         if self._tracker is not None:
             began = time.monotonic()

@@ -13,13 +13,12 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sweep.study.ask_tell import AskTell
-from sweep.study.tracker import Place
-from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult
+from sweep.events import Ended, Place, Reported, RunnerEvent, Started
+from trials.config import EvalPoint, Outcome, Stop, TrialConfig, TrialResult
 
 GPUS_OF_A_NODE = 8
 SECONDS = (20 * 60.0, 60 * 60.0)
@@ -63,13 +62,12 @@ class SimulatedRunner:
     """So many GPUs, each busy with one trial.
 
     Args:
-        sweep: Hears of everything.
         in_real_time: From the beginning; else `in_real_time` is called later.
     """
 
-    def __init__(self, n_gpus: int, sweep: AskTell, *, in_real_time: bool = False) -> None:
+    def __init__(self, n_gpus: int, *, in_real_time: bool = False) -> None:
         self._n_gpus = n_gpus
-        self._sweep = sweep
+        self._begun: deque[Started] = deque()
         self._free = [(0.0, gpu) for gpu in range(n_gpus)]
         """When a GPU became free, and which."""
         self._events: list[tuple[float, int, int]] = []
@@ -116,30 +114,33 @@ class SimulatedRunner:
         losses = curve(config, chance)
         trial = _Running(config, place, gpu, seconds, losses, chance)
         self.running[number] = trial
-        self._sweep.started(config, place)
+        self._begun.append(Started(config, place))
         first = seconds / config.n_evaluations
         if self._real_since is None:  # as if those that run had not begun all at once
             first *= chance.random()
         self._at(self.now + first, number)
 
-    def wait(self, until: Callable[[], bool]) -> tuple[int, TrialResult] | None:
+    def wait(self, until: Callable[[], bool]) -> Iterator[RunnerEvent]:
         """Let time pass until a trial ends. All evaluations that are due have their verdicts first,
         as with real workers.
         """
+        while self._begun:
+            yield self._begun.popleft()
         while True:
-            self._let_happen()
+            yield from self._let_happen()
             if self._ended:
                 due, number = self._ended.popleft()
                 trial = self.running.pop(number)
                 heapq.heappush(self._free, (due, trial.gpu))
                 assert trial.end is not None
-                return number, trial.end
+                yield Ended(number, trial.end)
+                return
             if until():
-                return None
+                return
             if self._real_since is not None:
                 time.sleep(min(0.05, max(0.0, self._events[0][0] - self.now)))
 
-    def _let_happen(self) -> None:
+    def _let_happen(self) -> Iterator[Reported]:
         """Take all that is due; without waiting, the next thing."""
         while self._events:
             due, _, number = self._events[0]
@@ -149,7 +150,7 @@ class SimulatedRunner:
             self._now = max(self._now, due)
             trial = self.running[number]
             if trial.end is None:
-                self._evaluate(number, trial, due)
+                yield from self._evaluate(number, trial, due)
             else:
                 self._ended.append((due, number))
             if self._real_since is None:
@@ -158,16 +159,18 @@ class SimulatedRunner:
     def _at(self, when: float, number: int) -> None:
         heapq.heappush(self._events, (when, next(self._count), number))
 
-    def _evaluate(self, number: int, trial: _Running, due: float) -> None:
+    def _evaluate(self, number: int, trial: _Running, due: float) -> Iterator[Reported]:
         n_evaluations = trial.config.n_evaluations
         if trial.config.evaluate_base and not trial.points:
             base = point_of(trial.config, 0, 3.0, trial.seconds, trial.chance)
-            self._sweep.report(number, base)
+            yield Reported(number, base, lambda verdict: None)
         index = len(trial.points) + 1
         loss = trial.losses[index - 1]
         point = point_of(trial.config, index, loss, trial.seconds, trial.chance)
         trial.points.append(point)
-        verdict = self._sweep.report(number, point)
+        said: list[Stop | None] = []
+        yield Reported(number, point, said.append)
+        [verdict] = said
         if self.measured is not None:
             self.measured.verdicts.append(self.now - due)
         if verdict is not None:

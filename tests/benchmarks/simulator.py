@@ -21,6 +21,7 @@ import logging
 import math
 import multiprocessing
 import tempfile
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -99,6 +100,7 @@ def simulate(case: Case, landscape: Landscape, folder: Path) -> Found:
     )
     sweep = Sweep(space, study, resolve)
     budget = Budget(case.n_trials if case.what == "budget" else None, None)
+    is_there = threading.Event()
     reached: list[float | None] = [None] * len(WITHIN)
     best = math.inf
     has_winner = False
@@ -113,10 +115,10 @@ def simulate(case: Case, landscape: Landscape, folder: Path) -> Found:
             if reached[index] is None and best <= landscape.best * (1 + within):
                 reached[index] = case.n_gpus * now
         if case.what == "reach" and reached[0] is not None:
-            budget.stop.set()
+            is_there.set()
 
-    runner = ReplayRunner(landscape, case.n_gpus, sweep, on_end)
-    run(sweep, runner, budget)
+    runner = ReplayRunner(landscape, case.n_gpus, on_end)
+    run(sweep, runner, budget, is_there.is_set)
     n_trials = len(study.get_trials(deepcopy=False))
     return Found(reached, runner.gpu_seconds, best, n_trials, has_winner)
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sweep.driver.loop import InlineRunner, Runner, run
-from sweep.study.ask_tell import AskTell
+from sweep.driver.loop import Runner, run
 from sweep.study.budget import Budget
 from sweep.workers import connection
 from sweep.workers.runner import RayRunner
+from tests.inline_runner import InlineRunner
 from tests.recording import Recording
 from trials.backends.loading import load
 from trials.config import EvalPoint, Report, Stop, TrialConfig, TrialResult
@@ -21,7 +21,7 @@ from trials.trial_folder import logged
 from trials.worker import guarded
 
 MakeConfig = Callable[..., TrialConfig]
-MakeRunner = Callable[[AskTell], Runner]
+MakeRunner = Callable[[], Runner]
 
 
 @pytest.fixture(params=["inline", "ray"])
@@ -36,13 +36,13 @@ def make_runner(request: pytest.FixtureRequest, config: MakeConfig) -> Iterator[
             with logged(Path(config.output_dir)):
                 return guarded(lambda c: run_trial(c, base, MicroBatchMemory(), report), config)[0]
 
-        yield lambda sweep: InlineRunner(trial, sweep)
+        yield lambda: InlineRunner(trial)
         return
     connection.connect(n_cpu_workers=1)
     runners: list[RayRunner] = []
 
-    def make(sweep: AskTell) -> Runner:
-        runners.append(RayRunner(model, n_slots=lambda: 1, on_gpus=False, sweep=sweep))
+    def make() -> Runner:
+        runners.append(RayRunner(model, n_slots=lambda: 1, on_gpus=False))
         return runners[-1]
 
     yield make
@@ -64,7 +64,7 @@ def test_a_runner_keeps_its_contract(make_runner: MakeRunner, config: MakeConfig
         config(3),
     ]
     sweep = Recording(configs, stop_trial_1)
-    run(sweep, make_runner(sweep), Budget(None, None))
+    run(sweep, make_runner(), Budget(None, None))
 
     assert [number for what, number in sweep.events if what == "started"] == [0, 1, 2, 3]
     assert sweep.results[0].outcome == "completed"

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trials.config import ConfigError, DataError, ModelConfig, UserError
+from trials.config import ConfigError, DataError, ModelConfig
 from trials.data import rendering, token_cache
 from trials.data import tokens as data
 from trials.data.examples import Example, fingerprint, read_examples, shared_rows, split

@@ -13,15 +13,15 @@ import pytest
 from sweep.confirm.confirmation import Confirmation
 from sweep.confirm.plan import Run, make_data, plan
 from sweep.driver import loop
-from sweep.driver.loop import InlineRunner
 from sweep.errors import StudyError
+from sweep.events import Place
 from sweep.pruners.own_curve import ByItself
 from sweep.results.confirmed import read_confirmed
 from sweep.results.confirmed_words import as_json, verdicts
 from sweep.results.reading import read_sweep
 from sweep.space.settings import Pruning
 from sweep.study.budget import Budget
-from sweep.study.tracker import Place
+from tests.inline_runner import InlineRunner
 from tests.sweep.reviewed import make_config, point, result, write_sweep
 from trials.config import EvalPoint, Report, Stop, TrialConfig, TrialResult
 from trials.data.tokens import TokenRows, TokenSplit
@@ -55,7 +55,7 @@ def ran(folder: Path, top: int, n_seeds: int, loss: Callable[[TrialConfig], floa
         return ended
 
     sweep = Confirmation(runs, ByItself(Pruning(), n_evaluations=4))
-    loop.run(sweep, InlineRunner(trial, sweep), Budget(trials=len(runs), hours=None))
+    loop.run(sweep, InlineRunner(trial), Budget(trials=len(runs), hours=None))
     return numbers
 
 
@@ -195,7 +195,7 @@ def test_a_failure_is_known_to_whoever_reads_later_and_does_not_count(folder: Pa
         return result("completed", curve)
 
     sweep = Confirmation(runs, ByItself(Pruning(), n_evaluations=4))
-    loop.run(sweep, InlineRunner(trial, sweep), Budget(trials=len(runs), hours=None))
+    loop.run(sweep, InlineRunner(trial), Budget(trials=len(runs), hours=None))
     said = "\n".join(verdicts(read_confirmed(read_sweep(folder))))
     assert "Trial 1 with seed 8 does not count: failed: ConnectionError" in said
     assert "secret" not in said

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sweep.control.prune import Words, prune
+from sweep.control.prune import ClearPruneRequests, prune
 from sweep.errors import StudyError
 from sweep.folder.lock import locked
 from sweep.folder.requests import ask_to_prune, is_asked_to_prune
@@ -45,7 +45,7 @@ def test_the_word_goes_with_the_end_of_its_trial_alone(
     tmp_path: Path, outcome: Outcome, stays: bool
 ) -> None:
     ask_to_prune(tmp_path, 7)
-    Words(tmp_path).trial_ended(8, TrialResult(outcome="completed", reason=""))
+    ClearPruneRequests(tmp_path).trial_ended(8, TrialResult(outcome="completed", reason=""))
     assert is_asked_to_prune(tmp_path, 7)
-    Words(tmp_path).trial_ended(7, TrialResult(outcome=outcome, reason=""))
+    ClearPruneRequests(tmp_path).trial_ended(7, TrialResult(outcome=outcome, reason=""))
     assert is_asked_to_prune(tmp_path, 7) == stays

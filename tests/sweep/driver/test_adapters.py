@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from sweep.driver.adapters import Adapters
+from sweep.events import Place
 from sweep.study.ended import StoredTrial
-from sweep.study.tracker import Place
 from trials.config import BY_EVAL_LOSS, Outcome, TrialConfig, TrialResult
 
 MakeConfig = Callable[..., TrialConfig]

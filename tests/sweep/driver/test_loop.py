@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from sweep.driver.interrupt import StopSignals
 from sweep.driver.loop import run
-from sweep.study.budget import Budget
-from trials.config import TrialResult
+from sweep.events import Ended, Reported, RunnerEvent
+from sweep.study.ask_tell import AskTell
+from sweep.study.budget import Budget, Enough
+from tests.sweep.reviewed import point
+from trials.config import Objective, Stop, TrialResult
 
 DONE = TrialResult(outcome="completed", reason="")
 
 
-class Asking:
+class Asking(AskTell):
     """A study that only counts."""
 
     def __init__(self, n_points: int = 1000, n_ended: int = 0) -> None:
@@ -36,14 +40,6 @@ class Asking:
 
     def n_ended(self) -> int:
         return self._n_ended
-
-    def n_paused(self) -> int:
-        return 0
-
-    def promising(self, *, is_last: bool) -> int | None:
-        return None
-
-    def end_paused(self) -> None: ...
 
     def is_exhausted(self) -> bool:
         return self.asked >= self._n_points
@@ -72,11 +68,12 @@ class Slots:
         self.running.append(number)
         self.most = max(self.most, len(self.running))
 
-    def wait(self, until: Callable[[], bool]) -> tuple[int, TrialResult] | None:
+    def wait(self, until: Callable[[], bool]) -> Iterator[RunnerEvent]:
         if until():
-            return None
+            return
         self._on_wait()
-        return None if until() else (self.running.pop(0), DONE)
+        if not until():
+            yield Ended(self.running.pop(0), DONE)
 
 
 def test_every_slot_is_busy_and_every_trial_ends_once() -> None:
@@ -88,7 +85,8 @@ def test_every_slot_is_busy_and_every_trial_ends_once() -> None:
 
 def test_a_word_to_end_is_heard_while_trials_still_begin() -> None:
     sweep, runner = Asking(), Slots(1000)
-    assert run(sweep, runner, Budget(None, None, is_asked=lambda: sweep.asked == 5)) == "stopped"
+    why = run(sweep, runner, Budget(None, None), is_stopped=lambda: sweep.asked == 5)
+    assert why is Enough.STOPPED
     assert sweep.asked == 5
 
 
@@ -98,7 +96,7 @@ def test_trials_that_run_are_heard_while_others_begin() -> None:
             super().__init__(3)
             self.n_running_when_heard: list[int] = []
 
-        def wait(self, until: Callable[[], bool]) -> tuple[int, TrialResult] | None:
+        def wait(self, until: Callable[[], bool]) -> Iterator[RunnerEvent]:
             self.n_running_when_heard.append(len(self.running))
             return super().wait(until)
 
@@ -131,9 +129,9 @@ def test_when_the_time_is_over_running_trials_are_left_to_the_caller() -> None:
 
 
 def test_a_stop_from_outside_starts_nothing_more() -> None:
-    budget = Budget(100, None)
-    sweep, runner = Asking(), Slots(2, budget.stop.set)
-    run(sweep, runner, budget)
+    stop = StopSignals()
+    sweep, runner = Asking(), Slots(2, stop.heard.set)
+    run(sweep, runner, Budget(100, None), stop.is_given)
     assert (sweep.asked, sweep.told) == (2, [])
 
 
@@ -144,23 +142,27 @@ def test_the_budget_knows_the_seconds_left(hours: float | None, left: float | No
 
 def test_gpu_hours_of_all_runs_cut_running_trials_off() -> None:
     sweep, runner = Asking(), Slots(2)  # ten minutes for each trial that was asked for
-    assert run(sweep, runner, Budget(None, None, gpu_hours=0.5)) == "the gpu_hours are used up"
+    assert run(sweep, runner, Budget(None, None, gpu_hours=0.5)) is Enough.GPU_HOURS
     assert (sweep.asked, sweep.told, runner.running) == (3, [0], [1, 2])
 
 
 def test_a_flat_sweep_lets_running_trials_end() -> None:
     sweep, runner = Asking(), Slots(2)
-    why = run(sweep, runner, Budget(100, None, stop_when_flat=3))
-    assert why == "no better eval loss in 3 trials (stop_when_flat)"
+    assert run(sweep, runner, Budget(100, None, stop_when_flat=3)) is Enough.FLAT
     assert sweep.told == [0, 1, 2, 3]
 
 
 def test_word_that_was_left_in_the_folder_is_a_stop() -> None:
     sweep, runner = Asking(), Slots(2)
     asked = iter([False] * 4)
-    budget = Budget(100, None, is_asked=lambda: next(asked, True))
-    assert run(sweep, runner, budget) == "stopped"
-    assert budget.stop.is_set()
+    stop = StopSignals(is_asked=lambda: next(asked, True))
+    assert run(sweep, runner, Budget(100, None), stop.is_given) is Enough.STOPPED
+    assert stop.heard.is_set()
+
+
+def test_what_has_not_become_better_is_named_by_the_objective() -> None:
+    budget = Budget(None, None, stop_when_flat=3, objective=Objective(name="exact_match"))
+    assert budget.in_words(Enough.FLAT) == "no better exact_match in 3 trials (stop_when_flat)"
 
 
 def test_slots_that_come_later_get_trials_and_lost_ones_none() -> None:
@@ -171,11 +173,12 @@ def test_slots_that_come_later_get_trials_and_lost_ones_none() -> None:
             super().__init__(0)
             self.seen = iter([2, 2, 1, 1, 1, 1, 1])
 
-        def wait(self, until: Callable[[], bool]) -> tuple[int, TrialResult] | None:
+        def wait(self, until: Callable[[], bool]) -> Iterator[RunnerEvent]:
             if until():
-                return None
+                return
             self._slots, before = next(self.seen), self._slots
-            return None if self._slots > before else super().wait(until)
+            if self._slots <= before:
+                yield from super().wait(until)
 
     sweep, runner = Asking(), Cluster()
     run(sweep, runner, Budget(5, None))
@@ -183,43 +186,36 @@ def test_slots_that_come_later_get_trials_and_lost_ones_none() -> None:
     assert runner.most == 2
 
 
-class Full:
-    """A disk without room for the first `n` questions."""
-
-    def __init__(self, n: int) -> None:
-        self.n, self.n_full, self.n_sufficed = n, 0, 0
-
-    def is_there(self) -> bool:
-        self.n -= 1
-        return self.n < 0
-
-    def ran_out(self) -> None:
-        self.n_full += 1
-
-    def sufficed(self) -> None:
-        self.n_sufficed += 1
-
-
 def test_a_full_disk_pauses_and_the_sweep_goes_on_by_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sweep.driver.loop.WAIT_SECONDS", 0.0)
-    sweep, runner, room = Asking(), Slots(2), Full(7)
-    run(sweep, runner, Budget(4, None), room)
+    sweep, is_full = Asking(), iter([True] * 7)
+    run(sweep, Slots(2), Budget(4, None), has_room=lambda: not next(is_full, False))
     assert sweep.told == [0, 1, 2, 3]
-    assert (room.n_full, room.n_sufficed) == (0, 4)
 
 
 def test_a_trial_that_found_no_room_is_not_an_end() -> None:
     class OnceFull(Slots):
-        def wait(self, until: Callable[[], bool]) -> tuple[int, TrialResult] | None:
+        def wait(self, until: Callable[[], bool]) -> Iterator[RunnerEvent]:
             number = self.running.pop(0)
-            if number == 0:
-                no_room = TrialResult(outcome="interrupted", reason="", fault="disk_full")
-                return number, no_room
-            return number, DONE
+            no_room = TrialResult(outcome="interrupted", reason="", fault="disk_full")
+            yield Ended(number, DONE if number else no_room)
 
-    sweep, room = Asking(), Full(0)
-    run(sweep, OnceFull(1), Budget(2, None), room)
+    sweep = Asking()
+    run(sweep, OnceFull(1), Budget(2, None))
     assert sweep.told == [0, 1, 2]  # three were asked for: the first did not count
-    assert (room.n_full, room.n_sufficed) == (1, 2)
+
+
+def test_an_evaluation_is_answered_before_the_next_event_is_asked_for() -> None:
+    answered: list[Stop | None] = []
+
+    class Reporting(Slots):
+        def wait(self, until: Callable[[], bool]) -> Iterator[RunnerEvent]:
+            for n in (1, 2):
+                yield Reported(0, point(n, 1.0), answered.append)
+                assert len(answered) == n
+            yield Ended(self.running.pop(), DONE)
+
+    run(Asking(), Reporting(1), Budget(1, None))
+    assert len(answered) == 2

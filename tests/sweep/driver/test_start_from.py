@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from sweep.cluster.package import pack_space
 from sweep.driver.start_from import with_earlier
 from sweep.errors import SpaceError, TrackingError
+from sweep.events import Place
 from sweep.samplers.search_space import is_within
 from sweep.space.loading import load_space
 from sweep.space.space import Space
@@ -22,7 +23,6 @@ from sweep.storage.attributes import POINT
 from sweep.storage.patient import storage_url
 from sweep.study.next_trial import View, enqueue_starts, first_trials
 from sweep.study.opening import open_study
-from sweep.study.tracker import Place
 from sweep.tracking.mlflow_tracker import MlflowTracker
 from tests.sweep.reviewed import make_config, point, result, write_sweep
 from trials.config import Objective, TrialConfig

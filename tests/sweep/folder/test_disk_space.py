@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from sweep.folder.disk_space import FREE_BYTES, Room
+from sweep.folder.disk_space import FREE_BYTES, DiskSpace
+from trials.config import TrialResult
 
 Usage = namedtuple("Usage", "total used free")
+NO_ROOM = TrialResult(outcome="interrupted", reason="", fault="disk_full")
 
 
 class Disk:
@@ -29,34 +31,34 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     return made
 
 
-def room(disk: Disk) -> Room:
-    return Room(Path("sweeps/x"), 100 * 2**20, disk.said.append, clock=lambda: disk.now)
+def room(disk: Disk) -> DiskSpace:
+    return DiskSpace(Path("sweeps/x"), 100 * 2**20, disk.said.append, clock=lambda: disk.now)
 
 
 def test_a_full_disk_pauses_once_in_words_and_goes_on_by_itself(disk: Disk) -> None:
     there = room(disk)
-    assert there.is_there()
+    assert there.has_room()
     disk.free = 100 * 2**20 + FREE_BYTES - 1
     disk.now += 2
-    assert not there.is_there() and not there.is_there()
+    assert not there.has_room() and not there.has_room()
     disk.now += 2
-    assert not there.is_there()
+    assert not there.has_room()
     assert len(disk.said) == 1 and "116 MiB free at sweeps/x" in disk.said[0]
     disk.free += 1
     disk.now += 2
-    assert there.is_there()
+    assert there.has_room()
     assert disk.said[1:] == ["There is room again: the sweep goes on."]
 
 
 def test_trials_that_find_no_room_are_waited_for_longer_each_time(disk: Disk) -> None:
     there = room(disk)
     for rest in (5, 10, 20):
-        there.ran_out()
+        there.trial_ended(0, NO_ROOM)
         disk.now += rest - 0.1
-        assert not there.is_there()
+        assert not there.has_room()
         disk.now += 1.2
-        assert there.is_there()
-    there.sufficed()
-    there.ran_out()
+        assert there.has_room()
+    there.trial_ended(0, TrialResult(outcome="completed", reason=""))
+    there.trial_ended(0, NO_ROOM)
     disk.now += 5.1
-    assert there.is_there()
+    assert there.has_room()

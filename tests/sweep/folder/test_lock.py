@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from sweep.control.stop import stop
+from sweep.errors import StudyError
 from sweep.folder.lock import Holder, holder, locked
 from sweep.folder.requests import ask_to_stop, is_asked_to_stop
 from sweep.storage.of_folder import open_folder
-from sweep.study.sweep import StudyError
 
 HOLDS = """
 import sys, time; from pathlib import Path; from sweep.folder.lock import locked

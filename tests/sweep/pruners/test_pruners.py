@@ -9,9 +9,9 @@ import optuna
 import pytest
 
 from sweep.pruners.diverged import Diverged
-from sweep.pruners.outclassed import Outclassed, make_outclassed
 from sweep.pruners.overfit import Overfit
 from sweep.pruners.own_curve import ByItself
+from sweep.pruners.peers import OptunaPruner
 from sweep.space.settings import Outclassed as OutclassedSettings
 from sweep.space.settings import Pruning
 from trials.config import EvalPoint
@@ -152,7 +152,7 @@ def test_divergence_needs_a_factor_above_1() -> None:
 
 
 def outclassed_at(
-    losses: Sequence[float], pruner: Outclassed, step: int = 1
+    losses: Sequence[float], pruner: OptunaPruner, step: int = 1
 ) -> tuple[str | None, optuna.Study]:
     """Report one loss a trial at the same step; the verdict on the last one."""
     study = optuna.create_study()
@@ -164,7 +164,7 @@ def outclassed_at(
     return verdict, study
 
 
-HALVING = make_outclassed(OutclassedSettings(pruner="successive_halving"))
+HALVING = OptunaPruner(OutclassedSettings(pruner="successive_halving"))
 
 
 def test_too_few_peers_are_no_class_to_be_last_of() -> None:
@@ -183,7 +183,7 @@ def test_the_best_of_five_goes_on() -> None:
 
 
 def test_a_failed_trial_is_no_peer() -> None:
-    pruner = make_outclassed(OutclassedSettings(pruner="successive_halving"))
+    pruner = OptunaPruner(OutclassedSettings(pruner="successive_halving"))
     study = optuna.create_study()
     for loss in (1.0, 1.1, 1.2, 1.3):
         trial = study.ask()
@@ -197,7 +197,7 @@ def test_a_failed_trial_is_no_peer() -> None:
 
 @pytest.mark.parametrize("name", ["successive_halving", "median", "percentile"])
 def test_every_pruner_by_name_stops_a_hopeless_trial(name: str) -> None:
-    pruner = make_outclassed(OutclassedSettings(pruner=name))  # type: ignore[arg-type]
+    pruner = OptunaPruner(OutclassedSettings(pruner=name))  # type: ignore[arg-type]
     study = optuna.create_study()
     for loss in (1.0, 1.1, 1.2, 1.3):
         trial = study.ask()
@@ -211,7 +211,7 @@ def test_every_pruner_by_name_stops_a_hopeless_trial(name: str) -> None:
 
 def test_with_20_evaluations_halving_cuts_at_5_20_and_80_percent() -> None:
     study = optuna.create_study()
-    pruner = make_outclassed(OutclassedSettings(pruner="successive_halving"))
+    pruner = OptunaPruner(OutclassedSettings(pruner="successive_halving"))
     for loss in (1.0, 1.1, 1.2, 1.3, 1.05):
         trial = study.ask()
         cuts = []

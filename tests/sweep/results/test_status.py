@@ -9,12 +9,12 @@ import optuna
 import pytest
 from rich.console import Console
 
+from sweep.errors import StudyError
 from sweep.folder.lock import locked
 from sweep.results.reading import read_sweep
 from sweep.results.status import as_json, in_words
 from sweep.storage.optuna_private import put_back
 from sweep.storage.patient import storage_url
-from sweep.study.sweep import StudyError
 
 POINT = {
     "rank": 8,

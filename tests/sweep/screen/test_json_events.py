@@ -12,11 +12,11 @@ from typing import Any
 
 from rich.console import Console
 
+from sweep.events import Place
 from sweep.screen.json_events import Events, EventScreen
 from sweep.screen.plain import PlainScreen
 from sweep.screen.progress import Progress
 from sweep.study.budget import Budget
-from sweep.study.tracker import Place
 from trials.config import EvalPoint, TrialConfig, TrialResult
 
 POINT = EvalPoint(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from sweep.events import Place
 from sweep.screen.choice import make_screen
 from sweep.screen.json_events import Events, EventScreen
 from sweep.screen.live import LiveScreen
@@ -18,7 +19,6 @@ from sweep.screen.plain import PlainScreen
 from sweep.screen.progress import Progress
 from sweep.study.budget import Budget
 from sweep.study.ended import StoredTrial
-from sweep.study.tracker import Place
 from sweep.text.numbers import duration
 from trials.config import EvalPoint, Outcome, TrialConfig, TrialResult
 
@@ -161,7 +161,7 @@ def test_no_number_of_the_rest_once_the_sweep_is_stopping(
     progress.started(config(0), PLACE)
     clock.now = 100.0
     progress.finished(0, ended(1.0))
-    progress.budget.stop.set()
+    progress.is_stopping = lambda: True
     assert progress.time_left() == "stopping"
 
 

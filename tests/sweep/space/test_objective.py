@@ -11,11 +11,11 @@ import pytest
 from optuna.study import StudyDirection
 
 from sweep.cluster import package
-from sweep.driver.loop import InlineRunner, run
+from sweep.driver.loop import run
 from sweep.errors import SpaceError
 from sweep.folder import layout
-from sweep.pruners.outclassed import make_outclassed
 from sweep.pruners.overfit import Overfit
+from sweep.pruners.peers import OptunaPruner
 from sweep.results.reading import read_sweep
 from sweep.space.loading import load_space
 from sweep.space.objective import objective_of
@@ -26,6 +26,7 @@ from sweep.storage.patient import storage_url
 from sweep.study.budget import Budget
 from sweep.study.opening import open_study
 from sweep.study.sweep import Sweep
+from tests.inline_runner import InlineRunner
 from tests.sweep.study.test_sweep import point, resolve
 from trials.config import EvalPoint, Objective, Report, TrialConfig, TrialResult
 
@@ -151,7 +152,7 @@ def test_the_study_has_the_direction_and_the_true_values(tmp_path: Path) -> None
         "direction": "maximize", "rows": 64})), "evaluations": 4})  # fmt: skip
     sweep = Sweep(space, study, resolve)
     trial = replaying([0.1, 0.4, 0.3, 0.2], [0.1, 0.2, 0.5, 0.5], [0.0, 0.1, 0.1, 0.1])
-    run(sweep, InlineRunner(trial, sweep), Budget(3, None))
+    run(sweep, InlineRunner(trial), Budget(3, None))
     assert study.direction is StudyDirection.MAXIMIZE
     assert [t.value for t in study.trials] == [0.4, 0.5, 0.1]
     assert study.best_trial.number == 1
@@ -166,7 +167,7 @@ def test_the_study_has_the_direction_and_the_true_values(tmp_path: Path) -> None
 def test_a_sweep_is_flat_when_the_score_no_longer_rises(tmp_path: Path) -> None:
     space = a_space(tmp_path, "{metric: exact_match}")
     sweep = Sweep(space, open_study(space, "sqlite:///:memory:"), resolve)
-    run(sweep, InlineRunner(replaying([0.1, 0.2, 0.3, 0.4], [0.1, 0.1, 0.2, 0.3]), sweep),
+    run(sweep, InlineRunner(replaying([0.1, 0.2, 0.3, 0.4], [0.1, 0.1, 0.2, 0.3])),
         Budget(3, None))  # fmt: skip
     assert sweep.is_flat(2)
 
@@ -201,8 +202,8 @@ def test_peers_with_higher_scores_outclass_a_trial(tmp_path: Path, pruner: Any) 
     study = open_study(space, "sqlite:///:memory:")
     sweep = Sweep(space, study, resolve)
     good = replaying([0.5, 0.6, 0.7, 0.8])
-    run(sweep, InlineRunner(good, sweep), Budget(5, None))
-    outclassed = make_outclassed(OutclassedSettings(pruner=pruner, factor=4), EXACT)
+    run(sweep, InlineRunner(good), Budget(5, None))
+    outclassed = OptunaPruner(OutclassedSettings(pruner=pruner, factor=4), EXACT)
     for score, is_worse in ((0.1, True), (0.9, False)):
         trial = study.ask()
         trial.report(score, 1)

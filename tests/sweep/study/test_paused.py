@@ -13,16 +13,17 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from sweep.driver.loop import InlineRunner, run
+from sweep.driver.loop import run
+from sweep.events import Place
 from sweep.pruners.asha import Halving, rung_indices, standard_error
 from sweep.space.loading import load_space
 from sweep.space.space import Space
 from sweep.storage.attributes import PAUSED, is_paused
 from sweep.storage.patient import storage_url
-from sweep.study.budget import Budget
+from sweep.study.budget import Budget, Enough
 from sweep.study.opening import open_study
 from sweep.study.sweep import Sweep
-from sweep.study.tracker import Place
+from tests.inline_runner import InlineRunner
 from tests.sweep.study.test_sweep import point, replaying, resolve
 from trials.config import BY_EVAL_LOSS, EvalPoint, Report, TrialConfig, TrialResult
 from trials.evaluation.row_nlls import as_text, from_text
@@ -62,7 +63,7 @@ class Listener:
 def swept(space: Space, *curves: Sequence[float], n_trials: int) -> tuple[Sweep, Listener]:
     sweep, listener = Sweep(space, open_study(space, "sqlite:///:memory:"), resolve), Listener()
     sweep.trackers = [listener]
-    run(sweep, InlineRunner(replaying(*curves), sweep), Budget(n_trials, None))
+    run(sweep, InlineRunner(replaying(*curves)), Budget(n_trials, None))
     return sweep, listener
 
 
@@ -138,7 +139,7 @@ def test_paused_trials_survive_a_crash(space: Space, tmp_path: Path) -> None:
     again.catch_up()
     assert listener.heard == [(0, "started"), (0, "paused"), (1, "started"), (1, "paused")]
     listener.heard.clear()
-    run(again, InlineRunner(replaying(BAD, GOOD, BAD), again), Budget(3, None))
+    run(again, InlineRunner(replaying(BAD, GOOD, BAD)), Budget(3, None))
     assert outcomes(again) == ["outclassed", "completed", "outclassed"]
     assert not any(trial.user_attrs.get(PAUSED) for trial in study.trials)
 
@@ -167,8 +168,8 @@ def test_when_the_time_is_over_paused_trials_stay_paused(space: Space) -> None:
         now[0] += 3600.0
         return trial(config, report)
 
-    why = run(sweep, InlineRunner(slow, sweep), Budget(None, 1.5, clock=lambda: now[0]))
-    assert why == "the hours are over"
+    why = run(sweep, InlineRunner(slow), Budget(None, 1.5, clock=lambda: now[0]))
+    assert why is Enough.HOURS
     assert (sweep.n_paused(), sweep.n_ended()) == (2, 0)
 
 
@@ -189,7 +190,7 @@ def test_pausing_may_be_switched_off_between_two_runs(space: Space, tmp_path: Pa
     settings = space.settings.model_copy(update={"pruning": pruning})
     off = dataclasses.replace(space, settings=settings)
     again = Sweep(off, open_study(off, storage_url(tmp_path)), resolve)
-    run(again, InlineRunner(replaying(BAD, GOOD), again), Budget(2, None))
+    run(again, InlineRunner(replaying(BAD, GOOD)), Budget(2, None))
     assert outcomes(again) == ["completed", "completed"]
 
 

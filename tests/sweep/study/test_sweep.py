@@ -12,15 +12,16 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from sweep.driver.loop import InlineRunner, run
+from sweep.driver.loop import run
 from sweep.errors import SweepFailed
+from sweep.events import Place
 from sweep.space.loading import load_space
 from sweep.space.space import Space
 from sweep.storage.patient import storage_url
 from sweep.study.budget import Budget
 from sweep.study.opening import open_study
 from sweep.study.sweep import Sweep
-from sweep.study.tracker import Place
+from tests.inline_runner import InlineRunner
 from trials.config import EvalPoint, ModelConfig, Outcome, Report, Stop, TrialConfig, TrialResult
 
 MODEL = ModelConfig(
@@ -110,7 +111,7 @@ def replaying(*curves: Sequence[float]) -> Callable[[TrialConfig, Report], Trial
 def swept(space: Space, trial: Any, n_trials: int = 1) -> tuple[Sweep, optuna.Study]:
     study = open_study(space, "sqlite:///:memory:")
     sweep = Sweep(space, study, resolve)
-    run(sweep, InlineRunner(trial, sweep), Budget(n_trials, None))
+    run(sweep, InlineRunner(trial), Budget(n_trials, None))
     return sweep, study
 
 
@@ -145,7 +146,7 @@ def test_a_trial_that_its_user_ends_is_told_apart_and_does_not_count(space: Spac
     study = open_study(space, "sqlite:///:memory:")
     sweep = Sweep(space, study, resolve, is_asked_to_prune=lambda number: number == 1)
     curves = replaying([2.0, 1.9, 1.8, 1.7], [1.0, 0.9, 0.8, 0.7])
-    run(sweep, InlineRunner(curves, sweep), Budget(2, None))
+    run(sweep, InlineRunner(curves), Budget(2, None))
     stopped = study.trials[1]
     assert (stopped.state, stopped.user_attrs["outcome"]) == (TrialState.PRUNED, "stopped")
     assert stopped.user_attrs["outcome_reason"].startswith("Stopped by hand at ")
@@ -163,7 +164,7 @@ def test_nothing_is_left_to_stop_at_the_last_evaluation(space: Space) -> None:
 
     sweep = Sweep(space, study, resolve, is_asked)
     losses = [2.0 - 0.01 * i for i in range(space.settings.evaluate.times)]
-    run(sweep, InlineRunner(replaying(losses), sweep), Budget(1, None))
+    run(sweep, InlineRunner(replaying(losses)), Budget(1, None))
     assert study.trials[0].user_attrs["outcome"] == "completed"
 
 
@@ -261,7 +262,7 @@ def test_a_tracker_hears_of_everything_in_order(space: Space) -> None:
     sweep, listener = Sweep(space, study, resolve), Listener()
     sweep.trackers = [listener]
     trial = replaying([2.0, 1.0, 1.0, 1.0])
-    run(sweep, InlineRunner(trial, sweep), Budget(1, None))
+    run(sweep, InlineRunner(trial), Budget(1, None))
     reports = [("reported", index) for index in (1, 2, 3, 4)]
     assert listener.heard == [("started", 0), *reports, ("ended", 0)]
 
@@ -397,7 +398,7 @@ def test_an_end_that_nobody_lived_to_hear_of_is_told_and_passed_on(
 
 def test_trackers_are_not_told_twice_of_what_they_have_heard(space: Space, tmp_path: Path) -> None:
     sweep, _, listener = asked(space, tmp_path)
-    run(sweep, InlineRunner(replaying([2.0, 1.0, 1.0, 1.0]), sweep), Budget(2, None))
+    run(sweep, InlineRunner(replaying([2.0, 1.0, 1.0, 1.0])), Budget(2, None))
     listener.heard.clear()
     sweep.catch_up()
     assert listener.heard == []

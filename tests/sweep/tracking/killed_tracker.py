@@ -15,7 +15,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from sweep.study.tracker import Place
+from sweep.events import Place
 from sweep.tracking.mlflow_tracker import MlflowTracker, send_rest
 from tests.sweep.tracking.test_mlflow_tracker import config, point, write_files
 from trials.config import Outcome, TrialResult

@@ -24,7 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
 
 from sweep.errors import TrackingError
-from sweep.study.tracker import Place, Tracker
+from sweep.events import Place, Tracker
 from sweep.tracking import writer
 from sweep.tracking.client import is_refused
 from sweep.tracking.journal import Event, Journal

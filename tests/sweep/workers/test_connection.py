@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 import time
@@ -58,13 +59,11 @@ def test_a_machine_that_joins_gets_trials_and_one_that_dies_costs_its_own_alone(
             return running if len(running) == 2 else set()
 
     sweep = Placed([config(number, epochs=24) for number in range(6)], join_then_leave)
-    runner = RayRunner(
-        config().model, n_slots=lambda: gpu_places(1), on_gpus=True, sweep=sweep, say=said.append
-    )
+    runner = RayRunner(config().model, n_slots=lambda: gpu_places(1), on_gpus=True, say=said.append)
     run(sweep, runner, Budget(None, None))
     fewer, deadline = "The cluster has 1 place for trials now, before 2.", time.monotonic() + 60
     while fewer not in said and time.monotonic() < deadline:  # Ray takes its time to be certain
-        runner.wait(until=lambda: fewer in said or time.monotonic() > deadline)
+        list(runner.wait(until=lambda: fewer in said or time.monotonic() > deadline))
     runner.shutdown()
     assert max(map(len, sweep.running_together())) == 2
     lost = [n for n, result in sweep.results.items() if result.fault is not None]
@@ -82,7 +81,6 @@ def test_two_trials_share_a_device(cluster: Cluster, config: MakeConfig) -> None
         n_slots=lambda: gpu_places(0.5),
         on_gpus=True,
         gpus_per_trial=0.5,
-        sweep=sweep,
     )
     run(sweep, runner, Budget(None, None))
     runner.shutdown()
@@ -98,10 +96,16 @@ def test_places_on_a_machine(n_gpus: int, per_trial: float, n_places: int) -> No
     assert places_on(n_gpus, per_trial) == n_places
 
 
+def test_ray_still_calls_what_is_replaced() -> None:
+    prints = inspect.getsource(ray._private.worker.listen_error_messages)
+    assert " print_to_stdstream(" in prints
+    assert " ray._private.utils.set_sigterm_handler(" in inspect.getsource(ray.init)
+
+
 TERMINATED = """
 import os, signal, sys, threading
 signal.signal(signal.SIGTERM, signal.default_int_handler)
-from sweep import ray_cluster
+from sweep.workers import connection
 import ray
 inner = ray._private.worker.connect
 def connect(*positional, **named):
@@ -109,9 +113,9 @@ def connect(*positional, **named):
     return inner(*positional, **named)
 ray._private.worker.connect = connect
 try:
-    ray_cluster.connect(n_cpu_workers=1)
+    connection.connect(n_cpu_workers=1)
 except KeyboardInterrupt:
-    ray_cluster.disconnect()
+    connection.disconnect()
     sys.exit(130)
 """
 
@@ -125,15 +129,15 @@ LEAVES = """
 import os, signal, sys, threading
 heard = []
 signal.signal(signal.SIGTERM, lambda *_: heard.append("SIGTERM"))
-from sweep import ray_cluster
+from sweep.workers import connection
 import ray
-ray_cluster.connect(n_cpu_workers=1)
+connection.connect(n_cpu_workers=1)
 inner = ray.shutdown
 def shutdown():
     inner()
     os.kill(os.getpid(), signal.SIGTERM)
 ray.shutdown = shutdown
-ray_cluster.disconnect()
+connection.disconnect()
 print(*heard)
 """
 

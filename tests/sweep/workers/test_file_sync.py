@@ -17,7 +17,7 @@ from sweep.driver.loop import run
 from sweep.study.budget import Budget
 from sweep.workers import connection, file_sync
 from sweep.workers import runner as ray_workers
-from sweep.workers.file_sync import Seen
+from sweep.workers.file_sync import FolderProbe
 from sweep.workers.runner import RayRunner
 from tests.recording import Recording
 from trials.config import EvalPoint, TrialConfig
@@ -29,9 +29,11 @@ MakeConfig = Callable[..., TrialConfig]
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A Ray whose only machine is taken for another one, which does not see the folder."""
-    write = Seen.write
+    write = FolderProbe.write
     monkeypatch.setattr(ray_workers, "is_joined", lambda: True)
-    monkeypatch.setattr(Seen, "write", lambda folder: replace(write(folder), content="other"))
+    monkeypatch.setattr(
+        FolderProbe, "write", lambda folder: replace(write(folder), content="other")
+    )
     monkeypatch.setattr(file_sync, "SYNC_SECONDS", 0.2)
     connection.connect(n_cpu_workers=2)
     yield
@@ -39,8 +41,8 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def scratches(runner: RayRunner) -> list[Path]:
-    assert runner._seen is not None
-    return list(Path(tempfile.gettempdir()).glob(f"sweep-{runner._seen.sweep}-*/trials"))
+    assert runner._probe is not None
+    return list(Path(tempfile.gettempdir()).glob(f"sweep-{runner._probe.sweep}-*/trials"))
 
 
 def whole(config: TrialConfig) -> None:
@@ -61,9 +63,7 @@ def test_files_of_a_trial_elsewhere_are_as_of_one_that_ran_here(
 ) -> None:
     configs = [config(number) for number in range(3)]
     sweep = Recording(configs)
-    runner = RayRunner(
-        config().model, n_slots=lambda: 2, on_gpus=False, sweep=sweep, folder=tmp_path
-    )
+    runner = RayRunner(config().model, n_slots=lambda: 2, on_gpus=False, folder=tmp_path)
     run(sweep, runner, Budget(None, None))
     assert scratches(runner)
     runner.shutdown()
@@ -95,9 +95,7 @@ def test_a_trial_goes_on_elsewhere_from_what_had_come_back(
             os.kill(victim.pid, signal.SIGKILL)
 
     sweep = Recording([trial, trial], kill_once_a_checkpoint_is_here)
-    runner = RayRunner(
-        config().model, n_slots=lambda: 1, on_gpus=False, sweep=sweep, folder=tmp_path
-    )
+    runner = RayRunner(config().model, n_slots=lambda: 1, on_gpus=False, folder=tmp_path)
     run(sweep, runner, Budget(None, None))
     runner.shutdown()
     assert killed

@@ -11,8 +11,8 @@ import psutil
 from sweep.workers.leftovers import processes_of
 
 CONNECTS = """
-from sweep import ray_cluster
-ray_cluster.connect(n_cpu_workers=1)
+from sweep.workers import connection
+connection.connect(n_cpu_workers=1)
 print("up", flush=True)
 import time; time.sleep(100)
 """

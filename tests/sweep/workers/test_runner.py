@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import psutil
 import pytest
 import ray
 
-from sweep.driver.loop import run
-from sweep.study.budget import Budget
+from sweep.driver.loop import run, take
+from sweep.study.budget import Budget, Enough
 from sweep.workers import connection
 from sweep.workers.runner import RayRunner
 from tests.recording import Recording
@@ -47,7 +48,7 @@ def test_four_trials_run_at_once_on_four_devices_and_never_two_on_one(
     four_gpus: None, config: MakeConfig
 ) -> None:
     sweep = Recording([config(number, epochs=4) for number in range(9)])
-    runner = RayRunner(config().model, n_slots=lambda: 4, on_gpus=True, sweep=sweep)
+    runner = RayRunner(config().model, n_slots=lambda: 4, on_gpus=True)
     run(sweep, runner, Budget(None, None))
     runner.shutdown()
     together = sweep.running_together()
@@ -64,9 +65,7 @@ def test_four_trials_run_at_once_on_four_devices_and_never_two_on_one(
 def test_trials_on_two_devices_each_share_none_of_them(four_gpus: None, config: MakeConfig) -> None:
     configs = [config(n, epochs=4, gpus_per_trial=2, micro_batch_size=4) for n in range(3)]
     sweep = Recording(configs)
-    runner = RayRunner(
-        config().model, n_slots=lambda: 2, on_gpus=True, gpus_per_trial=2, sweep=sweep
-    )
+    runner = RayRunner(config().model, n_slots=lambda: 2, on_gpus=True, gpus_per_trial=2)
     run(sweep, runner, Budget(None, None))
     runner.shutdown()
     assert {result.outcome for result in sweep.results.values()} == {"completed"}
@@ -92,7 +91,7 @@ def test_a_killed_worker_costs_its_trial_alone(local_ray: None, config: MakeConf
             os.kill(victim.pid, signal.SIGKILL)
 
     sweep = Recording([config(number) for number in range(4)], kill_at_the_second_evaluation)
-    runner = RayRunner(config().model, n_slots=lambda: 2, on_gpus=False, sweep=sweep)
+    runner = RayRunner(config().model, n_slots=lambda: 2, on_gpus=False)
     run(sweep, runner, Budget(None, None))
     runner.shutdown()
     assert killed
@@ -113,7 +112,7 @@ def test_a_worker_that_does_not_answer_is_ended(local_ray: None, config: MakeCon
             os.kill(stopped[0], signal.SIGSTOP)
 
     sweep = Recording([config(0, stall_minutes=0.1), config(1)], stop_it)
-    runner = RayRunner(config().model, n_slots=lambda: 1, on_gpus=False, sweep=sweep)
+    runner = RayRunner(config().model, n_slots=lambda: 1, on_gpus=False)
     run(sweep, runner, Budget(None, None))
     assert not psutil.pid_exists(stopped[0])
     runner.shutdown()
@@ -127,13 +126,14 @@ def has_open(process: psutil.Process, name: str) -> bool:
 
 
 def test_trials_that_are_set_aside_leave_a_checkpoint(local_ray: None, config: MakeConfig) -> None:
-    budget = Budget(None, None)
-    sweep = Recording([config(0, epochs=200)], lambda *_: budget.stop.set())
-    runner = RayRunner(config().model, n_slots=lambda: 1, on_gpus=False, sweep=sweep)
-    assert run(sweep, runner, budget) == "stopped"
-    [(number, result)] = list(runner.set_aside(until=lambda: False))
+    stop = threading.Event()
+    sweep = Recording([config(0, epochs=200)], lambda *_: stop.set())
+    runner = RayRunner(config().model, n_slots=lambda: 1, on_gpus=False)
+    assert run(sweep, runner, Budget(None, None), stop.is_set) is Enough.STOPPED
+    for event in runner.set_aside(until=lambda: False):
+        take(sweep, event)
     runner.shutdown()
-    assert (number, result.outcome, result.fault) == (0, "interrupted", None)
+    assert (sweep.results[0].outcome, sweep.results[0].fault) == ("interrupted", None)
     assert (Path(config(0).output_dir) / "checkpoint.safetensors").exists()
 
 
@@ -145,7 +145,7 @@ def test_a_base_model_that_cannot_be_loaded_is_each_trials_cause(
 
     model = dataclasses.replace(config().model, name=str(tmp_path / "empty"))
     sweep = Recording([config(0)])
-    runner = RayRunner(model, n_slots=lambda: 1, on_gpus=False, sweep=sweep)
+    runner = RayRunner(model, n_slots=lambda: 1, on_gpus=False)
     run(sweep, runner, Budget(None, None))
     runner.shutdown()
     assert "A worker cannot load the base model" in sweep.results[0].reason
@@ -153,14 +153,14 @@ def test_a_base_model_that_cannot_be_loaded_is_each_trials_cause(
 
 LISTENS = """
 import os, psutil
-from sweep import ray_cluster
-ray_cluster.connect(n_cpu_workers=1)
+from sweep.workers import connection as ray_connection
+ray_connection.connect(n_cpu_workers=1)
 for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
     for connection in process.net_connections(kind="inet"):
         if connection.status == psutil.CONN_LISTEN:
             print(connection.laddr.ip.removeprefix("::ffff:"))
 print(os.environ["RAY_AUTH_MODE"])
-ray_cluster.disconnect()
+ray_connection.disconnect()
 """
 
 
@@ -175,7 +175,7 @@ def test_whatever_is_started_listens_on_this_machine_only_and_wants_a_token() ->
 
 def test_no_worker_process_is_left_after_the_shutdown(local_ray: None, config: MakeConfig) -> None:
     sweep = Recording([config(0)])
-    runner = RayRunner(config().model, n_slots=lambda: 2, on_gpus=False, sweep=sweep)
+    runner = RayRunner(config().model, n_slots=lambda: 2, on_gpus=False)
     run(sweep, runner, Budget(None, None))
     before = worker_processes()
     runner.shutdown()

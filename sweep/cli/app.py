@@ -12,7 +12,7 @@ from sweep.cli.options import fail
 from trials.config import UserError
 
 app = typer.Typer(
-    help="Find good LoRA and QLoRA hyperparameters without babysitting.",
+    help="Find good LoRA and QLoRA hyperparameters.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,

@@ -34,24 +34,24 @@ Address = Annotated[
     str | None,
     typer.Option(
         metavar="http://HEAD:8265",
-        help="The dashboard of the Ray cluster.",
+        help="The Ray cluster's dashboard.",
         show_default=False,
     ),
 ]
 JobName = Annotated[
-    str, typer.Argument(metavar="JOB", help="The job's id, or the sweep's name: its latest job.")
+    str, typer.Argument(metavar="JOB", help="A job's id, or a sweep's name for its latest job.")
 ]
-To = Annotated[Path, typer.Option(metavar="DIR", help="Folder of what is fetched.")]
+To = Annotated[Path, typer.Option(metavar="DIR", help="Folder to fetch into.")]
 
 
 def submit(
     space: SpaceFile,
     address: Address = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Show what it prints; Ctrl-C leaves it running.")
+        bool, typer.Option("--follow", help="Show its output; Ctrl-C leaves it running.")
     ] = False,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for its end, fetch it, exit with its exit code.")
+        bool, typer.Option("--wait", help="Wait until it ends, fetch it, exit with its code.")
     ] = False,
     trials: Trials = None,
     hours: Hours = None,
@@ -61,57 +61,57 @@ def submit(
     seed: Seed = None,
     mlflow: Annotated[
         str | None,
-        typer.Option(help="An MLflow server that the cluster reaches.", show_default=False),
+        typer.Option(help="An MLflow server the cluster can reach.", show_default=False),
     ] = None,
     study: Annotated[
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="A PostgreSQL database that the cluster's head reaches, for the study.",
+            help="A PostgreSQL database the head can reach, for the study.",
             show_default=False,
         ),
     ] = None,
     sets: Sets = None,
     cluster_output: Annotated[
-        str, typer.Option(metavar="DIR", help="Folder of all sweeps, on the cluster's head.")
+        str, typer.Option(metavar="DIR", help="Folder of sweeps, on the cluster's head.")
     ] = "~/sweeps",
     env: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Take this environment variable along, such as HF_TOKEN. May be repeated.",
+            help="Pass this environment variable, e.g. HF_TOKEN; repeatable.",
             show_default=False,
         ),
     ] = None,
     to: To = Path("fetched"),
-    check: Annotated[bool, typer.Option(help="Look at the cluster first.")] = True,
+    check: Annotated[bool, typer.Option(help="Check the cluster first.")] = True,
     manifest: Annotated[
         bool, typer.Option("--manifest", help="Print a RayJob for KubeRay; submit nothing.")
     ] = False,
     slurm: Annotated[
         bool, typer.Option("--slurm", help="Print a script for sbatch; submit nothing.")
     ] = False,
-    machines: Annotated[int, typer.Option(min=1, help="Of the manifest or the script.")] = 1,
+    machines: Annotated[int, typer.Option(min=1, help="Machines of the manifest or script.")] = 1,
     gpus_per_machine: Annotated[
         int | None,
-        typer.Option(min=0, help="Likewise; as many as a trial by default.", show_default=False),
+        typer.Option(min=0, help="GPUs per machine; default: a trial's.", show_default=False),
     ] = None,
     image: Annotated[
         str | None,
-        typer.Option(help="Of the manifest, with Ray and this program.", show_default=False),
+        typer.Option(help="Image of the manifest, with Ray and this program.", show_default=False),
     ] = None,
 ) -> None:
-    """Run a sweep as a job on a Ray cluster; the same command continues it.
+    """Run or resume a sweep as a job on a Ray cluster.
 
     Example: sweep submit my.yaml --address http://head:8265 --follow. Exit codes: 0 submitted, 2
-    bad input or a cluster that lacks something. With --wait or --follow those of sweep run.
+    bad input or an unfit cluster. With --wait or --follow: those of sweep run.
     """
     overrides = overrides_of(sets, name, seed)
     if not cluster_output.startswith(("/", "~/")):
         # Beside the job's files it would go with them.
-        fail(f"--cluster-output {cluster_output}: must be a whole path there, such as ~/sweeps.")
+        fail(f"--cluster-output {cluster_output}: must be an absolute path, such as ~/sweeps.")
     if workers is not None and gpus is not None:
-        fail("--workers and --gpus: trials run on processors or on GPUs; give one of the two.")
+        fail("--workers and --gpus: trials run on CPUs or on GPUs; give one of the two.")
     _refuse_password("--mlflow", mlflow, "MLFLOW_TRACKING_PASSWORD")
     _refuse_password("--study", study, "PGPASSWORD")
     environment = _environment(env or [])
@@ -150,7 +150,7 @@ def submit(
             return
         cluster = Cluster(default_address(address))
         cluster.refuse_second(checked.name, cluster_output)
-        typer.echo(f"{checked.name}: {megabytes(n_bytes)} of data travel with the job.")
+        typer.echo(f"{checked.name}: {megabytes(n_bytes)} of data go with the job.")
         if check:
             from sweep.cluster.check import check as check_cluster
             from sweep.cluster.check import needs
@@ -166,18 +166,18 @@ def submit(
 
 
 def attach(job: JobName, address: Address = None) -> None:
-    """Show what a sweep on a cluster has printed and prints; Ctrl-C leaves it running.
+    """Follow a sweep on a cluster; Ctrl-C leaves it running.
 
-    Example: sweep attach my. Exits with the exit code of the sweep, or with 0 after Ctrl-C.
+    Example: sweep attach my. Exits with the sweep's exit code, or with 0 after Ctrl-C.
     """
     cluster, found = _find(job, address)
     raise typer.Exit(_stay(cluster, found, show=True, fetch_to=None))
 
 
 def fetch(job: JobName, address: Address = None, to: To = Path("fetched")) -> None:
-    """Bring a sweep's best adapter, report and study from a cluster; also while it runs.
+    """Fetch the best adapter, report and study from a cluster.
 
-    Example: sweep fetch my --address http://head:8265
+    Works while the sweep runs. Example: sweep fetch my --address http://head:8265
     """
     cluster, found = _find(job, address)
 
@@ -187,7 +187,7 @@ def fetch(job: JobName, address: Address = None, to: To = Path("fetched")) -> No
 
 
 def stop(given: str, address: str, *, wait: bool) -> int:
-    """End a sweep on a cluster in order; returns the exit code."""
+    """Stop a sweep on a cluster cleanly; returns the exit code."""
     cluster, job = _find(given, address)
 
     from sweep.cluster.steering import stop_job
@@ -217,12 +217,12 @@ def _stay(cluster: Cluster, job: Job, *, show: bool, fetch_to: Path | None) -> i
     try:
         job = Follower(cluster, _write if show else _hide, typer.echo).follow(job)
     except KeyboardInterrupt:
-        typer.echo(f"\nDetached; {job.id} goes on.")
+        typer.echo(f"\nDetached; {job.id} keeps running.")
         _say_how_to_go_on(cluster, job)
         return 130 if fetch_to else 0
     if job.exit_code is None:
-        typer.echo(f"{job.id} was broken off ({job.status}): {job.message}", err=True)
-        typer.echo("Submitting the sweep again goes on.", err=True)
+        typer.echo(f"{job.id} ended without an exit code ({job.status}): {job.message}", err=True)
+        typer.echo("Submit the sweep again to resume it.", err=True)
     if fetch_to:
         from sweep.cluster.fetch import fetch
 
@@ -233,9 +233,9 @@ def _stay(cluster: Cluster, job: Job, *, show: bool, fetch_to: Path | None) -> i
 
 
 def _say_how_to_go_on(cluster: Cluster, job: Job) -> None:
-    typer.echo(f"  look at it   {_command('attach', cluster, job)}")
-    typer.echo(f"  end it       {_command('stop', cluster, job)}")
-    typer.echo(f"  fetch it     {_command('fetch', cluster, job)}")
+    typer.echo(f"  follow   {_command('attach', cluster, job)}")
+    typer.echo(f"  stop     {_command('stop', cluster, job)}")
+    typer.echo(f"  fetch    {_command('fetch', cluster, job)}")
 
 
 def _command(verb: str, cluster: Cluster, job: Job) -> str:
@@ -255,13 +255,13 @@ def _refuse_password(flag: str, address: str | None, variable: str) -> None:
     """See that none stands in the job's command, which the dashboard shows."""
     if address is not None and urlsplit(address).password is not None:
         fail(
-            f"{flag}: must be without a password here, since the cluster's dashboard would show "
-            f"it. Set {variable} and take it along: --env {variable}"
+            f"{flag}: must hold no password, since the cluster's dashboard would show it. "
+            f"Set {variable} and pass it: --env {variable}"
         )
 
 
 def _environment(names: list[str]) -> dict[str, str]:
     missing = [name for name in names if name not in os.environ]
     if missing:
-        fail(f"--env {missing[0]}: no such variable here. Give the name of one that is set.")
+        fail(f"--env {missing[0]}: no such variable is set here. Set it, or name another.")
     return {name: os.environ[name] for name in names}

@@ -16,7 +16,7 @@ def errors_in_words(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"No room on the disk: {error.filename or error}. Make some and try again."
+        return f"No space left on the disk: {error.filename or error}. Free some and try again."
     return None
 
 
@@ -25,4 +25,4 @@ def interrupted() -> NoReturn:
     sys.exit(130)
 
 
-INTERRUPTED = "Interrupted; what had ended is kept, and the same command goes on."
+INTERRUPTED = "Interrupted. Ended trials are kept; the same command resumes."

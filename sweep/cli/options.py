@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="The search space.")]
 Trials = Annotated[
-    int | None, typer.Option(min=1, help="Trials of the whole study.", show_default=False)
+    int | None, typer.Option(min=1, help="Trials in the whole study.", show_default=False)
 ]
 Hours = Annotated[
     float | None,
-    typer.Option(help="End after so many hours of this run, above 0.", show_default=False),
+    typer.Option(help="Stop after this many hours of this run.", show_default=False),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="Run on processors, so many trials at once.", show_default=False),
+    typer.Option(min=1, help="Run on CPUs, this many trials at once.", show_default=False),
 ]
 Gpus = Annotated[
-    int | None, typer.Option(min=1, help="GPUs to use; all by default.", show_default=False)
+    int | None, typer.Option(min=1, help="GPUs to use; default: all.", show_default=False)
 ]
 Name = Annotated[
-    str | None, typer.Option(help="The sweep's name, in place of the file's.", show_default=False)
+    str | None, typer.Option(help="Name of the sweep, in place of the file's.", show_default=False)
 ]
 
 
@@ -48,20 +48,20 @@ SweepOrJob = Annotated[
     str,
     typer.Argument(
         metavar="NAME",
-        help="The sweep's name, or its job's on a cluster.",
+        help="The sweep's name, or its job on a cluster.",
         autocompletion=sweep_names,
     ),
 ]
-Output = Annotated[Path, typer.Option(help="Folder of all sweeps.")]
+Output = Annotated[Path, typer.Option(help="Folder of sweeps.")]
 Seed = Annotated[
-    int | None, typer.Option(help="Of the sampler and of every trial.", show_default=False)
+    int | None, typer.Option(help="Seed of the sampler and of every trial.", show_default=False)
 ]
 Sets = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change a setting of the file: --set search.rank=[8,16]. May be repeated.",
+        help="Override a setting: search.rank=[8,16]; repeatable.",
         show_default=False,
     ),
 ]

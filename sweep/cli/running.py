@@ -44,28 +44,29 @@ def run(
     seed: Seed = None,
     mlflow: Annotated[
         str | None,
-        typer.Option(help="An MLflow server; by default a database in the sweep's folder."),
+        typer.Option(help="An MLflow server; default: a database in the sweep's folder."),
     ] = None,
     study: Annotated[
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="A PostgreSQL database for the study, postgresql://user@host/database, with its "
-            "password from PGPASSWORD or ~/.pgpass; by default a file in the sweep's folder.",
+            help="Study on PostgreSQL: postgresql://user@host/database.",
             show_default=False,
         ),
     ] = None,
     sets: Sets = None,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="Write events for programs, one JSON object a line."),
+        typer.Option("--json", help="Write JSON events for programs, one per line."),
     ] = False,
 ) -> None:
-    """Run a sweep, or continue it: the same command goes on where it was stopped.
+    """Run a sweep, or resume one that was stopped.
 
     Example: sweep run my.yaml --trials 24 --gpus 2
 
-    Ctrl-C ends it in order. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
+    Ctrl-C stops it cleanly; the same command resumes it. --study holds the study in PostgreSQL,
+    with the password from PGPASSWORD or ~/.pgpass. Exit codes: 0 done, 1 failed, 2 bad input, 130
+    interrupted.
     """
     import signal
 
@@ -78,7 +79,7 @@ def run(
         if hours is not None:
             overrides["budget.hours"] = str(hours)
         if workers is not None and gpus is not None:
-            fail("--workers and --gpus: trials run on processors or on GPUs; give one of the two.")
+            fail("--workers and --gpus: trials run on CPUs or on GPUs; give one of the two.")
 
         from sweep.driver.job import Options
         from sweep.driver.run import run
@@ -98,8 +99,7 @@ def trial(
         str | None,
         typer.Option(
             metavar="JSON",
-            help="Its hyperparameters, as JSON or YAML: '{\"rank\": 16}'. Others have the space's "
-            "fixed value, or the usual one or the nearest to it.",
+            help="Its hyperparameters, as JSON or YAML: '{\"rank\": 16}'.",
             show_default=False,
         ),
     ] = None,
@@ -111,15 +111,15 @@ def trial(
         int | None,
         typer.Option(
             min=1,
-            help="Run on processors, with the threads of one of so many workers.",
+            help="Run on CPUs, with the threads of one of this many workers.",
             show_default=False,
         ),
     ] = None,
     evaluate_base: Annotated[
-        bool, typer.Option(help="Measure the base model's own eval loss first.")
+        bool, typer.Option(help="Measure the base model's eval loss first.")
     ] = True,
     to_the_end: Annotated[
-        bool, typer.Option("--to-the-end", help="Go on when it has diverged or overfits.")
+        bool, typer.Option("--to-the-end", help="Do not stop it when it diverges or overfits.")
     ] = False,
     pdb: Annotated[
         bool, typer.Option("--pdb", help="Open a debugger where the trial fails.")
@@ -129,13 +129,14 @@ def trial(
     seed: Seed = None,
     sets: Sets = None,
 ) -> None:
-    """Run one trial in this process, to debug it: without Ray, MLflow or a study.
+    """Run one trial in this process, to debug it.
 
-    Example: sweep trial my.yaml --params '{"rank": 16}' --pdb. Exit codes: 0 it has a value that
-    counts, 1 it has none, 2 bad input, 130 interrupted.
+    Uses no Ray, MLflow or study. What --params leaves out takes the space's fixed value, else its
+    usual one or the nearest. Example: sweep trial my.yaml --params '{"rank": 16}' --pdb. Exit
+    codes: 0 it has a value that counts, 1 it has none, 2 bad input, 130 interrupted.
     """
     if params is not None and number is not None:
-        fail("--params and --number: a trial has the hyperparameters of one of the two; give one.")
+        fail("--params and --number: both set the hyperparameters; give one of the two.")
 
     from sweep.space.loading import load_space
 
@@ -166,7 +167,7 @@ def _make_output(output: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        fail(f"--output {output}: must be a folder that can be written to; {error.strerror}.")
+        fail(f"--output {output}: must be a writable folder: {error.strerror}. Name another.")
 
 
 @contextmanager
@@ -186,35 +187,33 @@ def _events(wanted: bool) -> Iterator[Events | None]:
     except (Exception, Refused) as error:
         words = error.words if isinstance(error, Refused) else errors_in_words(error)
         if events is not None:
-            events.error(*((words, 2) if words else (f"A fault of the program: {error!r}", 1)))
+            events.error(*((words, 2) if words else (f"Internal error: {error!r}", 1)))
         raise
 
 
 def confirm(
     name: SweepName,
-    top: Annotated[int, typer.Option(min=1, help="So many of the best trials.")] = 3,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each, with other seeds.")] = 3,
+    top: Annotated[int, typer.Option(min=1, help="How many of the best trials.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs per trial, each with another seed.")] = 3,
     workers: Workers = None,
     gpus: Gpus = None,
     mlflow: Annotated[
         str | None,
-        typer.Option(
-            help="The sweep's MLflow server, where it wants a password.", show_default=False
-        ),
+        typer.Option(help="The sweep's MLflow server, if it needs a password.", show_default=False),
     ] = None,
     output: Output = Path("sweeps"),
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print what is known, for programs; runs nothing.")
+        bool, typer.Option("--json", help="Print known results for programs; run nothing.")
     ] = False,
 ) -> None:
-    """Train the best trials again with other seeds, on all eval rows: is the order noise?
+    """Retrain the best trials with other seeds, to rule out noise.
 
-    Says mean ± standard error of each, and which differences are beyond noise. The same command
-    goes on where it was stopped; more --seeds or --top add runs. Example: sweep confirm my --top 3
-    --seeds 3. Exit codes: 0 done, 1 runs failed, 2 bad input, 130 interrupted.
+    Evaluates on all eval rows. Shows mean ± standard error of each, and which differences are
+    beyond noise. The same command resumes it; more --seeds or --top add runs. Example: sweep
+    confirm my --top 3 --seeds 3. Exit codes: 0 done, 1 runs failed, 2 bad input, 130 interrupted.
     """
     if workers is not None and gpus is not None:
-        fail("--workers and --gpus: trials run on processors or on GPUs; give one of the two.")
+        fail("--workers and --gpus: trials run on CPUs or on GPUs; give one of the two.")
     folder = known_folder(output, name)
 
     from sweep.results import confirmed_words

@@ -20,14 +20,13 @@ def check(
     seed: Seed = None,
     mlflow: Annotated[
         str | None,
-        typer.Option(
-            help="The MLflow server of the run, for sweeps of start_from.", show_default=False
-        ),
+        typer.Option(help="MLflow server to look for start_from in.", show_default=False),
     ] = None,
     sets: Sets = None,
 ) -> None:
-    """Check a search space, its data and its model; show what would run. Trains nothing.
+    """Check a space, its data and its model; train nothing.
 
+    Shows what would run.
     Example: sweep check my.yaml --set search.rank=[8,16]
     """
     import tempfile
@@ -55,10 +54,10 @@ def check(
 
 def schema(
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="Tables of all keys, for people.")
+        bool, typer.Option("--markdown", help="Print all keys as Markdown tables instead.")
     ] = False,
 ) -> None:
-    """Print the JSON schema of SPACE.yaml, for editors; or what every key means, for people.
+    """Print the JSON schema of SPACE.yaml, or its keys as tables.
 
     Example: sweep schema > space.schema.json; then, as first line of the file:
     # yaml-language-server: $schema=space.schema.json

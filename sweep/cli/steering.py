@@ -24,13 +24,13 @@ from sweep.folder import layout
 def stop(
     name: SweepOrJob,
     output: Output = Path("sweeps"),
-    wait: Annotated[bool, typer.Option(help="Wait until it has ended.")] = True,
+    wait: Annotated[bool, typer.Option(help="Wait until it has stopped.")] = True,
     address: cluster.Address = None,
 ) -> None:
-    """End a running sweep in order, as Ctrl-C does; the same `sweep run` continues it.
+    """Stop a running sweep cleanly, as Ctrl-C does.
 
-    Works from another machine too: where the folder is shared, or with the cluster's --address.
-    Example: sweep stop my. Exit codes: 0 it has ended, 1 it does not run.
+    The same `sweep run` resumes it. Works from another machine that shares the folder, or with a
+    cluster's --address. Example: sweep stop my. Exit codes: 0 it has stopped, 1 it is not running.
     """
     if not (output / name).exists():
         address = address or os.environ.get("RAY_API_SERVER_ADDRESS")
@@ -46,15 +46,15 @@ def stop(
 
 def prune(
     name: SweepOrJob,
-    trial: Annotated[int, typer.Argument(min=0, metavar="TRIAL", help="Its number.")],
+    trial: Annotated[int, typer.Argument(min=0, metavar="TRIAL", help="The trial's number.")],
     output: Output = Path("sweeps"),
     address: cluster.Address = None,
 ) -> None:
-    """End one running trial by hand: its outcome is `stopped`, and the sweep goes on.
+    """Stop one running trial; the sweep goes on.
 
     Example: sweep prune my 17
 
-    It ends at its next evaluation. Exit codes: 0 it will end, 1 it does not run.
+    It ends as `stopped` at its next evaluation. Exit codes: 0 it will end, 1 it is not running.
     """
     if not (output / name).exists():
         address = address or os.environ.get("RAY_API_SERVER_ADDRESS")
@@ -75,14 +75,14 @@ def sync(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="The server, where its address has changed or needs a password.",
+            help="The server, if its address changed or needs a password.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Send to MLflow what it does not have yet of a sweep that has ended: it was away.
+    """Send MLflow the writes it missed while it was away.
 
-    Example: sweep sync my. Exit codes: 0 everything is sent, 1 some is left.
+    The sweep must have ended. Example: sweep sync my. Exit codes: 0 all sent, 1 some left.
     """
     folder = known_folder(output, name, layout.LOCK)
 
@@ -102,19 +102,19 @@ def clean(
         ),
     ] = None,
     every: Annotated[
-        bool, typer.Option("--all", help="All sweeps of the folder, and caches none of them uses.")
+        bool, typer.Option("--all", help="All sweeps of the folder, and caches that none uses.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it nothing is.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; else only list.")] = False,
     output: Output = Path("sweeps"),
 ) -> None:
-    """Say what may be deleted and how much that frees; delete it with --yes.
+    """List what can be deleted; delete it with --yes.
 
-    Checkpoints of ended trials, what killed processes left, with --all also tokenised data in the
-    cache that no sweep uses. Never the study, adapters, logs or MLflow's files; never of a sweep
-    that runs. Example: sweep clean my --yes
+    Checkpoints of ended trials and what killed processes left; with --all also cached tokenised
+    data that no sweep uses. Never the study, adapters, logs or MLflow's files, and nothing of a
+    running sweep. Example: sweep clean my --yes
     """
     if (name is None) == (not every):
-        fail("sweep clean: must have the name of one sweep, or --all; give one of the two.")
+        fail("sweep clean: needs the name of a sweep, or --all; give one of the two.")
     folders = layout.sweep_folders(output) if name is None else [known_folder(output, name)]
 
     from sweep.control import clean

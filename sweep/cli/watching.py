@@ -13,14 +13,14 @@ import typer
 from sweep.cli.options import Output, SweepName, console, fail, known_folder, sweep_names
 from sweep.folder import layout
 
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Sort = Literal["objective", "eval_loss", "number", "seconds"]
 
 
 def list_(output: Output = Path("sweeps"), as_json: AsJson = False) -> None:
-    """List the sweeps of a folder: state, trials, best eval loss, when.
+    """List the sweeps of a folder.
 
-    Example: sweep list --output /data/sweeps
+    Shows state, trials, best eval loss and age of each. Example: sweep list --output /data/sweeps
     """
     from sweep.results import listing
 
@@ -38,13 +38,13 @@ def show(
     ] = None,
     output: Output = Path("sweeps"),
     sort: Annotated[
-        Sort, typer.Option(help="Of the table of trials, the best or smallest first.")
+        Sort, typer.Option(help="Order of the trials, best or smallest first.")
     ] = "objective",
     as_json: AsJson = False,
 ) -> None:
-    """Show all trials of a sweep, or one with its curve, its files and why it ended.
+    """Show all trials of a sweep, or one in detail.
 
-    Example: sweep show my 17
+    One trial comes with its curve, its files and why it ended. Example: sweep show my 17
     """
     folder = known_folder(output, name)
 
@@ -74,14 +74,15 @@ def compare(
         ),
     ],
     other: Annotated[
-        str, typer.Argument(metavar="B", help="The same.", autocompletion=sweep_names)
+        str, typer.Argument(metavar="B", help="Another, likewise.", autocompletion=sweep_names)
     ],
     output: Output = Path("sweeps"),
     as_json: AsJson = False,
 ) -> None:
-    """Set two sweeps, or two trials, side by side; say whether their eval losses compare.
+    """Compare two sweeps, or two trials, side by side.
 
-    A sweep stands for its best trial. Example: sweep compare my:17 my:4
+    A sweep stands for its best trial. Says so where eval losses are not comparable. Example: sweep
+    compare my:17 my:4
     """
     from sweep.results import compare
     from sweep.results.reading import read_sweep
@@ -99,7 +100,7 @@ def _named(given: str, output: Path) -> tuple[Path, int | None]:
     """`my:17` → the sweep's folder and the trial's number."""
     name, colon, number = given.partition(":")
     if colon and not number.isdecimal():
-        fail(f"{given}: a trial is named as NAME:TRIAL with its number, such as {name}:17.")
+        fail(f"{given}: a trial must be NAME:TRIAL with its number, such as {name}:17.")
     return known_folder(output, name), int(number) if colon else None
 
 
@@ -112,9 +113,9 @@ def status(
     output: Output = Path("sweeps"),
     as_json: AsJson = False,
 ) -> None:
-    """Say how a sweep is: its trials, whether it runs, was stopped or died. Changes nothing.
+    """Show the state and the trials of a sweep.
 
-    Example: sweep status my --json
+    Changes nothing. Example: sweep status my --json
     """
     folder = known_folder(output, name)
 
@@ -131,9 +132,9 @@ def status(
 def ui(
     name: SweepName,
     output: Output = Path("sweeps"),
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port, or the next free one.")] = 5000,
 ) -> None:
-    """Show a sweep in MLflow's UI, on this machine only.
+    """Open a sweep in MLflow's UI, on this machine only.
 
     Example: sweep ui my --port 8080
     """
@@ -149,7 +150,7 @@ def ui(
     except TrackingError as error:
         fail(str(error))
     address = page_of(f"http://127.0.0.1:{free}", where["experiment_id"], output / name)
-    typer.echo(f"MLflow shows {name} at {address}  (Ctrl-C ends it)")
+    typer.echo(f"MLflow shows {name} at {address}  (Ctrl-C stops it)")
     sys.stdout.flush()
     os.execve(command[0], command, {**ENVIRONMENT, **os.environ})
 
@@ -161,14 +162,15 @@ def _free_port(wanted: int) -> int:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:
                 return port
-    fail(f"--port {wanted}: it and the next 100 are taken; choose another.")
+    fail(f"--port {wanted}: must be free, but it and the next 99 are taken; choose another.")
     raise AssertionError
 
 
 def report(name: SweepName, output: Output = Path("sweeps")) -> None:
-    """Write report.html, one file with charts that works offline, and print its path.
+    """Write report.html, one file that works offline.
 
-    From the study alone: also while the sweep runs, and after it died. Example: sweep report my
+    Prints its path. Reads the study alone, so it works while the sweep runs and after it died.
+    Example: sweep report my
     """
     folder = known_folder(output, name)
 

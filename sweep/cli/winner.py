@@ -21,15 +21,16 @@ def best(
     as_json: AsJson = False,
     yaml: Annotated[
         Trainer | None,
-        typer.Option(help="Print a training configuration for it.", show_default=False),
+        typer.Option(help="Print its configuration for this trainer.", show_default=False),
     ] = None,
 ) -> None:
-    """Say which trial is the best, or print its configuration for another trainer.
+    """Show the best trial, or its config for another trainer.
 
-    Example: sweep best my --yaml trl > sft.yaml. Exit codes: 0 there is one, 1 there is none yet.
+    Example: sweep best my --yaml trl > sft.yaml. Exit codes: 0 there is one, 1 none
+    yet.
     """
     if as_json and yaml is not None:
-        fail("--json and --yaml: the output is one of the two; give one.")
+        fail("--json and --yaml: the output has one format; give one of the two.")
     folder = known_folder(output, name)
 
     from sweep.results import best
@@ -50,17 +51,17 @@ def export(
     to: Annotated[Path, typer.Option(metavar="DIR", help="A folder that does not exist yet.")],
     trial: OtherTrial = None,
     merge: Annotated[
-        bool, typer.Option("--merge", help="The whole model in 16 bits, the adapter merged in.")
+        bool, typer.Option("--merge", help="Write the whole model in 16 bits, adapter merged.")
     ] = False,
     check: Annotated[
-        bool, typer.Option(help="Load it in a fresh process and measure its eval loss.")
+        bool, typer.Option(help="Reload it in a fresh process; check its eval loss.")
     ] = True,
     output: Output = Path("sweeps"),
 ) -> None:
-    """Copy the best adapter with a model card, or the model merged with it, and check it.
+    """Copy the best adapter, or merge it into its model.
 
-    Example: sweep export my --to my-adapter. Exit codes: 0 done, 1 its eval loss is not the logged
-    one (within 1 %) or there is no best trial, 2 bad input.
+    Adds a model card and checks the result. Example: sweep export my --to my-adapter. Exit codes: 0
+    done, 1 its eval loss is over 1 % off the logged one or there is no best trial, 2 bad input.
     """
     folder = known_folder(output, name)
 

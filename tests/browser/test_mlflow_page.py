@@ -92,7 +92,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             )
             try:
                 said = folder / "ui.log"
-                wait_for(lambda: "(Ctrl-C ends it)" in said.read_text())
+                wait_for(lambda: "(Ctrl-C stops it)" in said.read_text())
                 found = re.search(r"at (http://127\.0\.0\.1:(\d+)/\S+)", said.read_text())
                 assert found is not None
                 wait_for(lambda: answers(int(found[2])))

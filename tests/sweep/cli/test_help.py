@@ -23,6 +23,21 @@ def test_there_are_commands() -> None:
     assert {"run", "check", "status", "best", "report", "submit"} <= set(COMMANDS)
 
 
+def test_help_lists_every_command_uncut_at_80_columns() -> None:
+    listed = CliRunner().invoke(app, ["--help"], terminal_width=80, env={"COLUMNS": "80"}).output
+    for name, command in typer.main.get_group(app).commands.items():
+        summary = str(command.help).split("\n\n")[0].rstrip(".")
+        assert len(summary) <= 60, summary
+        assert re.search(rf"^  {name} +{re.escape(summary)}\.$", listed, re.MULTILINE), listed
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_option_is_told_in_at_most_60_characters(command: str) -> None:
+    for each in typer.main.get_group(app).commands[command].params:
+        told = str(getattr(each, "help", None) or "")
+        assert 0 < len(told) <= 60, (each.name, told)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_of_each_command_has_an_example_that_is_right(command: str) -> None:
     found = CliRunner().invoke(app, [command, "--help"])

@@ -167,7 +167,10 @@ def test_an_address_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--cluster-output", "sweeps"], "--cluster-output sweeps: must be a whole path there"),
+        (
+            ["--cluster-output", "sweeps"],
+            "--cluster-output sweeps: must be an absolute path, such as",
+        ),
         (["--env", "NO_SUCH_VARIABLE"], "--env NO_SUCH_VARIABLE: no such variable here"),
         (["--gpus", "1", "--workers", "1"], "--workers and --gpus"),
         (["--address", "ray://head:10001"], "Write http://head:8265."),

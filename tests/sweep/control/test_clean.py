@@ -92,6 +92,6 @@ def test_it_wants_a_name_or_all(folder: Path) -> None:
     for arguments in ([], ["mine", "--all"]):
         done = CliRunner().invoke(app, ["clean", *arguments, "--output", str(folder.parent)])
         assert done.exit_code == 2
-        assert "must have the name of one sweep, or --all" in done.output
+        assert "needs the name of a sweep, or --all" in done.output
     done = CliRunner().invoke(app, ["clean", "mine", "--output", str(folder.parent)])
     assert (done.exit_code, "0.0 MB would be freed; --yes deletes it." in done.output) == (0, True)

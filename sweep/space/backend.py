@@ -30,9 +30,9 @@ def backend_in_words(space: Space, *, on_gpus: bool) -> str:
     """The backend that is chosen, and why."""
     backend = choose_backend(space, on_gpus=on_gpus)
     if space.settings.backend != "auto":
-        return f"{backend}, as written"
+        return f"{backend} (set in the file)"
     if backend == "unsloth":
-        return "unsloth (installed; write backend: transformers for the other)"
+        return "unsloth (installed; backend: transformers switches it off)"
     return f"transformers ({_against_unsloth(space, on_gpus=on_gpus)})"
 
 
@@ -40,7 +40,7 @@ def backend_notes(space: Space, backend: Backend) -> list[str]:
     """What somebody who waits for trials should know of the backend."""
     if backend == "unsloth" and space.may_be("use_dora", True):
         # Read in the source of 2026.10.7 (kernels/fast_lora.py): it leaves DoRA to peft's own code.
-        return ["Trials with use_dora: true train without Unsloth's fast LoRA kernels."]
+        return ["Trials with use_dora: true run without Unsloth's fast LoRA kernels."]
     return []
 
 
@@ -52,9 +52,9 @@ def _against_unsloth(space: Space, *, on_gpus: bool) -> str | None:
     """Say why auto does not choose Unsloth, or None."""
     settings = space.settings
     if not space.objective.is_eval_loss:
-        return "Unsloth measures eval loss alone"
+        return "Unsloth measures only eval loss"
     if not on_gpus:
-        return "trials run on processors"
+        return "trials run on CPUs"
     if settings.gpus_per_trial > 1:
         return "Unsloth trains on one GPU"
     if space.may_be("use_dora", True):
@@ -62,7 +62,7 @@ def _against_unsloth(space: Space, *, on_gpus: bool) -> str | None:
     if settings.compute_dtype == "float32":
         return "Unsloth's kernels compute in 16 bits"
     if settings.quantization == "int8":
-        return "int8 is outside of Unsloth's fast path"
+        return "Unsloth has no fast path for int8"
     if not _has_unsloth():
         return "Unsloth is not installed"
     return None

@@ -97,7 +97,7 @@ def parse_domain(name: str, raw: Any) -> tuple[Domain | None, list[Problem]]:
             Hyperparameter(float, 1.0, "", above=0, at_most=1000),
             raw["times_rank"],
         )
-        mend = "remove it; a range is written {times_rank: {min: …, max: …}}"
+        mend = "remove it; write a range as {times_rank: {min: …, max: …}}"
         problems += [
             Problem((name, key), f"no such key beside times_rank: {mend}.")
             for key in raw
@@ -121,7 +121,7 @@ def _parse(
         if words := _value_problem(hyperparameter, value):
             problems.append(Problem(where, f"{words}."))
         elif value in values[:index]:
-            problems.append(Problem(where, f"{value!r} stands twice; remove one."))
+            problems.append(Problem(where, f"{value!r} is listed twice; remove one."))
     if problems:
         return None, problems
     choices = Choices(tuple(values))
@@ -130,7 +130,7 @@ def _parse(
 
 def _value_problem(hyperparameter: Hyperparameter, value: Any) -> str | None:
     if isinstance(value, Mapping) and "times_rank" in value:
-        return "times_rank stands in no list: write alpha: {times_rank: [1, 2]}"
+        return "times_rank cannot be in a list: write alpha: {times_rank: [1, 2]}"
     return hyperparameter.problem(value)
 
 
@@ -143,7 +143,7 @@ def _parse_range(
     path: tuple[str | int, ...], hyperparameter: Hyperparameter, raw: Mapping[str, Any]
 ) -> tuple[Range | None, list[Problem]]:
     if hyperparameter.kind in (bool, str):
-        return None, [Problem(path, "has no order, so no range: give a list of values.")]
+        return None, [Problem(path, "takes no range, since its values have no order: give a list.")]
     problems = [
         Problem((*path, key), _unknown_range_key(key, path)) for key in raw if key not in RANGE_KEYS
     ]
@@ -172,7 +172,7 @@ def _unknown_range_key(key: str, path: Sequence[str | int]) -> str:
         return f"no such key of a range; did you mean `{near[0]}`?"
     return (
         f"no such key of a range; it has {', '.join(RANGE_KEYS[:-1])} and {RANGE_KEYS[-1]}. "
-        f"A list of values is written [1, 2]."
+        f"Write a list as [1, 2]."
     )
 
 
@@ -192,7 +192,7 @@ def _shape_problems(
     elif hyperparameter.kind is int and not float(step).is_integer():
         problems.append(Problem(where, f"must be a whole number, not {step!r}."))
     if log is True:
-        problems.append(Problem(where, "a log range has no step; remove one of the two."))
+        problems.append(Problem(where, "log and step exclude each other; remove one of the two."))
     return problems
 
 
@@ -202,7 +202,7 @@ def _order_problems(path: tuple[str | int, ...], raw: Mapping[str, Any]) -> list
     if not low < high:
         return [Problem(path, f"min ({low:g}) must be below max ({high:g}).")]
     if raw.get("log") and not low > 0:
-        return [Problem((*path, "min"), f"a log range begins above 0, not at {low:g}.")]
+        return [Problem((*path, "min"), f"must be above 0 in a log range, not {low:g}.")]
     if step is None:
         return []
     # As decimals, as they are written: 0.3 - 0.1 is not 2 x 0.1 among floats.
@@ -213,4 +213,4 @@ def _order_problems(path: tuple[str | int, ...], raw: Mapping[str, Any]) -> list
     last = exact_high - rest
     ends = [float(end) for end in (last, last + exact_step) if end > exact_low]
     mend = f"write {' or '.join(f'{end:g}' for end in ends)}"
-    return [Problem((*path, "max"), f"must be min plus whole steps, not {high!r}; {mend}.")]
+    return [Problem((*path, "max"), f"must be min plus a multiple of step, not {high!r}; {mend}.")]

@@ -34,6 +34,6 @@ def in_words(epochs: Domain) -> str:
     """What becomes of the epochs that were searched."""
     longest = most(epochs).values[0]
     return (
-        f"epochs: {longest:g} in every trial: at a constant learning rate it passes through "
-        f"{epochs}, and is worth its best evaluation"
+        f"epochs: {longest:g} in every trial: at a constant learning rate it also covers {epochs}, "
+        f"and counts by its best evaluation"
     )

@@ -38,7 +38,7 @@ class Hyperparameter:
                 return None
             return f"must be one of {', '.join(self.names)}, not {shown(value)}"
         if not is_number(value):
-            mend = "; take the quotation marks away" if _is_quoted_number(value) else ""
+            mend = "; remove the quotation marks" if _is_quoted_number(value) else ""
             return f"must be a number, not {shown(value)}{mend}"
         if not math.isfinite(value):
             return f"must be finite, not {value!r}"
@@ -86,10 +86,10 @@ def _is_quoted_number(value: object) -> bool:
 
 HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
     "rank": Hyperparameter(int, 16, "LoRA rank", above=0, at_most=4096),
-    "alpha": Hyperparameter(float, None, "the adapter's scale is alpha / rank", 0, 1e6),
+    "alpha": Hyperparameter(float, None, "the adapter is scaled by alpha / rank", 0, 1e6),
     "learning_rate": Hyperparameter(float, 2e-4, "peak of the schedule", above=0, at_most=1),
     "epochs": Hyperparameter(
-        float, 1, "passes over the training rows; may be a fraction", above=0, at_most=1000
+        float, 1, "passes over the training rows; may be fractional", above=0, at_most=1000
     ),
     "effective_batch_size": Hyperparameter(
         int,
@@ -98,29 +98,29 @@ HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
         0,
         65536,
     ),
-    "dropout": Hyperparameter(float, 0.0, "on the adapter's input", at_least=0, below=1),
+    "dropout": Hyperparameter(float, 0.0, "dropout on the adapter's input", at_least=0, below=1),
     "warmup_ratio": Hyperparameter(
-        float, 0.03, "share of the steps in which the learning rate rises", at_least=0, below=1
+        float, 0.03, "share of the steps spent on warm-up", at_least=0, below=1
     ),
-    "weight_decay": Hyperparameter(float, 0.0, "of AdamW", at_least=0, at_most=10),
+    "weight_decay": Hyperparameter(float, 0.0, "weight decay of AdamW", at_least=0, at_most=10),
     "lr_scheduler": Hyperparameter(
         str,
         "cosine",
-        "shape of the learning rate; all begin with the warm-up",
+        "learning rate schedule; all begin with a warm-up",
         names=("cosine", "linear", "constant", "warmup_stable_decay"),
     ),
-    "max_grad_norm": Hyperparameter(float, 1.0, "gradients are clipped to this norm", above=0),
+    "max_grad_norm": Hyperparameter(float, 1.0, "norm at which gradients are clipped", above=0),
     "target_modules": Hyperparameter(
-        str, "all-linear", "where adapters sit", names=("all-linear", "attention", "mlp", "qv")
+        str, "all-linear", "adapted layers", names=("all-linear", "attention", "mlp", "qv")
     ),
     "use_rslora": Hyperparameter(bool, False, "scale by alpha / √rank instead"),
     "use_dora": Hyperparameter(
         bool,
         False,
-        "train the weights' magnitudes apart from their directions (DoRA); slower, and more memory",
+        "train magnitude and direction of the weights separately (DoRA); slower, needs more memory",
     ),
     "neftune_alpha": Hyperparameter(
-        float, 0.0, "noise on the embeddings while training; 0 is off", at_least=0, at_most=1000
+        float, 0.0, "noise added to the embeddings in training; 0: off", at_least=0, at_most=1000
     ),
     "max_length": Hyperparameter(
         int, 1024, "as `data.max_length`; give one of the two", above=1, at_most=LONGEST

@@ -71,7 +71,7 @@ def _field_problems(raw: dict[str, Any], path: Path) -> list[Problem]:
     if data.get("template") is not None and data.get("columns"):
         problems.append(Problem(("data", "template"), "names columns itself; remove data.columns."))
     if data.get("max_length") is not None and "max_length" in search:
-        problems.append(Problem(("search", "max_length"), "stands in data too; remove one."))
+        problems.append(Problem(("search", "max_length"), "is also set in data; remove one."))
     problems += _own_name_problems(raw, path)
     if raw.get("backend") == "unsloth":
         problems += [Problem((key,), words) for key, words in _beyond_unsloth(raw)]
@@ -80,7 +80,7 @@ def _field_problems(raw: dict[str, Any], path: Path) -> list[Problem]:
 
 def _own_name_problems(raw: dict[str, Any], path: Path) -> Iterator[Problem]:
     own, given = _with_name(raw, path)["name"], raw.get("start_from")
-    words = f"must be an earlier sweep, not {shown(own)} itself, which goes on from what it has."
+    words = f"must be an earlier sweep, not {shown(own)} itself, which resumes anyway."
     for index, name in enumerate(given if isinstance(given, list) else [given]):
         if isinstance(name, str) and name == own:
             where = ("start_from", index) if isinstance(given, list) else ("start_from",)
@@ -89,11 +89,11 @@ def _own_name_problems(raw: dict[str, Any], path: Path) -> Iterator[Problem]:
 
 def _beyond_unsloth(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if raw.get("compute_dtype") == "float32":
-        words = "unsloth's kernels compute in 16 bits; write auto, or backend: transformers."
+        words = "Unsloth's kernels compute in 16 bits; write auto, or backend: transformers."
         yield "compute_dtype", words
     n_gpus = raw.get("gpus_per_trial")
     if isinstance(n_gpus, int) and n_gpus > 1:
-        words = f"unsloth trains on one GPU, not on {n_gpus}; write 1, or backend: transformers."
+        words = f"Unsloth trains on one GPU, not on {n_gpus}; write 1, or backend: transformers."
         yield "gpus_per_trial", words
 
 

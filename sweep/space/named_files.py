@@ -16,10 +16,10 @@ def missing(look: Callable[[Path, str], str | None], folder: Path, given: str) -
     """Say why a file or a model is not there, or not to be seen."""
     try:
         if (folder / given).is_symlink() and not (folder / given).exists():
-            return f"{shown(given)} is a link that leads nowhere; mend it, or name what it means."
+            return f"{shown(given)} is a broken link; fix it, or name its target."
         return look(folder, given)
     except OSError as error:  # too long a name, or a folder that may not be entered
-        return f"{shown(given)} cannot be looked at: {error.strerror}."
+        return f"{shown(given)} cannot be accessed: {error.strerror}."
 
 
 def missing_file(folder: Path, given: str) -> str | None:
@@ -63,10 +63,10 @@ def missing_model(folder: Path, given: str) -> str | None:
         ]
         if not lacks:
             return None
-        rule = f"the folder of a model must hold {', '.join(MODEL_FILES)}"
+        rule = f"a model's folder must hold {', '.join(MODEL_FILES)}"
         return f"{rule}; missing in {given}: {', '.join(lacks)}.{_only_pickles(path)}"
     if path.is_file():
-        return f"must be a hub id or a folder, but {given} is a file; name the folder it is in."
+        return f"must be a hub id or a folder, but {given} is a file; name its folder."
     if not _HUB_MODEL.fullmatch(given):
         near = difflib.get_close_matches(path.name, _names_in(path.parent), n=1)
         return _no_such("folder", folder, given, near)
@@ -80,8 +80,8 @@ def _only_pickles(folder: Path) -> str:
     if not pickles:
         return ""
     return (
-        f" {pickles[0]} is a pickle, which can run code when it is read, so it is not; "
-        f"save the model anew with save_pretrained, which writes safetensors."
+        f" {pickles[0]} is a pickle, which can run code, so it is never read; "
+        f"save the model again with save_pretrained, which writes safetensors."
     )
 
 
@@ -94,6 +94,6 @@ def _no_such(kind: str, folder: Path, given: str, near: Sequence[str]) -> str:
         beside = given[: given.rstrip("/").rfind("/") + 1]
         return f"no such {kind}: {shortened(given)}{did_you_mean([beside + near[0]])}"
     if given.startswith("~"):
-        return f"no such {kind}: {shortened(given)}; write the whole path in place of ~."
-    place = f"paths begin at the folder of this file, {folder.resolve()}"
+        return f"no such {kind}: {shortened(given)}; write the full path in place of ~."
+    place = f"paths start at this file's folder, {folder.resolve()}"
     return f"no such {kind}: {shortened(given)} ({place})."

@@ -59,22 +59,22 @@ def problems(raw: Mapping[str, Any], folder: Path) -> Iterator[Problem]:
         return
     metric, python, direction = (given.get(key) for key in ("metric", "python", "direction"))
     if metric is not None and python is not None:
-        words = "stands beside python; give one of the two, the built-in metric or your own."
+        words = "cannot go with python; give the built-in metric or your own."
         yield Problem(("objective", "metric"), words)
         return
     if isinstance(python, str):
         yield from _python_problems(python, folder)
         if direction is None:
             words = (
-                "is missing; a metric of your own needs it: write `direction: maximize` if more "
-                "is better, or `direction: minimize`."
+                "is missing; your own metric needs it: write `direction: maximize` if higher is "
+                "better, else `direction: minimize`."
             )
             yield Problem(("objective", "direction"), words)
     else:
         yield from _built_in_problems(given, str(metric or EVAL_LOSS))
     is_metric = python is not None or metric not in (None, EVAL_LOSS)
     if is_metric and raw.get("backend") == "unsloth":
-        words = "with Unsloth eval loss alone is measured; write auto, or transformers."
+        words = "Unsloth measures only eval loss; write auto, or transformers."
         yield Problem(("backend",), words)
 
 
@@ -86,7 +86,7 @@ def _built_in_problems(given: Mapping[str, Any], name: str) -> Iterator[Problem]
         yield Problem(("objective", "direction"), words)
     for key in ("rows", "max_new_tokens"):
         if key in given and name in (EVAL_LOSS, "token_accuracy"):
-            words = f"has no meaning for {name}, for which nothing is generated; remove it."
+            words = f"has no effect on {name}, which generates nothing; remove it."
             yield Problem(("objective", key), words)
     if name == "rouge_l" and importlib.util.find_spec("rouge_score") is None:
         words = (
@@ -104,7 +104,7 @@ def _python_problems(python: str, folder: Path) -> Iterator[Problem]:
         yield Problem(path, f"{rule}, not {shown(python)}.")
         return
     if function in LOGGED:
-        yield Problem(path, f"{function} is logged of every trial already; rename the function.")
+        yield Problem(path, f"{function} is already logged for every trial; rename the function.")
         return
     file = folder / file_name
     if not file.is_file():
@@ -113,7 +113,7 @@ def _python_problems(python: str, folder: Path) -> Iterator[Problem]:
         mend = (
             f"; did you mean {near[0]}?"
             if near
-            else f" (paths begin at the folder of this file, {folder.resolve()})."
+            else f" (paths start at this file's folder, {folder.resolve()})."
         )
         yield Problem(path, f"no such file: {file_name}{mend}")
         return
@@ -121,7 +121,7 @@ def _python_problems(python: str, folder: Path) -> Iterator[Problem]:
         tree = ast.parse(file.read_bytes(), filename=str(file))
     except (SyntaxError, ValueError) as error:
         line = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error)
-        yield Problem(path, f"{file_name} is not Python that can be read: {line}. Mend that line.")
+        yield Problem(path, f"{file_name} is not valid Python: {line}. Fix that line.")
         return
     except OSError as error:
         yield Problem(path, f"{file_name} cannot be read: {error.strerror}.")
@@ -142,7 +142,7 @@ def _function_problem(tree: ast.Module, file_name: str, function: str) -> str | 
         there = f"did you mean {near[0]}?" if near else f"there are: {', '.join(found) or 'none'}."
         return f"{file_name} has no function {function} at its top level; {there}"
     if isinstance(node, ast.AsyncFunctionDef):
-        return f"{function} must be a plain function, not an async one."
+        return f"{function} must be a plain function, not async."
     arguments = node.args
     n_named = len(arguments.posonlyargs) + len(arguments.args)
     n_needed = n_named - len(arguments.defaults)

@@ -50,7 +50,7 @@ def check_plain(text: str) -> None:
         elif isinstance(event, AliasEvent):
             value = anchored.get(event.anchor, _Extent())  # an undefined one is told when built
             if value in opened:
-                raise _refused(event, f"*{event.anchor} would hold itself; remove it")
+                raise _refused(event, f"*{event.anchor} would contain itself; remove it")
         elif isinstance(event, ScalarEvent | CollectionStartEvent):
             _check_node(event)
             value = _Extent()
@@ -69,18 +69,18 @@ def check_plain(text: str) -> None:
         if len(opened) + value.depth > DEEPEST + 1:
             raise _refused(event, f"nested more than {DEEPEST} levels deep")
         if holder.values > MOST_VALUES:
-            words = f"more than {MOST_VALUES:,} values, aliases written out; write fewer"
+            words = f"more than {MOST_VALUES:,} values once aliases are expanded; write fewer"
             raise _refused(event, words)
 
 
 def _check_node(event: ScalarEvent | CollectionStartEvent) -> None:
     if event.tag is not None:
-        words = f"a tag ({event.tag[:60]}) is not read, since tags can name code; remove it"
+        words = f"a tag ({event.tag[:60]}) is not allowed, since tags can name code; remove it"
         raise _refused(event, words)
     if not isinstance(event, ScalarEvent):
         return
     if event.style is None and _LONG_NUMBER.fullmatch(event.value):
-        raise _refused(event, "a number of more than 64 bits; write a smaller one")
+        raise _refused(event, "a number above 64 bits; write a smaller one")
     if any("\ud800" <= character <= "\udfff" for character in event.value):
         raise _refused(event, "half of a character (a lone surrogate); write the whole one")
 

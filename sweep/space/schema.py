@@ -29,7 +29,7 @@ def space_schema() -> dict[str, Any]:
     }
     properties["start_with"] = {
         "type": "array",
-        "description": "Points that are tried first; the sampler fills in what one leaves out.",
+        "description": "Points to try first; the sampler fills in what one leaves out.",
         "items": {
             "type": "object",
             "additionalProperties": False,
@@ -97,7 +97,7 @@ def _forms(hyperparameter: Hyperparameter) -> list[dict[str, Any]]:
         parts = {
             "min": value,
             "max": value,
-            "log": {"type": "boolean", "description": "Even in the logarithm."},
+            "log": {"type": "boolean", "description": "Sample on a log scale."},
             "step": {"type": "number", "exclusiveMinimum": 0},
         }
         forms.append(_object(parts, ["min", "max"]))

@@ -14,12 +14,12 @@ BEGIN, END = "<!-- keys: sweep schema --markdown -->", "<!-- end of keys -->"
 
 _HEADINGS = ["| key | type | default | meaning |", "|---|---|---|---|"]
 _BY_HAND = {
-    "search.…": ("value, list, or range", "at least one", "hyperparameters: fixed or searched"),
+    "search.…": ("value, list, or range", "at least one", "hyperparameters, fixed or searched"),
     "start_with": (
         "list of points",
         "rank 16, alpha 16, 1 epoch at learning rates 2e-4, 3e-4 and 1e-3, or the nearest in the "
         "space",
-        "tried first; the sampler fills in what a point leaves out",
+        "points to try first; the sampler fills in what a point leaves out",
     ),
 }
 

@@ -107,14 +107,14 @@ def _outside(
 ) -> str | None:
     """Say that a value to start with is not searched, or None."""
     domain = domains[name]
-    words = f"{shown(value)} lies outside search.{name} ({domain}); change it, or widen the search."
+    words = f"{shown(value)} is outside search.{name} ({domain}); change it, or widen the search."
     if not isinstance(domain, TimesRank):
         return None if value in domain else words
     if "rank" not in domains:
         return None  # the rank's own problem is told
     rank = start.get("rank", only_value(domains["rank"]))
     if rank is None:
-        return "needs the rank beside it, since the search has alpha as a multiple of it."
+        return "needs a rank beside it, since the search sets alpha as a multiple of rank."
     if HYPERPARAMETERS["rank"].problem(rank):
         return None
     if isinstance(domain.factor, Range):
@@ -134,7 +134,7 @@ def _grid_problems(domains: Mapping[str, Domain]) -> list[Problem]:
     n_points = math.prod(size_of(domain) for domain in domains.values())
     if MOST_GRID_POINTS < n_points < math.inf:
         rule = f"a grid has at most {MOST_GRID_POINTS:,} points, not {n_points:,.0f}"
-        return [Problem(("sampler",), f"{rule}; search less, or choose another sampler.")]
+        return [Problem(("sampler",), f"{rule}; search fewer values, or choose another sampler.")]
     words = "a grid needs lists or ranges with a step; give one, or choose another sampler."
     return [
         Problem(("search", name), words)

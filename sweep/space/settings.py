@@ -60,70 +60,69 @@ class Data(_Strict):
     max_length: Annotated[int, Field(gt=1, le=LONGEST)] | None = None
     """Tokens; longer rows are cut, and `sweep check` says how many."""
     columns: dict[str, str] = {}
-    """Our name of a column → the file's own."""
+    """Maps our column names to the file's."""
     template: str | None = None
-    """Plain text out of columns: `{title}: {body}`; not together with `columns`."""
+    """Builds plain text from columns, such as `{title}: {body}`; excludes `columns`."""
     chat: bool | None = None
-    """Render prompt and completion with the model's chat template. With false they stand one right
-    behind the other: put the space or line break between them into the data."""
+    """Render prompt and completion with the model's chat template. With false they are joined as
+    they are: put the space or line break between them into the data."""
     loss_on: Literal["completion", "all"] = "completion"
-    """What is learnt, and what eval loss counts."""
+    """The tokens to learn from, and to measure eval loss on."""
 
 
 class Budget(_Strict):
     """`budget`: the sweep ends at whichever comes first."""
 
     trials: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Trials of the whole study that end, however they end."""
+    """Ended trials in the whole study, whatever their outcome."""
     hours: Annotated[float, Field(gt=0, le=100_000)] | None = None
-    """Of this run of the command; trials that still run are set aside."""
+    """Wall-clock hours of this command; running trials are then interrupted, to resume later."""
     gpu_hours: Annotated[float, Field(gt=0, le=1e9)] | None = None
-    """In which GPUs (or CPU workers) held trials, of the whole study; trials that still run are set
-    aside."""
+    """GPU-hours (or CPU worker-hours) of the whole study; running trials are then interrupted."""
     stop_when_flat: Annotated[int, Field(ge=1)] | None = None
-    """So many trials in a row without a better value, beyond noise: the median move between the
-    last evaluations of a trial."""
+    """Stop after this many trials in a row without a gain beyond noise, which is the median change
+    between a trial's late evaluations."""
 
 
 class Evaluate(_Strict):
     """`evaluate`: how often, on how many rows."""
 
     times: Annotated[int, Field(ge=1, le=1000)] = 20
-    """Evaluations in a full trial, at equal shares of its run (K below)."""
+    """Evaluations in a full trial, evenly spaced over its run (K below)."""
     rows: Annotated[int, Field(ge=1)] = 256
-    """Eval rows of each evaluation, at most."""
+    """Maximum eval rows per evaluation."""
 
 
 class Objective(_Strict):
     """`objective`: what trials are judged by. Eval loss is logged all the same."""
 
     metric: Literal["eval_loss", "token_accuracy", "exact_match", "rouge_l"] | None = None
-    """A built-in one: eval_loss, unless python is given. exact_match and rouge_l compare what the
-    model writes for held-out prompts with the true completions."""
+    """A built-in metric: eval_loss unless python is given. exact_match and rouge_l compare what the
+    model generates for held-out prompts with the reference completions."""
     python: Annotated[str, Field(min_length=1)] | None = None
-    """One of your own, as `my_metrics.py:score`: a file beside the space, a function in it."""
+    """Your own metric, as `my_metrics.py:score`: a function in a file beside the space."""
     direction: Literal["minimize", "maximize"] | None = None
-    """Which is better, less or more. Needed with python; a built-in metric has its own."""
+    """Whether lower or higher is better. Needed with python; built-in metrics have their own."""
     rows: Annotated[int, Field(ge=1)] = 64
-    """Eval rows that completions are written for at each evaluation, at most."""
+    """Maximum eval rows to generate completions for, per evaluation."""
     max_new_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
-    """Of a written completion, at most."""
+    """Maximum tokens of a generated completion."""
 
 
 class Overfit(_Strict):
     """`pruning.overfit`"""
 
     min_rise: Annotated[float, Field(gt=0)] = 0.01
-    """How far above the trial's own best eval loss, relative."""
+    """Relative rise above the trial's own best eval loss."""
     patience: Annotated[int, Field(ge=1)] = 4
-    """So many evaluations in a row."""
+    """Evaluations in a row above that rise before the trial stops."""
 
 
 class Diverged(_Strict):
     """`pruning.diverged`"""
 
     factor: Annotated[float, Field(gt=1)] = 1.5
-    """How far losses may rise; cannot be switched off."""
+    """Factor by which losses may rise; cannot be switched off."""
 
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -133,31 +132,31 @@ class Outclassed(_Strict):
     """`pruning.outclassed`"""
 
     pruner: Literal["asha", "successive_halving", "hyperband", "median", "percentile"] = "asha"
-    """asha: asynchronous halving that pauses, and takes a trial up again that is among the best by
-    then. The others are Optuna's of that name, which end a trial for good."""
+    """asha: asynchronous successive halving that pauses trials, and resumes those that rank among
+    the best later. The others are Optuna's, and end a trial for good."""
     factor: Annotated[int, Field(ge=2)] = 3
-    """Of halving and Hyperband: the best 1 in so many go on."""
+    """For asha, successive_halving and hyperband: the best 1 in this many continue."""
     rungs: Annotated[list[Share], Field(min_length=1)] = [0.15]
-    """Of asha: the shares of its run at which a trial is compared."""
+    """For asha: the shares of a trial's run at which it is compared."""
     standard_errors: Annotated[float, Field(ge=0)] = 2.0
-    """Of asha: a difference below so many of its own standard errors over the eval rows pauses
-    nobody; 0: any does."""
+    """For asha: a difference below this many of its standard errors over the eval rows pauses no
+    trial; with 0 any difference does."""
     percentile: Annotated[float, Field(gt=0, lt=100)] = 25.0
-    """Of percentile: the best so many per cent go on."""
+    """For percentile: the best this many per cent continue."""
     min_peers: Annotated[int, Field(ge=1)] = 4
-    """Other trials that must have come as far before anyone is stopped; with asha, before anyone
-    goes on."""
+    """Other trials that must have come as far before any trial is stopped (with asha: before any
+    continues)."""
 
 
 class Pruning(_Strict):
-    """`pruning`: each can be switched off with false, save that a lost trial is always ended."""
+    """`pruning`: false switches each off, but for diverged."""
 
     overfit: Overfit | Literal[False] = Overfit()
     """Stop trials that overfit; false: never."""
     diverged: Diverged = Diverged()
-    """When a trial counts as lost."""
+    """When a trial counts as diverged."""
     outclassed: Outclassed | Literal[False] = Outclassed()
-    """Stop trials that are worse than their peers; false: never."""
+    """Stop trials that rank below their peers; false: never."""
 
 
 SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -179,50 +178,49 @@ class Settings(_Strict):
     trust_remote_code: bool = False
     """Whether the model's own Python code may run."""
     backend: Literal["auto", "transformers", "unsloth"] = "auto"
-    """What trains. auto: Unsloth on GPUs where it is installed, else transformers with peft."""
+    """The trainer. auto: Unsloth on GPUs if installed, else transformers with peft."""
     quantization: Literal["nf4", "int8", "none"] = "nf4"
-    """The frozen weights: 4 bits with double quantisation, 8 bits, 16 bits."""
+    """Of the frozen weights: 4 bits with double quantisation, 8 bits, or 16 bits."""
     compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Of the matrix products. auto: bfloat16, or float16 on a GPU that only emulates it."""
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
-    """auto: adamw_8bit on a GPU, adamw on processors."""
+    """auto: adamw_8bit on a GPU, adamw on CPUs."""
     micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Rows per forward pass, tried first and halved until it fits. auto: 16 on a GPU, else 8."""
+    """Rows per forward pass to start with, halved until it fits. auto: 16 on a GPU, else 8."""
     gpus_per_trial: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = 1
-    """GPUs that train each trial together, each with a share of every effective batch; every
-    `effective_batch_size` must be a multiple of it. 0.5: two trials share a GPU, each with half of
-    its memory."""
+    """GPUs per trial; they split every effective batch, so each `effective_batch_size` must be a
+    multiple. 0.5: two trials share a GPU, each with half of its memory."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
-    """Of training between two checkpoints of a trial; shorter trials write none."""
+    """Minutes of training between checkpoints; shorter trials write none."""
     stall_minutes: Annotated[float, Field(gt=0)] = 30.0
-    """Without a step, after which a trial's process counts as hung: it is ended, the trial runs
-    again."""
+    """Minutes without a step after which a trial's process counts as hung: it is killed, and the
+    trial runs again."""
     data: Data
     """Where the rows are and how they are read."""
     budget: Budget = Budget()
-    """The sweep ends at whichever comes first."""
+    """The sweep ends at the first limit it reaches."""
     evaluate: Evaluate = Evaluate()
-    """How often, on how many rows."""
+    """How often, and on how many rows."""
     objective: Objective = Objective()
     """What trials are judged by."""
     pruning: Pruning = Pruning()
     """When trials are stopped early."""
     sampler: Literal["tpe", "gp", "qmc", "random", "grid"] = "tpe"
-    """Who chooses the next point. tpe and gp (a Gaussian process) learn from the trials so far; qmc
-    spreads its points more evenly than random; grid tries every point, and needs lists or ranges
-    with steps."""
+    """What proposes the next point. tpe and gp (a Gaussian process) learn from earlier trials; qmc
+    spreads points more evenly than random; grid tries every point, and needs lists or ranges with
+    steps."""
     start_from: SweepName | list[SweepName] | None = None
-    """Earlier sweeps, by name: the best three trials of each are tried first, as far as they lie in
-    this space. Looked for in the folder of all sweeps, then in the MLflow of `--mlflow`."""
+    """Names of earlier sweeps: the best three trials of each are tried first, as far as they lie in
+    this space. Looked up in the folder of sweeps, then in the MLflow of `--mlflow`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Of the sampler, the split and every trial."""
+    """Seed of the sampler, the split and every trial."""
     keep_adapters: Annotated[int, Field(ge=1)] = 5
-    """Adapters kept on disk and in MLflow: those of the best so many trials."""
+    """How many of the best trials keep their adapters, on disk and in MLflow."""
     # Python's own `register` of every class is in the way of the key's name.
     register_as: Annotated[str, Field(pattern=r"^[^/:\x00-\x1f]+$", max_length=200)] | None = Field(
         default=None, alias="register"
     )
-    """A model in MLflow's registry: the winner becomes a version of it, alias `champion`."""
+    """A model in MLflow's registry; the winner is added as a version, alias `champion`."""
 
     @property
     def earlier(self) -> list[str]:
@@ -246,16 +244,16 @@ UNSET: dict[str, str] = {
     "budget.gpu_hours": "no limit",
     "budget.stop_when_flat": "no limit",
     "objective.metric": "eval_loss",
-    "objective.direction": "of the metric",
-    "objective.max_new_tokens": "of the longest true completion, 256 at most",
+    "objective.direction": "the metric's",
+    "objective.max_new_tokens": "the longest reference completion, at most 256",
 }
 """What holds where a key without a default of its own is left out."""
 
 EITHER_OR: dict[tuple[str | int, ...], str] = {
-    ("data", "eval"): "a file of rows, or the share of train to hold out, between 0 and 1",
-    ("micro_batch_size",): "auto, or a whole number of rows from 1 on",
-    ("gpus_per_trial",): "a whole number of GPUs from 1 on, or a share of one between 0 and 1",
-    ("start_from",): "the name of an earlier sweep, or a list of such names",
+    ("data", "eval"): "a file of rows, or a share of train between 0 and 1",
+    ("micro_batch_size",): "auto, or a whole number of rows from 1",
+    ("gpus_per_trial",): "a whole number of GPUs from 1, or a share of one between 0 and 1",
+    ("start_from",): "the name of an earlier sweep, or a list of names",
     ("pruning", "overfit"): "false, or keys and values",
     ("pruning", "outclassed"): "false, or keys and values",
 }
@@ -297,13 +295,13 @@ def _words(found: Any, path: tuple[str | int, ...]) -> str:
         return f"must be a branch, a tag or a commit of the hub, not {shown(value)}."
     if path == ("register",) and kind in ("string_pattern_mismatch", "string_too_long"):
         return (
-            f"must be a model's name in MLflow's registry, without / and : and of 200 characters "
-            f"at most, not {shown(value)}."
+            f"must name a model of MLflow's registry (at most 200 characters, no / or :), "
+            f"not {shown(value)}."
         )
     if kind == "string_pattern_mismatch":
         return (
-            f"must serve as a folder's name (letters, digits, '.', '_' and '-'; a letter or digit "
-            f"first; 100 at most), not {shown(value)}; write {as_name(value)}."
+            f"must be a valid folder name (letters, digits, '.', '_', '-'; a letter or digit "
+            f"first; at most 100), not {shown(value)}; write {as_name(value)}."
         )
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         mend = f"; {_MEND_SECTION[key]}" if key in _MEND_SECTION else ""
@@ -351,7 +349,7 @@ _MEND_SECTION = {
     "evaluate": "write `evaluate: {times: 20}`",
     "objective": "write `objective: {metric: exact_match}`",
     "pruning": "write `pruning: {overfit: false, outclassed: false}`",
-    "diverged": "a lost trial is always ended, its factor can be raised",
+    "diverged": "it cannot be switched off; raise its factor",
 }
 
 
@@ -371,7 +369,7 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
     if meant in known:
         return f"no such setting; did you mean `{meant}`?"
     if place := _place(meant):
-        return f"no such setting here; `{meant}` stands {place}."
+        return f"no such setting here; `{meant}` belongs {place}."
     if near := difflib.get_close_matches(key, known, n=1):
         return f"no such setting; did you mean `{near[0]}`?"
     return f"no such setting here. There are: {', '.join(known)}."

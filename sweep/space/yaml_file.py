@@ -93,15 +93,15 @@ def _read(path: Path) -> CommentedMap:
     except MarkedYAMLError as error:
         raise SpaceError(f"{path}: 1 problem\n  {_not_yaml(error)}") from None
     except YAMLError:  # the only one without a mark is about characters
-        raise SpaceError(f"{path}: must be YAML text, but it is a binary file.") from None
+        raise SpaceError(f"{path}: must be YAML text, but is a binary file.") from None
     except ValueError as error:
         raise SpaceError(
-            f"{path}: a number or a date cannot be read: {error}. Put it in quotation marks."
+            f"{path}: a number or date cannot be read: {error}. Put it in quotation marks."
         ) from None
     except TypeError:  # what cannot be hashed
-        raise SpaceError(f"{path}: a key is a list, or keys and values; write a text.") from None
+        raise SpaceError(f"{path}: a key must be text, not a list or a mapping.") from None
     if document is None:
-        raise SpaceError(f"{path}: is empty. Begin with a copy of search_spaces/quickstart.yaml.")
+        raise SpaceError(f"{path}: is empty. Start from a copy of search_spaces/quickstart.yaml.")
     if not isinstance(document, CommentedMap):
         raise SpaceError(
             f"{path}: must be keys and values such as `name: my-sweep`, "
@@ -117,16 +117,16 @@ def _built(text: str) -> Any:
 
 def _check_path(path: Path) -> None:
     if path.is_symlink() and not path.exists():
-        raise SpaceError(f"{path}: is a link that leads nowhere. Mend it, or name the file itself.")
+        raise SpaceError(f"{path}: is a broken link. Fix it, or name the file itself.")
     if not path.exists():
         folder = path.parent
         siblings = [p.name for p in folder.glob("*.y*ml")] if folder.is_dir() else []
         near = difflib.get_close_matches(path.name, siblings, n=1)
         raise SpaceError(f"{path}: no such file{did_you_mean([str(folder / n) for n in near])}")
     if path.is_dir():
-        raise SpaceError(f"{path}: must be a YAML file, but it is a folder; name the file in it.")
+        raise SpaceError(f"{path}: must be a YAML file, but is a folder; name the file in it.")
     if not path.is_file():  # a pipe would be waited for, and a device has no end
-        raise SpaceError(f"{path}: must be a regular file, but it is a pipe or a device.")
+        raise SpaceError(f"{path}: must be a regular file, but is a pipe or a device.")
 
 
 def _text(path: Path) -> str:
@@ -138,8 +138,8 @@ def _text(path: Path) -> str:
         raise SpaceError(f"{path}: cannot be read: {error.strerror}.") from None
     if len(data) > MOST_BYTES:
         raise SpaceError(
-            f"{path}: must be a space of at most {MOST_BYTES // 1024} KiB, but it is larger. "
-            f"Is it the data? Name that under data.train."
+            f"{path}: must be a space of at most {MOST_BYTES // 1024} KiB, but is larger. "
+            f"If it is the data, name it under data.train."
         )
     try:
         return data.decode("utf-8")
@@ -152,26 +152,26 @@ def _text(path: Path) -> str:
 
 
 IN_WORDS: Sequence[tuple[str, str]] = (
-    (r"'\\t' that cannot", "a tab stands here; YAML takes only spaces, so put spaces instead"),
-    (r"character '(.)' that", "a value cannot begin with {0}; put it in quotation marks"),
-    (r"undefined alias|alphabetic", "a value cannot begin with *; put it in quotation marks"),
-    (r'duplicate key "(.*?)" with', "`{0}` stands twice; remove one of the two"),
+    (r"'\\t' that cannot", "a tab is used here; YAML takes only spaces, so use spaces"),
+    (r"character '(.)' that", "a value cannot start with {0}; put it in quotation marks"),
+    (r"undefined alias|alphabetic", "a value cannot start with *; put it in quotation marks"),
+    (r'duplicate key "(.*?)" with', "`{0}` is given twice; remove one of the two"),
     (
         r"expected ',' or '(.)'",
-        "a comma or {0} is missing before this; its bracket opens on line {line}",
+        "a comma or {0} is missing before this; the bracket opens on line {line}",
     ),
     (r"but found '([\]}])'", "{0} closes nothing here; remove it"),
-    (r"end of stream", "a quotation mark is opened here and never closed; close it"),
-    (r"expected ':'", "must be `key: value`; a colon with a space behind it is missing"),
-    (r"unknown escape", "a backslash in double quotation marks; put single ones instead"),
-    (r"another document", "a file holds one space, but a second begins here; remove `---`"),
-    (r"'<document start>'", "indented unlike the first line; begin all top keys in one column"),
-    (r"but found '-'", "a list item (-) stands among keys; indent it, or write `key: value`"),
-    (r"<block end>", "indented unlike the keys above; give keys of one level the same indentation"),
+    (r"end of stream", "a quotation mark opens here and never closes; close it"),
+    (r"expected ':'", "must be `key: value`; a colon and a space are missing"),
+    (r"unknown escape", "a backslash in double quotation marks; use single ones"),
+    (r"another document", "a file holds one space, but a second starts here; remove `---`"),
+    (r"'<document start>'", "indented unlike the first line; start all top keys in one column"),
+    (r"but found '-'", "a list item (-) among keys; indent it, or write `key: value`"),
+    (r"<block end>", "indented unlike the keys above; indent keys of one level alike"),
     (
         r"mapping values",
-        "a colon cannot stand here; look for one missing on the line above, for a wrong "
-        "indentation, or put a text that holds a colon in quotation marks",
+        "no colon is allowed here; look for one missing on the line above or a wrong indentation, "
+        "or put text that holds a colon in quotation marks",
     ),
 )
 """What ruamel says, and what it means for the person who wrote the file."""

@@ -344,9 +344,12 @@ def test_a_job_takes_the_names_along_and_looks_where_it_runs(
     [
         ("start_from: new", "line 4   start_from: must be an earlier sweep, not 'new' itself"),
         ("start_from: [a, new]", r"start_from\[1\]: must be an earlier sweep, not 'new' itself"),
-        ("start_from: ../x", "start_from: must be the name of an earlier sweep, or a list of such"),
-        ("start_from: [a, b/c]", r"start_from\[1\]: must serve as a folder's name .*write b-c"),
-        ("start_from: 7", "start_from: must be the name of an earlier sweep, or a list of such"),
+        (
+            "start_from: ../x",
+            "start_from: must be the name of an earlier sweep, or a list of names",
+        ),
+        ("start_from: [a, b/c]", r"start_from\[1\]: must be a valid folder name .*write b-c"),
+        ("start_from: 7", "start_from: must be the name of an earlier sweep, or a list of names"),
         ("warm_start: a", "warm_start: no such setting; did you mean `start_from`"),
     ],
 )

@@ -38,7 +38,7 @@ def test_what_a_space_says_is_a_domain(name: str, raw: Any, domain: Domain) -> N
     [
         ("rank", 0, "must be above 0, not 0."),
         ("rank", True, "must be a number, not true."),
-        ("rank", "8", "must be a number, not '8'; take the quotation marks away."),
+        ("rank", "8", "must be a number, not '8'; remove the quotation marks."),
         ("rank", "eight", "must be a number, not 'eight'."),
         ("rank", None, "must be a number, not nothing."),
         ("rank", [[8]], "must be a number, not a list."),
@@ -54,7 +54,11 @@ def test_what_a_space_says_is_a_domain(name: str, raw: Any, domain: Domain) -> N
         ("weight_decay", -0.1, "must be at least 0, not -0.1."),
         ("max_length", 1, "must be above 1, not 1."),
         ("use_rslora", "no", "must be true or false, not 'no'."),
-        ("use_rslora", {"min": 0, "max": 1}, "has no order, so no range: give a list of values."),
+        (
+            "use_rslora",
+            {"min": 0, "max": 1},
+            "takes no range, since its values have no order: give a list.",
+        ),
         ("target_modules", "all", "must be one of all-linear, attention, mlp, qv, not 'all'."),
         ("alpha", {"times_rank": []}, "must hold at least one value, not an empty list."),
         ("alpha", {"times_rank": -1}, "must be above 0, not -1."),
@@ -79,7 +83,7 @@ def test_a_mistyped_key_of_a_range_names_the_right_one(key: str, meant: str) -> 
 def test_a_key_like_no_other_names_them_all() -> None:
     _, [problem] = parse_domain("rank", {"values": [8, 16]})
     assert problem.words == (
-        "no such key of a range; it has min, max, log and step. A list of values is written [1, 2]."
+        "no such key of a range; it has min, max, log and step. Write a list as [1, 2]."
     )
 
 
@@ -89,7 +93,7 @@ def test_a_key_like_no_other_names_them_all() -> None:
 )
 def test_a_range_ends_on_a_step(low: float, high: float, step: float, mend: str) -> None:
     _, [problem] = parse_domain("epochs", {"min": low, "max": high, "step": step})
-    assert problem.words == f"must be min plus whole steps, not {high}; {mend}."
+    assert problem.words == f"must be min plus a multiple of step, not {high}; {mend}."
 
 
 @pytest.mark.parametrize("high", [0.3, 0.7, 0.9])

@@ -87,10 +87,13 @@ def test_what_the_file_says_is_what_a_trial_is_told(
     [
         ("{metric: accuracy}", "line 3   objective.metric: must be one of eval_loss, token_acc"),
         ("{metric: exact_match, direction: minimize}", "direction: must be maximize for exact_ma"),
-        ("{metric: exact_match, python: my_metrics.py:score}", "metric: stands beside python"),
-        ("{python: my_metrics.py:score}", "objective.direction: is missing; .* maximize` if more"),
-        ("{metric: token_accuracy, rows: 8}", "objective.rows: has no meaning for token_accuracy"),
-        ("{max_new_tokens: 8}", "objective.max_new_tokens: has no meaning for eval_loss"),
+        ("{metric: exact_match, python: my_metrics.py:score}", "metric: cannot go with python"),
+        (
+            "{python: my_metrics.py:score}",
+            "objective.direction: is missing; .* maximize` if higher",
+        ),
+        ("{metric: token_accuracy, rows: 8}", "objective.rows: has no effect on token_accuracy"),
+        ("{max_new_tokens: 8}", "objective.max_new_tokens: has no effect on eval_loss"),
         ("exact_match", "must be keys and values, not .*; write `objective: {metric: exact_match}"),
         ("{python: my_metrics, direction: minimize}", "must be a file and a function in it"),
         ("{python: my_metric.py:score, direction: minimize}", "did you mean my_metrics.py?"),
@@ -99,8 +102,8 @@ def test_what_the_file_says_is_what_a_trial_is_told(
             "{python: my_metrics.py:of_two, direction: minimize}",
             r"called with 3 arguments .* defined as of_two\(predictions, references\)",
         ),
-        ("{python: my_metrics.py:later, direction: minimize}", "not an async one"),
-        ("{python: my_metrics.py:eval_loss, direction: minimize}", "is logged of every trial"),
+        ("{python: my_metrics.py:later, direction: minimize}", "a plain function, not async"),
+        ("{python: my_metrics.py:eval_loss, direction: minimize}", "is already logged for every"),
         ("{python: 3, direction: minimize}", "objective.python: must be text, not the number 3"),
     ],
 )
@@ -122,7 +125,7 @@ def test_python_that_does_not_parse_is_told_with_its_line(tmp_path: Path) -> Non
     path = tmp_path / "space.yaml"
     text = "{python: broken.py:score, direction: maximize}"
     path.write_text(path.read_text().replace("objective: {}", f"objective: {text}"))
-    with pytest.raises(SpaceError, match="broken.py is not Python that can be read: line 2"):
+    with pytest.raises(SpaceError, match="broken.py is not valid Python: line 2"):
         load_space(path)
 
 

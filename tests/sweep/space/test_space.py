@@ -269,7 +269,7 @@ def test_a_base_model_may_be_a_folder_beside_the_space(load: Load, tmp_path: Pat
     (tmp_path / "model").mkdir()
     text = SMALL.replace("smollm2-135m", "./model")
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        with pytest.raises(SpaceError, match=r"base_model: the folder of a model must hold"):
+        with pytest.raises(SpaceError, match=r"base_model: a model's folder must hold"):
             load(text)
         (tmp_path / "model" / name).touch()
     assert load(text).settings.base_model == "./model"

@@ -39,21 +39,21 @@ def install_unsloth(monkeypatch: pytest.MonkeyPatch, is_installed: bool) -> None
 @pytest.mark.parametrize(
     ("sets", "on_gpus", "is_installed", "words"),
     [
-        ({}, True, True, "unsloth (installed; write backend: transformers for the other)"),
+        ({}, True, True, "unsloth (installed; backend: transformers switches it off)"),
         ({}, True, False, "transformers (Unsloth is not installed)"),
-        ({}, False, True, "transformers (trials run on processors)"),
+        ({}, False, True, "transformers (trials run on CPUs)"),
         (
             {"search__use_dora": "[false, true]"},
             True,
             True,
             "transformers (Unsloth has no kernels for use_dora)",
         ),
-        ({"search__use_dora": "false"}, True, True, "unsloth (installed; write backend: transform"),
+        ({"search__use_dora": "false"}, True, True, "unsloth (installed; backend: transformers sw"),
         ({"gpus_per_trial": "2"}, True, True, "transformers (Unsloth trains on one GPU)"),
         ({"compute_dtype": "float32"}, True, True, "transformers (Unsloth's kernels compute in 16"),
-        ({"quantization": "int8"}, True, True, "transformers (int8 is outside of Unsloth's fast"),
-        ({"backend": "transformers"}, True, True, "transformers, as written"),
-        ({"backend": "unsloth"}, True, True, "unsloth, as written"),
+        ({"quantization": "int8"}, True, True, "transformers (Unsloth has no fast path for int"),
+        ({"backend": "transformers"}, True, True, "transformers (set in the file)"),
+        ({"backend": "unsloth"}, True, True, "unsloth (set in the file)"),
     ],
 )
 def test_the_backend_is_chosen_and_the_reason_is_said(
@@ -81,7 +81,7 @@ def test_unsloth_that_is_asked_for_and_missing_is_told(
 def test_dora_with_unsloth_is_allowed_and_its_price_is_said(load: Load) -> None:
     space = load(backend="unsloth", search__use_dora="[false, true]")
     assert backend_notes(space, "unsloth") == [
-        "Trials with use_dora: true train without Unsloth's fast LoRA kernels."
+        "Trials with use_dora: true run without Unsloth's fast LoRA kernels."
     ]
     assert backend_notes(load(backend="unsloth"), "unsloth") == []
 

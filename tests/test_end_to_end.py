@@ -96,7 +96,7 @@ def finished(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Finis
 def test_the_command_succeeds_and_says_what_won(finished: Finished) -> None:
     assert finished.exit_code == 0, finished.output
     assert "Traceback" not in finished.output
-    assert "of the base model itself" in finished.output
+    assert " for the base model (perplexity " in finished.output
     assert "sweep ui tiny" in finished.output
 
 
@@ -163,7 +163,7 @@ def test_other_data_under_the_same_name_is_refused(finished: Finished) -> None:
     other = tiny.write_rows(space.parent / "other.jsonl", 40, seed=9)
     refused = sweep_run(space, "--set", f"data.train={other.name}", "--trials", "9")
     assert refused.exit_code == 2
-    assert re.search(r"another task \(changed: train: \w+…\w+ → \w+…\w+\)", refused.output)
+    assert re.search(r"sweep's trials \(changed: train: \w+…\w+ → \w+…\w+\)", refused.output)
     assert "--name tiny-2" in refused.output
 
 

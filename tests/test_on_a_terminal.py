@@ -41,16 +41,16 @@ def test_keys_prune_a_trial_and_end_the_sweep_in_order(space: Path, terminal: On
     terminal.until("001 r")
     assert not terminal.echoes
     terminal.type("?")
-    terminal.until("From elsewhere: sweep stop, sweep prune.")
+    terminal.until("From another terminal: sweep stop, sweep prune.")
     terminal.type("p19\r")
-    terminal.until("Trial 19 does not run.")
+    terminal.until("Trial 19 is not running.")
     terminal.type("p0\r")
-    terminal.until("Trial 0 ends as stopped at its next evaluation.")
+    terminal.until("Trial 0 will stop at its next evaluation.")
     terminal.until("Stopped by hand at")
     elsewhere = prune(folder, 1)
     assert (elsewhere.returncode, elsewhere.stdout) == (
         0,
-        "Trial 1 of tiny ends as stopped at its next evaluation.\n",
+        "Trial 1 of tiny will stop at its next evaluation.\n",
     )
     terminal.until("Stopped by hand at")
     assert prune(folder, 0).returncode == 1
@@ -70,7 +70,7 @@ def test_keys_prune_a_trial_and_end_the_sweep_in_order(space: Path, terminal: On
     assert all(t.state.name == "WAITING" for t in study.trials[2:])
     assert list(folder.glob("prune-*")) == []
     # A word for a trial of a sweep that does not run is not heard.
-    assert prune(folder, 2).stdout == "tiny does not run.\n"
+    assert prune(folder, 2).stdout == "tiny is not running.\n"
     assert json.loads(shown(folder, 0))["outcome"] == "stopped"
 
 

@@ -46,7 +46,7 @@ def of_sweep(folder: Path) -> list[Garbage]:
     ]
     # Written beside, then renamed: where one is left, its process has died.
     found += [
-        Garbage(path, "left by a process that died", _size(path))
+        Garbage(path, "left by a dead process", _size(path))
         for pattern in ("*.tmp", f"{layout.TRIALS}/*/*.tmp")
         for path in sorted(folder.glob(pattern))
     ]
@@ -77,7 +77,7 @@ def clean(
         if not (folder / layout.LOCK).exists():  # it has never run
             continue
         if (running_in := holder(folder)) is not None:
-            left_alone.append(f"{folder.name} runs, as {running_in}: left alone.")
+            left_alone.append(f"Skipped {folder.name}: it runs as {running_in}.")
             continue
         try:
             with locked(folder):
@@ -85,7 +85,7 @@ def clean(
                 if delete:
                     _delete(garbage)
         except StudyError as error:
-            left_alone.append(f"{folder.name} is left alone: {error}")
+            left_alone.append(f"Skipped {folder.name}: {error}")
         else:
             found += garbage
     if caches:
@@ -128,7 +128,7 @@ def in_words(
             table.add_row(f"{each.n_bytes / 1e6:,.1f}", each.what, str(each.path))
         parts.append(table)
         total = f"{sum(each.n_bytes for each in found) / 1e6:,.1f} MB"
-        words = f"{total} freed." if deleted else f"{total} would be freed; --yes deletes it."
+        words = f"{total} freed." if deleted else f"{total} can be freed; --yes deletes it."
         parts.append(Text(words, style="bold"))
     else:
         parts.append(Text("Nothing to delete."))

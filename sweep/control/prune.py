@@ -24,22 +24,22 @@ def prune(folder: Path, number: int, say: Callable[[str], None]) -> int:
     from sweep.results.reading import read_sweep
 
     if runner(folder) is None:
-        say(f"{folder.name} does not run.")
+        say(f"{folder.name} is not running.")
         return 1
     trials = read_sweep(folder).trials
     trial = next((trial for trial in trials if trial.number == number), None)
     if trial is None:
         there = f"its trials are 0 to {trials[-1].number}" if trials else "it has none yet"
-        raise StudyError(f"{folder.name}: has no trial {number}; {there}.")
+        raise StudyError(f"{folder.name}: no trial {number}; {there}.")
     if trial.outcome == "paused":
         ask_to_prune(folder, number)
-        say(f"Trial {number} of {folder.name} is paused, and will not go on.")
+        say(f"Trial {number} of {folder.name} is paused, and will not resume.")
         return 0
     if trial.outcome not in ("running", "waiting"):
-        say(f"Trial {number} of {folder.name} has ended already: {trial.outcome}.")
+        say(f"Trial {number} of {folder.name} has already ended: {trial.outcome}.")
         return 1
     ask_to_prune(folder, number)
-    say(f"Trial {number} of {folder.name} ends as stopped at its next evaluation.")
+    say(f"Trial {number} of {folder.name} will stop at its next evaluation.")
     return 0
 
 

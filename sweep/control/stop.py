@@ -1,4 +1,4 @@
-"""`sweep stop`: end a sweep in order, from another terminal, another machine or off the cluster."""
+"""`sweep stop`: stop a sweep cleanly, from another terminal, another machine or off the cluster."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ POLL_SECONDS = 0.2
 
 
 def stop(folder: Path, *, wait: bool, say: Callable[[str], None]) -> int:
-    """Ask the process that runs the sweep to end in order.
+    """Ask the process that runs the sweep to stop cleanly.
 
     Returns:
         0: it has ended, or was asked to; 1: no process runs it.
     """
     running_in = holder(folder)
     if running_in is None:
-        say(f"{folder.name} does not run.")
+        say(f"{folder.name} is not running.")
         return 1
     if running_in.is_here:
         # Heard at once, before the first trial too.
         os.kill(running_in.pid, signal.SIGTERM)
     else:
         ask_to_stop(folder)
-    say(f"Asked {running_in} to end {folder.name} in order.")
+    say(f"Asked {running_in} to stop {folder.name}.")
     while wait and holder(folder) == running_in:
         time.sleep(POLL_SECONDS)
     if wait:
-        say(f"{folder.name} has ended; the same sweep run goes on.")
+        say(f"{folder.name} has stopped; the same sweep run resumes it.")
     return 0

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sweep.text.numbers import ordinal
 from trials.config import EvalPoint, Objective
 from trials.evaluation.row_nlls import from_text
 
@@ -98,17 +99,12 @@ class Halving:
         n_on = self._n_on(rung, is_last=False)
         if n_on == 0:
             return (
-                f"{self._objective.opening} {own.at.value:.4f} at {share:.0%} of its run; it waits "
-                f"for {self._min_peers + 1 - len(places)} more to compare it with."
+                f"{self._objective.opening} {own.at.value:.4f} at {share:.0%} of its run; waits "
+                f"for {self._min_peers + 1 - len(places)} more trials to compare with."
             )
         if not self._is_resolved(own, places[n_on - 1]):
             return None
-        sign = -1 if self._objective.direction == "maximize" else 1
-        return (
-            f"{self._objective.opening} {sign * own.key:.4f} at {share:.0%} of its run ranks "
-            f"{place + 1} of {len(places)} trials there; the last of the best {n_on}, which go on, "
-            f"had {sign * places[n_on - 1].key:.4f}."
-        )
+        return self._rank_in_words(rung, place, n_on)
 
     def promising(self, waiting: Mapping[int, int], *, is_last: bool) -> int | None:
         """Return the number of a paused trial that is among the best of its rung by now.
@@ -140,14 +136,16 @@ class Halving:
         rung = self.rung_of(number)
         if rung is None:
             return ""
+        place = next(i for i, at in enumerate(self._places[rung]) if at.number == number)
+        return self._rank_in_words(rung, place, self._n_on(rung, is_last=True))
+
+    def _rank_in_words(self, rung: int, place: int, n_on: int) -> str:
         places, share = self._places[rung], rung / self._n_evaluations
-        place = next(i for i, found in enumerate(places) if found.number == number)
-        n_on = self._n_on(rung, is_last=True)
         sign = -1 if self._objective.direction == "maximize" else 1
         return (
-            f"{self._objective.opening} {sign * places[place].key:.4f} at {share:.0%} of its run "
-            f"ranks {place + 1} of {len(places)} trials there; the last of the best {n_on}, which "
-            f"went on, had {sign * places[n_on - 1].key:.4f}."
+            f"{self._objective.opening} {sign * places[place].key:.4f} at {share:.0%} of its run: "
+            f"{ordinal(place + 1)} of {len(places)} at this point; the top {n_on} continue "
+            f"(cut-off {sign * places[n_on - 1].key:.4f})."
         )
 
     def rung_of(self, number: int) -> int | None:

@@ -28,13 +28,13 @@ class Diverged:
         latest = curve[-1]
         if not latest.is_finite:
             return (
-                f"At step {latest.step} the eval loss was {latest.eval_loss:.4g} and the train "
-                f"loss {_shown(latest.train_loss)}."
+                f"Not finite at step {latest.step}: eval loss {latest.eval_loss:.4g}, train loss "
+                f"{_shown(latest.train_loss)}."
             )
         if base_eval_loss is not None and latest.eval_loss > self._factor * base_eval_loss:
             return (
                 f"Eval loss {latest.eval_loss:.4f} at step {latest.step} is above "
-                f"{self._factor:g} × {base_eval_loss:.4f}, the base model's own."
+                f"{self._factor:g} × the base model's {base_eval_loss:.4f}."
             )
         lowest_eval = min(point.eval_loss for point in curve)
         train_losses = [point.train_loss for point in curve if point.train_loss is not None]
@@ -46,9 +46,9 @@ class Diverged:
             and latest.train_loss > self._factor * lowest_train
         ):
             return (
-                f"At step {latest.step} both losses are above {self._factor:g} × their lowest: "
-                f"eval {latest.eval_loss:.4f} after {lowest_eval:.4f}, "
-                f"train {latest.train_loss:.4f} after {lowest_train:.4f}."
+                f"Both losses at step {latest.step} are above {self._factor:g} × their lowest: "
+                f"eval {latest.eval_loss:.4f} (lowest {lowest_eval:.4f}), "
+                f"train {latest.train_loss:.4f} (lowest {lowest_train:.4f})."
             )
         return None
 

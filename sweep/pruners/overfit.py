@@ -62,10 +62,10 @@ class Overfit:
         latest = curve[-1]
         rise = latest.eval_loss / best.eval_loss - 1
         return (
-            f"Eval loss {latest.eval_loss:.4f} at step {latest.step} is {rise:.1%} above the "
-            f"trial's best, {best.eval_loss:.4f} at step {best.step}, and was more than "
-            f"{self._min_rise:.1%} above it {self._patience} times in a row, while train loss fell "
-            f"from {best.train_loss:.4f} to {train_loss:.4f}{self._score_in_words(curve)}."
+            f"Eval loss {latest.eval_loss:.4f} at step {latest.step} is {rise:.1%} above its best "
+            f"({best.eval_loss:.4f} at step {best.step}), and over {self._min_rise:.1%} above it "
+            f"{self._patience} times in a row, while train loss fell from {best.train_loss:.4f} to "
+            f"{train_loss:.4f}{self._score_in_words(curve)}."
         )
 
     def _has_learnt_more(
@@ -93,7 +93,5 @@ class Overfit:
         if self._objective.is_eval_loss:
             return ""
         best = min(curve, key=lambda point: self._objective.key(point.value))
-        return (
-            f"; {self._objective.name} has not been better meanwhile than {best.value:.4f} "
-            f"at step {best.step}"
-        )
+        since = f"since {best.value:.4f} at step {best.step}"
+        return f"; {self._objective.name} has not improved {since}"

@@ -61,7 +61,7 @@ def check_sampler(space: Space) -> None:
             importlib.import_module(package)
         except (ImportError, OSError) as error:  # OSError: a library of its own that is missing
             raise SpaceError(
-                f"sampler: {sampler} needs the package {package}, which cannot be imported here "
-                f"({error}). Install it anew (pip install -c constraints.txt {package}), or choose "
-                f"another sampler: tpe needs nothing."
+                f"sampler: {sampler} needs the package {package}, which cannot be imported "
+                f"({error}). Reinstall it (pip install -c constraints.txt {package}), or choose "
+                f"tpe, which needs nothing."
             ) from None

@@ -51,14 +51,14 @@ def _with_keys(console: Console, progress: Progress, folder: Path) -> Screen:
 
     def prune(number: int) -> None:
         if number not in progress.running:
-            screen.say(f"Trial {number} does not run.")
+            screen.say(f"Trial {number} is not running.")
             return
         try:
             ask_to_prune(folder, number)
         except OSError as error:
             screen.say(f"Trial {number} cannot be pruned now: {error}")
         else:
-            screen.say(f"Trial {number} ends as stopped at its next evaluation.")
+            screen.say(f"Trial {number} will stop at its next evaluation.")
 
     keys = Keys(stop=stop, prune=prune)
     screen = LiveScreen(console, progress, folder.name, keys)

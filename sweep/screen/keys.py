@@ -1,4 +1,4 @@
-"""Keys while the live table stands on a terminal: stop the sweep in order, prune a trial, help."""
+"""Keys while a terminal shows the live table: stop the sweep, prune a trial, help."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ENTER, ESCAPE, BACKSPACE = "\r\n", "\x1b", "\x7f\b"
 LONGEST = 9
 """Digits of a trial's number."""
 HELP = """\
-s Enter         stop in order, as Ctrl-C does: running trials write a checkpoint
-                and the same command goes on; Ctrl-C then leaves those out
-p NUMBER Enter  prune a running trial: it ends as stopped at its next evaluation
+s Enter         stop cleanly, as Ctrl-C does: running trials write checkpoints
+                and the same command resumes; Ctrl-C then skips the checkpoints
+p NUMBER Enter  prune a running trial: it will stop at its next evaluation
 ?               close this help
-From elsewhere: sweep stop, sweep prune."""
+From another terminal: sweep stop, sweep prune."""
 
 Mode = Literal["", "stop", "prune"]
 
@@ -28,7 +28,7 @@ class Keys:
     """What keys do. Nothing happens before Enter: a key is soon touched.
 
     Args:
-        stop: Ends the sweep in order.
+        stop: Stops the sweep cleanly.
         prune: Ends a running trial, by its number.
     """
 
@@ -82,7 +82,7 @@ class Keys:
         if not self._is_heard():
             return None
         if self._mode == "stop":
-            return Text("Stop the sweep in order?  Enter: yes  Esc: no", style="bold")
+            return Text("Stop the sweep?  Enter: yes  Esc: no", style="bold")
         if self._mode == "prune":
             return Text(f"Prune trial {self._digits}▏  Enter: yes  Esc: no", style="bold")
         return Text("s stop  p prune a trial  ? help", style="dim")

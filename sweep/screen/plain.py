@@ -42,7 +42,7 @@ class PlainScreen:
         self._progress.reported(number, point)
         if point.index == 0:
             score = _score(point, config.objective)
-            self.say(f"eval loss of the base model itself: {point.eval_loss:.4f}{score}")
+            self.say(f"base model's eval loss: {point.eval_loss:.4f}{score}")
         elif _is_quarter(point.index, config.n_evaluations):
             self.say(
                 f"trial {number:03d}  {point.index / config.n_evaluations:4.0%}  "

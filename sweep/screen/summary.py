@@ -25,25 +25,21 @@ def in_words(summary: Summary) -> RenderableType:
     parts += _winner(summary)
     parts += _stopped(summary)
     if summary.n_waiting:
-        parts.append(
-            Text(
-                f"{counted(summary.n_waiting, 'trial')} cut off; the same command goes on there.",
-                style="magenta",
-            )
-        )
+        words = f"{counted(summary.n_waiting, 'trial')} interrupted; the same command resumes."
+        parts.append(Text(words, style="magenta"))
     if summary.n_paused:
-        words = f"{counted(summary.n_paused, 'trial')} paused; the same command goes on with them."
+        words = f"{counted(summary.n_paused, 'trial')} paused; the same command resumes."
         parts.append(Text(words, style="bright_black"))
     if summary.report is not None and summary.report.exists():
-        parts.append(Text(f"What was found, with charts:  {summary.report}"))
-    parts.append(Text(f"See every trial in MLflow:  {summary.see_it_all}"))
+        parts.append(Text(f"Report with charts:  {summary.report}"))
+    parts.append(Text(f"All trials in MLflow:  {summary.see_it_all}"))
     return Group(*parts)
 
 
 def _winner(summary: Summary) -> list[RenderableType]:
     winner = summary.winner
     if winner is None or winner.value is None:
-        words = f"No trial reached {an(summary.objective)} that counts, so there is no winner."
+        words = f"No winner: no trial reached {an(summary.objective)} that counts."
         return [Text(words)]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for heading in ("", "trial", *headings_of(summary.objective), *SHOWN.values(), "outcome"):
@@ -59,7 +55,7 @@ def _winner(summary: Summary) -> list[RenderableType]:
         )
     parts: list[RenderableType] = [table, Text(summary.winner_in_words)]
     if summary.best_dir is not None:
-        parts.append(Text(f"Its adapter:  {summary.best_dir / ADAPTER}"))
+        parts.append(Text(f"Adapter:  {summary.best_dir / ADAPTER}"))
     return parts
 
 
@@ -67,7 +63,7 @@ def _stopped(summary: Summary) -> list[RenderableType]:
     early = [trial for trial in summary.ended if trial.outcome != "completed"]
     if not early:
         return []
-    parts: list[RenderableType] = [Text("Stopped early, or failed:", style="dim")]
+    parts: list[RenderableType] = [Text("Stopped early or failed:", style="dim")]
     for trial in early[:20]:
         line = Text(f"  {trial.number:03d} ")
         line.append(trial.outcome, style=COLOURS[trial.outcome])

@@ -64,7 +64,7 @@ def _headline(progress: Progress, title: str, now: float) -> Text:
 
 def _running(progress: Progress, now: float, width: int, height: int) -> RenderableType:
     if not progress.running:
-        words = "no trial runs" if progress.has_begun else "workers load the base model …"
+        words = "no trial is running" if progress.has_begun else "workers load the base model …"
         return Text(words, style="dim")
     wide = width >= WIDE
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
@@ -95,7 +95,7 @@ def _running(progress: Progress, now: float, width: int, height: int) -> Rendera
     n_more = len(progress.running) - table.row_count
     if n_more <= 0:
         return table
-    return Group(table, Text(f"and {n_more} more run", style="dim"))
+    return Group(table, Text(f"and {n_more} more running", style="dim"))
 
 
 def _shown(progress: Progress, height: int) -> list[Running]:

@@ -36,8 +36,8 @@ def search_changes(study: optuna.Study, space: Space) -> str | None:
 def _outside_in_words(space: Space, points: Sequence[Mapping[str, Value]]) -> str:
     n_outside = sum(not is_within(space, point) for point in points)
     if not n_outside:
-        return f"It holds the {counted(len(points), 'trial')} so far."
-    lie, count = ("lies", "it still counts") if n_outside == 1 else ("lie", "they still count")
+        return f"It covers the {counted(len(points), 'trial')} so far."
+    lie, count = ("is", "it still counts") if n_outside == 1 else ("are", "they still count")
     seen = "it" if n_outside == 1 else "them"
     of = f"{n_outside} of {counted(len(points), 'trial')}"
-    return f"{of} {lie} outside of it now: {count}, the sampler no longer sees {seen}."
+    return f"{of} {lie} now outside it: {count}, but the sampler ignores {seen}."

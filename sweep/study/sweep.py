@@ -230,7 +230,7 @@ class Sweep:
     def end_paused(self) -> None:
         for number, paused in sorted(self._paused.items()):
             share = paused.curve[-1].index / self._space.settings.evaluate.times
-            reason = f"Paused for good. {self._rivals.standing(number)}".rstrip()
+            reason = f"Never resumed. {self._rivals.standing(number)}".rstrip()
             outcome: Outcome = "outclassed"
             if number in self._unwanted or self._is_asked_to_prune(number):
                 outcome, reason = "stopped", f"Stopped by hand while paused at {share:.0%}."
@@ -246,14 +246,14 @@ class Sweep:
         if result.fault is None:
             return result
         cause = result.reason.splitlines()[0].rstrip(".")
-        words = f"{cause}. It runs again."
+        words = f"{cause}. Runs again."
         if result.fault == "machine_lost":
             n_lost = int(trial.user_attrs.get(attributes.N_LOST, 0)) + 1
             trial.set_user_attr(attributes.N_LOST, n_lost)
             if n_lost > RUNS_AGAIN:
-                reason = f"Lost {n_lost} times, so it is given up. The last time: {result.reason}"
+                reason = f"Given up after being lost {n_lost} times, last: {result.reason}"
                 return replace(result, reason=reason, fault=None)
-            words = f"{cause}. It runs again ({n_lost} of {RUNS_AGAIN} times at most)."
+            words = f"{cause}. Runs again (retry {n_lost} of {RUNS_AGAIN})."
         return replace(result, outcome="interrupted", reason=words)
 
     def catch_up(self) -> None:
@@ -338,8 +338,8 @@ class Sweep:
         latest = self._causes[-SAME_CAUSE_LIMIT:]
         if len(latest) == SAME_CAUSE_LIMIT and len(set(latest)) == 1:
             raise SweepFailed(
-                f"{SAME_CAUSE_LIMIT} trials in a row failed with the same cause, so the sweep "
-                f"ends: {latest[-1]}"
+                f"The sweep ends: {SAME_CAUSE_LIMIT} trials in a row failed with the same cause: "
+                f"{latest[-1]}"
             )
 
     def why_failed(self) -> str | None:

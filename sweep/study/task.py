@@ -56,12 +56,12 @@ def keep_to_task(
     if not changed:
         return
     backends = known["base_model"].get("backend"), backend
-    mend = f"Give this one a new name: --name {space.name}-2"
+    mend = f"Use a new name: --name {space.name}-2"
     if backends[0] != backends[1] and space.settings.backend == "auto":
-        mend += f"; or go on with backend: {backends[0]}, where that can run"
+        mend += f"; or keep backend: {backends[0]}, where it can run"
     raise StudyError(
-        f"{space.name}: this sweep has trials on another task (changed: {'; '.join(changed)}), "
-        f"and they do not compare. {mend}"
+        f"{space.name}: the task must stay that of the sweep's trials (changed: "
+        f"{'; '.join(changed)}); else losses are not comparable. {mend}"
     )
 
 

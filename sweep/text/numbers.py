@@ -21,3 +21,9 @@ def duration(seconds: float) -> str:
 def megabytes(n_bytes: float) -> str:
     """`1 MB`, `812 MB`, `1,400 MB`: in millions of bytes."""
     return f"{max(1, round(n_bytes / 1e6)):,} MB"
+
+
+def ordinal(n: int) -> str:
+    """`1st`, `2nd`, `13th`."""
+    ending = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+    return f"{n}{ending}"

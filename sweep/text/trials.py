@@ -30,10 +30,10 @@ def short(value: float) -> str:
 def against_base(eval_loss: float, base_eval_loss: float | None) -> str:
     """The winner's eval loss beside the base model's own, which may be unknown."""
     if base_eval_loss is None:
-        return f"Eval loss {eval_loss:.4f}; the base model's own is unknown."
+        return f"Eval loss {eval_loss:.4f}; the base model's is unknown."
     return (
-        f"Eval loss {eval_loss:.4f} against {base_eval_loss:.4f} of the base model itself "
-        f"(perplexity {math.exp(eval_loss):.2f} against {math.exp(base_eval_loss):.2f})."
+        f"Eval loss {eval_loss:.4f} vs {base_eval_loss:.4f} for the base model "
+        f"(perplexity {math.exp(eval_loss):.2f} vs {math.exp(base_eval_loss):.2f})."
     )
 
 
@@ -48,8 +48,8 @@ def judged_against_base(
     losses = "" if eval_loss is None else against_base(eval_loss, base_eval_loss)
     if objective.is_eval_loss:
         return losses
-    base = "" if base_value is None else f" against {base_value:.4f} of the base model itself"
-    return f"{objective.name} {value:.4f}{base} (to be {objective.direction}d). {losses}".rstrip()
+    base = "" if base_value is None else f" vs {base_value:.4f} for the base model"
+    return f"{objective.name} {value:.4f}{base} ({objective.direction}d). {losses}".rstrip()
 
 
 COLOURS: Mapping[str, str] = {

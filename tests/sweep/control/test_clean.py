@@ -60,7 +60,7 @@ def test_a_running_sweep_is_left_alone(folder: Path) -> None:
     with locked(folder):
         found, [left_alone] = clean([folder], caches=False, delete=True)
     assert found == []
-    assert left_alone.startswith("mine runs, as process ")
+    assert left_alone.startswith("Skipped mine: it runs as process ")
     assert files(folder) == before
 
 
@@ -94,4 +94,4 @@ def test_it_wants_a_name_or_all(folder: Path) -> None:
         assert done.exit_code == 2
         assert "needs the name of a sweep, or --all" in done.output
     done = CliRunner().invoke(app, ["clean", "mine", "--output", str(folder.parent)])
-    assert (done.exit_code, "0.0 MB would be freed; --yes deletes it." in done.output) == (0, True)
+    assert (done.exit_code, "0.0 MB can be freed; --yes deletes it." in done.output) == (0, True)

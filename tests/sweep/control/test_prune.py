@@ -24,19 +24,19 @@ def folder(tmp_path: Path) -> Path:
 def test_a_sweep_that_does_not_run_hears_nothing(folder: Path) -> None:
     said: list[str] = []
     assert prune(folder, 0, said.append) == 1
-    assert said == ["mine does not run."]
+    assert said == ["mine is not running."]
 
 
 def test_a_trial_that_has_ended_is_left_as_it_is(folder: Path) -> None:
     said: list[str] = []
     with locked(folder):
         assert prune(folder, 0, said.append) == 1
-    assert said == ["Trial 0 of mine has ended already: completed."]
+    assert said == ["Trial 0 of mine has already ended: completed."]
     assert not is_asked_to_prune(folder, 0)
 
 
 def test_a_number_without_a_trial_is_refused(folder: Path) -> None:
-    with locked(folder), pytest.raises(StudyError, match="has no trial 4; its trials are 0 to 0"):
+    with locked(folder), pytest.raises(StudyError, match="mine: no trial 4; its trials are 0 to 0"):
         prune(folder, 4, print)
 
 

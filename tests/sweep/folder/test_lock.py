@@ -116,4 +116,4 @@ def test_word_left_for_another_machine_is_heard_once(tmp_path: Path, no_locks: N
 def test_a_sweep_that_does_not_run_cannot_be_stopped(tmp_path: Path) -> None:
     said: list[str] = []
     assert stop(tmp_path, wait=True, say=said.append) == 1
-    assert "does not run" in said[0]
+    assert "is not running" in said[0]

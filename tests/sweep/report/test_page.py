@@ -186,7 +186,7 @@ def test_the_headline_names_winner_and_base(folder: Path, study: optuna.Study) -
     two(study, second=1.5)
     text = words(page(read_sweep(folder)))
     assert "Trial 000 has the lowest eval loss, with rank 8." in text
-    assert "Eval loss 1.4000 against 3.0000 of the base model itself" in text
+    assert "Eval loss 1.4000 vs 3.0000 for the base model" in text
 
 
 def test_a_winner_no_better_than_the_base_model_is_said(folder: Path, study: optuna.Study) -> None:

@@ -55,7 +55,7 @@ def test_the_winner_in_words(folder: Path) -> None:
     console.print(best.in_words(record(folder)))
     words = console.export_text()
     assert "mine: trial 1 is the best of 3 (overfit)" in words
-    assert "Eval loss 1.5000 against 3.0000 of the base model itself" in words
+    assert "Eval loss 1.5000 vs 3.0000 for the base model" in words
     assert "Reached at 50% of its run: step 20, epoch 1.00." in words
     assert re.search(r"learning_rate +5e-05", words)
 

@@ -66,7 +66,7 @@ def test_a_running_sweep_names_its_process_and_its_trials(folder: Path) -> None:
     assert (found.best, found.gpu_hours) == (0, 0.5)
     assert f"as process {found.runner.pid} on" in words
     assert "1 overfit, 1 running, 1 waiting" in words
-    assert "1.5000 against 3.0000" in words
+    assert "1.5000 vs 3.0000" in words
 
 
 def test_while_its_best_are_confirmed_a_sweep_does_not_run(folder: Path) -> None:

@@ -251,7 +251,7 @@ def test_a_sampler_whose_package_is_broken_is_refused_in_words(
         check=False,
     )
     assert done.returncode == 2
-    assert "sampler: gp needs the package torch, which cannot be imported here (libtorch.so" in (
+    assert "sampler: gp needs the package torch, which cannot be imported (libtorch.so" in (
         done.stderr
     )
 

@@ -69,7 +69,7 @@ def test_the_line_below_the_table_says_what_enter_would_do() -> None:
     pressed.keys.press("p12")
     assert pressed.footer.startswith("Prune trial 12")
     pressed.keys.press("s")
-    assert pressed.footer.startswith("Stop the sweep in order?")
+    assert pressed.footer.startswith("Stop the sweep?")
 
 
 def test_a_question_mark_opens_and_closes_the_help() -> None:

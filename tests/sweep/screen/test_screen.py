@@ -193,7 +193,7 @@ def test_plain_lines_say_start_base_loss_quarters_and_end(
     screen.trial_ended(0, ended(1.25))
     lines = out.getvalue().splitlines()
     assert lines[0].endswith("trial 000 r8 α16 lr1e-3 e2 b8  starts on GPU 0 of box")
-    assert lines[1].endswith("eval loss of the base model itself: 2.5000")
+    assert lines[1].endswith("base model's eval loss: 2.5000")
     assert lines[2].endswith("trial 000   25%  step 5  train 1.2500  eval 1.5000")
     assert "completed: Ran to its end.  [1/4 trials, about" in lines[3]
 
@@ -228,7 +228,7 @@ def test_of_a_thousand_trials_those_are_shown_that_fit(
     low.print(screen._draw())
     lines = out.getvalue().splitlines()
     assert len(lines) <= 20
-    assert "700 r8" in lines[3] and "▁" in lines[3] and "994 more run" in lines[-1]
+    assert "700 r8" in lines[3] and "▁" in lines[3] and "994 more running" in lines[-1]
 
 
 def test_a_narrow_terminal_still_shows_names_shares_and_losses(

@@ -62,7 +62,7 @@ def test_the_summary_names_winner_base_loss_adapter_and_what_was_stopped() -> No
     words = shown(summary())
     assert "mine: 3 trials in 1:01" in words
     assert "winner  001    1.2500     16    32     0.00023  2       8      overfit" in words
-    assert "Eval loss 1.2500 against 2.5000 of the base model itself" in words
+    assert "Eval loss 1.2500 vs 2.5000 for the base model" in words
     assert "sweeps/mine/best/adapter" in words
     assert "002 failed  Why 2." in words
     assert "And its log" not in words
@@ -73,11 +73,11 @@ def test_it_names_the_report_if_that_was_written(tmp_path: Path) -> None:
     written = replace(summary(), report=tmp_path / "report.html")
     assert "with charts" not in shown(written)
     (tmp_path / "report.html").touch()
-    assert "What was found, with charts:" in shown(written)
+    assert "Report with charts:" in shown(written)
 
 
 def test_trials_that_were_cut_off_are_not_forgotten() -> None:
-    assert "2 trials cut off; the same command goes on there" in shown(summary(n_waiting=2))
+    assert "2 trials interrupted; the same command resumes." in shown(summary(n_waiting=2))
 
 
 def test_without_a_valued_trial_there_is_no_winner() -> None:
@@ -91,12 +91,12 @@ def test_without_a_valued_trial_there_is_no_winner() -> None:
         wall_seconds=1.0,
         n_waiting=0,
     )
-    assert "so there is no winner" in shown(nobody)
+    assert "No winner: no trial reached an eval loss that counts." in shown(nobody)
 
 
 @pytest.mark.parametrize(
     ("base", "words"),
-    [(None, "the base model's own is unknown"), (2.5, "against 2.5000 of the base model itself")],
+    [(None, "the base model's is unknown"), (2.5, "vs 2.5000 for the base model")],
 )
 def test_a_missing_base_loss_stays_missing(base: float | None, words: str) -> None:
     assert words in against_base(1.5, base)

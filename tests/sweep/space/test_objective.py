@@ -191,7 +191,7 @@ def test_a_trial_whose_answers_still_get_better_is_not_overfit_though_its_loss_r
 def test_it_is_when_the_loss_rises_and_the_answers_get_no_better() -> None:
     reason = OVERFIT.reason(curve([0.1, 0.3, 0.2, 0.3, 0.2], RISING))
     assert reason is not None
-    assert reason.endswith("exact_match has not been better meanwhile than 0.3000 at step 2.")
+    assert reason.endswith("exact_match has not improved since 0.3000 at step 2.")
 
 
 def test_a_score_that_falls_by_chance_ends_no_trial() -> None:
@@ -213,7 +213,7 @@ def test_peers_with_higher_scores_outclass_a_trial(tmp_path: Path, pruner: Any) 
         reason = outclassed.reason(study, trial, scored(1, score))
         assert (reason is not None) is is_worse
         if reason:
-            assert "exact_match 0.1000 at step 1 ranks 6 of 6" in reason
+            assert "exact_match 0.1000 at step 1: 6th of 6 at this point" in reason
             assert "the best had 0.5000" in reason
 
 

@@ -333,11 +333,11 @@ def test_a_changed_search_is_said_once(searched: Searched) -> None:
 @pytest.mark.parametrize(
     ("ranks", "words"),
     [
-        ("[8, 16, 32]", "It holds the 2 trials so far."),
-        ("[8, 32]", "1 of 2 trials lies outside of it now: it still counts, "
-         "the sampler no longer sees it."),
-        ("[32, 64]", "2 of 2 trials lie outside of it now: they still count, "
-         "the sampler no longer sees them."),
+        ("[8, 16, 32]", "It covers the 2 trials so far."),
+        ("[8, 32]", "1 of 2 trials is now outside it: it still counts, "
+         "but the sampler ignores it."),
+        ("[32, 64]", "2 of 2 trials are now outside it: they still count, "
+         "but the sampler ignores them."),
     ],
 )  # fmt: skip
 def test_it_is_said_how_many_trials_lie_outside(searched: Searched, ranks: str, words: str) -> None:

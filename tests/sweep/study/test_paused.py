@@ -89,8 +89,8 @@ def test_a_trial_goes_on_once_it_belongs_to_the_best_third(space: Space) -> None
     assert paused_at < listener.heard.index((2, "started"))
     assert outcomes(sweep) == ["completed"] * 2 + ["outclassed"] * 4
     assert sweep.ended()[2].reason == (
-        "Paused for good. Eval loss 1.9000 at 25% of its run ranks 3 of 6 trials there; the last "
-        "of the best 2, which went on, had 1.6000."
+        "Never resumed. Eval loss 1.9000 at 25% of its run: 3rd of 6 at this point; the top 2 "
+        "continue (cut-off 1.6000)."
     )
 
 

@@ -197,7 +197,7 @@ def test_a_run_without_a_finite_eval_loss_has_failed(space: Space) -> None:
     result = TrialResult(outcome="completed", reason="Ran to its end.", best=None)
     _, study = swept(space, lambda config, report: result)
     assert study.trials[0].state is TrialState.FAIL
-    assert "No evaluation gave a finite eval loss" in study.trials[0].user_attrs["outcome_reason"]
+    assert "No evaluation had a finite eval loss" in study.trials[0].user_attrs["outcome_reason"]
 
 
 def test_five_failures_with_one_cause_end_the_sweep_with_that_cause(space: Space) -> None:
@@ -352,7 +352,9 @@ def test_a_trial_whose_process_was_lost_runs_again_twice_at_most(
     assert [sweep.tell(0, LOST), start_again(sweep) == first] == [False, True]
     assert sweep.tell(0, LOST)
     assert listener.outcomes == ["interrupted", "interrupted", "failed"]
-    assert study.trials[0].user_attrs["outcome_reason"].startswith("Lost 3 times")
+    assert (
+        study.trials[0].user_attrs["outcome_reason"].startswith("Given up after being lost 3 times")
+    )
     began = [trial.number for trial in study.trials if trial.user_attrs]
     assert (began, study.trials[0].state) == ([0], TrialState.FAIL)
 

@@ -14,7 +14,7 @@ def test_its_first_line_says_who_won_since_mlflow_folds_away_the_rest() -> None:
     assert first.startswith(
         "**[Trial 001](#trial-1) has won** with rank 16, alpha 32, lr 0.00023, epochs 2, batch 8."
     )
-    assert "Eval loss 1.2500 against 2.5000 of the base model itself" in first
+    assert "Eval loss 1.2500 vs 2.5000 for the base model" in first
 
 
 def test_it_has_a_table_of_the_best_with_links_to_their_runs() -> None:

@@ -207,7 +207,7 @@ def test_a_sweep_is_submitted_stopped_continued_and_fetched(
     options = ("--workers", "2", "--no-check", "--follow", "--wait")
     done = sweep("submit", "tiny.yaml", *options, *at, folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Continuing tiny" in done.stdout
+    assert "Resuming tiny: " in done.stdout
     fetched = tmp_path / "fetched" / "tiny"
     assert (fetched / "best" / "adapter" / "adapter_model.safetensors").is_file()
     assert "winner" in (fetched / "output.txt").read_text()

@@ -99,7 +99,7 @@ class Confirmation(AskTell):
 
     def interrupt(self) -> None:
         """Let trackers hear that runs which still run do not run any more."""
-        words = "Cut off; the same command goes on with it."
+        words = "Interrupted; the same command resumes it."
         for number in list(self._running):
             self.tell(number, TrialResult(outcome="interrupted", reason=words))
 

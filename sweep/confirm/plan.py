@@ -99,8 +99,8 @@ def make_data(sweep: StoredSweep, max_length: int) -> int:
     source, there = (at / layout.DATA for at in (sweep.folder, sweep.folder / layout.CONFIRM))
     if not (source / DATA_REPORT).exists():
         raise StudyError(
-            f"{source}: the sweep's tokenised rows are gone. The sweep's own command lays them "
-            f"there again, also when all its trials have run."
+            f"{source}: must hold the sweep's tokenised rows, but they are gone. Run the sweep's "
+            f"command again: it restores them, even with no trials left."
         )
     _see_that_rows_are_the_sweeps(source, sweep.task)
     rows = TokenSplit.load(source / "eval")

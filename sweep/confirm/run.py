@@ -63,8 +63,8 @@ def confirm(folder: Path, options: Options, console: Console) -> int:
         on_gpus = wants_gpus(workers=options.workers, gpus=options.gpus)
         if not on_gpus and any("8bit" in run.config.optimizer for run in runs):
             raise StudyError(
-                f"{folder.name}: its trials had the optimizer {runs[0].config.optimizer}, which "
-                f"needs a GPU, and so do their confirmations. Run this where there is one."
+                f"{folder.name}: its optimizer {runs[0].config.optimizer} needs a GPU, but none "
+                f"is used here. Run this where there is one."
             )
         n_rows = make_data(stored, runs[0].config.model.max_length)
         sweep = Confirmation(

@@ -28,8 +28,8 @@ Trial {number}: {score}eval loss {eval_loss:.4f} nats per completion token ({out
     model = PeftModel.from_pretrained(base, "{adapter}")
     tokenizer = AutoTokenizer.from_pretrained("{base}")
 
-It was trained on a base in `{quantization}`; loaded in 16 bits, as above, the same adapter answers
-with slightly different numbers. `config.json` holds the whole configuration of the trial.
+It was trained on a base in `{quantization}`; on a base in 16 bits, as above, its outputs differ
+slightly. `config.json` holds the trial's whole configuration.
 """
 
 

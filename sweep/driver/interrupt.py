@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while trials run: the first ends the sweep in order."""
+"""Ctrl-C and SIGTERM while trials run: the first stops the sweep cleanly."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def ends_in_order(signals: StopSignals, say: Callable[[str], None]) -> Iterator[
     """
     answers = iter(
         [
-            "Stopping: running trials write a checkpoint, everything is written down …",
-            "Without checkpoints; still writing down the rest. Once more breaks that off.",
+            "Stopping: running trials write a checkpoint …",
+            "Skipping checkpoints; still saving the rest. Ctrl-C again aborts.",
         ]
     )
 

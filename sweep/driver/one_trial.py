@@ -94,7 +94,7 @@ def run(space: Space, options: Options, console: Console) -> int:
     for note in notes(space, given, config, recorded):
         console.print(Text(note, style="dim"), soft_wrap=True)
     if not same_rows(sweep_dir / layout.DATA, found):
-        console.print("The rows are not those of the sweep.", style="dim")
+        console.print("The rows differ from the sweep's.", style="dim")
     verdicts = None if options.to_the_end else Verdicts(space, config.lr_scheduler)
     watch = Watch(config, console, verdicts)
     write_config(config)
@@ -178,8 +178,8 @@ def notes(
         yield words
     n_processes = space.settings.processes_per_trial
     if n_processes > 1:
-        of_sweep = f"a trial of the sweep in {n_processes}"
-        yield f"It trains in one process, {of_sweep}: losses differ a little."
+        of_sweep = f"the sweep's trial in {n_processes}"
+        yield f"Trains in one process, {of_sweep}: losses differ slightly."
 
 
 def same_rows(data_dir: Path, found: Check) -> bool:
@@ -264,7 +264,7 @@ def in_words(config: TrialConfig) -> Table:
     table.add_row(
         "micro-batch",
         f"{config.micro_batch_size} × {config.gradient_accumulation_steps} accumulation steps, "
-        f"tried first",
+        f"to start with",
     )
     table.add_row("optimizer", config.optimizer)
     table.add_row("seed", str(config.seed))
@@ -283,5 +283,5 @@ def say_end(config: TrialConfig, result: TrialResult, console: Console) -> int:
     console.print(words.append(f"  {result.reason}", style="not bold"), soft_wrap=True)
     adapter = Path(config.output_dir) / ADAPTER
     if adapter.exists():
-        console.print(Text(f"Its adapter:  {adapter}"), soft_wrap=True)
+        console.print(Text(f"Adapter:  {adapter}"), soft_wrap=True)
     return 0 if result.outcome in COUNTS and result.best is not None else 1

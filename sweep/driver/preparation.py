@@ -156,7 +156,7 @@ def in_words(space: Space, check: Check) -> RenderableType:
         # The brackets tell it where there are no colours: in a pipe, in a log.
         marked = f"⟦{text}⟧" if supervised else text
         example.append(marked, style="bold green reverse" if supervised else "dim")
-    heading = Text("\nThe first train row; its supervised part is marked ⟦so⟧:")
+    heading = Text("\nFirst training row, its supervised part ⟦marked⟧:")
     return Group(table, *yellow, heading, example)
 
 
@@ -212,16 +212,16 @@ def _search_rows(space: Space) -> Iterator[Row]:
 
 
 def _objective_in_words(space: Space, report: dict[str, Any]) -> str:
-    """`exact_match, to be maximized, of 64 written completions of 40 tokens at most`."""
+    """`exact_match, maximized, on completions generated for 64 of these rows, …`."""
     objective = space.objective
     own = f" of {objective.python}" if objective.python else ""
-    words = f"{objective.name}{own}, to be {objective.direction}d"
+    words = f"{objective.name}{own}, {objective.direction}d"
     if found := report.get("generation"):
         asked = space.settings.objective.rows
-        fewer = f" (not {asked}: they would cost too much)" if found["rows"] < asked else ""
+        fewer = f" (not {asked}: too costly)" if found["rows"] < asked else ""
         words += (
-            f", of the completions that the model writes for {found['rows']} of these rows{fewer}, "
-            f"{found['max_new_tokens']} tokens each at most"
+            f", on completions generated for {found['rows']} of these rows{fewer}, at most "
+            f"{found['max_new_tokens']} tokens each"
         )
     return words
 
@@ -251,7 +251,7 @@ def _counts_in_words(counts: dict[str, int], length: str | None) -> str:
     )
     words += f"; {counts['cut']:,} cut" if counts["cut"] else "; none cut"
     if counts["dropped"]:
-        words += f", {counts['dropped']:,} dropped: nothing of their completion was left"
+        words += f", {counts['dropped']:,} dropped: no completion token left"
     return words + (f" at max_length {length}" if length else "")
 
 

@@ -73,7 +73,7 @@ def _found(name: str, output: Path, mlflow: str | None) -> Earlier:
     known = [each.name for each in layout.sweep_folders(output)]
     there = f"in {output.resolve()}"
     if mlflow is None:
-        there = f"{there}; --mlflow names a server to look at too"
+        there = f"{there}; --mlflow adds a server to look in"
     else:
         from sweep.tracking.earlier import best_in_mlflow, names_in_mlflow
 
@@ -89,8 +89,8 @@ def _counting(found: Earlier) -> Earlier:
     if found.best:
         return found
     raise SpaceError(
-        f"no trial of {found.name} has {an(found.objective)} that counts yet, so there is nothing "
-        f"to start from. Let it go on, or name another sweep."
+        f"{found.name} must have a trial with {an(found.objective)} that counts, but has none "
+        f"yet. Resume it, or name another sweep."
     )
 
 
@@ -106,6 +106,6 @@ def _starts(space: Space, earlier: Earlier) -> list[Start]:
     if starts:
         return starts
     raise SpaceError(
-        f"the best trials of {earlier.name} have no value that is searched here, so there is "
-        f"nothing to start from. Search what it has searched, or remove its name."
+        f"{earlier.name} must share a searched value with this space, but its best trials have "
+        f"none. Search what it searched, or remove its name."
     )

@@ -39,7 +39,7 @@ def named_params(space: Space, text: str) -> dict[str, Value]:
     try:
         given = YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError):
-        raise SpaceError(f"--params {text}: is no JSON and no YAML; quote it, {EXAMPLE}.") from None
+        raise SpaceError(f"--params {text}: must be JSON or YAML; quote it, {EXAMPLE}.") from None
     if not isinstance(given, dict):
         raise SpaceError(f"--params {text}: must be hyperparameters and values, {EXAMPLE}.")
     return checked_params(space, {str(name): value for name, value in given.items()}, "--params")
@@ -74,7 +74,7 @@ def _problem(space: Space, name: str, value: Any) -> str | None:
         return not_shared(value, space.settings.processes_per_trial)
     longest = int(space.largest["max_length"])
     if name == "max_length" and value > longest:
-        return f"must be at most {longest}, where the eval rows of this space are cut, not {value}."
+        return f"must be at most {longest}, where eval rows are cut, not {value}."
     return None
 
 
@@ -98,7 +98,7 @@ def outside(space: Space, given: Mapping[str, Value], config: TrialConfig) -> st
     point = {name: getattr(config, name) for name in HYPERPARAMETERS}
     names = [name for name in search_space.outside(space, point) if name in given]
     values = [f"{name} {shown(given[name])} ({space.domains[name]})" for name in names]
-    return f"Outside of the search: {'; '.join(values)}." if values else None
+    return f"Outside the search: {'; '.join(values)}." if values else None
 
 
 OWN = ("number", "data_dir", "output_dir", "evaluate_base", "gpus_per_trial", "checkpoint_minutes")

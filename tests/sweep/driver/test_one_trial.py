@@ -87,11 +87,11 @@ def test_params_may_be_json_or_yaml(space: Space) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{rank: 8", "is no JSON and no YAML; quote it, such as"),
+        ("{rank: 8", "must be JSON or YAML; quote it, such as"),
         ("rank", "must be hyperparameters and values, such as"),
         ("{r: 8}", "r: no such setting; did you mean `rank`?"),
         ("{rank: 0}", "rank: must be above 0, not 0."),
-        ("{max_length: 65}", "max_length: must be at most 64, where the eval rows of this space"),
+        ("{max_length: 65}", "max_length: must be at most 64, where eval rows are cut, not"),
     ],
 )
 def test_what_cannot_be_is_said(space: Space, text: str, words: str) -> None:
@@ -108,7 +108,7 @@ def test_all_problems_are_said_at_once(space: Space) -> None:
 def test_a_value_outside_of_the_search_is_allowed_and_said(space: Space, make: Make) -> None:
     text = "{rank: 8, alpha: 8, learning_rate: 0.5}"
     assert list(notes(space, named_params(space, text), make(text), None)) == [
-        "Outside of the search: alpha 8 (rank × (2, 4)); learning_rate 0.5 (0.001 … 0.01, log)."
+        "Outside the search: alpha 8 (rank × (2, 4)); learning_rate 0.5 (0.001 … 0.01, log)."
     ]
 
 

@@ -294,15 +294,15 @@ def test_what_is_wrong_is_said_at_once_and_in_words(
     lines = str(error.value).splitlines()
     assert lines == [
         f"start_from: no sweep quickstat in {out}, nor at {database}; did you mean quickstart?",
-        "start_from: no trial of lost has an eval loss that counts yet, so there is nothing to "
-        "start from. Let it go on, or name another sweep.",
+        "start_from: lost must have a trial with an eval loss that counts, but has none yet. "
+        "Resume it, or name another sweep.",
         f"start_from: {out / 'begun'}: has no study.db, so no sweep has begun there.",
         f"start_from: no sweep earlyer in {out}, nor at {database}; did you mean earlier?",
     ]
 
 
 def test_without_mlflow_it_is_said_where_else_to_look(space: MakeSpace, out: Path) -> None:
-    words = f"start_from: no sweep earlier in {out}; --mlflow names a server to look at too."
+    words = f"start_from: no sweep earlier in {out}; --mlflow adds a server to look in."
     with pytest.raises(SpaceError) as error:
         with_earlier(space("start_from: earlier"), out, None)
     assert str(error.value) == words
@@ -311,7 +311,7 @@ def test_without_mlflow_it_is_said_where_else_to_look(space: MakeSpace, out: Pat
 def test_nothing_that_is_searched_is_no_start(space: MakeSpace, out: Path) -> None:
     in_folder(out / "earlier")
     search = "{lr_scheduler: [linear, constant]}"
-    with pytest.raises(SpaceError, match="no value that is searched here"):
+    with pytest.raises(SpaceError, match="earlier must share a searched value with this space"):
         with_earlier(space("start_from: earlier", search=search), out, None)
 
 

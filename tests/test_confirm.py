@@ -58,7 +58,7 @@ def test_it_goes_on_where_it_was_stopped_and_says_what_is_noise(tmp_path: Path) 
     assert all(path.read_bytes() == written for path, written in first.items())
     assert re.search(r"The order of trials \d and \d is noise|beyond noise", done.stdout)
     report = tmp_path / "sweeps" / "tiny" / "report.html"
-    assert "The best again, with other seeds" in report.read_text()
+    assert "The best trials, retrained with other seeds" in report.read_text()
     told = subprocess.run(
         [*command, "confirm", "tiny", "--json"],
         cwd=tmp_path,

@@ -307,4 +307,4 @@ def test_two_processes_in_one_sweep_are_refused(tiny_base: Path, tmp_path: Path)
     holding.wait()
     holding.stdout.close()
     assert refused.exit_code == 2
-    assert f"running already, as process {holding.pid} on" in refused.output
+    assert f"already running, as process {holding.pid} on" in refused.output

@@ -56,7 +56,7 @@ def test_keys_prune_a_trial_and_end_the_sweep_in_order(space: Path, terminal: On
     assert prune(folder, 0).returncode == 1
     no_such = prune(folder, 77)
     assert no_such.returncode == 2
-    assert "tiny: has no trial 77; its trials are 0 to " in no_such.stderr
+    assert "tiny: no trial 77; its trials are 0 to " in no_such.stderr
     terminal.until("busy ")
     terminal.type("s\r")
     terminal.until("Stopping: running trials write a checkpoint")

@@ -194,10 +194,10 @@ def test_a_sweep_is_submitted_stopped_continued_and_fetched(
     _wait_for_output(cluster, job, "trial 000")
     again = sweep("submit", "tiny.yaml", "--workers", "2", *at, folder=tmp_path)
     assert again.returncode == 2
-    assert "tiny: this sweep is running already, as job sweep-tiny-1." in again.stderr
+    assert "tiny: this sweep is already running, as job sweep-tiny-1." in again.stderr
     pruned = sweep("prune", "tiny", "77", *at, folder=tmp_path)
     assert pruned.returncode == 2
-    assert "tiny: has no trial 77; its trials are 0 to " in pruned.stderr
+    assert "tiny: no trial 77; its trials are 0 to " in pruned.stderr
     stopped = sweep("stop", "tiny", *at, folder=tmp_path)
     assert stopped.returncode == 0, stopped.stderr
     assert cluster.look(job).exit_code == 130
@@ -246,7 +246,7 @@ def test_all_that_a_cluster_lacks_is_said_at_once_and_nothing_is_started(
     )
     refused = sweep("submit", "tiny.yaml", *words, "--address", head.address, folder=tmp_path)
     assert refused.returncode == 2
-    assert "3 problems; nothing was started" in refused.stderr
+    assert "3 problems; nothing started" in refused.stderr
     assert "The cluster has no GPU." in refused.stderr
     assert "base_model: /shared/none is no folder of a model on this machine." in refused.stderr
     assert "lacking" not in {job.sweep for job in cluster.jobs()}
@@ -371,5 +371,5 @@ def test_a_cluster_that_fits_is_described(cluster: Cluster, program: Path, tiny_
         "servers": {},
     }
     check(cluster, request, program, "~/sweeps", said.append)
-    assert said[0].startswith("It needs 3 processors, ")
+    assert said[0].startswith("Needs 3 CPUs, ")
     assert f"Python {sys.version.split()[0]}, ray 2." in said[1]

@@ -72,7 +72,7 @@ def export(
     for each in measured:
         typer.echo(adapter.in_words(each, is_merged=merge))
     what = "model" if merge else "adapter"
-    typer.echo(f"The {what} of trial {record.trial.number}, with a model card:  {to}")
+    typer.echo(f"Exported the {what} of trial {record.trial.number}, with a model card:  {to}")
     if wrong := adapter.verdict(measured, record, is_merged=merge):
         typer.echo(wrong, err=True)
         raise typer.Exit(1)

@@ -48,12 +48,12 @@ def _door(address: str) -> tuple[str, int]:
 def in_words(request: dict[str, Any]) -> str:
     """What a cluster needs, in a line."""
     if request["workers"] is not None:
-        place = counted(request["workers"], "processor")
+        place = counted(request["workers"], "CPU")
     else:
         place = f"{counted(request['gpus_per_trial'], 'GPU')} for each trial"
     return (
-        f"It needs {place}, Python 3.11 or later with this program's packages, "
-        f"the base model {request['model']} and 2 GB of disk on every machine."
+        f"Needs {place}, Python 3.11 or later with this program's packages, the base model "
+        f"{request['model']} and 2 GB of disk on every machine."
     )
 
 
@@ -80,5 +80,5 @@ def check(
     problems = answer["problems"]
     if problems:
         lines = [f"  {problem}" for problem in problems]
-        heading = f"{cluster.address}: {counted(len(problems), 'problem')}; nothing was started"
+        heading = f"{cluster.address}: {counted(len(problems), 'problem')}; nothing started"
         raise ClusterError("\n".join([heading, *lines]))

@@ -33,8 +33,8 @@ def fetch(cluster: Cluster, job: Job, parent: Path, say: Callable[[str], object]
     target = parent / job.sweep
     if target.exists() and not (target / MARK).is_file():
         raise ClusterError(
-            f"{target}: is there and was not fetched from a cluster, so it is left alone. "
-            f"Name another folder with --to."
+            f"{target}: must be new or fetched from a cluster, but is neither. Name another "
+            f"folder with --to."
         )
     words = module_command("sweep.cluster.on_head.archive", job.sweep, python="python")
     with cluster.asking(words, job.output) as answer:
@@ -56,7 +56,7 @@ def fetch(cluster: Cluster, job: Job, parent: Path, say: Callable[[str], object]
             unpacked.rename(target)
     say(f"Fetched {megabytes(answer['n_bytes'])} into {target}")
     if not (target / layout.BEST).is_dir():
-        say("There is no best adapter yet: no trial has ended with an eval loss that counts.")
+        say("No best adapter yet: no trial has ended with an eval loss that counts.")
     return target
 
 
@@ -92,15 +92,17 @@ def _download(cluster: Cluster, answer: dict[str, Any], archive: Path) -> None:
         with response, archive.open("wb") as file:
             if response.status_code != 200:
                 reason = response.text.strip()[:200]
-                raise ClusterError(f"{cluster.address}: the files are not given out: {reason}")
+                raise ClusterError(
+                    f"{cluster.address}: the cluster did not hand out the files: {reason}"
+                )
             for chunk in response.iter_content(CHUNK_BYTES):
                 file.write(chunk)
                 digest.update(chunk)
     except requests.exceptions.RequestException as error:
-        raise ClusterError(f"{cluster.address}: the transfer broke off: {error}") from None
+        raise ClusterError(f"{cluster.address}: the transfer failed: {error}") from None
     if digest.hexdigest() != answer["sha256"]:
         raise ClusterError(
-            f"{cluster.address}: the files did not arrive whole ({archive.stat().st_size:,} of "
+            f"{cluster.address}: the transfer is incomplete ({archive.stat().st_size:,} of "
             f"{answer['n_bytes']:,} bytes). Fetch them again."
         )
 

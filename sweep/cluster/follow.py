@@ -49,12 +49,13 @@ class Follower:
             except Exception as error:
                 if "does not exist" in str(error):
                     raise ClusterError(
-                        f"{job.id}: the cluster does not know this job any more; it was started "
-                        f"anew. Submitting the sweep again goes on."
+                        f"{job.id}: the cluster no longer knows this job, as it was restarted. "
+                        f"Submit the sweep again to resume it."
                     ) from None
                 if not self._is_away:
                     self._say(
-                        f"{self._cluster.address} is away; the job does not need it. Waiting …"
+                        f"{self._cluster.address} is unreachable; the job runs without it. "
+                        f"Waiting …"
                     )
                 self._is_away = True
             time.sleep(wait)

@@ -88,8 +88,8 @@ class Cluster:
         known = ", ".join(job.id for job in jobs[-10:])
         there = f"There are: {known}." if known else "There is none of a sweep."
         raise ClusterError(
-            f"{given}: no such job at {self.address}. {there} (A cluster that is started anew "
-            f"forgets its jobs. The sweep's folder stays; submitting it again goes on.)"
+            f"{given}: no such job at {self.address}. {there} (A restarted cluster forgets its "
+            f"jobs, but the sweep's folder stays: submit it again to resume.)"
         )
 
     def look(self, job: Job) -> Job:
@@ -119,9 +119,9 @@ class Cluster:
         for job in self.jobs():
             if (job.sweep, job.output) == (name, output) and not job.is_over:
                 raise ClusterError(
-                    f"{name}: this sweep is running already, as job {job.id}. Look at it with "
-                    f"sweep attach {job.id}, end it with sweep stop {job.id}, "
-                    f"or give this one another --name."
+                    f"{name}: this sweep is already running, as job {job.id}. Follow it with "
+                    f"sweep attach {job.id}, stop it with sweep stop {job.id}, or use another "
+                    f"--name."
                 )
 
     def ask(self, words: list[str], output: str, folder: Path | None = None) -> Any:
@@ -219,8 +219,8 @@ def _checked(address: str) -> str:
     if address.startswith("ray://") or address.endswith(":10001"):
         host = urlsplit(address if "://" in address else f"ray://{address}").hostname or "head"
         raise ClusterError(
-            f"--address {address}: is the port of Ray's client, but jobs are submitted to the "
-            f"dashboard. Write http://{host}:8265."
+            f"--address {address}: must be the dashboard, which takes the jobs, not the port of "
+            f"Ray's client. Write http://{host}:8265."
         )
     if "://" not in address:
         address = f"http://{address}"
@@ -243,9 +243,8 @@ def _check_door(address: str) -> None:
     except OSError as error:
         raise ClusterError(
             f"{address}: nothing answers ({error.strerror or error}). Is the cluster up, is that "
-            f"its dashboard's port (8265 unless set otherwise), and does the head listen beyond "
-            f"itself (ray start --head --dashboard-host=0.0.0.0)? "
-            f"Through ssh: ssh -L 8265:localhost:8265 head"
+            f"its dashboard's port (8265 by default), and does the head listen beyond itself (ray "
+            f"start --head --dashboard-host=0.0.0.0)? Through ssh: ssh -L 8265:localhost:8265 head"
         ) from None
 
 
@@ -289,8 +288,8 @@ def _in_words(address: str) -> Iterator[None]:
         raise ClusterError(_token_words(address, is_missing="required" in str(error))) from None
     except (requests.exceptions.SSLError, requests.exceptions.InvalidSchema) as error:
         raise ClusterError(
-            f"{address}: no secure connection ({_brief(error)}). Is it http:// there? A "
-            f"certificate of your own goes into REQUESTS_CA_BUNDLE."
+            f"{address}: no secure connection ({_brief(error)}). Is it http://? Put a certificate "
+            f"of your own into REQUESTS_CA_BUNDLE."
         ) from None
     except (requests.exceptions.RequestException, ConnectionError) as error:
         raise ClusterError(
@@ -305,9 +304,9 @@ def _in_words(address: str) -> Iterator[None]:
 def _token_words(address: str, *, is_missing: bool) -> str:
     what = "asks for Ray's token" if is_missing else "does not take this token"
     return (
-        f"{address}: the cluster {what}. Ask whoever runs it (`ray get-auth-token` on the head), "
-        f"and put it into RAY_AUTH_TOKEN, into a file that RAY_AUTH_TOKEN_PATH names, or into "
-        f"~/.ray/auth_token; RAY_AUTH_MODE must be token, or not be set."
+        f"{address}: the cluster {what}. Ask its owner (`ray get-auth-token` on the head), and "
+        f"put it into RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or "
+        f"~/.ray/auth_token; RAY_AUTH_MODE must be token or unset."
     )
 
 
@@ -323,9 +322,8 @@ def _why_no_answer(address: str, text: str, message: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()][-8:]
     shown = "\n".join(f"  {line}" for line in lines) or f"  {message[:600]}"
     return (
-        f"{address}: a small job that looks at the cluster failed there:\n{shown}\n"
-        f"`python` on the head must be the one that Ray runs in: activate its environment before "
-        f"ray start."
+        f"{address}: a small job that checks the cluster failed:\n{shown}\nOn the head, `python` "
+        f"must be Ray's own: activate its environment before ray start."
     )
 
 

@@ -110,13 +110,15 @@ def _check_size(path: Path, items: list[Item]) -> None:
     mends = []
     if any(item.key.startswith("data.") for item in largest):
         mends.append(
-            "Put the data where the cluster reads it, and name that: s3://bucket/rows.jsonl, "
+            "Put the data where the cluster can read it: s3://bucket/rows.jsonl, "
             "gs://bucket/rows.jsonl, or file:///shared/rows.jsonl on a file system that the "
             "cluster shares."
         )
     if any(item.key == "base_model" for item in largest):
         mends.append("Name the model by its hub id, or as file:///shared/model.")
     raise SpaceError(
-        f"{path}: at most {megabytes(MOST_BYTES)} travel with a job, but the files of this space "
-        f"have {megabytes(total)}.\n" + "\n".join([*lines, *(f"  {mend}" for mend in mends)])
+        f"{path}: at most "
+        f"{megabytes(MOST_BYTES)} can go "
+        f"with a job, but this space's "
+        f"files have {megabytes(total)}.\n" + "\n".join([*lines, *(f"  {mend}" for mend in mends)])
     )

@@ -19,7 +19,7 @@ SPARE_HOURS = 0.25
 
 SCRIPT = """\
 #!/bin/bash
-# sbatch {file_name}     runs the sweep {name}, and goes on after the time limit by itself
+# sbatch {file_name}     runs the sweep {name}, and resumes after the time limit by itself
 #SBATCH --job-name=sweep-{name}
 #SBATCH --nodes={n_machines}
 #SBATCH --ntasks-per-node=1
@@ -27,16 +27,16 @@ SCRIPT = """\
 #SBATCH --time={time}
 #SBATCH --output=sweep-{name}-%j.log
 #SBATCH --open-mode=append
-# What runs when the time is over gets 120 s to write checkpoints; then the job queues anew.
+# At the time limit, trials get 120 s to write checkpoints; then the job is requeued.
 #SBATCH --signal=B:TERM@120
 #SBATCH --requeue
 set -euo pipefail
 
 export PATH={bin_dir}:"$PATH"
 export RAY_USAGE_STATS_ENABLED=0 PYTHONUNBUFFERED=1
-# Since SLURM 22.05 srun does not take this over from sbatch: Ray would have one core.
+# Since SLURM 22.05 srun does not inherit this from sbatch: Ray would have one core.
 export SRUN_CPUS_PER_TASK="${{SLURM_CPUS_PER_TASK:-1}}"
-# Whoever else is on these machines does not get into this Ray.
+# Keeps other users of these machines out of this Ray.
 RAY_AUTH_TOKEN=$(head -c 32 /dev/urandom | base64 | tr -d '+/=\\n')
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 

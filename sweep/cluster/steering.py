@@ -33,7 +33,7 @@ def prune_job(cluster: Cluster, job: Job, number: int, say: Callable[[str], None
 
 
 def stop_job(cluster: Cluster, job: Job, *, wait: bool, say: Callable[[str], None]) -> int:
-    """Ask the sweep of a job to end in order, by a small job beside it.
+    """Ask the sweep of a job to stop cleanly, by a small job beside it.
 
     Ray's own way to stop a job kills it after three seconds, before checkpoints are written.
 
@@ -45,14 +45,14 @@ def stop_job(cluster: Cluster, job: Job, *, wait: bool, say: Callable[[str], Non
     answer = cluster.ask(module_command(STEER, "stop", job.sweep, python="python"), job.output)
     if answer is None:  # not even its folder is there: nothing is lost
         cluster.client.stop_job(job.id)
-        say(f"{job.id} had not begun; its job is ended.")
+        say(f"{job.id} had not started; its job is stopped.")
         return 0
-    say(f"Asked {answer} to end {job.id} in order.")
+    say(f"Asked {answer} to stop {job.id}.")
     while wait and not job.is_over:
         time.sleep(POLL_SECONDS * 5)
         job = cluster.look(job)
     if wait:
-        say(f"{job.id} has ended; submitting the sweep again goes on.")
+        say(f"{job.id} has stopped; submit the sweep again to resume it.")
     return 0
 
 

@@ -67,16 +67,18 @@ def export(
         raise ExportError(_no_adapter(record))
     if target.exists():
         raise ExportError(
-            f"--to {target}: must not exist yet, but it does. Name another folder, or remove it."
+            f"--to {target}: must not exist yet, but does. Name another folder, or remove it."
         )
     sample = record.sweep.folder / layout.DATA / EVAL_SAMPLE
     if check and not sample.exists():
         raise ExportError(
-            f"{sample}: the check needs the sweep's eval sample, but it is not there. Export where "
-            f"the sweep ran, or with --no-check."
+            f"{sample}: the check needs the sweep's eval sample, which is missing. Export where "
+            f"the sweep ran, or use --no-check."
         )
     if check and trial.eval_loss is None:
-        raise ExportError(f"trial {trial.number} has no eval loss to check against: --no-check.")
+        raise ExportError(
+            f"trial {trial.number} has no eval loss to check against; use --no-check."
+        )
     unfinished = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     request = {
         "base": local_or_hub(config.model.name),
@@ -100,7 +102,7 @@ def export(
         (unfinished / "README.md").write_text(card, encoding="utf-8")
         measured: list[Measured] = []
         if check:
-            say("checking it in a fresh process: transformers and peft alone")
+            say("checking it in a fresh process, with transformers and peft only")
             measured = _measured(record, request, merge=merge)
         unfinished.rename(target)
     except OSError as error:
@@ -152,7 +154,7 @@ def _ask(request: dict[str, Any]) -> dict[str, Any]:
         if done.returncode:
             lines = [line for line in done.stdout.splitlines() if line.strip()] or ["it was killed"]
             verb = "merged" if request["task"] == "merge" else "checked"
-            mend = "" if request["task"] == "merge" else " --no-check exports it all the same."
+            mend = "" if request["task"] == "merge" else " Use --no-check to skip the check."
             last = "\n".join(f"  {line}" for line in lines[-3:])
             raise ExportError(f"The export could not be {verb}; nothing was written.{mend}\n{last}")
         found: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
@@ -183,8 +185,8 @@ def verdict(measured: list[Measured], record: Record, *, is_merged: bool) -> str
     if is_merged and trained != "none":
         bits = "4" if trained == "nf4" else "8"
         words += (
-            f" The trial was trained and measured on a base in {bits} bits, and what was merged is "
-            f"that base in 16: the difference is the quantisation's. Exported without --merge, the "
-            f"adapter can be loaded on the base in {bits} bits."
+            f" The trial ran on a base in {bits} bits, but the merge is in 16: the quantisation "
+            f"makes the difference. Without --merge, the adapter can be loaded on the base in "
+            f"{bits} bits."
         )
     return words

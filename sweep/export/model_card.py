@@ -36,23 +36,23 @@ def model_card(record: Record, *, is_merged: bool, data: str) -> str:
     stream = io.StringIO()
     YAML().dump(_front_matter(config, is_merged=is_merged), stream)
     values = "\n".join(f"| {name} | {value} |" for name, value in _values(config))
-    against = "" if base_loss is None else f" The base model's own is {base_loss:.4f}."
+    against = "" if base_loss is None else f" The base model has {base_loss:.4f}."
     if record.best is not None:
-        reached = f" It was reached at step {record.best.step}, epoch {record.best.epoch:.2f}."
+        reached = f" Reached at step {record.best.step}, epoch {record.best.epoch:.2f}."
     else:
         reached = ""
     measured = "" if loss is None else f"{loss:.4f} nats per supervised token.{against}{reached}"
     objective = record.sweep.objective
     if not objective.is_eval_loss and trial.value is not None:
-        measured += f"\n\n**{objective.name}** (what the search was for): {trial.value:.4f}"
+        measured += f"\n\n**{objective.name}** (the objective of the search): {trial.value:.4f}"
     return f"""\
 ---
 {stream.getvalue()}---
 
 # {record.sweep.name}, trial {trial.number}
 
-A LoRA {kind} of `{config.model.name}`{_revision(config)}, trained on `{data}`: the configuration
-that a search for hyperparameters found, trial {trial.number} of {len(record.sweep.trials)}.
+A LoRA {kind} of `{config.model.name}`{_revision(config)}, trained on `{data}`. A search
+found its hyperparameters: trial {trial.number} of {len(record.sweep.trials)}.
 
 **Eval loss**: {measured}
 Measured on the base model in {IN_WORDS[config.model.quantization]}, as it was trained.

@@ -54,7 +54,7 @@ def training_yaml(record: Record, trainer: Trainer) -> str:
     yaml.width = 1000
     yaml.dump(keys, stream)
     lines = [*_everywhere(run), *_NOT_THERE[trainer](run)]
-    stream.write(_comments(["", "Not the same as in the sweep:", *lines]))
+    stream.write(_comments(["", "Different from the sweep:", *lines]))
     return stream.getvalue()
 
 
@@ -86,11 +86,11 @@ def _heading(record: Record, run: Run, how: str) -> list[str]:
     ]
     objective = record.sweep.objective
     if not objective.is_eval_loss and trial.value is not None:
-        lines.append(f"{objective.name} {trial.value:.4f}: what the search was for")
+        lines.append(f"{objective.name} {trial.value:.4f}: the objective of the search")
     if record.best is not None and record.best.step < run.n_steps:
         lines.append(
-            f"reached at step {record.best.step} of {run.n_steps}: keep the checkpoint that "
-            f"evaluates best, not the last one."
+            f"reached at step {record.best.step} of {run.n_steps}: keep the checkpoint with the "
+            f"best evaluation, not the last."
         )
     batch = f"{run.micro_batch_size} × {run.accumulation}"
     gpus = config.gpus_per_trial
@@ -98,7 +98,7 @@ def _heading(record: Record, run: Run, how: str) -> list[str]:
         f"effective batch {config.effective_batch_size} = {batch} × {gpus} "
         f"{'GPU' if gpus == 1 else 'GPUs'}: with more GPUs lower the accumulation."
     )
-    lines += ["Paths of data are those of the search space, from the folder of its file.", how]
+    lines += ["Data paths are those of the search space, relative to its folder.", how]
     return [*lines, ""]
 
 
@@ -304,15 +304,15 @@ def _llama_factory(run: Run) -> CommentedMap:
 def _everywhere(run: Run) -> list[str]:
     """What none of the three has."""
     lines = [
-        "  the order of the rows: each trainer shuffles in its own way",
-        f"  {run.config.n_evaluations} evaluations at equal shares of the run, on one sample",
+        "  row order: each trainer shuffles in its own way",
+        f"  {run.config.n_evaluations} evaluations, evenly spaced over the run, on one sample",
         f"  warm-up: {run.warmup_steps} steps are {run.config.warmup_ratio:g} of {run.n_steps}; "
-        f"count anew if the rows change",
+        f"recompute if the rows change",
     ]
     if run.config.model.compute_dtype == "auto":
         lines.append("  compute_dtype auto: write fp16 in place of bf16 for GPUs before Ampere")
     if run.held_out is not None:
-        lines.append("  the rows held out: as many, but not the same; equal rows may be parted")
+        lines.append("  held-out rows: as many, but not the same; equal rows may be split up")
     if run.config.model.backend == "unsloth":
         lines.append("  backend: the trial ran with Unsloth")
     if run.data.get("template"):

@@ -54,11 +54,12 @@ class DiskSpace(Tracker):
         was_there, self._is_there = self._is_there, free >= self._needed
         if was_there and not self._is_there:
             self._say(
-                f"Paused, the disk is full: {_mib(free)} free at {self._folder}, where a trial "
-                f"needs {_mib(self._needed)}. Make room and it goes on by itself; Ctrl-C ends it."
+                f"Paused, the disk is full: a trial needs {_mib(self._needed)}, but "
+                f"{self._folder} has {_mib(free)} free. Free some and the sweep continues; Ctrl-C "
+                f"ends it."
             )
         if self._is_there and not was_there:
-            self._say("There is room again: the sweep goes on.")
+            self._say("There is space again: the sweep continues.")
         return self._is_there
 
     def trial_ended(self, number: int, result: TrialResult) -> None:
@@ -69,7 +70,7 @@ class DiskSpace(Tracker):
         self._n_full += 1
         seconds = min(FIRST_REST_SECONDS * 2 ** (self._n_full - 1), LONGEST_REST_SECONDS)
         self._rest_until = self._clock() + seconds
-        self._say(f"A trial found no room on the disk: no new one for {seconds:.0f} s.")
+        self._say(f"A trial found the disk full: no new one for {seconds:.0f} s.")
 
 
 def _mib(n_bytes: int) -> str:

@@ -77,9 +77,9 @@ def locked(folder: Path, work: Work = "run") -> Iterator[None]:
             is_free = before is None or before.is_gone()
         if not is_free:
             raise StudyError(
-                f"{folder}: this sweep is running already, as {_holder(folder) or 'unknown'}. "
-                f"Wait for it, end it with sweep stop {folder.name}, or give this one another "
-                f"--name. (Should that machine be gone for good, delete {folder / layout.LOCK}.)"
+                f"{folder}: this sweep is already running, as {_holder(folder) or 'unknown'}. "
+                f"Wait for it, stop it with sweep stop {folder.name}, or use another --name. (If "
+                f"that machine is gone for good, delete {folder / layout.LOCK}.)"
             )
         (folder / layout.STOP).unlink(missing_ok=True)
         file.truncate(0)

@@ -9,7 +9,9 @@ from sweep.report import charts
 
 
 def thinned(n_shown: int, n: int, what: str) -> str:
-    return f'<p class="dim">{n_shown:,} of {n:,} {what} are drawn: the best, and every so many.</p>'
+    return (
+        f'<p class="dim">{n_shown:,} of {n:,} {what} drawn: the best, and a sample of the rest.</p>'
+    )
 
 
 def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

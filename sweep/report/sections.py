@@ -74,8 +74,8 @@ def beyond_noise(sweep: StoredSweep) -> str:
         return f"No other trial has {heading} that counts, so nothing says how good that is."
     if sweep.noise == 0 and not sweep.objective.is_eval_loss:
         return (
-            "How much of its lead is noise is not known: late in the trials the score stays where "
-            "it is. Each row that it is measured on is worth one step of it; the rows are few."
+            "The noise in its lead is unknown: late in the trials the score does not move. Each "
+            "row counts for one step of it, and there are few rows."
         )
     if sweep.noise == 0:
         return "How much of its lead is noise is not known: no trial has two late evaluations."
@@ -90,8 +90,8 @@ def beyond_noise(sweep: StoredSweep) -> str:
         lead = abs(second - (sweep.ranked[0].value or 0.0))
         return f"Its lead of {lead:.4f} over the second is beyond {noise}. {seeds}"
     return (
-        f"<strong>The first {n} are not told apart</strong>: they differ by no more than {noise}. "
-        f"Take the cheapest of them. {seeds}"
+        f"<strong>The top {n} are tied</strong>: they differ by no more than {noise}. Take the "
+        f"cheapest. {seeds}"
     )
 
 
@@ -151,23 +151,22 @@ def importance_section(sweep: StoredSweep, chart: Chart) -> str:
         if n >= MIN_TRIALS:
             return f"{head}<p>No hyperparameter was searched in all trials.</p>"
         return (
-            f"{head}<p>{counted(n, 'trial')} with {that_counts}: too few to say. From "
-            f"{MIN_TRIALS} on it is shown here.</p>"
+            f"{head}<p>{counted(n, 'trial')} with {that_counts}: too few to say, {MIN_TRIALS} are "
+            f"needed.</p>"
         )
     drawn = f", {MAX_TRIALS:,} of them drawn at random" if n > MAX_TRIALS else ""
     first = found[0]
     sure = (
-        f"{escape(first.name)} comes first, beyond what resampling moves."
+        f"{escape(first.name)} comes first, beyond resampling noise."
         if len(found) == 1 or first.low > found[1].high
-        else "The order of the first two is not certain: their spreads overlap."
+        else "The order of the first two is uncertain: their spreads overlap."
     )
     return (
-        f"{head}<p>Look for bars whose spread stays clear of the next one's. {sure}</p>"
+        f"{head}<p>Look for bars whose spread is clear of the next one's. {sure}</p>"
         f"{chart(charts.importance(found))}"
-        f'<p class="dim">PED-ANOVA: how much the best tenth differ from all in each '
-        f"hyperparameter. From {n} trials with {that_counts} (those stopped as "
-        f"outclassed are not among them); the spread is from the 10th to the 90th percentile of "
-        f"{N_RESAMPLES} resamples of these trials{drawn}.</p>"
+        f'<p class="dim">PED-ANOVA: how much the best tenth differ from all trials in each '
+        f"hyperparameter, over {n} trials with {that_counts} (no outclassed ones){drawn}. The "
+        f"spread is the 10th to the 90th percentile of {N_RESAMPLES} resamples.</p>"
     )
 
 
@@ -179,8 +178,8 @@ def slices_section(sweep: StoredSweep, chart: Chart) -> str:
     extreme = sweep.objective.extreme
     text = (
         f"<h2>Each hyperparameter by itself</h2><p>Look for where the {extreme} dots gather; at "
-        f"the edge of a range, widen the search there. A trial that was stopped early shows the "
-        f"{extreme} it had reached; the worst are cut off.</p>"
+        f"the edge of a range, widen it. A trial stopped early shows the {extreme} it reached; "
+        f"the worst are cut off.</p>"
     )
     if there > charts.N_POINTS:
         text += thinned(charts.N_POINTS, there, "trials")
@@ -227,8 +226,8 @@ def out_of_memory_section(sweep: StoredSweep) -> str:
     ]
     more = f"<p>and {len(trials) - N_ROWS} more.</p>" if len(trials) > N_ROWS else ""
     return (
-        f"{head}<p>Look for what these have in common, and take it out of the search.</p>"
-        f"{html_table(['trial', *map(escape, names), 'reason'], rows)}{more}"
+        f"{head}<p>Look for what they have in common, and remove it from the "
+        f"search.</p>{html_table(['trial', *map(escape, names), 'reason'], rows)}{more}"
     )
 
 
@@ -246,14 +245,14 @@ def time_section(sweep: StoredSweep, chart: Chart) -> str:
     lost = sum(spent[outcome] for outcome in LOST)
     saved, n_saved = saved_seconds(sweep)
     lines = [
-        "Look at whether most of it went into trials that completed or taught something.",
+        "Check that most of it went into trials that completed or taught something.",
         f"Completed trials: {duration(useful)}. Stopped early: {duration(stopped)}. "
         f"Lost to failures: {duration(lost)}.",
     ]
     if n_saved:
         lines.append(
-            f"Stopping {counted(n_saved, 'trial')} early saved about {duration(saved)}: what the "
-            "rest of each run would have taken at its own speed."
+            f"Stopping {counted(n_saved, 'trial')} early saved about {duration(saved)}, the rest "
+            f"of each run at its own speed."
         )
     if sweep.gpu_hours:
         lines.append(

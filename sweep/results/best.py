@@ -33,7 +33,7 @@ def in_words(record: Record) -> RenderableType:
         done = record.best.index / record.config.n_evaluations
         words = f"Reached at {done:.0%} of its run: step {record.best.step}"
         parts.append(Text(f"{words}, epoch {record.best.epoch:.2f}."))
-    parts.append(Text(f"Its adapter:  {record.adapter or 'is not on this disk'}"))
+    parts.append(Text(f"Adapter:  {record.adapter or 'not on this disk'}"))
     if record.adapter is not None:
         export = command("export", sweep.folder)
         parts.append(Text(f"Take it along:  {export} --to DIR"))

@@ -95,7 +95,8 @@ def why_not_comparable(one: Side, other: Side) -> str | None:
     judged = judged_by(one.sweep.task), judged_by(other.sweep.task)
     if judged[0] == judged[1]:
         return None
-    return f"They do not compare ({'; '.join(changes(*judged)) or 'another task'})."
+    differing = "; ".join(changes(*judged)) or "task"
+    return f"Not comparable: different {differing.replace('eval: ', 'eval data: ')}."
 
 
 def verdict(one: Side, other: Side) -> str:
@@ -103,7 +104,7 @@ def verdict(one: Side, other: Side) -> str:
     if why := why_not_comparable(one, other):
         return why
     if one.value is None or other.value is None:
-        return "One of them has no value that counts yet."
+        return "Nothing to compare: one of them has no value that counts yet."
     if words := _by_seeds(one, other):
         return words
     noise = max(one.sweep.noise, other.sweep.noise)
@@ -113,12 +114,12 @@ def verdict(one: Side, other: Side) -> str:
     lead = f"{abs(apart):.4f}{' nats' if objective.is_eval_loss else ''}"
     said = f"{better.name} has the better {objective.heading} by {lead}"
     if noise == 0.0:
-        return f"{said}; how much of that is noise is not known."
+        return f"{said}; the noise is unknown."
     if abs(apart) <= noise:
-        return f"They are not told apart: {lead} are within noise ({noise:.4f})."
+        return f"No clear winner: {lead} is within noise ({noise:.4f})."
     return (
-        f"{said}, beyond noise ({noise:.4f}, the median move between late evaluations of a "
-        f"trial). One seed each: sweep confirm says more."
+        f"{said}, beyond noise ({noise:.4f}, the median change between a trial's late "
+        f"evaluations). Each has one seed; sweep confirm adds more."
     )
 
 
@@ -134,7 +135,7 @@ def _by_seeds(one: Side, other: Side) -> str | None:
     how = f"{interval} of {counted(apart.n, 'other seed')} on all eval rows"
     if apart.is_beyond_noise:
         return f"{better.name} is better beyond noise ({how})."
-    return f"They are not told apart: their order is noise ({how})."
+    return f"No clear winner: the order is noise ({how})."
 
 
 def in_words(one: Side, other: Side) -> RenderableType:

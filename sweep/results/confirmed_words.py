@@ -39,7 +39,7 @@ def in_words(
             *(short(each.hyperparameters[key]) for key in SHOWN),
             style="bold" if place == 0 else "",
         )
-    title = Text(f"{name}: the best trained again, with other seeds, on all eval rows", "bold")
+    title = Text(f"{name}: the best trials, retrained with other seeds, on all eval rows", "bold")
     return Group(title, table, *(Text(line) for line in verdicts(found)))
 
 
@@ -57,11 +57,9 @@ def verdicts(found: Sequence[Confirmed]) -> list[str]:
         lines.append(_verdict(best, other))
     n_seeds = min(each.mean.n for each in ranked if each.mean is not None)
     if n_seeds < FEW_SEEDS:
-        lines.append(
-            f"With {counted(n_seeds, 'seed')} little can be told apart: more --seeds say more."
-        )
+        lines.append(f"{counted(n_seeds, 'seed')} can hardly separate trials: add more --seeds.")
     for adapter in list(best.adapters.values())[:1]:
-        lines.append(f"An adapter of trial {best.trial}, one for each seed:  {adapter}")
+        lines.append(f"Adapter of trial {best.trial} (one per seed):  {adapter}")
     return lines
 
 

@@ -59,8 +59,8 @@ def all_in_words(sweep: StoredSweep, sort: Sort) -> RenderableType:
     title = Text(f"{sweep.name} {sweep.state}: ", style="bold")
     title.append(counted(len(sweep.trials), "trial"), style="not bold")
     words = (
-        f"{objective.opening}: a trial's {objective.extreme}. Of outclassed, diverged and stopped "
-        f"ones it does not count."
+        f"{objective.opening}: a trial's {objective.extreme}. {losses} of outclassed, diverged "
+        f"and stopped trials are not ranked."
     )
     return Group(title, table, Text(words, style="dim"))
 
@@ -75,21 +75,21 @@ def one_in_words(record: Record) -> RenderableType:
         # A failure's reason ends with the log, which comes below.
         parts.append(Text(trial.reason.splitlines()[0]))
     if trial.seconds is not None:
-        parts.append(Text(f"It took {duration(trial.seconds)}.", style="dim"))
+        parts.append(Text(f"Took {duration(trial.seconds)}.", style="dim"))
     parts.append(hyperparameters(trial.hyperparameters))
     if record.curve:
         parts.append(_curve(record))
     elif trial.values:
         parts.append(_values(record))
     else:
-        parts.append(Text("It has not evaluated yet." if record.result is None else "No curve."))
+        parts.append(Text("No evaluation yet." if record.result is None else "No curve."))
     files = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
     files.add_row("folder", str(record.folder))
     files.add_row("adapter", str(record.adapter or "none on this disk"))
     files.add_row("log", str(record.log) if record.log.exists() else "none on this disk")
     parts.append(files)
     if trial.outcome == "failed" and (tail := log_tail(record.folder, n_lines=20)):
-        parts += [Text("The end of its log:", style="dim"), Text(tail)]
+        parts += [Text("End of its log:", style="dim"), Text(tail)]
     return Group(*parts)
 
 

@@ -18,12 +18,12 @@ from sweep.text.numbers import counted, duration
 from sweep.text.trials import COLOURS, SHOWN, judged_against_base
 
 IN_WORDS = {
-    "running": "runs",
+    "running": "is running",
     "finished": "has finished",
     "failed": "has failed",
-    "stopped": "was stopped; the same command goes on",
-    "broken off": "was broken off: its process died; the same command goes on",
-    "not begun": "has not begun a trial",
+    "stopped": "was stopped; the same command resumes it",
+    "broken off": "was broken off: its process died; the same command resumes it",
+    "not begun": "has no trial yet",
 }
 
 

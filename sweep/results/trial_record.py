@@ -60,9 +60,8 @@ class Record:
         """
         if self.config is None:
             raise StudyError(
-                f"{self.folder / CONFIG}: must be the configuration of trial "
-                f"{self.trial.number}, but it is not there or another version wrote it. "
-                f"Use the version that ran this sweep."
+                f"{self.folder / CONFIG}: must be the configuration of trial {self.trial.number}, "
+                f"but is missing or from another version. Use the version that ran this sweep."
             )
         return self.config
 
@@ -82,7 +81,7 @@ def record_of(sweep: StoredSweep, number: int | None = None) -> Record:
     if number is None:
         raise NoWinner(
             f"{sweep.name}: no trial has {an(sweep.objective)} that counts yet "
-            f"({len(sweep.trials)} trials so far). sweep status {sweep.name} says how it is."
+            f"({len(sweep.trials)} trials so far). See sweep status {sweep.name}."
         )
     by_number = {trial.number: trial for trial in sweep.trials}
     if number not in by_number:

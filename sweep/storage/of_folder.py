@@ -36,7 +36,7 @@ def open_folder(folder: Path, server: Address | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     about = folder / layout.SWEEP
     has_file = (folder / layout.STUDY).exists()
-    mend = f"Give this sweep a new name: --name {folder.name}-2"
+    mend = f"Use a new name: --name {folder.name}-2"
     if about.exists():
         written = _read(about)
         schema = written.get("schema")
@@ -44,25 +44,24 @@ def open_folder(folder: Path, server: Address | None = None) -> None:
             program = written.get("version", "unknown")
             raise StudyError(
                 f"{folder}: written by sweep {program} with schema {schema}; this is "
-                f"{version('sweep')} with schema {SCHEMA}. Go on with that version. {mend}"
+                f"{version('sweep')} with schema {SCHEMA}. Use that version. {mend}"
             )
         has_trials = any((folder / layout.TRIALS).glob("*"))
         known = written.get("study")
         if server is not None and str(server) != known and (known or has_trials):
             raise StudyError(
                 f"{folder}: this sweep's study is in {known or folder / layout.STUDY}, not in "
-                f"{server}. Leave --study out to go on there. {mend} (If that database has moved, "
-                f"correct `study` in {about}.)"
+                f"{server}. Leave --study out to resume there. {mend} (If that database has "
+                f"moved, correct `study` in {about}.)"
             )
         if not has_file and known is None and has_trials:
             raise StudyError(
-                f"{folder}: has trials, but its study.db is gone. Put it back, "
-                f"or begin anew. {mend}"
+                f"{folder}: has trials, but its study.db is gone. Restore it, or start over. {mend}"
             )
     elif has_file:
         raise StudyError(
-            f"{folder}: has a study, but no sweep.json: a version before this one wrote it, and "
-            f"cannot be continued. {mend}"
+            f"{folder}: has a study, but no sweep.json: an older version wrote it, and it cannot "
+            f"be resumed. {mend}"
         )
     else:
         write_whole(about, json.dumps({"schema": SCHEMA, "version": version("sweep")}))
@@ -119,14 +118,14 @@ def study_writer(
 def _remember(folder: Path, server: Address, storage: PatientStorage) -> None:
     """Write down that the study of this name on a server is this folder's, unless it is not."""
     name, about = folder.name, _read(folder / layout.SWEEP)
-    mend = f"Give this sweep a new name: --name {name}-2"
+    mend = f"Use a new name: --name {name}-2"
     try:
         study_id = storage.get_study_id_from_name(name)
     except KeyError:
         if any((folder / layout.TRIALS).glob("*")):
             raise StudyError(
-                f"{folder}: has trials, but {server} has no study {name} any more. Restore it, or "
-                f"begin anew. {mend}"
+                f"{folder}: has trials, but {server} no longer has a study {name}. Restore it, or "
+                f"start over. {mend}"
             ) from None
     else:
         attributes = storage.get_study_user_attrs(study_id)
@@ -135,7 +134,7 @@ def _remember(folder: Path, server: Address, storage: PatientStorage) -> None:
         if not is_empty and (owner is None or owner != about.get("id")):
             whose = "something else" if owner is None else "another sweep"
             raise StudyError(
-                f"{folder}: {server} has a study {name} already, of {whose}. {mend}; or go on in "
+                f"{folder}: {server} already has a study {name}, of {whose}. {mend}; or resume in "
                 f"that one's folder."
             )
     kept = {**about, "study": str(server), "id": about.get("id", str(uuid.uuid4()))}

@@ -168,8 +168,8 @@ class PatientStorage(RDBStorage):
                 waited = time.monotonic() - began
                 if waited >= self.patience.seconds and self.patience.is_over():
                     raise StudyAway(
-                        f"The study cannot be {verb}: {cause} What it holds is safe; "
-                        f"run the same command when it can."
+                        f"The study cannot be {verb}: {cause} Its data is safe; run the same "
+                        f"command once it works."
                     ) from None
                 if not has_failed:
                     self.patience.say(f"The study cannot be {verb}: {cause} Waiting …")
@@ -228,8 +228,8 @@ def own_storage(output_dir: Path, patience: Patience) -> PatientStorage:
         return PatientStorage(storage_url(output_dir), patience)
     except (SQLAlchemyError, StorageInternalError) as error:
         raise StudyAway(
-            f"{output_dir / layout.STUDY}: cannot be used: {cause_of(error)} "
-            f"Make room, or see that it can be written, and run the same command again."
+            f"{output_dir / layout.STUDY}: cannot be used: {cause_of(error)} Free disk space or "
+            f"make it writable, and run the same command again."
         ) from None
 
 

@@ -55,7 +55,7 @@ _MENDS = {
     r"password authentication failed|no password supplied": "Set PGPASSWORD, or write ~/.pgpass.",
     r'database ".*" does not exist': "Correct it, or create it: createdb NAME.",
     r'role ".*" does not exist|not permitted to log in': "Correct the user of the address.",
-    r"no pg_hba.conf entry": "Let this machine in: a line in the server's pg_hba.conf.",
+    r"no pg_hba.conf entry": "Let this machine in by a line in the server's pg_hba.conf.",
     r"permission denied": "Let the database belong to that user, or GRANT CREATE ON SCHEMA public.",
     r"resolve host|translate host name|Name or service not known": "Correct the address.",
 }
@@ -91,8 +91,8 @@ class Address:
             if url.drivername in ("postgresql", "postgres", _DIALECT) and url.database:
                 return cls(url.set(drivername="postgresql"))
         raise StudyError(
-            f"--study {without_secrets(given)}: must be written as postgresql://host/database, "
-            f"with the user and an @ before the host where they are needed."
+            f"--study {without_secrets(given)}: must be postgresql://host/database, or "
+            f"postgresql://user@host/database."
         )
 
     def __str__(self) -> str:
@@ -162,7 +162,7 @@ class Address:
                 if mend is not None:
                     raise StudyError(f"--study {self}: cannot be used: {cause} {mend}") from None
                 if not has_failed:
-                    say(f"The study is not there yet: {cause} Waiting …")
+                    say(f"The study is not reachable yet: {cause} Waiting …")
                 has_failed = True
                 time.sleep(RETRY_SECONDS)
             except RuntimeError as error:  # of another version of Optuna
@@ -213,8 +213,8 @@ class _Writer:
             elif holder is not None and time.monotonic() > deadline:
                 raise StudyTaken(
                     f"{self._name}: {_in_words(holder)} writes to this study at {self._address}. "
-                    f"Wait for it or end it, or give this sweep another --name. (Should that "
-                    f"machine be gone, its connection ends after about a minute.)"
+                    f"Wait for it, end it, or use another --name. (If that machine is gone, its "
+                    f"connection ends after about a minute.)"
                 )
             time.sleep(0.1)
 

@@ -45,7 +45,7 @@ def as_markdown(
     counts = Counter(trial.outcome for trial in summary.ended)
     outcomes = ", ".join(f"{n} {outcome.replace('_', ' ')}" for outcome, n in counts.most_common())
     said = f"{counted(len(summary.ended), 'trial')} ended: {outcomes}" if outcomes else "No trial"
-    state = " It still runs." if lives else f" {duration(summary.wall_seconds)} in this run."
+    state = " Still running." if lives else f" {duration(summary.wall_seconds)} in this run."
     lines = [*_winner(summary, lives=lives), "", f"{said}.{state}"]
     if noise:
         lines += ["", noise]

@@ -24,7 +24,7 @@ def ui_command(uri: str, port: int) -> list[str]:
     """
     if uri.startswith(("http://", "https://")):
         raise TrackingError(
-            f"MLflow's UI is started for a sweep's own database; this sweep is on a server, "
+            f"sweep ui needs the sweep's own database, but this sweep is on a server, "
             f"{without_secrets(uri)}. Open that address in a browser."
         )
     # The host names stop DNS rebinding; any port, because of tunnels: ssh -L 8080:localhost:5000.
@@ -51,8 +51,8 @@ def checked(uri: str) -> str:
     """Return an address that MLflow can be asked at, by its form."""
     if not uri.startswith(("sqlite:///", "http://", "https://")):
         raise TrackingError(
-            f"An MLflow address must begin with http://, https:// or sqlite:///; "
-            f"{without_secrets(uri)} does not. Write it out, as in http://localhost:5000."
+            f"An MLflow address must start with http://, https:// or sqlite:///, not "
+            f"{without_secrets(uri)}. Write it in full, such as http://localhost:5000."
         )
     return uri
 

@@ -70,9 +70,9 @@ class MlflowTracker:
         self._is_continued = known == without_secrets(uri)
         if known and not self._is_continued and len(self._journal):
             raise TrackingError(
-                f"A sweep may go on elsewhere once all of it has arrived, but "
-                f"{counted(len(self._journal), 'write')} of {name} have not reached {known} yet. "
-                f"Send them first: {sync_command(output_dir)}"
+                f"All writes must reach {known} before a sweep resumes elsewhere, but "
+                f"{counted(len(self._journal), 'write')} of {name} have not. Send them first: "
+                f"{sync_command(output_dir)}"
             )
         self._reach(index.find_experiment)
 
@@ -250,7 +250,7 @@ class MlflowTracker:
             if self._is_continued and not is_refused(error):
                 return False
             raise TrackingError(
-                f"MLflow must be there before a sweep begins, but {uri} cannot be used: "
+                f"MLflow must be reachable before a sweep begins, but {uri} cannot be used: "
                 f"{self._error} {mend(uri, self._error)}"
             ) from None  # the cause's own traceback may hold credentials
         return True
@@ -272,20 +272,20 @@ def send_rest(output_dir: Path, uri: str | None, say: Callable[[str], None]) -> 
     path = output_dir / layout.JOURNAL
     if not path.exists() and tracked_at(output_dir) is None:
         raise TrackingError(
-            f"What MLflow lacks is kept in a sweep's folder, but {path} does not exist. "
-            f"Correct the name, or the folder of all sweeps: --output."
+            f"Unsent writes lie in the sweep's folder, but {path} does not exist. Correct the "
+            f"name, or --output."
         )
     address = uri or tracked_at(output_dir)
     if address is None:
         raise TrackingError(
-            f"{output_dir.name} has not reached any MLflow yet, so its address is not known. "
-            f"Name it with --mlflow."
+            f"{output_dir.name} the address of its MLflow is unknown, as nothing has reached one "
+            f"yet. Name it with --mlflow."
         )
     place = artifacts_dir(address, output_dir)
     runs = Runs(RunIndex(checked(address), output_dir.name, output_dir, place))
     kept = Journal(path)
     if not len(kept) and kept.last_kind in LAST:
-        say(f"{output_dir.name}: everything has reached {without_secrets(address)} already.")
+        say(f"{output_dir.name}: {without_secrets(address)} already has everything.")
         return 0
     if kept.last_kind not in LAST:
         kept.append("stop", {})
@@ -311,9 +311,9 @@ def _in_words(kept: Journal, writer: Writer, output_dir: Path) -> str | None:
         why = f": {writer.error}" if writer.error else "."
         words.append(
             f"{counted(len(kept), 'write')} did not reach MLflow{why} They are kept in "
-            f"{output_dir / layout.JOURNAL}; this sends them: {sync_command(output_dir)}"
+            f"{output_dir / layout.JOURNAL}; send them with {sync_command(output_dir)}"
         )
     if writer.n_refused:
         refused = counted(writer.n_refused, "write")
-        words.append(f"MLflow refused {refused} for good; the first: {writer.first_refusal}")
+        words.append(f"MLflow rejected {refused}; the first: {writer.first_refusal}")
     return "\n".join(words) or None

@@ -38,8 +38,8 @@ def register(client: Any, name: str, run_id: str, tags: Mapping[str, str], descr
     champion = _champion(client, name)
     if champion is not None and _is_better(champion, tags) and champion.run_id != run_id:
         return (
-            f"{said}; {ALIAS} stays with version {champion.version}, which on the same task has "
-            f"{float(champion.tags['value']):.4f}."
+            f"{said}; {ALIAS} stays with version {champion.version}, which has "
+            f"{float(champion.tags['value']):.4f} on the same task."
         )
     client.set_registered_model_alias(name, ALIAS, version.version)
     return f"{said}, {ALIAS}."

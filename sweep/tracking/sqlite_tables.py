@@ -39,8 +39,8 @@ def unusable(error: DBAPIError) -> OSError:
     """What to say of a database that MLflow does not open: an upgrade of it was cut off, say."""
     cause = str(error.orig).strip().splitlines()[0]
     return OSError(
-        f"MLflow cannot bring its tables up to date ({cause}). It seems that a process was killed "
-        f"while it did. Put back a copy of the file, or delete it if it holds no runs."
+        f"MLflow cannot migrate its tables ({cause}); a process was probably killed doing so. "
+        f"Restore a copy of the file, or delete it if it holds no runs."
     )
 
 

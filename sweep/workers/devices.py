@@ -53,16 +53,16 @@ def n_gpu_slots(space: Space, *, asked: int | None, there: int) -> int:
     """
     if there == 0:
         raise StudyError(
-            "No GPU is to be seen here. Look at nvidia-smi and CUDA_VISIBLE_DEVICES, "
-            "or run on processors with --workers 2."
+            "No GPU is visible here. Check nvidia-smi and CUDA_VISIBLE_DEVICES, or run on CPUs "
+            "with --workers 2."
         )
     if asked is not None and asked > there:
-        raise StudyError(f"--gpus: {asked} are asked for, but there are {there}.")
+        raise StudyError(f"--gpus: must be at most {there}, the GPUs there are, not {asked}.")
     usable, per_trial = asked or there, space.settings.gpus_per_trial
     if per_trial > usable:
         raise StudyError(
-            f"gpus_per_trial: a trial asks for {per_trial:g}, but the sweep has {usable}. "
-            f"Lower it, or give the sweep more GPUs."
+            f"gpus_per_trial: must be at most {usable}, the GPUs of the sweep, not {per_trial:g}. "
+            f"Lower it, or add GPUs."
         )
     return places_on(usable, per_trial)
 

@@ -39,7 +39,7 @@ def stall(config: TrialConfig) -> str | None:
         return None
     return (
         f"Trial {config.number} took no step for {config.stall_minutes:g} minutes "
-        f"(stall_minutes), so its process was ended; its log says where it stood."
+        f"(stall_minutes), so its process was killed; its log shows where it hung."
     )
 
 

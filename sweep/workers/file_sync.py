@@ -116,7 +116,7 @@ class NodeFiles:
     def __init__(self, scratch: Path) -> None:
         scratch.mkdir(mode=0o700, exist_ok=True)
         if scratch.is_symlink() or scratch.stat().st_uid != os.getuid():
-            raise PermissionError(f"{scratch}: belongs to somebody else.")
+            raise PermissionError(f"{scratch}: must be ours, but belongs to another user.")
         self._scratch = scratch
 
     def write_data(self, packed: Packed) -> None:

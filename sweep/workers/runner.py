@@ -188,7 +188,7 @@ class RayRunner:
                 slot.fill(self._new_worker())
         now = len(self._slots)
         if before and now != before:
-            self._say(f"The cluster has {counted(now, 'place')} for trials now, before {before}.")
+            self._say(f"The cluster now has {counted(now, 'slot')} for trials, before {before}.")
 
     def _new_worker(self) -> Any:
         share = Share(
@@ -241,7 +241,7 @@ class RayRunner:
                     slot.worker.home.remote()
             if trial is not None and slot.home is not None and now - slot.asked_at >= minutes * 60:
                 home = slot.known_home
-                self._died(slot, f"The worker process gave no answer for {minutes:g} minutes.")
+                self._died(slot, f"The worker process did not answer for {minutes:g} minutes.")
                 self._end_for_certain([] if home is None else [home])
 
     def _listen(self, seconds: float) -> Iterator[Started | Reported]:
@@ -279,7 +279,7 @@ class RayRunner:
         try:
             ray.get(reference)
         except RayError as error:
-            self._died(slot, f"The trial could not be handed over. {death(error, slot.known_home)}")
+            self._died(slot, f"The trial did not reach its worker. {death(error, slot.known_home)}")
 
     def _take(self, slot: Slot, reference: Any) -> None:
         try:
@@ -390,5 +390,5 @@ class RayRunner:
         self._slots.remove(slot)
         self._n_given_up += 1
         left = counted(len(self._slots), "worker")
-        self._say(f"{cause} A place for trials is given up; the sweep goes on with {left}.")
+        self._say(f"{cause} One slot is given up; the sweep continues with {left}.")
         return False

@@ -161,7 +161,7 @@ def test_nobody_waits_for_a_server_once_the_sweep_is_to_end(
     study = make_study(write(database))
     postgres.stop("fast")
     try:
-        with pytest.raises(StudyAway, match=r"cannot be read: .*What it holds is safe"):
+        with pytest.raises(StudyAway, match=r"cannot be read: .*Its data is safe"):
             study.ask()
     finally:
         postgres.start()
@@ -275,7 +275,7 @@ def test_a_server_that_starts_is_waited_for_and_one_that_does_not_is_said(
     write(database, patience=Patience(said.append))
     back.join()
     assert len(said) == 1
-    assert said[0].startswith("The study is not there yet: ")
+    assert said[0].startswith("The study is not reachable yet: ")
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_a_server_that_starts_is_waited_for_and_one_that_does_not_is_said(
     ["mysql://a:secret@h/d", "sweeps", "postgresql://a:secret@h", "postgresql://a:secret@h:x/d"],
 )
 def test_another_address_is_refused_without_its_password(given: str) -> None:
-    with pytest.raises(StudyError, match=r"must be written as postgresql://host/database"):
+    with pytest.raises(StudyError, match=r"must be postgresql://host/database"):
         Address.parse(given)
     with pytest.raises(StudyError) as refused:
         Address.parse(given)

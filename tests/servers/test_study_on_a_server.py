@@ -95,7 +95,7 @@ def test_the_first_address_may_have_been_wrong(database: str, tmp_path: Path) ->
 def test_a_study_of_another_sweep_is_left_alone(database: str, tmp_path: Path) -> None:
     run(tmp_path / "mine" / "tiny", database)
     with pytest.raises(
-        StudyError, match=r"has a study tiny already, of another sweep.*--name tiny-2"
+        StudyError, match=r"already has a study tiny, of another sweep.*--name tiny-2"
     ):
         run(tmp_path / "yours" / "tiny", database)
     assert run(tmp_path / "mine" / "tiny", database) == [0, 1]
@@ -107,14 +107,14 @@ def test_a_study_that_no_sweep_made_is_left_alone(database: str, tmp_path: Path)
     run(tmp_path / "first", database)  # makes the tables
     storage = Address.parse(database).reader()
     optuna.create_study(study_name="tiny", storage=storage).ask()
-    with pytest.raises(StudyError, match="has a study tiny already, of something else"):
+    with pytest.raises(StudyError, match="already has a study tiny, of something else"):
         run(tmp_path / "tiny", database)
 
 
 def test_a_study_that_was_deleted_is_not_begun_anew(database: str, tmp_path: Path) -> None:
     run(tmp_path / "tiny", database)
     optuna.delete_study(study_name="tiny", storage=Address.parse(database).reader())
-    with pytest.raises(StudyError, match="has no study tiny any more. Restore it"):
+    with pytest.raises(StudyError, match="no longer has a study tiny. Restore it"):
         run(tmp_path / "tiny", None)
     with pytest.raises(StudyError, match="has no study yet"):
         read_sweep(tmp_path / "tiny")

@@ -93,7 +93,7 @@ def main(name: str, output: Path) -> None:
     told = threading.Event()
     folder = output.expanduser() / name
     if not (folder / layout.STUDY).is_file() and not (folder / layout.SWEEP).is_file():
-        give_answer({"problem": f"{folder}: no sweep lies there on the head of the cluster."})
+        give_answer({"problem": f"{folder}: no such sweep on the cluster's head."})
         return
     ray.init(log_to_driver=False, logging_level=logging.ERROR)
     signal.signal(signal.SIGTERM, lambda *_: told.set())

@@ -72,8 +72,8 @@ def _away(servers: dict[str, list[Any]]) -> list[str]:
             socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
         except OSError as error:
             problems.append(
-                f"{flag}: the head of the cluster does not reach {host}:{port} "
-                f"({error.strerror or error}). Name an address that it reaches."
+                f"{flag}: the cluster's head cannot reach {host}:{port} "
+                f"({error.strerror or error}). Name an address it can reach."
             )
     return problems
 
@@ -87,19 +87,19 @@ def _too_few(nodes: list[Node], request: dict[str, Any]) -> list[str]:
         cpus = sum(node.cpus for node in nodes)
         if request["workers"] <= cpus:
             return []
-        return [f"--workers: {request['workers']} are asked for, but Ray has {cpus:g} processors."]
+        return [f"--workers: must be at most {cpus:g}, the CPUs of Ray, not {request['workers']}."]
     if request["gpus"] is not None:
         return []  # those that are not there yet are waited for: an autoscaler may bring them
     most = max(node.gpus for node in nodes)
     if not most:
         return [
-            "The cluster has no GPU. Add machines that have some; or name how many an autoscaler "
-            "should bring, --gpus N; or train on processors, --workers N."
+            "The cluster has no GPU. Add machines with some, let an autoscaler bring N with "
+            "--gpus N, or train on CPUs with --workers N."
         ]
     if request["gpus_per_trial"] > most:
         return [
-            f"gpus_per_trial: a trial asks for {request['gpus_per_trial']} GPUs of one machine, "
-            f"but none has more than {most:g}."
+            f"gpus_per_trial: must be at most {most:g}, the most GPUs of one machine, not "
+            f"{request['gpus_per_trial']}."
         ]
     return []
 
@@ -117,7 +117,7 @@ def _look(request: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except (ValueError, IndexError):
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return {"problems": [f"cannot be looked at: {last[:300]}"]}
+        return {"problems": [f"cannot be checked: {last[:300]}"]}
     return answer
 
 
@@ -130,14 +130,14 @@ def _ask(nodes: list[Node], request: dict[str, Any]) -> dict[Node, dict[str, Any
         for node in nodes
     }
     ready, late = ray.wait(list(running), num_returns=len(running), timeout=PATIENCE_SECONDS)
-    silent = f"gave no answer within {PATIENCE_SECONDS:g} s."
+    silent = f"did not answer within {PATIENCE_SECONDS:g} s."
     answers = {running[reference]: {"problems": [silent]} for reference in late}
     for reference in ready:
         try:
             answers[running[reference]] = ray.get(reference)
         except ray.exceptions.RayError as error:
             line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            answers[running[reference]] = {"problems": [f"cannot be looked at: {line[:300]}"]}
+            answers[running[reference]] = {"problems": [f"cannot be checked: {line[:300]}"]}
     return answers
 
 
@@ -180,9 +180,9 @@ def _in_words(nodes: list[Node], answers: dict[Node, dict[str, Any]], asked: int
     )
     machines = "1 machine" if len(nodes) == 1 else f"{len(nodes)} machines"
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
-    counts = f"{gpus:g} GPUs ({free.get('GPU', 0):g} free), {cpus:g} processors"
+    counts = f"{gpus:g} GPUs ({free.get('GPU', 0):g} free), {cpus:g} CPUs"
     if asked is not None and asked > gpus:
-        counts += f", {asked - gpus:g} GPUs to be waited for"
+        counts += f", waiting for {asked - gpus:g} more GPUs"
     return f"{machines}, {counts}; Python {sys.version.split()[0]}, {listed}"
 
 

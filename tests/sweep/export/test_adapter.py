@@ -126,7 +126,7 @@ def test_a_difference_is_said_loudly(record: Record) -> None:
     assert words.startswith(
         "THE EXPORT DIFFERS by +2.00% from the logged eval loss; 1% is allowed."
     )
-    assert "the difference is the quantisation's" in words
+    assert "the quantisation makes the difference" in words
     assert verdict([replace(far, counts=False)], record, is_merged=False) is None
     assert verdict([replace(far, eval_loss=float("nan"))], record, is_merged=False) is not None
 

@@ -72,8 +72,8 @@ def test_a_lead_within_noise_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"eval": "dddd"}, "do not compare (eval: bbbb → dddd)"),
-        ({"loss_on": "all"}, "do not compare (loss_on: completion → all)"),
+        ({"eval": "dddd"}, "Not comparable: different eval data: bbbb → dddd."),
+        ({"loss_on": "all"}, "Not comparable: different loss_on: completion → all."),
         ({"base_model": {"name": "m", "max_length": 99}}, "max_length: 512 → 99"),
     ],
 )

@@ -55,7 +55,7 @@ def test_all_trials_in_an_order(folder: Path, sort: Sort, numbers: list[int]) ->
 def test_one_trial_has_its_curve_and_its_files(folder: Path) -> None:
     words = printed(one_in_words(record_of(read_sweep(folder), 0)))
     assert "mine, trial 0: completed" in words
-    assert "It took 1:31." in words
+    assert "Took 1:31." in words
     [best] = [line for line in words.splitlines() if line.rstrip().endswith("best")]
     assert best.split() == ["40", "2.00", "1.7000", "1.0000", "1.00e-03", "0.5", "1,234", "best"]
     assert "trials/000/adapter" in words

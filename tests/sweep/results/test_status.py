@@ -85,7 +85,7 @@ def test_a_sweep_whose_process_died_was_broken_off_and_none_of_its_trials_runs(
     found = read_sweep(folder)
     assert (found.state, found.runner) == ("broken off", None)
     assert [trial.outcome for trial in found.trials] == ["overfit", "waiting", "waiting"]
-    assert "its process died; the same command goes on" in printed(folder)
+    assert "its process died; the same command resumes it" in printed(folder)
 
 
 @pytest.mark.parametrize("state", ["finished", "failed", "stopped"])

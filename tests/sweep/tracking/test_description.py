@@ -27,7 +27,7 @@ def test_of_a_sweep_that_runs_it_says_so() -> None:
     text = as_markdown(summary(), lives=True)
     assert "leads" in text
     assert "has won" not in text
-    assert "It still runs." in text
+    assert "Still running." in text
 
 
 def test_without_a_winner_there_is_no_table() -> None:

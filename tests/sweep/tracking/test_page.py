@@ -207,7 +207,7 @@ def test_a_better_champion_of_the_same_task_stays(
     assert str(champion(folder).version) == version
     if version == "1":
         assert other.registered == (
-            "adapter, version 2; champion stays with version 1, which on the same task has 1.5000."
+            "adapter, version 2; champion stays with version 1, which has 1.5000 on the same task."
         )
 
 

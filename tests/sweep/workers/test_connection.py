@@ -61,7 +61,7 @@ def test_a_machine_that_joins_gets_trials_and_one_that_dies_costs_its_own_alone(
     sweep = Placed([config(number, epochs=24) for number in range(6)], join_then_leave)
     runner = RayRunner(config().model, n_slots=lambda: gpu_places(1), on_gpus=True, say=said.append)
     run(sweep, runner, Budget(None, None))
-    fewer, deadline = "The cluster has 1 place for trials now, before 2.", time.monotonic() + 60
+    fewer, deadline = "The cluster now has 1 slot for trials, before 2.", time.monotonic() + 60
     while fewer not in said and time.monotonic() < deadline:  # Ray takes its time to be certain
         list(runner.wait(until=lambda: fewer in said or time.monotonic() > deadline))
     runner.shutdown()
@@ -70,7 +70,7 @@ def test_a_machine_that_joins_gets_trials_and_one_that_dies_costs_its_own_alone(
     assert len(lost) == 1
     assert sweep.results[lost[0]].fault == "machine_lost"
     assert sum(result.outcome == "completed" for result in sweep.results.values()) == 5
-    assert said[0] == "The cluster has 2 places for trials now, before 1."
+    assert said[0] == "The cluster now has 2 slots for trials, before 1."
     assert fewer in said
 
 

@@ -117,7 +117,7 @@ def test_a_worker_that_does_not_answer_is_ended(local_ray: None, config: MakeCon
     assert not psutil.pid_exists(stopped[0])
     runner.shutdown()
     assert sweep.results[0].fault == "machine_lost"
-    assert "gave no answer for 0.1 minutes" in sweep.results[0].reason
+    assert "did not answer for 0.1 minutes" in sweep.results[0].reason
     assert sweep.results[1].outcome == "completed"
 
 

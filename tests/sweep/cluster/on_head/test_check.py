@@ -32,8 +32,12 @@ def request(**changes: Any) -> dict[str, Any]:
     ("nodes", "changes", "words"),
     [
         ([HEAD], {}, "The cluster has no GPU"),
-        ([HEAD, FIRST], {"gpus_per_trial": 16}, "asks for 16 GPUs of one machine, .* than 8"),
-        ([HEAD, FIRST], {"workers": 99}, "--workers: 99 are asked for, but Ray has 16"),
+        (
+            [HEAD, FIRST],
+            {"gpus_per_trial": 16},
+            "must be at most 8, the most GPUs of one machine, not 16",
+        ),
+        ([HEAD, FIRST], {"workers": 99}, "--workers: must be at most 16, the CPUs of Ray, not 99"),
     ],
 )
 def test_too_little_of_something_is_said(
@@ -52,7 +56,7 @@ def test_a_server_that_the_head_does_not_reach_is_said_without_its_password() ->
     address = "postgresql://me:secret@127.0.0.1:9/studies"
     assert _door(address) == ("127.0.0.1", 9)
     [problem] = _away({"--study": list(_door(address))})
-    assert problem.startswith("--study: the head of the cluster does not reach 127.0.0.1:9 (Conn")
+    assert problem.startswith("--study: the cluster's head cannot reach 127.0.0.1:9 (Conn")
 
 
 def test_a_problem_of_many_machines_is_said_once() -> None:

@@ -431,7 +431,7 @@ BROKEN_DATA: Sequence[tuple[str, str | bytes, str]] = [
         "train.jsonl",
         rows(16) + "{'prompt': 'x'}\n" + rows(3, "more"),
         "line 17 of data/train.jsonl is not JSON: Expecting property name enclosed in double "
-        "quotes at column 2, near '{'prompt': 'x'}'. Mend or remove that line.",
+        "quotes at column 2, near '{'prompt': 'x'}'. Fix or remove that line.",
     ),
     (
         "train.jsonl",
@@ -453,12 +453,16 @@ BROKEN_DATA: Sequence[tuple[str, str | bytes, str]] = [
     ("train.txt", rows(3), "the suffix of data/train.txt must be .jsonl, .ndjson, .json, .csv, "),
     ("train.csv", "prompt;completion\na;b\n", "must be separated by a comma, found a semicolon. "),
     ("train.csv", "prompt,completion\na,b,c\n", "row 1 of data/train.csv (it ends on line 2) must"),
-    ("train.parquet", "no", "data/train.parquet is not a whole Parquet file: "),
-    ("train.jsonl.gz", rows(3), "data/train.jsonl.gz is not whole gzip data: Not a gzipped file"),
+    ("train.parquet", "no", "data/train.parquet is not a complete Parquet file: "),
+    (
+        "train.jsonl.gz",
+        rows(3),
+        "data/train.jsonl.gz is not complete gzip data: Not a gzipped file",
+    ),
     (
         "train.jsonl",
         '{"prompt": "a", "completion": ""}\n',
-        "line 1 of data/train.jsonl: `completion` must not be empty, found ''. Mend or remove ",
+        "line 1 of data/train.jsonl: `completion` must not be empty, found ''. Fix or remove ",
     ),
     (
         "train.jsonl",
@@ -468,7 +472,7 @@ BROKEN_DATA: Sequence[tuple[str, str | bytes, str]] = [
     (
         "train.jsonl",
         rows(3) + rows(2, "eval"),
-        "data.eval: 2 of its 5 rows are also train rows, so the eval loss would reward learning",
+        "data.eval: 2 of its 5 rows are also train rows, so eval loss would reward memorising",
     ),
 ]
 
@@ -494,7 +498,10 @@ def test_broken_data_is_put_in_words(
         ),
         ("train: a/b", "data.train: a/b:train cannot be read from the hub: "),
         ("columns: {promt: prompt}", "found `promt`; did you mean `prompt`? Write our name first"),
-        ("columns: {text: boby}", "data.columns takes `text` from `boby`, which is no column of"),
+        (
+            "columns: {text: boby}",
+            "data.columns takes `text` from `boby`, which is not a column of",
+        ),
         ("template: '{promt}'", "found {promt}; did you mean `prompt`? Write {{ and }} for a brac"),
         ("template: '{prompt'", "data.template cannot be read: expected '}' before end of string."),
         ("eval: 0.5", "data.eval: a fraction needs at least two different training rows, found 1"),
@@ -525,7 +532,7 @@ def test_the_problems_of_both_files_are_said_at_once(sweep: Sweep) -> None:
 def test_rows_that_are_all_too_long_are_told_with_the_shortest(sweep: Sweep) -> None:
     Path("mine.yaml").write_text(SPACE.replace("search:", "  max_length: 4\nsearch:"))
     assert sweep("check", "mine.yaml", "--workers", "1") == (
-        "data.train: not one of its 20 rows keeps a completion token within max_length 4: "
+        "data.train: none of its 20 rows keeps a completion token within max_length 4: "
         "the shortest has 38 tokens. Raise data.max_length.\n"
     )
 

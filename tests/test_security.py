@@ -96,7 +96,7 @@ def test_a_chat_template_is_boxed_in(template: str) -> None:
     tokenizer = tiny.make_tokenizer()
     tokenizer.chat_template = template
     example = Example((Message("assistant", "rain"),), None, None, None, "train.jsonl line 1")
-    with pytest.raises(DataError, match="train.jsonl line 1: the chat template of this tokenizer"):
+    with pytest.raises(DataError, match="train.jsonl line 1: this tokenizer's chat template"):
         render(example, tokenizer, chat=True, loss_on="completion")
 
 
@@ -152,7 +152,10 @@ def test_a_pickle_is_not_loaded_by_a_worker_either(base: Path) -> None:
 def test_a_model_of_the_hub_with_pickles_alone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["config.json", "pytorch_model.bin"]
     monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name, revision: names)
-    with pytest.raises(ConfigError, match="org/name has no safetensors; pytorch_model.bin is a"):
+    with pytest.raises(
+        ConfigError,
+        match="org/name must have safetensors weights, but has none; pytorch_model.bin is a",
+    ):
         check_weights(config("org/name"))
 
 
@@ -184,7 +187,7 @@ def bring_code(base: Path) -> Path:
 def test_a_model_with_code_of_its_own_is_put_in_words(base: Path) -> None:
     name = str(bring_code(base))
     sizes: dict[str, Any] = dict.fromkeys(("rank", "micro_batch_size", "max_length"), 8)
-    with pytest.raises(ConfigError, match="is run only where the file says `trust_remote_code: t"):
+    with pytest.raises(ConfigError, match="which runs only with `trust_remote_code: t"):
         reachable(
             config(name),
             lambda: estimate(config(name), target_modules="all-linear", optimizer="adamw", **sizes),
@@ -205,7 +208,7 @@ def test_nobody_is_asked_whether_to_run_code(base: Path) -> None:
     os.close(silent)
     os.close(kept_open)
     assert done.returncode == 2, done.stderr
-    assert "comes with Python code of its own" in done.stderr
+    assert "has its own Python code" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -248,7 +248,7 @@ def test_all_that_a_cluster_lacks_is_said_at_once_and_nothing_is_started(
     assert refused.returncode == 2
     assert "3 problems; nothing started" in refused.stderr
     assert "The cluster has no GPU." in refused.stderr
-    assert "base_model: /shared/none is no folder of a model on this machine." in refused.stderr
+    assert "base_model: /shared/none must be a model's folder on every machine," in refused.stderr
     assert "lacking" not in {job.sweep for job in cluster.jobs()}
     assert not (head.home / "sweeps" / "lacking").exists()
 

@@ -75,9 +75,7 @@ def _broken(*, has_gpus: bool) -> list[str]:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         return [f"packages: installed, but importing them fails: {last[:300]}"]
     if has_gpus and done.stdout.strip().endswith("CUDA None"):
-        return [
-            "torch is a build for processors, and Ray counts GPUs here: install its CUDA build."
-        ]
+        return ["torch is a CPU build, but Ray has GPUs here: install its CUDA build."]
     return []
 
 
@@ -95,8 +93,8 @@ def _unreachable(name: str, revision: str | None) -> list[str]:
         if (folder / "config.json").is_file():
             return []
         return [
-            f"base_model: {name} is no folder of a model on this machine. Name one that every "
-            f"machine of the cluster has, or a hub id."
+            f"base_model: {name} must be a model's folder on every machine, but is not on this "
+            f"one. Copy it there, or name a hub id."
         ]
     from huggingface_hub import hf_hub_download
 
@@ -105,7 +103,7 @@ def _unreachable(name: str, revision: str | None) -> list[str]:
     except Exception as error:  # its own, httpx's, the system's
         return [
             f"base_model: {name} is not in this machine's cache, and the hub does not give it: "
-            f"{_first_line(error)} Look at the network, its licence and HF_TOKEN (--env HF_TOKEN)."
+            f"{_first_line(error)} Check the network, its licence and HF_TOKEN (--env HF_TOKEN)."
         ]
     return []
 
@@ -121,8 +119,8 @@ def little_room(folder: Path, what: str) -> list[str]:
     if free >= LEAST_FREE_BYTES:
         return []
     return [
-        f"{what}, {folder}: {free / 1e9:.1f} GB are free, but a sweep wants "
-        f"{LEAST_FREE_BYTES / 1e9:.0f} GB at the least."
+        f"{what}, {folder}: {free / 1e9:.1f} GB are free, but a sweep needs "
+        f"{LEAST_FREE_BYTES / 1e9:.0f} GB."
     ]
 
 

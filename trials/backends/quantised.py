@@ -108,7 +108,7 @@ class _Entry:
                 return model
             why = "its content is not what was written"
             del model
-        say(f"the quantised base model in {self.folder} cannot be used and is made anew: {why}")
+        say(f"the quantised base model in {self.folder} is unusable and is rebuilt: {why}")
         give_back_memory()
         return None
 
@@ -133,8 +133,8 @@ class _Entry:
         free = shutil.disk_usage(self.folder.parent).free
         if free < 1.5 * n_bytes:
             raise OSError(
-                f"{self.folder.parent} has {free / 2**30:.1f} GiB free, "
-                f"and 1.5 times its {n_bytes / 2**30:.1f} GiB are wanted"
+                f"{self.folder.parent} has {free / 2**30:.1f} GiB free, but needs 1.5 times its "
+                f"{n_bytes / 2**30:.1f} GiB"
             )
 
 

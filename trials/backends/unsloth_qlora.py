@@ -35,7 +35,7 @@ from trials.memory.estimate import activation_bytes_per_token
 from trials.models.frozen_base import FrozenBase
 from trials.models.sources import local_or_hub
 
-NO_METRICS = "objective: Unsloth measures eval loss alone; write backend: transformers."
+NO_METRICS = "objective: Unsloth measures only eval loss; write backend: transformers."
 
 
 def load(config: ModelConfig) -> FrozenBase:

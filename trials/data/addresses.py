@@ -33,7 +33,11 @@ def wrong_address(address: str, schemes: Sequence[str] = STORES) -> str | None:
     """
     scheme, _, rest = address.partition("://")
     if scheme == "file":
-        return None if rest.startswith("/") else "file:// takes a whole path: file:///folder/name."
+        return (
+            None
+            if rest.startswith("/")
+            else ("file:// needs an absolute path: file:///folder/name.")
+        )
     known = ", ".join([*(f"{store}://bucket/…" for store in schemes), "file:///folder/…"])
     if scheme not in schemes:
         return f"{scheme}:// is not read; an address here is {known}. Copy it there."
@@ -66,7 +70,7 @@ def fetched(address: str, check_size: Callable[[int], object]) -> bytes:
         store, path = fs.FileSystem.from_uri(address)
         about: Any = store.get_file_info(path)
         if about.type is not fs.FileType.File:
-            raise DataError(f"{title}: no such file. Is its name right, and may you read it?")
+            raise DataError(f"{title}: no such file. Check its name and your right to read it.")
         check_size(about.size)
         with store.open_input_stream(path, compression=None) as stream:
             data: bytes = stream.read()

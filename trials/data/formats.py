@@ -100,7 +100,7 @@ def _turn(value: object, shown: str) -> Message:
         raise DataError(f"the role of {shown} {rule}, found {found(said_role)}")
     if value.get("tool_calls"):
         raise DataError(
-            f"{shown} must say all in its content, found `tool_calls`, which are not read"
+            f"{shown} must have all text in its content, found `tool_calls`, which are not read"
         )
     content_name = f"`{content_key}` of {shown}"
     content = _text(value[content_key], content_name, may_be_empty=role != "assistant")
@@ -189,14 +189,14 @@ def converted(
         try:
             examples.append(_example(record, chosen))
         except DataError as error:
-            problems.append(f"{row.position} of {table.title}: {error}. Mend or remove that row.")
+            problems.append(f"{row.position} of {table.title}: {error}. Fix or remove that row.")
     return examples, problems
 
 
 def _unknown_columns(columns: Mapping[str, str], present: Sequence[str], title: str) -> list[str]:
     return [
-        f"data.columns takes `{ours}` from `{theirs}`, which is no column of {title}"
-        f"{nearest(theirs, present)} Its columns are {quoted(present)}."
+        f"data.columns takes `{ours}` from `{theirs}`, which is not a column of "
+        f"{title}{nearest(theirs, present)} Its columns are {quoted(present)}."
         for ours, theirs in columns.items()
         if theirs not in present
     ]

@@ -24,8 +24,8 @@ def read_hub(source: str) -> Table:
         from datasets.exceptions import DatasetsError
     except ImportError:
         raise DataError(
-            f"{title} is a data set of the hub, and the package that reads those, `datasets`, is "
-            f"not installed. Run: pip install -e '.[hub-data]'"
+            f"{title} is a hub data set, but the package `datasets`, which reads it, is not "
+            f"installed. Run: pip install -e '.[hub-data]'"
         ) from None
     failures = (OSError, ValueError, LookupError, RuntimeError, DatasetsError, httpx.HTTPError)
     try:

@@ -33,8 +33,8 @@ def read_parquet(data: bytes, table: Table) -> None:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
-            f"{table.title} is not a whole Parquet file: {first_line(error)} "
-            f"Fetch or write it again."
+            f"{table.title} is not a complete Parquet file: {first_line(error)} Fetch or write it "
+            f"again."
         ) from None
 
 

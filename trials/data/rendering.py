@@ -81,8 +81,8 @@ def _chat_segments(
             )
         except TemplateError as error:  # such as Gemma's: roles must alternate
             raise DataError(
-                f"{place}: the chat template of this tokenizer refuses the conversation: {error}. "
-                f"Mend or remove that row."
+                f"{place}: this tokenizer's chat template rejects the conversation: {error}. Fix "
+                f"or remove that row."
             ) from None
 
     whole = rendered(len(messages), prompt=False)
@@ -98,9 +98,9 @@ def _chat_segments(
             before = rendered(turns[-1], prompt=True)
             if not whole.startswith(before):
                 raise DataError(
-                    f"{place}: the chat template of this tokenizer does not begin a conversation "
-                    f"with its own prompt, so the supervised part cannot be told. "
-                    f"Give rows with prompt and completion, and set data.chat to false."
+                    f"{place}: this tokenizer's chat template does not start a conversation with "
+                    f"its own prompt, so the supervised part is unknown. Give rows with prompt "
+                    f"and completion, and set data.chat to false."
                 )
             return [Segment(before, False), *_closed(whole[len(before) :])]
         segments += [Segment(before[len(done) :], False), *_closed(after[len(before) :])]

@@ -40,7 +40,7 @@ class Table:
             return
         self.problems.append(
             f"{position} of {self.title} must be a JSON object such as "
-            f'{{"prompt": "…", "completion": "…"}}, found {found(value)}. Mend or remove it.'
+            f'{{"prompt": "…", "completion": "…"}}, found {found(value)}. Fix or remove it.'
         )
 
 

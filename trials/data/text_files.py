@@ -59,8 +59,8 @@ def _unpacked(data: bytes, title: str) -> bytes:
         return unpacked
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{title} is not whole gzip data: {first_line(error)} "
-            f"Fetch it again, or take .gz off its name if it is not packed."
+            f"{title} is not complete gzip data: {first_line(error)} Fetch it again, or take .gz "
+            f"off its name if it is not packed."
         ) from None
 
 
@@ -105,7 +105,7 @@ def _read_json_lines(text: str, table: Table) -> None:
         try:
             table.add(f"line {number}", _parsed(line, table.title, number))
         except DataError as error:
-            table.problems.append(f"{error} Mend or remove that line.")
+            table.problems.append(f"{error} Fix or remove that line.")
     if not table.rows and _is_one_document(text):
         raise DataError(
             f"{table.title} must hold one JSON object per line, but it is a single JSON value. "
@@ -118,7 +118,7 @@ def _read_json(text: str, table: Table) -> None:
         value = _parsed(text, table.title, 1)
     except DataError as error:
         mend = "If each line is an object of its own, let its name end in .jsonl."
-        raise DataError(f"{error} {mend if 'Extra data' in str(error) else 'Mend it.'}") from None
+        raise DataError(f"{error} {mend if 'Extra data' in str(error) else 'Fix it.'}") from None
     rule = f"{table.title} must be a list of objects, or an object that holds exactly one list"
     if isinstance(value, dict):
         lists = [name for name, inside in value.items() if isinstance(inside, list)]

@@ -79,7 +79,7 @@ def place(path: Path, key: str | None, make: Callable[[], TokenSplit]) -> TokenS
             return TokenSplit.load(path)
     except OSError as error:
         reason = error.strerror or str(error)
-        print(f"going on without the cache of tokens, {cache_dir()}: {reason}", flush=True)
+        print(f"continuing without the token cache, {cache_dir()}: {reason}", flush=True)
     (made or make()).save(path)
     return TokenSplit.load(path)
 
@@ -109,7 +109,7 @@ def _locked(entry: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("waiting for another sweep, which tokenises the same rows", flush=True)
+            print("waiting for another sweep that tokenises the same rows", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield  # closing the file unlocks, also when the process dies
 

@@ -49,7 +49,7 @@ def score(
         where = _line(error, data_dir / file_name)
         words = "; ".join(traceback.format_exception_only(error)[-1].strip().splitlines())
         raise MetricFailed(
-            f"{place}{where} raised {words}. Its whole traceback is in the log."
+            f"{place}{where} raised {words}. The traceback is in the log."
         ) from error
     try:
         value = float(found)  # type: ignore[arg-type]  # a NumPy or torch scalar is welcome

@@ -49,8 +49,9 @@ def check_weights(model: ModelConfig) -> None:
         return
     pickles = next((f"; {name} is a pickle" for name in names if name.endswith(".bin")), "")
     raise ConfigError(
-        f"base_model: {model.name} has no safetensors{pickles}. Pickles can run code when they are "
-        f"read, so they are not: choose a model or a revision with {SAFE_WEIGHTS[0]}."
+        f"base_model: {model.name} must have safetensors weights, but has none{pickles}. Pickles "
+        f"can run code, so they are never read: choose a model or a revision with "
+        f"{SAFE_WEIGHTS[0]}."
     )
 
 
@@ -64,9 +65,8 @@ def reachable(model: ModelConfig, load: Any) -> Any:
     except Exception as error:
         if "trust_remote_code" in str(error) and not model.trust_remote_code:
             raise ConfigError(
-                f"base_model: {model.name} comes with Python code of its own, which is run only "
-                f"where the file says `trust_remote_code: true`. Read that code first, or choose "
-                f"another model."
+                f"base_model: {model.name} has its own Python code, which runs only with "
+                f"`trust_remote_code: true`. Read that code first, or choose another model."
             ) from None
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         if not isinstance(error, OSError | ValueError | ImportError):
@@ -74,7 +74,7 @@ def reachable(model: ModelConfig, load: Any) -> Any:
         is_offline = os.environ.get("HF_HUB_OFFLINE") == "1" and not Path(model.name).is_dir()
         offline = " HF_HUB_OFFLINE is set: unset it to reach the hub." if is_offline else ""
         raise ConfigError(
-            f"base_model: {model.name} cannot be read: {first_line.rstrip('.: ')}.{offline} "
-            f"Give a hub id that this machine reaches, a local folder with config.json, "
-            f"tokenizer and safetensors, or the built-in smollm2-135m."
+            f"base_model: {model.name} cannot be read: {first_line.rstrip('.: ')}.{offline} Give "
+            f"a hub id this machine can reach, a local folder with config.json, tokenizer and "
+            f"safetensors, or the built-in smollm2-135m."
         ) from None

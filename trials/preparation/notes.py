@@ -23,14 +23,14 @@ def notes(train: Sequence[Example], *, chat: bool, n_eval_rows: int) -> list[str
     if len(touching) > len(train) / 2:
         prompt, completion = str(touching[0].prompt), str(touching[0].completion)
         found.append(
-            f"data.train: nothing stands between prompt and completion in {len(touching):,} of "
-            f"{len(train):,} rows, so two words become one: …{prompt[-20:]}{completion[:20]}… "
-            f"Begin the completions with a space, or end the prompts with a line break."
+            f"data.train: prompt and completion touch in {len(touching):,} of {len(train):,} "
+            f"rows, merging two words: …{prompt[-20:]}{completion[:20]}… Start completions with a "
+            f"space, or end prompts with a line break."
         )
     if n_eval_rows < LEAST_SAMPLE_ROWS:
         found.append(
-            f"data.eval: the eval loss ranks trials by {n_eval_rows} rows, fewer than "
-            f"{LEAST_SAMPLE_ROWS}: small differences are chance. Give more eval rows."
+            f"data.eval: only {n_eval_rows} rows rank the trials, fewer than {LEAST_SAMPLE_ROWS}: "
+            f"small differences are chance. Add eval rows."
         )
     return found
 

@@ -110,10 +110,9 @@ def _read(request: Request) -> Splits:
         shown = "\n".join(f"  {in_eval} equals {in_train}" for in_train, in_eval in both[:5])
         more = f"\n  and {len(both) - 5} more" if len(both) > 5 else ""
         raise DataError(
-            f"data.eval: {len(both)} of its {len(eval_)} rows are also train rows, so the eval "
-            f"loss would reward learning them by heart.\n{shown}{more}\n"
-            f"  Remove them from one of the files, or write `eval: 0.1`: a split by us keeps equal "
-            f"rows together."
+            f"data.eval: {len(both)} of its {len(eval_)} rows are also train rows, so eval loss "
+            f"would reward memorising them.\n{shown}{more}\n  Remove them from one of the files, "
+            f"or write `eval: 0.1`, a split that keeps equal rows together."
         )
     return {"train": train, "eval": eval_}
 
@@ -239,9 +238,8 @@ def _n_sample(request: Request, n_kept: int, eval_: SplitCounts, train: SplitCou
 def _check_kept(key: str, counts: SplitCounts, max_length: int, split: TokenSplit) -> None:
     if counts.dropped == counts.rows:
         raise DataError(
-            f"{key}: not one of its {counts.rows} rows keeps a completion token within "
-            f"max_length {max_length}: the shortest has {min(split.lengths)} tokens. "
-            f"Raise data.max_length."
+            f"{key}: none of its {counts.rows} rows keeps a completion token within max_length "
+            f"{max_length}: the shortest has {min(split.lengths)} tokens. Raise data.max_length."
         )
 
 
@@ -283,7 +281,7 @@ def main(request_path: str, answer_path: str) -> int:
     except OSError as error:
         if fault_of(error) != "disk_full":
             raise
-        answer = {"problems": f"No room on the disk for the tokenised data: {error}. Make some."}
+        answer = {"problems": f"No space on the disk for the tokenised data: {error}. Free some."}
     Path(answer_path).write_text(json.dumps(answer))
     return 0
 

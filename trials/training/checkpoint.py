@@ -82,7 +82,7 @@ class Checkpoints:
             save_file(tensors, unfinished, metadata=about)
             unfinished.replace(self._path)
         except (OSError, SafetensorError) as error:  # a full disk must not end the training
-            print(f"no checkpoint could be written: {error}", flush=True)
+            print(f"cannot write a checkpoint: {error}", flush=True)
             unfinished.unlink(missing_ok=True)
 
     def read(self) -> State | None:
@@ -93,12 +93,12 @@ class Checkpoints:
             with safe_open(self._path, framework="pt") as file:
                 about = file.metadata() or {}
                 if about.get("identity") != self._identity:
-                    print("the checkpoint is of another trial: beginning anew", flush=True)
+                    print("the checkpoint belongs to another trial: starting over", flush=True)
                     return None
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return State(tensors=tensors, numbers=json.loads(about["numbers"]))
         except (OSError, SafetensorError, ValueError, KeyError) as error:
-            print(f"the checkpoint cannot be read, beginning anew: {error}", flush=True)
+            print(f"cannot read the checkpoint, starting over: {error}", flush=True)
             return None
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ from trials.whole_file import new_folder, sync_folder
 
 T = TypeVar("T")
 
-SET_ASIDE = Stop(outcome="interrupted", reason="Set aside; it goes on from its checkpoint.")
+SET_ASIDE = Stop(outcome="interrupted", reason="Interrupted; resumes from its checkpoint.")
 
 
 def run_trial(

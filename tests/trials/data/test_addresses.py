@@ -97,7 +97,7 @@ def test_a_space_may_name_what_only_other_machines_have(tmp_path: Path) -> None:
         ("ftp://host/a.jsonl", "smollm2-135m", "data.train: ftp:// is not read; an address here"),
         ("s3://rows", "smollm2-135m", "data.train: must name a bucket and a file in it"),
         ("s3://rows/a.jsonl", "s3://models/llama", "base_model: s3:// is not read; .* file:///"),
-        ("file://rows.jsonl", "smollm2-135m", "file:// takes a whole path"),
+        ("file://rows.jsonl", "smollm2-135m", "file:// needs an absolute path"),
     ],
 )
 def test_other_addresses_are_refused(

@@ -118,7 +118,7 @@ def test_a_template_without_its_own_prompt_is_refused(tokenizer: Any) -> None:
         "{% for m in messages %}[{{ m.content }}]{% endfor %}"
         "{% if add_generation_prompt %}<assistant>{% endif %}",
     )
-    message = r"train\.jsonl line 1: the chat template .* set data\.chat to false"
+    message = r"train\.jsonl line 1: this tokenizer's chat template .* set data\.chat to false"
     with pytest.raises(DataError, match=message):
         render(PAIR, ends_otherwise, chat=True)
 

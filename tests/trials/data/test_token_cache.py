@@ -132,7 +132,7 @@ def test_without_a_cache_a_sweep_goes_on_and_says_so(
     cache.parent.parent.write_text("a file where the cache should be")
     split = token_cache.place(sweep / "train", "key", make)
     assert split.ids.tolist() == [5, 6, 7]
-    said = f"going on without the cache of tokens, {cache}: Not a directory\nmade\n"
+    said = f"continuing without the token cache, {cache}: Not a directory\nmade\n"
     assert capsys.readouterr().out == said
 
 
@@ -144,7 +144,7 @@ def test_a_full_cache_tokenises_no_second_time(
 
     monkeypatch.setattr(token_cache, "_write", full)
     assert token_cache.place(sweep / "train", "key", make).ids.tolist() == [5, 6, 7]
-    said = f"made\ngoing on without the cache of tokens, {cache}: No space left on device\n"
+    said = f"made\ncontinuing without the token cache, {cache}: No space left on device\n"
     assert capsys.readouterr().out == said
 
 

@@ -289,17 +289,16 @@ def test_good_rows_have_no_notes(asked: Request) -> None:
 def test_few_eval_rows_are_noted(asked: Request) -> None:
     [note] = notes(asked, TRAIN, n_eval=31)
     assert note == (
-        "data.eval: the eval loss ranks trials by 31 rows, fewer than 32: small differences are "
-        "chance. Give more eval rows."
+        "data.eval: only 31 rows rank the trials, fewer than 32: small differences are chance. "
+        "Add eval rows."
     )
 
 
 def test_words_that_touch_are_noted(asked: Request) -> None:
     [note] = notes(asked, [pair("rain in oslo", "snow")] * 3 + [pair("rain", " snow")] * 2)
     assert note == (
-        "data.train: nothing stands between prompt and completion in 3 of 5 rows, so two words "
-        "become one: …rain in oslosnow… Begin the completions with a space, or end the prompts "
-        "with a line break."
+        "data.train: prompt and completion touch in 3 of 5 rows, merging two words: …rain in "
+        "oslosnow… Start completions with a space, or end prompts with a line break."
     )
 
 

@@ -169,7 +169,7 @@ def test_a_checkpoint_that_is_not_whole_is_said_and_the_trial_begins_anew(
     path = half_run(config, base)
     path.write_bytes(path.read_bytes()[:size])
     _, points = run(config(**EVERY_STEP), base)
-    assert "the checkpoint cannot be read, beginning anew" in capsys.readouterr().out
+    assert "cannot read the checkpoint, starting over" in capsys.readouterr().out
     assert [point.index for point in points] == [1, 2, 3, 4]
 
 
@@ -178,7 +178,7 @@ def test_a_checkpoint_of_another_configuration_is_not_continued(
 ) -> None:
     half_run(config, base)
     run(config(**EVERY_STEP, learning_rate=2e-3), base)
-    assert "the checkpoint is of another trial: beginning anew" in capsys.readouterr().out
+    assert "the checkpoint belongs to another trial: starting over" in capsys.readouterr().out
 
 
 def test_a_checkpoint_that_cannot_be_written_does_not_end_the_training(
@@ -193,7 +193,7 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_training(
     monkeypatch.setattr("trials.training.checkpoint.save_file", full)
     result, _ = run(config(**EVERY_STEP), base)
     assert result.outcome == "completed"
-    assert "no checkpoint could be written" in capsys.readouterr().out
+    assert "cannot write a checkpoint" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("n_steps", [1, 5, 6, 11])

@@ -50,7 +50,7 @@ def test_a_study_that_finds_no_room_is_put_in_words_and_begun_when_there_is(tmp_
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # some of its tables
     try:
-        with pytest.raises(StudyAway, match=r"study\.db: cannot be used: .+\. Make room"):
+        with pytest.raises(StudyAway, match=r"study\.db: cannot be used: .+\. Free disk space"):
             own_storage(tmp_path, Patience())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

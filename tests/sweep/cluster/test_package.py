@@ -171,7 +171,7 @@ def test_an_address_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
             ["--cluster-output", "sweeps"],
             "--cluster-output sweeps: must be an absolute path, such as",
         ),
-        (["--env", "NO_SUCH_VARIABLE"], "--env NO_SUCH_VARIABLE: no such variable here"),
+        (["--env", "NO_SUCH_VARIABLE"], "--env NO_SUCH_VARIABLE: no such variable is set here"),
         (["--gpus", "1", "--workers", "1"], "--workers and --gpus"),
         (["--address", "ray://head:10001"], "Write http://head:8265."),
     ],

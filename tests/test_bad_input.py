@@ -467,7 +467,7 @@ BROKEN_DATA: Sequence[tuple[str, str | bytes, str]] = [
     (
         "train.jsonl",
         '{"messages": [{"role": "user", "content": "hello"}]}\n',
-        "a conversation must end with a turn of the assistant, found one of the user. Mend or re",
+        "a conversation must end with a turn of the assistant, found one of the user. Fix or rem",
     ),
     (
         "train.jsonl",

@@ -15,8 +15,7 @@ import pytest
 from sweep.cli.app import main
 from sweep.space.loading import load_space
 from trials.config import ConfigError, DataError, ModelConfig
-from trials.preparation.prepare import prepare
-from trials.preparation.request import Request
+from trials.preparation.prepare import Request, prepare
 
 HEAVY = ("torch", "transformers", "peft", "ray", "mlflow")
 
@@ -96,11 +95,7 @@ BROKEN_SPACES = [
     ("[8, 16]", "[8, 16", "line 8, column 16 not YAML: a comma or ] is missing before this"),
     ("[8, 16]", "[8, 16]]", "line 7, column 16 not YAML: ] closes nothing here; remove it."),
     ("  learning", "   learning", "line 8, column 4 not YAML: indented unlike the keys above"),
-    (
-        "rank:",
-        "rank",
-        "line 8, column 16 not YAML: no colon is allowed here; look for one missing",
-    ),
+    ("rank:", "rank", "line 8, column 16 not YAML: no colon is allowed here; look for one missing"),
     ("base_model:", "base_model", "line 2, column 1 not YAML: must be `key: value`; a colon and"),
     ("mine", "'mine", "line 1, column 7 not YAML: a quotation mark opens here and never closes;"),
     ("mine", "my: own", "line 1, column 9 not YAML: no colon is allowed here; look for one miss"),
@@ -152,11 +147,7 @@ BROKEN_SPACES = [
     ("", "  alpha: {time_rank: 1}", "search.alpha.time_rank: no such key of a range; did you mean"),
     ("", "  epochs: {times_rank: 1}", "search.epochs.times_rank: only alpha can be a multiple"),
     ("", "start_with: {rank: 8}", "line 9 start_with: must be a list, `- {rank: 16, …}` for each"),
-    (
-        "",
-        "start_with:\n  - {rank: 32}",
-        "line 10 start_with[0].rank: 32 is outside search.rank (",
-    ),
+    ("", "start_with:\n  - {rank: 32}", "line 10 start_with[0].rank: 32 is outside search.rank ("),
     ("", "start_with:\n  - {rnak: 8}", "line 10 start_with[0].rnak: no such setting; did you mean"),
     ("", "start_with:\n  - {alpha: 8}", "start_with[0].alpha: needs a rank beside it, since"),
     ("mine", "my/sweep", "line 1 name: must be a valid folder name"),

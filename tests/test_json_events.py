@@ -120,9 +120,7 @@ def interrupted(space: Path, *options: str, when: Callable[[str, str], bool]) ->
 @pytest.mark.long
 def test_130_a_sweep_that_is_interrupted_says_what_it_had(space: Path) -> None:
     ran = interrupted(
-        space,
-        *("--set", "search.epochs=300"),
-        when=lambda out, err: '"index": 1,' in out,
+        space, *("--set", "search.epochs=300"), when=lambda out, err: '"index": 1,' in out
     )
     end = ran.events[-1]
     assert ran.exit_code == 130, ran.err

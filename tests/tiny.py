@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trials.config import ModelConfig
-from trials.preparation.prepare import prepare
+from trials.preparation.prepare import Request, prepare
 from trials.preparation.prompts import Ask
-from trials.preparation.request import Request
 
 if TYPE_CHECKING:
     from trials.backends.transformers_qlora import TransformersBase

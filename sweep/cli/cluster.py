@@ -33,9 +33,7 @@ if TYPE_CHECKING:
 Address = Annotated[
     str | None,
     typer.Option(
-        metavar="http://HEAD:8265",
-        help="The Ray cluster's dashboard.",
-        show_default=False,
+        metavar="http://HEAD:8265", help="The Ray cluster's dashboard.", show_default=False
     ),
 ]
 JobName = Annotated[
@@ -60,8 +58,7 @@ def submit(
     name: Name = None,
     seed: Seed = None,
     mlflow: Annotated[
-        str | None,
-        typer.Option(help="An MLflow server the cluster can reach.", show_default=False),
+        str | None, typer.Option(help="An MLflow server the cluster can reach.", show_default=False)
     ] = None,
     study: Annotated[
         str | None,

@@ -19,8 +19,7 @@ Trials = Annotated[
     int | None, typer.Option(min=1, help="Trials in the whole study.", show_default=False)
 ]
 Hours = Annotated[
-    float | None,
-    typer.Option(help="Stop after this many hours of this run.", show_default=False),
+    float | None, typer.Option(help="Stop after this many hours of this run.", show_default=False)
 ]
 Workers = Annotated[
     int | None,

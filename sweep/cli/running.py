@@ -56,8 +56,7 @@ def run(
     ] = None,
     sets: Sets = None,
     as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Write JSON events for programs, one per line."),
+        bool, typer.Option("--json", help="Write JSON events for programs, one per line.")
     ] = False,
 ) -> None:
     """Run a sweep, or resume one that was stopped.
@@ -104,8 +103,7 @@ def trial(
         ),
     ] = None,
     number: Annotated[
-        int | None,
-        typer.Option(min=0, help="Repeat this trial of the sweep.", show_default=False),
+        int | None, typer.Option(min=0, help="Repeat this trial of the sweep.", show_default=False)
     ] = None,
     workers: Annotated[
         int | None,

@@ -44,10 +44,7 @@ def check(
     on_gpus = wants_gpus(workers=workers)
     with tempfile.TemporaryDirectory() as scratch:
         found = preparation.prepare_data(
-            checked,
-            Path(scratch) / layout.DATA,
-            on_gpus=on_gpus,
-            say=terminal.print,
+            checked, Path(scratch) / layout.DATA, on_gpus=on_gpus, say=terminal.print
         )
     terminal.print(preparation.in_words(checked, found))
 

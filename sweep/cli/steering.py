@@ -8,22 +8,13 @@ from typing import Annotated
 
 import typer
 
-from sweep.cli import cluster
-from sweep.cli.options import (
-    Output,
-    SweepName,
-    SweepOrJob,
-    console,
-    fail,
-    known_folder,
-    sweep_names,
-)
+from sweep.cli import cluster, options
 from sweep.folder import layout
 
 
 def stop(
-    name: SweepOrJob,
-    output: Output = Path("sweeps"),
+    name: options.SweepOrJob,
+    output: options.Output = Path("sweeps"),
     wait: Annotated[bool, typer.Option(help="Wait until it has stopped.")] = True,
     address: cluster.Address = None,
 ) -> None:
@@ -37,7 +28,7 @@ def stop(
     if address is not None:
         raise typer.Exit(cluster.stop(name, address, wait=wait))
 
-    folder = known_folder(output, name, layout.LOCK)
+    folder = options.known_folder(output, name, layout.LOCK)
 
     from sweep.control.stop import stop
 
@@ -45,9 +36,9 @@ def stop(
 
 
 def prune(
-    name: SweepOrJob,
+    name: options.SweepOrJob,
     trial: Annotated[int, typer.Argument(min=0, metavar="TRIAL", help="The trial's number.")],
-    output: Output = Path("sweeps"),
+    output: options.Output = Path("sweeps"),
     address: cluster.Address = None,
 ) -> None:
     """Stop one running trial; the sweep goes on.
@@ -61,7 +52,7 @@ def prune(
     if address is not None:
         raise typer.Exit(cluster.prune(name, trial, address))
 
-    folder = known_folder(output, name, layout.LOCK)
+    folder = options.known_folder(output, name, layout.LOCK)
 
     from sweep.control.prune import prune
 
@@ -69,8 +60,8 @@ def prune(
 
 
 def sync(
-    name: SweepName,
-    output: Output = Path("sweeps"),
+    name: options.SweepName,
+    output: options.Output = Path("sweeps"),
     mlflow: Annotated[
         str | None,
         typer.Option(
@@ -84,7 +75,7 @@ def sync(
 
     The sweep must have ended. Example: sweep sync my. Exit codes: 0 all sent, 1 some left.
     """
-    folder = known_folder(output, name, layout.LOCK)
+    folder = options.known_folder(output, name, layout.LOCK)
 
     from sweep.folder.lock import locked
     from sweep.tracking.mlflow_tracker import send_rest
@@ -98,14 +89,14 @@ def clean(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME", help="The sweep's name, or --all.", autocompletion=sweep_names
+            metavar="NAME", help="The sweep's name, or --all.", autocompletion=options.sweep_names
         ),
     ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="All sweeps of the folder, and caches that none uses.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; else only list.")] = False,
-    output: Output = Path("sweeps"),
+    output: options.Output = Path("sweeps"),
 ) -> None:
     """List what can be deleted; delete it with --yes.
 
@@ -114,10 +105,10 @@ def clean(
     running sweep. Example: sweep clean my --yes
     """
     if (name is None) == (not every):
-        fail("sweep clean: needs the name of a sweep, or --all; give one of the two.")
-    folders = layout.sweep_folders(output) if name is None else [known_folder(output, name)]
+        options.fail("sweep clean: needs the name of a sweep, or --all; give one of the two.")
+    folders = layout.sweep_folders(output) if name is None else [options.known_folder(output, name)]
 
     from sweep.control import clean
 
     found, left_alone = clean.clean(folders, caches=every, delete=yes)
-    console().print(clean.in_words(found, left_alone, deleted=yes))
+    options.console().print(clean.in_words(found, left_alone, deleted=yes))

@@ -108,11 +108,7 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
 
 
-def status(
-    name: SweepName,
-    output: Output = Path("sweeps"),
-    as_json: AsJson = False,
-) -> None:
+def status(name: SweepName, output: Output = Path("sweeps"), as_json: AsJson = False) -> None:
     """Show the state and the trials of a sweep.
 
     Changes nothing. Example: sweep status my --json

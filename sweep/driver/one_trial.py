@@ -17,15 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sweep.driver import trial_params
 from sweep.driver.preparation import Check, prepare_data
-from sweep.driver.trial_params import (
-    Recorded,
-    named_params,
-    outside,
-    recorded_config,
-    recorded_params,
-    unlike,
-)
 from sweep.folder import layout
 from sweep.pruners.own_curve import ByItself
 from sweep.space.backend import choose_backend
@@ -36,13 +29,7 @@ from sweep.storage.attributes import COUNTS
 from sweep.study.task import rows_so_far
 from sweep.study.trial_config import resolver
 from sweep.text.trials import COLOURS
-from sweep.workers.devices import (
-    n_gpu_slots,
-    n_visible_gpus,
-    n_workers,
-    training_environment,
-    wants_gpus,
-)
+from sweep.workers import devices
 from trials.config import BY_EVAL_LOSS, EvalPoint, Objective, Stop, TrialConfig, TrialResult
 from trials.trial_folder import ADAPTER, DATA_REPORT, write_config
 
@@ -74,13 +61,15 @@ def run(space: Space, options: Options, console: Console) -> int:
         Exception: Whatever the trial raises, with its own traceback.
     """
     sweep_dir = options.output / space.name
-    recorded = None if options.number is None else recorded_config(sweep_dir, options.number)
-    given = (
-        named_params(space, options.params)
-        if recorded is None
-        else recorded_params(space, recorded)
+    recorded = (
+        None if options.number is None else trial_params.recorded_config(sweep_dir, options.number)
     )
-    on_gpus = wants_gpus(workers=options.workers)
+    given = (
+        trial_params.named_params(space, options.params)
+        if recorded is None
+        else trial_params.recorded_params(space, recorded)
+    )
+    on_gpus = devices.wants_gpus(workers=options.workers)
     os.environ.update(environment(space, options.workers, on_gpus=on_gpus))
     found = prepare_data(
         space,
@@ -128,13 +117,13 @@ def environment(space: Space, workers: int | None, *, on_gpus: bool) -> dict[str
     """
     n_processes = space.settings.processes_per_trial
     if not on_gpus:
-        n_slots = n_workers(space, workers)
-        threads = training_environment(n_slots=n_slots, n_processes=n_processes)
+        n_slots = devices.n_workers(space, workers)
+        threads = devices.training_environment(n_slots=n_slots, n_processes=n_processes)
         return {**threads, "CUDA_VISIBLE_DEVICES": ""}
-    there = n_visible_gpus()
-    n_slots = n_gpu_slots(space, asked=None, there=n_processes if there is None else there)
+    there = devices.n_visible_gpus()
+    n_slots = devices.n_gpu_slots(space, asked=None, there=n_processes if there is None else there)
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    threads = training_environment(n_slots=n_slots, n_processes=n_processes)
+    threads = devices.training_environment(n_slots=n_slots, n_processes=n_processes)
     return {**threads, "CUDA_VISIBLE_DEVICES": first}
 
 
@@ -169,12 +158,15 @@ def alone(
 
 
 def notes(
-    space: Space, given: Mapping[str, Value], config: TrialConfig, recorded: Recorded | None
+    space: Space,
+    given: Mapping[str, Value],
+    config: TrialConfig,
+    recorded: trial_params.Recorded | None,
 ) -> Iterator[str]:
     """What somebody who compares this trial with the sweep's should know."""
-    if words := outside(space, given, config):
+    if words := trial_params.outside(space, given, config):
         yield words
-    if recorded is not None and (words := unlike(recorded, config)):
+    if recorded is not None and (words := trial_params.unlike(recorded, config)):
         yield words
     n_processes = space.settings.processes_per_trial
     if n_processes > 1:

@@ -29,9 +29,8 @@ from sweep.storage.patient import Patience, PatientStorage
 from sweep.storage.postgresql import Address
 from sweep.study.budget import Budget
 from sweep.study.opening import open_study
-from sweep.study.search_changes import search_changes
 from sweep.study.sweep import Sweep
-from sweep.study.task import keep_to_task, rows_so_far
+from sweep.study.task import keep_to_task, rows_so_far, search_changes
 from sweep.study.trial_config import model_config, resolver
 from sweep.text.numbers import counted
 from sweep.tracking.journal import is_closed

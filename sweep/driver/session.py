@@ -18,8 +18,8 @@ from sweep.errors import StudyAway, SweepFailed
 from sweep.events import Tracker
 from sweep.folder import layout
 from sweep.folder.disk_space import DiskSpace
+from sweep.screen.choice import Screen
 from sweep.screen.progress import Progress
-from sweep.screen.screen import Screen
 from sweep.space.space import Space
 from sweep.study.ask_tell import AskTell
 from sweep.study.budget import Budget

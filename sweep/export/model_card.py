@@ -14,11 +14,7 @@ from trials.config import TrialConfig
 from trials.models.smollm2 import is_builtin
 from trials.models.sources import local_or_hub
 
-IN_WORDS = {
-    "nf4": "4 bits (NF4 with double quantisation)",
-    "int8": "8 bits",
-    "none": "16 bits",
-}
+IN_WORDS = {"nf4": "4 bits (NF4 with double quantisation)", "int8": "8 bits", "none": "16 bits"}
 
 
 def model_card(record: Record, *, is_merged: bool, data: str) -> str:

@@ -1,4 +1,4 @@
-"""The page: its sections in order, and the file."""
+"""The page: its sections in order, its style and script, and the file."""
 
 from __future__ import annotations
 
@@ -7,22 +7,61 @@ from html import escape
 from pathlib import Path
 
 from sweep.folder import layout
-from sweep.report import charts
-from sweep.report.sections import (
-    best_ten_section,
-    confirmed_section,
-    curves_section,
-    headline_section,
-    importance_section,
-    out_of_memory_section,
-    overfitting_section,
-    slices_section,
-    time_section,
-)
-from sweep.report.style import POLICY, SCRIPT, STYLE
+from sweep.report import charts, sections
 from sweep.results.confirmed import read_confirmed
 from sweep.results.reading import StoredSweep
 from trials.whole_file import write_whole
+
+STYLE = """
+:root { color-scheme: light dark; --text: #1c2026; --dim: #5c6470; --page: #fff; --line: #dfe3e8;
+  --card: #f6f8fa; }
+@media (prefers-color-scheme: dark) { :root { --text: #e4e7eb; --dim: #9aa3af; --page: #14171b;
+  --line: #333a43; --card: #1d2127; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1rem; max-width: 68rem; background: var(--page); color: var(--text);
+  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; line-height: 1.25; margin: .5rem 0; }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .3rem; }
+p { margin: .4rem 0; max-width: 48rem; }
+.dim { color: var(--dim); }
+.headline { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
+  padding: .8rem 1rem; }
+.wide { overflow-x: auto; }
+.wide > .chart { min-width: 640px; }
+table { border-collapse: collapse; font-size: .9rem; }
+th, td { text-align: left; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--line);
+  white-space: nowrap; vertical-align: top; font-variant-numeric: tabular-nums; }
+td.words { white-space: normal; min-width: 14rem; }
+th { color: var(--dim); font-weight: normal; }
+.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr));
+  gap: 1rem; }
+.grid > * { min-width: 0; }
+.dot { display: inline-block; width: .65em; height: .65em; border-radius: 50%; margin-right: .4em; }
+"""
+SCRIPT = """
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const figures = JSON.parse(document.getElementById("figures").textContent);
+function draw() {
+  const style = getComputedStyle(document.documentElement);
+  const text = style.getPropertyValue("--text").trim();
+  const line = style.getPropertyValue("--line").trim();
+  figures.forEach((figure, i) => {
+    const themed = structuredClone(figure);
+    const layout = {...themed.layout, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: {color: text, size: 12}, dragmode: false, autosize: true};
+    for (const axis of ["xaxis", "yaxis"])
+      if (layout[axis]) Object.assign(layout[axis], {gridcolor: line, zeroline: false});
+    for (const trace of themed.data) if (trace.error_x) trace.error_x.color = text;
+    Plotly.react("chart-" + i, themed.data, layout, {responsive: true, displayModeBar: false});
+  });
+}
+draw();
+dark.addEventListener("change", draw);
+"""
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "script-src 'unsafe-inline' 'unsafe-eval'"  # WebGL's programs are made by eval in plotly
+)
 
 
 def write_report(sweep: StoredSweep) -> Path:
@@ -47,15 +86,15 @@ def page(sweep: StoredSweep) -> str:
 
     body = "\n".join(
         [
-            headline_section(sweep),
-            best_ten_section(sweep),
-            confirmed_section(read_confirmed(sweep)),
-            curves_section(sweep, chart),
-            importance_section(sweep, chart),
-            slices_section(sweep, chart),
-            overfitting_section(sweep, chart),
-            out_of_memory_section(sweep),
-            time_section(sweep, chart),
+            sections.headline_section(sweep),
+            sections.best_ten_section(sweep),
+            sections.confirmed_section(read_confirmed(sweep)),
+            sections.curves_section(sweep, chart),
+            sections.importance_section(sweep, chart),
+            sections.slices_section(sweep, chart),
+            sections.overfitting_section(sweep, chart),
+            sections.out_of_memory_section(sweep),
+            sections.time_section(sweep, chart),
         ]
     )
     # `<` would end the element that the figures are in, wherever a value holds `</script>`.

@@ -13,14 +13,6 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from sweep.report import charts
-from sweep.report.html import (
-    first_line,
-    html_table,
-    outcome_cell,
-    outcome_words,
-    thinned,
-    value_cell,
-)
 from sweep.results.confirmed import Confirmed
 from sweep.results.confirmed_words import verdicts
 from sweep.results.reading import StoredSweep
@@ -34,8 +26,6 @@ EARLY_STOPS = ("overfit", "diverged", "outclassed", "stopped")
 LOST = ("failed", "out_of_memory")
 N_ROWS = 20
 """Of the tables that could be long."""
-
-
 Chart = Callable[[charts.Figure], str]
 
 
@@ -316,3 +306,47 @@ def confirmed_section(found: Sequence[Confirmed]) -> str:
         + html_table(["trial", "seeds", "mean", "± standard error", "each seed"], rows)
         + f"<ul>{words}</ul>"
     )
+
+
+def thinned(n_shown: int, n: int, what: str) -> str:
+    return (
+        f'<p class="dim">{n_shown:,} of {n:,} {what} drawn: the best, and a sample of the rest.</p>'
+    )
+
+
+def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table that scrolls by itself. Takes HTML: what is in it must be escaped."""
+    top = "".join(f"<th>{heading}</th>" for heading in headings)
+    classes = ["words" if heading == "reason" else "value" for heading in headings]
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<td class="{kind}">{cell}</td>' for kind, cell in zip(classes, row, strict=True)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+def outcome_cell(outcome: str) -> str:
+    colour = charts.COLOURS[outcome]
+    return f'<span class="dot" style="background:{colour}"></span>{outcome_words(outcome)}'
+
+
+def outcome_words(outcome: str) -> str:
+    return escape(outcome.replace("_", " "))
+
+
+def first_line(reason: str) -> str:
+    return (reason.splitlines() or [""])[0]
+
+
+def value_cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:g}"
+    return escape(str(value))

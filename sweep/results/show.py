@@ -59,7 +59,7 @@ def all_in_words(sweep: StoredSweep, sort: Sort) -> RenderableType:
     title = Text(f"{sweep.name} {sweep.state}: ", style="bold")
     title.append(counted(len(sweep.trials), "trial"), style="not bold")
     words = (
-        f"{objective.opening}: a trial's {objective.extreme}. {losses} of outclassed, diverged "
+        f"{objective.opening}: a trial's {objective.extreme}. Losses of outclassed, diverged "
         f"and stopped trials are not ranked."
     )
     return Group(title, table, Text(words, style="dim"))

@@ -1,13 +1,16 @@
-"""Which screen a sweep gets."""
+"""`Screen`: what shows a sweep while it runs; and which one a sweep gets."""
 
 from __future__ import annotations
 
 import os
 import signal
 from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
 
 from rich.console import Console
 
+from sweep.events import Tracker
 from sweep.folder.requests import ask_to_prune
 from sweep.screen.json_events import Events, EventScreen
 from sweep.screen.keys import Keys
@@ -15,15 +18,11 @@ from sweep.screen.live import LiveScreen
 from sweep.screen.notebook import NotebookScreen
 from sweep.screen.plain import PlainScreen
 from sweep.screen.progress import Progress
-from sweep.screen.screen import Screen
 from sweep.screen.terminal import has_keys
 
 
 def make_screen(
-    console: Console,
-    progress: Progress,
-    folder: Path,
-    events: Events | None = None,
+    console: Console, progress: Progress, folder: Path, events: Events | None = None
 ) -> Screen:
     """A table in a notebook, on a terminal one with keys, plain lines elsewhere and for programs.
 
@@ -64,3 +63,19 @@ def _with_keys(console: Console, progress: Progress, folder: Path) -> Screen:
     screen = LiveScreen(console, progress, folder.name, keys)
     keys.on_change = screen.refresh
     return screen
+
+
+class Screen(Tracker, Protocol):
+    """Shows a sweep. It has a place for words."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def say(self, words: str) -> None:
+        """A line for the user."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import heapq
 import math
+import statistics
+from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from sweep.screen.progress import Progress, Running
-from sweep.screen.sparkline import sparkline
 from sweep.text.numbers import duration
 from sweep.text.trials import COLOURS, as_loss
 
@@ -24,13 +25,15 @@ WIDE = 120
 """Columns of a terminal from which on the table shows everything it knows."""
 
 
+LEVELS = "▁▂▃▄▅▆▇█"
+NOT_A_NUMBER = "×"
+CUT_AT = 3.0
+"""Values further above the lowest than so many times the median's distance look alike: the first
+evaluations are far above all later ones, and what happens late is what one looks for."""
+
+
 def draw(
-    progress: Progress,
-    title: str,
-    *,
-    width: int,
-    height: int,
-    below: RenderableType | None = None,
+    progress: Progress, title: str, *, width: int, height: int, below: RenderableType | None = None
 ) -> RenderableType:
     """Return the sweep as it is now.
 
@@ -135,3 +138,26 @@ def _curve(trial: Running, width: int) -> Text:
         return Text()
     is_lowest = losses[-1] <= min(loss if math.isfinite(loss) else math.inf for loss in losses)
     return Text(sparkline(losses, width), style="green" if is_lowest else "yellow")
+
+
+def sparkline(losses: Sequence[float], width: int) -> str:
+    """Return the curve in at most `width` characters, the latest value last.
+
+    Its scale is its own: from its lowest value to its highest, or to `CUT_AT`.
+    """
+    n = len(losses)
+    if n > width:  # evenly spread, the latest among them
+        losses = [losses[n - 1 - (width - 1 - i) * n // width] for i in range(width)]
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    if not finite:
+        return NOT_A_NUMBER * len(losses)
+    low = min(finite)
+    span = min(max(finite) - low, CUT_AT * (statistics.median(finite) - low)) or max(finite) - low
+    return "".join(_character(loss, low, span) for loss in losses)
+
+
+def _character(loss: float, low: float, span: float) -> str:
+    if not math.isfinite(loss):
+        return NOT_A_NUMBER
+    share = min(1.0, (loss - low) / span) if span else 0.0
+    return LEVELS[round(share * (len(LEVELS) - 1))]

@@ -34,9 +34,7 @@ def objective_of(settings: ObjectiveSettings) -> Objective:
         assert settings.direction is not None, "checked by `problems`"
         file_name, _, function = settings.python.rpartition(":")
         return Objective(
-            name=function,
-            direction=settings.direction,
-            python=f"{Path(file_name).name}:{function}",
+            name=function, direction=settings.direction, python=f"{Path(file_name).name}:{function}"
         )
     name = settings.metric or EVAL_LOSS
     return Objective(name=name, direction=DIRECTIONS[name])

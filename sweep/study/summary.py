@@ -45,11 +45,7 @@ class Summary:
         winner = self.winner
         assert winner is not None and winner.value is not None
         return judged_against_base(
-            self.objective,
-            winner.value,
-            self.base_value,
-            winner.eval_loss,
-            self.base_eval_loss,
+            self.objective, winner.value, self.base_value, winner.eval_loss, self.base_eval_loss
         )
 
 

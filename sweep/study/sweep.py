@@ -272,11 +272,7 @@ class Sweep:
             self._note_passed_on(trial.number)
 
     def _pass_on(
-        self,
-        number: int,
-        point: Mapping[str, Any],
-        curve: Sequence[EvalPoint],
-        result: TrialResult,
+        self, number: int, point: Mapping[str, Any], curve: Sequence[EvalPoint], result: TrialResult
     ) -> None:
         config = self._resolve(number, point, False)
         for tracker in self.trackers:

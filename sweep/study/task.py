@@ -1,8 +1,8 @@
-"""What all trials of a study share: data, model, evaluations. It stays as it was."""
+"""What all trials of a study share, and must stay; and what of its search has changed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,14 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweep.errors import StudyError
-from sweep.space.hyperparameters import shown
+from sweep.samplers.search_space import is_within
+from sweep.space.hyperparameters import Value, shown
 from sweep.space.space import Space
-from sweep.storage.attributes import EVALUATE_ROWS, OBJECTIVE_ROWS, TASK
+from sweep.storage.attributes import EVALUATE_ROWS, OBJECTIVE_ROWS, POINT, SEARCH, TASK
 from sweep.storage.of_folder import has_study, study_reader
 from sweep.storage.patient import cause_of
 from sweep.study.trial_config import model_config, trial_settings
+from sweep.text.numbers import counted
 from trials.config import Backend, Objective
 
 
@@ -134,3 +136,33 @@ def changes(known: Mapping[str, Any], now: Mapping[str, Any], parent: str = "") 
 def _brief(value: object) -> str:
     text = shown(value) if not isinstance(value, str) else value
     return text if len(text) <= 40 else f"{text[:20]}…{text[-19:]}"
+
+
+def search_changes(study: optuna.Study, space: Space) -> str | None:
+    """Say what is searched otherwise than in the last run, and note it; None: nothing."""
+    known: Mapping[str, str] | None = study.user_attrs.get(SEARCH)
+    now = {name: str(domain) for name, domain in space.domains.items()}
+    if known == now:
+        return None
+    study.set_user_attr(SEARCH, now)
+    if known is None:
+        return None
+    changes = [
+        f"{name}: {known[name]} → {domain}"
+        for name, domain in now.items()
+        if known.get(name, domain) != domain
+    ]
+    trials = study.get_trials(deepcopy=False)
+    points = [trial.user_attrs[POINT] for trial in trials if POINT in trial.user_attrs]
+    what = f"The search has changed: {'; '.join(changes)}."
+    return f"{what} {_outside_in_words(space, points)}" if points else what
+
+
+def _outside_in_words(space: Space, points: Sequence[Mapping[str, Value]]) -> str:
+    n_outside = sum(not is_within(space, point) for point in points)
+    if not n_outside:
+        return f"It covers the {counted(len(points), 'trial')} so far."
+    lie, count = ("is", "it still counts") if n_outside == 1 else ("are", "they still count")
+    seen = "it" if n_outside == 1 else "them"
+    of = f"{n_outside} of {counted(len(points), 'trial')}"
+    return f"{of} {lie} now outside it: {count}, but the sampler ignores {seen}."

@@ -66,12 +66,7 @@ def trial_settings(space: Space, *, on_gpus: bool) -> TrialSettings:
 
 
 def resolver(
-    space: Space,
-    *,
-    backend: Backend,
-    on_gpus: bool,
-    output_dir: Path,
-    data_dir: Path,
+    space: Space, *, backend: Backend, on_gpus: bool, output_dir: Path, data_dir: Path
 ) -> Resolve:
     """Return what `Sweep` turns a trial's hyperparameters into a configuration with."""
     model = model_config(space, backend)

@@ -5,30 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from sweep.folder import layout
-from sweep.tracking import journal, run_data
+from sweep.tracking import entities, journal, run_data
 from sweep.tracking.client import NoRunError, mlflow
 from sweep.tracking.description import with_addresses
 from sweep.tracking.earlier import objective_of
-from sweep.tracking.entities import (
-    changed_metrics,
-    dataset_input,
-    missing_params,
-    run_metrics,
-    run_params,
-    run_tags,
-)
 from sweep.tracking.journal import Event
 from sweep.tracking.location import sweep_id
 from sweep.tracking.registry import is_registered, register
 from sweep.tracking.run_index import Child, RunIndex, run_may_end
 from sweep.tracking.saved_view import TAG as VIEW_TAG
 from sweep.tracking.saved_view import saved_view
-from sweep.tracking.system_metrics import system_load
 from trials.trial_folder import ADAPTER
 
 LAST = ("close", "stop")
@@ -95,12 +87,14 @@ class Runs:
             self._client.update_run(self._parent_run_id, status="RUNNING")
         self._end_running(time)
         tags = {**tags, _NOTE: self._said("is running")}
-        self._log(self._parent_run_id, params=missing_params(params, parent), tags=tags)
+        self._log(self._parent_run_id, params=entities.missing_params(params, parent), tags=tags)
         if Path(space_path).is_file():
             self._client.log_artifact(self._parent_run_id, space_path)
         self._save_view(time)
         known = {found.dataset.digest for found in parent.inputs.dataset_inputs}
-        if new := [dataset_input(found) for found in datasets if found["digest"] not in known]:
+        if new := [
+            entities.dataset_input(found) for found in datasets if found["digest"] not in known
+        ]:
             self._client.log_inputs(self._parent_run_id, new)
 
     def _save_view(self, time: int, shown: Sequence[float] | None = None) -> None:
@@ -131,7 +125,7 @@ class Runs:
             self._client.update_run(run_id, status="RUNNING")
         for tag in {"outcome", "outcome_reason"} & run.data.tags.keys():
             self._client.delete_tag(run_id, tag)
-        self._log(run_id, params=missing_params(params, run), tags=tags)
+        self._log(run_id, params=entities.missing_params(params, run), tags=tags)
         index.remember(number, run).may_end = True
 
     def _report(
@@ -147,7 +141,7 @@ class Runs:
         eval_loss = metrics["eval_loss"]
         if is_base:
             parent = self._client.get_run(self._parent_run_id)
-            changed = changed_metrics({"base_eval_loss": eval_loss}, parent, time)
+            changed = entities.changed_metrics({"base_eval_loss": eval_loss}, parent, time)
             self._log(self._parent_run_id, metrics=changed)
         if step in child.steps:
             return
@@ -156,7 +150,7 @@ class Runs:
             best = min(best, eval_loss)
         if math.isfinite(best):
             metrics = {**metrics, "eval_loss_best": best}
-        self._log(child.run_id, run_metrics(metrics, time, step), tags=tags)
+        self._log(child.run_id, entities.run_metrics(metrics, time, step), tags=tags)
         child.best = best
         child.steps.add(step)
 
@@ -173,8 +167,8 @@ class Runs:
         run = None if self._is_new_event else self._client.get_run(child.run_id)
         if not (child.may_end if run is None else run_may_end(run)):
             return  # it has ended before, as far as this attempt goes
-        new_params = params if run is None else missing_params(params, run)
-        self._log(child.run_id, changed_metrics(metrics, run, time), new_params, tags)
+        new_params = params if run is None else entities.missing_params(params, run)
+        self._log(child.run_id, entities.changed_metrics(metrics, run, time), new_params, tags)
         self._client.set_terminated(child.run_id, status, end_time=time)
         child.may_end = tags["outcome"] == "paused"
 
@@ -240,7 +234,7 @@ class Runs:
             best = {"best_eval_loss": winner["eval_loss"]}
             if "objective" in winner:  # a metric
                 best[f"best_{winner['objective']}"] = winner["value"]
-            metrics = changed_metrics(best, parent, time)
+            metrics = entities.changed_metrics(best, parent, time)
             tags |= {f"winner_{key}": value for key, value in winner.items()}
             run = self._index.find_child(int(winner["trial"]))
             if run is not None:
@@ -273,7 +267,7 @@ class Runs:
         """Log this machine's load as the parent run's system metrics."""
         parent, time = self._index.parent(), journal.now()
         step = (time - parent.info.start_time) // 1000  # seconds: goes on when a sweep is resumed
-        self._log(self._parent_run_id, run_metrics(system_load(), time, step))
+        self._log(self._parent_run_id, entities.run_metrics(system_load(), time, step))
 
     def _log(
         self,
@@ -283,5 +277,34 @@ class Runs:
         tags: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         """Log all of it in one request, where MLflow takes as much in one."""
-        known, said = run_params(params), run_tags(tags)
+        known, said = entities.run_params(params), entities.run_tags(tags)
         self._client.log_batch(run_id, metrics, known, said, synchronous=True)
+
+
+def system_load() -> dict[str, float]:
+    """Measure this machine, by the names that MLflow's page has for its load.
+
+    Not with its SystemMetricsMonitor: that one writes from a second thread, gives up at the first
+    error, and its end waits for the server.
+    """
+    load: dict[str, float] = {}
+    for monitor in _monitors():
+        monitor.collect_metrics()
+        load |= {f"system/{key}": value for key, value in monitor.aggregate_metrics().items()}
+        monitor.clear_metrics()
+    return load
+
+
+@cache
+def _monitors() -> list[Any]:
+    with suppress(ImportError):  # psutil is optional in MLflow
+        from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+        from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+        from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+        from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+
+        found = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
+        with suppress(ImportError, RuntimeError):  # no pynvml; no GPU
+            found.append(GPUMonitor())
+        return found
+    return []

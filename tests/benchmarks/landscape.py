@@ -76,8 +76,7 @@ def grid(model: str) -> list[Point]:
 def prepared(model: str, rows: Path, work: Path) -> tuple[ModelConfig, Path]:
     """Make the base model and the prepared data, unless they are there."""
     from tests.benchmarks.small_base import make_small_base, read_rows
-    from trials.preparation.prepare import prepare
-    from trials.preparation.request import Request
+    from trials.preparation.prepare import Request, prepare
 
     found = read_rows(rows / "train.jsonl")
     # Rows of one prompt stay together: what is evaluated asks for what was never answered.

@@ -240,10 +240,7 @@ class Benchmark:
         if self._tracker is None:
             assert self._server is not None
             self._tracker = MlflowTracker(
-                uri=self._server.address,
-                name="scale",
-                artifacts_dir=None,
-                output_dir=self._folder,
+                uri=self._server.address, name="scale", artifacts_dir=None, output_dir=self._folder
             )
             space_path = self._folder / "space.yaml"
             self._tracker.open_sweep({"gpus": self._options.gpus}, {}, space_path)

@@ -228,9 +228,7 @@ def test_the_sweeps_own_page_says_who_won_and_shows_the_plots(ended: Watched) ->
     page.close()
 
 
-def test_the_winners_name_leads_to_its_run_whose_adapter_can_be_downloaded(
-    ended: Watched,
-) -> None:
+def test_the_winners_name_leads_to_its_run_whose_adapter_can_be_downloaded(ended: Watched) -> None:
     sweep = ended.open(ended.address)
     open_sweep(sweep)
     winner = sweep.get_by_role("link", name=re.compile(r"^Trial \d+$")).first

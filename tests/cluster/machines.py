@@ -83,13 +83,7 @@ class Machine:
     """
 
     def __init__(
-        self,
-        network: Network,
-        name: str,
-        number: int,
-        *,
-        shared: Sequence[Path],
-        disk: Path | None,
+        self, network: Network, name: str, number: int, *, shared: Sequence[Path], disk: Path | None
     ) -> None:
         self.name = name
         self.address = f"{network.prefix}.{number}"

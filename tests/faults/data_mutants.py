@@ -82,8 +82,7 @@ class DataFile:
 
 def prepared(file: DataFile, base: Path) -> None:
     """Do what `python -m trials.preparation.prepare` does."""
-    from trials.preparation.prepare import prepare
-    from trials.preparation.request import Request
+    from trials.preparation.prepare import Request, prepare
 
     train, eval_ = file.sources()
     prepare(

@@ -128,10 +128,7 @@ def signals(course: Course, chance: random.Random, tally: Tally) -> None:
 
 
 def _cut_off(
-    course: Course,
-    chance: random.Random,
-    tally: Tally,
-    cut: Callable[[SweepUnderTest], None],
+    course: Course, chance: random.Random, tally: Tally, cut: Callable[[SweepUnderTest], None]
 ) -> None:
     """Cut sweeps off at random moments, from the first second of a command on, to their end."""
     sweep: SweepUnderTest | None = None

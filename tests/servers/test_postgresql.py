@@ -211,10 +211,7 @@ def test_a_writer_notices_who_came_in_while_the_server_was_restarted(
 def test_two_sweeps_may_make_the_tables_at_once(write: Write, database: str) -> None:
     made: list[object] = []
     threads = [
-        threading.Thread(
-            target=lambda n: made.append(write(database, f"sweep {n}")),
-            args=(n,),
-        )
+        threading.Thread(target=lambda n: made.append(write(database, f"sweep {n}")), args=(n,))
         for n in range(4)
     ]
     for thread in threads:

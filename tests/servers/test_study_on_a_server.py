@@ -20,13 +20,7 @@ from sweep.study.opening import open_study
 from sweep.study.task import rows_so_far
 from tests.servers.postgresql import PASSWORD, PostgresServer
 
-POINT = {
-    "rank": 8,
-    "alpha": 8.0,
-    "learning_rate": 1e-4,
-    "epochs": 1.0,
-    "effective_batch_size": 8,
-}
+POINT = {"rank": 8, "alpha": 8.0, "learning_rate": 1e-4, "epochs": 1.0, "effective_batch_size": 8}
 
 
 def a_space(folder: Path) -> Space:

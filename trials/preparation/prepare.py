@@ -12,7 +12,7 @@ import math
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +21,12 @@ from trials.data import rendering, token_cache
 from trials.data import tokens as data
 from trials.data.examples import Example, fingerprint, read_examples, shared_rows, split
 from trials.data.rendering import LossOn
-from trials.data.tokens import SplitCounts, TokenSplit
+from trials.data.tokens import LEAST_SAMPLE_ROWS, SplitCounts, TokenSplit
 from trials.faults import fault_of
 from trials.models.sources import load_tokenizer
 from trials.parent import end_with_parent
 from trials.preparation.model_checks import check_weights, model_digest, reachable
-from trials.preparation.notes import notes
 from trials.preparation.prompts import Ask, allowed_tokens, write_prompts
-from trials.preparation.request import Request
 from trials.trial_folder import DATA_REPORT, EVAL_SAMPLE
 from trials.whole_file import new_folder
 
@@ -38,10 +36,12 @@ if TYPE_CHECKING:
 
 FORMAT = 3
 """Of the prepared folder; a folder of another format is made anew."""
-
-
 Splits = dict[str, list[Example]]
 """The rows of `train` and of `eval`."""
+
+
+_FIRST_WITHOUT_SPACES = "\u2e80"
+"""The scripts of East Asia, which set no spaces between words, begin here."""
 
 
 def prepare(request: Request) -> dict[str, Any]:
@@ -289,3 +289,66 @@ def main(request_path: str, answer_path: str) -> int:
 if __name__ == "__main__":
     end_with_parent()
     sys.exit(main(*sys.argv[1:]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    train: str
+    """Absolute path, or a hub data set."""
+    eval: str | float
+    """The same, or the share of train that is held out."""
+    columns: dict[str, str]
+    template: str | None
+    chat: bool | None
+    loss_on: LossOn
+    model: ModelConfig
+    max_lengths: list[int]
+    """Every max_length that trials may have."""
+    n_evaluations: int
+    sample_rows: int
+    """At most so many eval rows are read at each evaluation."""
+    smallest_epochs: float
+    smallest_batch: int
+    """The smallest effective batch: the most optimizer steps in an epoch."""
+    largest_rank: int
+    target_modules: str
+    micro_batch_size: int
+    optimizer: str
+    seed: int
+    output_dir: str
+    """The prepared folder; made whole or not at all."""
+    n_sample_rows: int | None = None
+    """Eval rows of each evaluation, where earlier trials have set them."""
+    generation: Ask | None = None
+    """None: the objective needs no completions that the model writes."""
+
+
+def notes(train: Sequence[Example], *, chat: bool, n_eval_rows: int) -> list[str]:
+    """Return sentences for the person whose rows they are, each with its mend.
+
+    Args:
+        chat: Whether prompts and completions become turns of a chat template.
+        n_eval_rows: Eval rows that have a loss.
+    """
+    found = []
+    touching = [] if chat else [example for example in train if _touch(example)]
+    if len(touching) > len(train) / 2:
+        prompt, completion = str(touching[0].prompt), str(touching[0].completion)
+        found.append(
+            f"data.train: prompt and completion touch in {len(touching):,} of {len(train):,} "
+            f"rows, merging two words: …{prompt[-20:]}{completion[:20]}… Start completions with a "
+            f"space, or end prompts with a line break."
+        )
+    if n_eval_rows < LEAST_SAMPLE_ROWS:
+        found.append(
+            f"data.eval: only {n_eval_rows} rows rank the trials, fewer than {LEAST_SAMPLE_ROWS}: "
+            f"small differences are chance. Add eval rows."
+        )
+    return found
+
+
+def _touch(example: Example) -> bool:
+    if not example.prompt or not example.completion:
+        return False
+    border = example.prompt[-1] + example.completion[0]
+    return border.isalnum() and max(border) < _FIRST_WITHOUT_SPACES

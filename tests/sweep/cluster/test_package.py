@@ -228,7 +228,7 @@ FIELDS = {
     },
     "RayClusterSpec": {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"},
     "WorkerGroupSpec": {
-        *("groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"),
+        *("groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template")
     },
 }
 

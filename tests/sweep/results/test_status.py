@@ -16,13 +16,7 @@ from sweep.results.status import as_json, in_words
 from sweep.storage.optuna_private import put_back
 from sweep.storage.patient import storage_url
 
-POINT = {
-    "rank": 8,
-    "alpha": 16.0,
-    "learning_rate": 2e-4,
-    "epochs": 1.0,
-    "effective_batch_size": 8,
-}
+POINT = {"rank": 8, "alpha": 16.0, "learning_rate": 2e-4, "epochs": 1.0, "effective_batch_size": 8}
 
 
 @pytest.fixture

@@ -76,8 +76,7 @@ def console(
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(7.2, "7 s"), (185, "3:05"), (7620, "2 h 07 min"), (59.6, "1:00")],
+    ("seconds", "words"), [(7.2, "7 s"), (185, "3:05"), (7620, "2 h 07 min"), (59.6, "1:00")]
 )
 def test_durations_are_short_words(seconds: float, words: str) -> None:
     assert duration(seconds) == words

@@ -21,8 +21,7 @@ from sweep.storage.optuna_private import storage_of
 from sweep.storage.patient import storage_url
 from sweep.study.next_trial import View, enqueue_starts, first_trials
 from sweep.study.opening import open_study
-from sweep.study.search_changes import search_changes
-from sweep.study.task import rows_so_far
+from sweep.study.task import rows_so_far, search_changes
 
 Point = Mapping[str, Any]
 

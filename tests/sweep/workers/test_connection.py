@@ -77,10 +77,7 @@ def test_a_machine_that_joins_gets_trials_and_one_that_dies_costs_its_own_alone(
 def test_two_trials_share_a_device(cluster: Cluster, config: MakeConfig) -> None:
     sweep = Recording([config(number, epochs=8) for number in range(4)])
     runner = RayRunner(
-        config().model,
-        n_slots=lambda: gpu_places(0.5),
-        on_gpus=True,
-        gpus_per_trial=0.5,
+        config().model, n_slots=lambda: gpu_places(0.5), on_gpus=True, gpus_per_trial=0.5
     )
     run(sweep, runner, Budget(None, None))
     runner.shutdown()

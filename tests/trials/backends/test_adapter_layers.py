@@ -64,10 +64,7 @@ def test_layers_put_back_make_the_adapter_that_new_ones_make(
     base.remove_adapter()
 
     base._spare.clear()
-    same_kind = {
-        "target_modules": wanted.target_modules,
-        "dropout": 0.1 if wanted.dropout else 0.0,
-    }
+    same_kind = {"target_modules": wanted.target_modules, "dropout": 0.1 if wanted.dropout else 0.0}
     base.add_adapter(config(rank=8, **same_kind))
     before = layers(base)
     base.remove_adapter()

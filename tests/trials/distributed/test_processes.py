@@ -145,11 +145,7 @@ def main(request_path: str, answer_path: str) -> None:
     trials = json.loads(Path(request_path).read_text())
     configs = [
         TrialConfig(
-            **{
-                **t,
-                "model": ModelConfig(**t["model"]),
-                "objective": Objective(**t["objective"]),
-            }
+            **{**t, "model": ModelConfig(**t["model"]), "objective": Objective(**t["objective"])}
         )
         for t in trials
     ]

@@ -18,8 +18,7 @@ from tests import tiny
 from trials.config import ConfigError
 from trials.data.rendering import LossOn
 from trials.data.tokens import TokenRows, TokenSplit
-from trials.preparation.prepare import main, prepare
-from trials.preparation.request import Request
+from trials.preparation.prepare import Request, main, prepare
 
 TEMPLATE = (
     "{% for m in messages %}{{ 'today' if m.role == 'user' else 'tonight' }} {{ m.content }} </s> "
@@ -129,12 +128,7 @@ PAIR = pair("oslo rain", " snow")
     ("row", "settings", "read", "supervised"),
     [
         ({"messages": [ASKED, ANSWERED]}, {}, CHAT, ANSWER),
-        (
-            {"conversations": [{"from": "human", "value": "oslo rain"}, ANSWERED]},
-            {},
-            CHAT,
-            ANSWER,
-        ),
+        ({"conversations": [{"from": "human", "value": "oslo rain"}, ANSWERED]}, {}, CHAT, ANSWER),
         ({"prompt": [ASKED], "completion": [ANSWERED]}, {}, CHAT, ANSWER),
         (PAIR, {}, PLAIN, ANSWER),
         (PAIR, {"chat": True}, CHAT, ANSWER),

@@ -256,12 +256,7 @@ class LimitedMemory(TransformersBase):
     """The base, on a device that has no room for more than `limit` rows, from a given call on."""
 
     def __init__(
-        self,
-        base: FrozenBase,
-        limit: int,
-        *,
-        training: bool | None = None,
-        from_call: int = 0,
+        self, base: FrozenBase, limit: int, *, training: bool | None = None, from_call: int = 0
     ) -> None:
         vars(self).update(vars(base))
         self._limit, self._training, self._from_call = limit, training, from_call

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from sweep.screen.sparkline import sparkline
+from sweep.screen.table import sparkline
 
 
 @pytest.mark.parametrize(

@@ -354,9 +354,7 @@ def test_output_is_shown_once_although_the_connection_breaks(
 
 
 def test_a_small_job_that_fails_is_said(cluster: Cluster, program: Path) -> None:
-    with pytest.raises(
-        ClusterError, match="(?s)a small job .* failed there:.*No module named nope"
-    ):
+    with pytest.raises(ClusterError, match="(?s)a small job .* failed:.*No module named nope"):
         cluster.ask(["python", "-m", "nope"], "~/sweeps", program)
 
 

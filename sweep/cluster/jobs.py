@@ -293,9 +293,8 @@ def _in_words(address: str) -> Iterator[None]:
         ) from None
     except (requests.exceptions.RequestException, ConnectionError) as error:
         raise ClusterError(
-            f"{address}: the cluster does not answer like a Ray dashboard ({_brief(error)}). "
-            f"Is that its port (8265 unless set otherwise), and is it "
-            f"{urlsplit(address).scheme}:// there?"
+            f"{address}: the cluster does not answer like a Ray dashboard ({_brief(error)}). Is "
+            f"that its port (8265 by default), and is it {urlsplit(address).scheme}://?"
         ) from None
     except (RuntimeError, ValueError, KeyError) as error:
         raise ClusterError(f"{address}: {_brief(error)}") from None

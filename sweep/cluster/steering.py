@@ -58,5 +58,5 @@ def stop_job(cluster: Cluster, job: Job, *, wait: bool, say: Callable[[str], Non
 
 def _is_over(job: Job, say: Callable[[str], None]) -> bool:
     if job.is_over:
-        say(f"{job.id} does not run: it is {job.status.lower()}.")
+        say(f"{job.id} is not running: it is {job.status.lower()}.")
     return job.is_over

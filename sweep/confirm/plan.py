@@ -126,9 +126,9 @@ def _see_that_rows_are_the_sweeps(data: Path, task: Mapping[str, Any]) -> None:
     changed = [key for key, name in same.items() if task.get(key) != report.get(name)]
     if changed:
         raise StudyError(
-            f"{data}: must hold the rows of the sweep's trials, but these are others "
-            f"(changed: {', '.join(changed)}). Put the old data files back, and call the sweep's "
-            f"own command: it lays them there again, also when all its trials have run."
+            f"{data}: must hold the rows of the sweep's trials, but they changed "
+            f"({', '.join(changed)}). Put the old data files back and run the sweep's command "
+            f"again: it restores them, even with no trials left."
         )
 
 

@@ -153,7 +153,7 @@ class _Recording:
 
     def close(self, ending: Ending) -> Ending:
         found = read_confirmed(self._stored)
-        title = f"**The best trials of {self._stored.name}, trained again with other seeds.**"
+        title = f"**The best trials of {self._stored.name}, retrained with other seeds.**"
         lines = [
             f"- trial {c.trial}: mean {c.mean.mean:.4f} over {c.mean.n}" for c in found if c.mean
         ]
@@ -164,4 +164,4 @@ class _Recording:
         return ending
 
     def break_off(self) -> None:
-        self._tracker.close_sweep("KILLED", None, "It was broken off; run it again.")
+        self._tracker.close_sweep("KILLED", None, "It was aborted; the same command resumes it.")

@@ -31,7 +31,7 @@ class StopSignals:
 
 @contextlib.contextmanager
 def ends_in_order(signals: StopSignals, say: Callable[[str], None]) -> Iterator[None]:
-    """Let Ctrl-C (or SIGTERM) end the sweep in order; only the third one breaks it off.
+    """Let Ctrl-C (or SIGTERM) stop the sweep cleanly; only the third one aborts.
 
     The second usually comes from somebody who did not see that the first was heard.
     """

@@ -131,7 +131,7 @@ def _answer(asked: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]
                 say(line.rstrip())
         if not answer_path.exists():
             end = "\n".join(log_path.read_text(errors="replace").splitlines()[-15:])
-            raise SpaceError(f"reading the data ended with exit code {process.returncode}:\n{end}")
+            raise SpaceError(f"reading the data failed with exit code {process.returncode}:\n{end}")
         answer: dict[str, Any] = json.loads(answer_path.read_text())
         return answer
 
@@ -171,9 +171,9 @@ def _data_rows(space: Space, check: Check) -> Iterator[Row]:
     times, share = space.settings.evaluate.times, report["evaluation_share"]
     yield (
         "evaluation",
-        f"{times} times on one sample of {report['sample_rows']} eval rows; it adds about "
-        f"{share:.0%} to the training time of the shortest trial"
-        + (" (lower evaluate.times to pay less)" if share > 0.3 else ""),
+        f"{times} times on {report['sample_rows']} eval rows; adds about {share:.0%} to the "
+        f"shortest trial's training time"
+        + (" (lower evaluate.times to cut this)" if share > 0.3 else ""),
     )
     if not space.objective.is_eval_loss:
         yield "objective", _objective_in_words(space, report)
@@ -190,16 +190,16 @@ def _model_rows(space: Space, check: Check) -> Iterator[Row]:
     )
     yield (
         "memory",
-        f"about {total:.1f} GiB for the largest trial at most: weights "
-        f"{memory['weights_gib']:.1f}, adapter {memory['adapter_gib']:.1f}, "
-        f"activations {memory['activations_gib']:.1f}",
+        f"at most about {total:.1f} GiB for the largest trial: weights "
+        f"{memory['weights_gib']:.1f}, adapter {memory['adapter_gib']:.1f}, activations "
+        f"{memory['activations_gib']:.1f}",
     )
     yield "backend", backend_in_words(space, on_gpus=check.on_gpus)
 
 
 def _search_rows(space: Space) -> Iterator[Row]:
     points = space.n_points
-    yield "search", "no limit to its points" if math.isinf(points) else f"{points:,.0f} points"
+    yield "search", "continuous space" if math.isinf(points) else f"{points:,.0f} points"
     for name, domain in space.domains.items():
         if not is_fixed(domain):
             yield "", f"{name}: {domain}"

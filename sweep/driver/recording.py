@@ -80,7 +80,7 @@ class SweepRecording:
         sweep.catch_up()
         self._adapters.put_right()
         if tracker.is_away:
-            self._say(f"MLflow is away, its writes are kept for later: {tracker.first_error}")
+            self._say(f"MLflow is away; its writes are kept for later: {tracker.first_error}")
         sweep.note("running", "")
         describe = Describer(lambda: tracker.describe(as_markdown(self._summary(), lives=True)))
         return [tracker, self._adapters, describe]
@@ -137,10 +137,12 @@ class SweepRecording:
             tracker.register(name, winner.number, tags, as_markdown(summary))
         tracker.close_sweep(status, _winner(summary), text, page, plots, shown)
         if tracker.registered is not None:
-            self._say(f"The winner is registered as {tracker.registered}")
+            self._say(f"Registered the winner as {tracker.registered}")
 
     def break_off(self) -> None:
-        self._tracker.close_sweep("KILLED", None, "The sweep was broken off; run it again.")
+        self._tracker.close_sweep(
+            "KILLED", None, ("The sweep was aborted; the same command resumes it.")
+        )
 
 
 def _parent_params(job: Job) -> dict[str, object]:

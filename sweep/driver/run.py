@@ -32,7 +32,6 @@ from sweep.study.opening import open_study
 from sweep.study.sweep import Sweep
 from sweep.study.task import keep_to_task, rows_so_far, search_changes
 from sweep.study.trial_config import model_config, resolver
-from sweep.text.numbers import counted
 from sweep.tracking.journal import is_closed
 from sweep.workers.devices import n_gpu_slots, n_visible_gpus, wants_gpus
 from trials.trial_folder import read_result
@@ -143,13 +142,10 @@ def _run_trials(
     job: Job, sweep: Sweep, budget: Budget, console: Console, events: Events | None
 ) -> Ending:
     if sweep.n_ended() or sweep.n_waiting() or sweep.n_paused():
-        ended = counted(sweep.n_ended(), "trial")
-        paused = f"; paused: {sweep.n_paused()}" if sweep.n_paused() else ""
-        console.print(
-            f"\nContinuing {job.space.name}: ended so far: {ended}; "
-            f"cut off, to go on: {sweep.n_waiting()}{paused}."
-        )
-    console.print("\nStarting Ray; the workers load the base model …")
+        paused = f", {sweep.n_paused()} paused" if sweep.n_paused() else ""
+        counts = f"{sweep.n_ended()} done, {sweep.n_waiting()} interrupted{paused}"
+        console.print(f"\nResuming {job.space.name}: {counts}")
+    console.print("\nStarting Ray; workers load the base model …")
     progress = Progress(
         budget,
         sweep.ended(),

@@ -158,7 +158,7 @@ class Session:
             try:
                 why = loop.run(study, runner, self.budget, self.stop.is_given, disk.has_room)
                 words = self.budget.in_words(why)
-                rest = ": trials that still run are set aside" if study.running else ""
+                rest = ": running trials are interrupted, to resume later" if study.running else ""
                 self.screen.say(f"{words[0].upper()}{words[1:]}{rest}.")
                 for event in runner.set_aside(until=self.stop.hurry.is_set):
                     loop.take(study, event)

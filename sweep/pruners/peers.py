@@ -13,6 +13,7 @@ from sweep.pruners.asha import Halving, rung_indices
 from sweep.space.settings import Outclassed
 from sweep.space.space import Space
 from sweep.storage.attributes import OUTCOME, curve_of
+from sweep.text.numbers import ordinal
 from trials.config import BY_EVAL_LOSS, EvalPoint, Objective, Outcome, Stop
 
 WITHOUT_VALUE: frozenset[Outcome] = frozenset({"diverged", "stopped", "out_of_memory", "failed"})
@@ -75,9 +76,8 @@ class OptunaPruner(Rivals):
         key = self._objective.key
         place = 1 + sum(key(value) < key(point.value) for value in peers)
         return (
-            f"{self._objective.opening} {point.value:.4f} at step {point.step} ranks "
-            f"{place} of {len(peers) + 1} trials at this share of their runs; the best had "
-            f"{min(peers, key=key):.4f}."
+            f"{self._objective.opening} {point.value:.4f} at step {point.step}: {ordinal(place)} "
+            f"of {len(peers) + 1} at this point; the best had {min(peers, key=key):.4f}."
         )
 
 

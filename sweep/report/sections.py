@@ -39,9 +39,8 @@ def headline_section(sweep: StoredSweep) -> str:
     state = f"{counted(len(sweep.trials), 'trial')}: {outcomes}. The sweep: {escape(sweep.state)}."
     if not sweep.ranked:
         return (
-            f'{top}<div class="headline"><p>No trial has reached '
-            f"{escape(an(sweep.objective))} that counts, so "
-            f'there is no winner.</p></div><p class="dim">{state}</p>'
+            f'{top}<div class="headline"><p>No winner: no trial has reached '
+            f'{escape(an(sweep.objective))} that counts.</p></div><p class="dim">{state}</p>'
         )
     winner = sweep.ranked[0]
     names = sweep.searched or list(winner.hyperparameters)
@@ -61,20 +60,20 @@ def beyond_noise(sweep: StoredSweep) -> str:
     n, n_ranked = sweep.n_like_the_winner, len(sweep.ranked)
     if n_ranked < 2:
         heading = escape(an(sweep.objective))
-        return f"No other trial has {heading} that counts, so nothing says how good that is."
+        return f"No other trial has {heading} that counts, to compare it with."
     if sweep.noise == 0 and not sweep.objective.is_eval_loss:
         return (
             "The noise in its lead is unknown: late in the trials the score does not move. Each "
             "row counts for one step of it, and there are few rows."
         )
     if sweep.noise == 0:
-        return "How much of its lead is noise is not known: no trial has two late evaluations."
+        return "The noise in its lead is unknown: no trial has two late evaluations."
     unit = " nats" if sweep.objective.is_eval_loss else ""
     is_counted = sweep.objective.name == "exact_match"
-    or_a_row = ", or one row if that is more" if is_counted else ""
-    move = f"the median move between late evaluations of a trial{or_a_row}"
+    or_a_row = ", or one row if more" if is_counted else ""
+    move = f"the median change between a trial's late evaluations{or_a_row}"
     noise = f"noise ({sweep.noise:.4f}{unit}, {move})"
-    seeds = "One seed each: another seed may move a trial further than that."
+    seeds = "Each trial has one seed; another seed may move it further."
     if n == 1:
         second = sweep.ranked[1].value or 0.0
         lead = abs(second - (sweep.ranked[0].value or 0.0))
@@ -116,7 +115,7 @@ def curves_section(sweep: StoredSweep, chart: Chart) -> str:
     better, worse = _falls_and_turns(sweep.objective)
     text = (
         f"<h2>{escape(sweep.objective.opening)} of the trials</h2><p>Look at whether the winner's "
-        f"curve still {better} at its end (more epochs may help) or has turned {worse} (fewer). "
+        f"curve still {better} at its end (try more epochs) or has turned {worse} (try fewer). "
         f"Each trial over its own run; the worst tenth is cut off.</p>"
     )
     if with_curve > charts.N_CURVES:
@@ -125,8 +124,8 @@ def curves_section(sweep: StoredSweep, chart: Chart) -> str:
     if not sweep.ranked:
         return text
     return (
-        f"{text}<h2>The best {heading} over time</h2><p>Look at the right end: where it is flat, "
-        "more trials of this search bring little.</p>"
+        f"{text}<h2>The best {heading} over time</h2><p>If it is flat at the right end, "
+        "more trials of this search will gain little.</p>"
         f'<div class="grid">{chart(charts.best_by_trial(sweep))}{chart(charts.best_by_time(sweep))}'
         "</div>"
     )
@@ -177,9 +176,8 @@ def slices_section(sweep: StoredSweep, chart: Chart) -> str:
     if len(sweep.ranked) < 2:
         return text
     return (
-        f"{text}<h2>All of them together</h2><p>Look at which way the bluest lines (the {extreme} "
-        f"{escape(sweep.objective.heading)}) go. Drag along an axis to keep only the trials in "
-        "that part.</p>"
+        f"{text}<h2>All of them together</h2><p>Follow the bluest lines (the {extreme} "
+        f"{escape(sweep.objective.heading)}). Drag along an axis to keep only the trials there.</p>"
         f'<div class="wide">{chart(charts.parallel(sweep))}</div>'
     )
 
@@ -193,9 +191,8 @@ def overfitting_section(sweep: StoredSweep, chart: Chart) -> str:
     if not placed:
         return f"{head}<p>No trial was stopped as overfit.</p>" if not overfit else ""
     return (
-        f"{head}<p>The epoch at which each of {counted(len(placed), 'overfit trial')} had its "
-        "best evaluation. Look for the height above which there are no dots: more epochs than "
-        "that are not needed at that learning rate.</p>"
+        f"{head}<p>The epoch of the best evaluation of {counted(len(placed), 'overfit trial')}. "
+        "Above the highest dot at a learning rate, more epochs bring nothing.</p>"
         f"{chart(charts.overfitting(placed, sweep.objective))}"
     )
 
@@ -246,9 +243,8 @@ def time_section(sweep: StoredSweep, chart: Chart) -> str:
         )
     if sweep.gpu_hours:
         lines.append(
-            f"GPUs (or CPU workers) held trials for {sweep.gpu_hours:.2f} hours in all; that also "
-            "counts each GPU of a trial that has several, runs that were cut off, and what is "
-            "neither training nor evaluation."
+            f"Total: {sweep.gpu_hours:.2f} worker-hours, counting each GPU of a trial, interrupted "
+            "runs, and time outside training and evaluation."
         )
     lines += _failures(sweep)
     return (
@@ -301,8 +297,8 @@ def confirmed_section(found: Sequence[Confirmed]) -> str:
         rows.append([f"{each.trial:03d}", *cells])
     words = "".join(f"<li>{escape(line)}</li>" for line in verdicts(found))
     return (
-        "<h2>The best again, with other seeds</h2><p>Where an order is noise, take the cheaper "
-        "one. An eval loss here is over all eval rows, so it is not that of the sweep.</p>"
+        "<h2>The best trials, retrained with other seeds</h2><p>Where the order is noise, take the "
+        "cheaper trial. Eval losses here are over all eval rows, unlike the sweep's.</p>"
         + html_table(["trial", "seeds", "mean", "± standard error", "each seed"], rows)
         + f"<ul>{words}</ul>"
     )

@@ -36,7 +36,7 @@ def in_words(record: Record) -> RenderableType:
     parts.append(Text(f"Adapter:  {record.adapter or 'not on this disk'}"))
     if record.adapter is not None:
         export = command("export", sweep.folder)
-        parts.append(Text(f"Take it along:  {export} --to DIR"))
+        parts.append(Text(f"Export it:  {export} --to DIR"))
     return Group(*parts)
 
 

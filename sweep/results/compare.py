@@ -91,7 +91,7 @@ def _flat(value: Mapping[str, Any], parent: str = "") -> list[tuple[str, str]]:
 def why_not_comparable(one: Side, other: Side) -> str | None:
     """Why the values of two sides say nothing of each other; None: they do."""
     if not one.sweep.task or not other.sweep.task:
-        return "One of them has not begun a trial."
+        return "Nothing to compare: one of them has no trial yet."
     judged = judged_by(one.sweep.task), judged_by(other.sweep.task)
     if judged[0] == judged[1]:
         return None
@@ -148,7 +148,7 @@ def in_words(one: Side, other: Side) -> RenderableType:
     differing = [row for row in _settings_rows(one, other) if row[1] != row[2]]
     if differing:
         settings = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for heading in ("what differs in their files", one.sweep.name, other.sweep.name):
+        for heading in ("settings that differ", one.sweep.name, other.sweep.name):
             settings.add_column(heading, overflow="fold")
         for row in differing:
             settings.add_row(*row)
@@ -171,10 +171,10 @@ def _rows(one: Side, other: Side) -> list[tuple[str, str, str]]:
     rows = [
         *([] if objective.is_eval_loss else [both(objective.heading, lambda s: as_loss(s.value))]),
         both("eval loss", lambda s: as_loss(s.record.trial.eval_loss if s.record else None)),
-        both("base model's own loss", lambda s: as_loss(s.sweep.base_eval_loss)),
+        both("base model's loss", lambda s: as_loss(s.sweep.base_eval_loss)),
         both("outcome", lambda s: s.record.trial.outcome if s.record else ""),
-        both("time of the trial", seconds),
-        both("the sweep", lambda s: f"{s.sweep.state}, {counted(len(s.sweep.trials), 'trial')}"),
+        both("trial time", seconds),
+        both("sweep", lambda s: f"{s.sweep.state}, {counted(len(s.sweep.trials), 'trial')}"),
         both("", outcomes),
         both("GPU hours", lambda s: f"{s.sweep.gpu_hours:.2f}"),
     ]

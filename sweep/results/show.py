@@ -58,6 +58,7 @@ def all_in_words(sweep: StoredSweep, sort: Sort) -> RenderableType:
         )
     title = Text(f"{sweep.name} {sweep.state}: ", style="bold")
     title.append(counted(len(sweep.trials), "trial"), style="not bold")
+    losses = "Losses" if objective.is_eval_loss else "Scores"
     words = (
         f"{objective.opening}: a trial's {objective.extreme}. Losses of outclassed, diverged "
         f"and stopped trials are not ranked."

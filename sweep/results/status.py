@@ -75,7 +75,7 @@ def in_words(sweep: StoredSweep) -> RenderableType:
         line.append(f", {ago(sweep)}", style="not bold dim")
     parts: list[RenderableType] = [line]
     if (by := sweep.confirmed_by) is not None:
-        parts.append(Text(f"Its best trials are being confirmed, by process {by.pid}."))
+        parts.append(Text(f"Process {by.pid} is confirming its best trials."))
     if sweep.reason:
         parts.append(Text(sweep.reason, style="red"))
     counts = Text(f"{counted(len(sweep.trials), 'trial')}: ")

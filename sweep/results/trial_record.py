@@ -86,7 +86,7 @@ def record_of(sweep: StoredSweep, number: int | None = None) -> Record:
     by_number = {trial.number: trial for trial in sweep.trials}
     if number not in by_number:
         there = f"The last is {max(by_number)}." if by_number else "There is none yet."
-        raise StudyError(f"{sweep.folder}: has no trial {number}. {there}")
+        raise StudyError(f"{sweep.folder}: no trial {number}. {there}")
     folder, best_dir = layout.trial_dir(sweep.folder, number), sweep.folder / layout.BEST
     config = _config(folder) or _of(number, _config(best_dir))
     adapters = [folder / ADAPTER]

@@ -44,7 +44,7 @@ def make_screen(
 def _with_keys(console: Console, progress: Progress, folder: Path) -> Screen:
     def stop() -> None:
         if progress.is_stopping():
-            screen.say("It is stopping. Ctrl-C does not wait for checkpoints.")
+            screen.say("Already stopping. Ctrl-C skips the checkpoints.")
         else:
             os.kill(os.getpid(), signal.SIGINT)  # heard as Ctrl-C is
 

@@ -19,7 +19,7 @@ class Enough(Enum):
     GPU_HOURS = "the gpu_hours are used up", "raise budget.gpu_hours"
     TRIALS = "all trials have run", "raise --trials"
     SPACE = "every point of the space has been tried", "widen the search"
-    FLAT = "no better {of} in {n} trials (stop_when_flat)", "take out budget.stop_when_flat"
+    FLAT = "no better {of} in {n} trials (stop_when_flat)", "remove budget.stop_when_flat"
 
     def __init__(self, words: str, advice: str) -> None:
         self.words, self.advice = words, advice

@@ -69,6 +69,6 @@ Written = tuple[TrialResult, list[EvalPoint]]
 def checked_result(result: TrialResult) -> TrialResult:
     """A run that ended without one finite eval loss has no value: it failed, and says so."""
     if result.outcome in COUNTS and result.best is None:
-        reason = f"No evaluation gave a finite eval loss. {result.reason}"
+        reason = f"No evaluation had a finite eval loss. {result.reason}"
         return replace(result, outcome="failed", reason=reason, cause="no finite eval loss")
     return result

@@ -346,7 +346,7 @@ class Sweep:
 
     def interrupt(self) -> None:
         """Put every running trial back in the queue; trackers hear of it."""
-        words = "The sweep was stopped; run the same command to continue it."
+        words = "The sweep was stopped; the same command resumes it."
         for number in self.running:
             self.tell(number, TrialResult(outcome="interrupted", reason=words))
 

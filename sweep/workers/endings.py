@@ -23,7 +23,7 @@ def of_elsewhere(
 ) -> TrialResult:
     """The result of a trial on a machine that does not see the sweep's folder."""
     if not is_here and result.outcome in ("completed", "overfit"):
-        cause = f"The machine {home.node} was lost before the trial's adapter was here."
+        cause = f"The machine {home.node} was lost before the trial's adapter was copied."
         return failed(cause, config, "machine_lost")
     there = str(layout.trial_dir(home.scratch, config.number))
     result = replace(result, reason=result.reason.replace(there, config.output_dir))

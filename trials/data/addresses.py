@@ -78,7 +78,7 @@ def fetched(address: str, check_size: Callable[[int], object]) -> bytes:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
-            f"{title} cannot be fetched: {first_line(error)} Look at its name, at the network, "
-            f"and at this machine's credentials for {title.partition(':')[0]}."
+            f"{title} cannot be fetched: {first_line(error)} Check its name, the network, and "
+            f"this machine's credentials for {title.partition(':')[0]}."
         ) from None
     return data

@@ -166,7 +166,7 @@ def test_the_sample_is_all_eval_rows_that_carry_loss(folder: Path) -> None:
 
 
 def test_without_the_rows_it_says_how_to_have_them_back(folder: Path) -> None:
-    with pytest.raises(StudyError, match="the sweep's tokenised rows are gone"):
+    with pytest.raises(StudyError, match="must hold the sweep's tokenised rows, but they are gone"):
         make_data(read_sweep(folder), max_length=8)
 
 
@@ -206,5 +206,5 @@ def test_rows_that_are_not_the_sweeps_are_refused(folder: Path) -> None:
     (folder / "data").mkdir()
     report = {"train_fingerprint": "a", "eval_fingerprint": "b"}
     (folder / "data" / "report.json").write_text(json.dumps(report))
-    with pytest.raises(StudyError, match="these are others .changed: train, eval.. Put the old"):
+    with pytest.raises(StudyError, match="but they changed .train, eval.. Put the old"):
         make_data(read_sweep(folder), max_length=8)

@@ -62,7 +62,7 @@ def test_on_a_full_disk_it_pauses_and_goes_on_by_itself(
     code, said = confirmed(folder, workers=1)
     assert code == 0
     assert "Paused, the disk is full: 0 MiB free" in said
-    assert said.index("Paused") < said.index("There is room again") < said.index("trial 0")
+    assert said.index("Paused") < said.index("There is space again") < said.index("trial 0")
 
 
 def test_on_a_cluster_that_grows_it_has_more_slots_but_no_more_than_runs(
@@ -119,4 +119,4 @@ def test_a_machine_that_joins_gets_runs(tmp_path: Path, monkeypatch: pytest.Monk
     finally:
         cluster.shutdown()
     assert code == 0
-    assert "The cluster has 2 places for trials now, before 1." in said
+    assert "The cluster now has 2 slots for trials, before 1." in said

@@ -51,7 +51,7 @@ def test_on_a_full_disk_it_pauses_and_goes_on_by_itself(
 ) -> None:
     code, said = ran(tmp_path)
     assert code == 0
-    assert said.index("Paused") < said.index("There is room again") < said.index("trial 0")
+    assert said.index("Paused") < said.index("There is space again") < said.index("trial 0")
     assert "All trials have run." in said
     code, said = ran(tmp_path)
     assert (code, "tiny: all trials have run; raise --trials to go on." in said) == (0, True)

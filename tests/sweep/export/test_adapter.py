@@ -166,5 +166,5 @@ def test_an_export_that_fails_leaves_nothing(record: Record, tmp_path: Path) -> 
 
 def test_the_check_needs_the_sweeps_eval_rows(record: Record, tmp_path: Path) -> None:
     elsewhere = replace(record, sweep=replace(record.sweep, folder=tmp_path / "fetched"))
-    with pytest.raises(ExportError, match=r"eval_sample.jsonl: .* or with --no-check"):
+    with pytest.raises(ExportError, match=r"eval_sample.jsonl: .* or use --no-check"):
         export(elsewhere, tmp_path / "x", merge=False, check=True, say=lambda _: None)

@@ -43,11 +43,11 @@ def test_a_full_disk_pauses_once_in_words_and_goes_on_by_itself(disk: Disk) -> N
     assert not there.has_room() and not there.has_room()
     disk.now += 2
     assert not there.has_room()
-    assert len(disk.said) == 1 and "116 MiB free at sweeps/x" in disk.said[0]
+    assert len(disk.said) == 1 and "needs 116 MiB, but sweeps/x has 116 MiB free." in disk.said[0]
     disk.free += 1
     disk.now += 2
     assert there.has_room()
-    assert disk.said[1:] == ["There is room again: the sweep goes on."]
+    assert disk.said[1:] == ["There is space again: the sweep continues."]
 
 
 def test_trials_that_find_no_room_are_waited_for_longer_each_time(disk: Disk) -> None:

@@ -71,7 +71,7 @@ def test_another_trial_is_not_called_the_best_also_where_none_counts(tmp_path: P
 
 
 def test_a_trial_that_is_not_there_is_said(folder: Path) -> None:
-    with pytest.raises(StudyError, match=r"has no trial 9\. The last is 2\."):
+    with pytest.raises(StudyError, match=r"no trial 9\. The last is 2\."):
         record(folder, 9)
 
 

@@ -66,7 +66,7 @@ def test_a_lead_beyond_noise_is_said_with_its_numbers(tmp_path: Path) -> None:
 
 def test_a_lead_within_noise_is_none(tmp_path: Path) -> None:
     one, other = swept(tmp_path / "one", [1.5]), swept(tmp_path / "other", [1.501])
-    assert "not told apart" in verdict(side(one), side(other))
+    assert "No clear winner: " in verdict(side(one), side(other))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_seeds_decide_where_both_were_confirmed(tmp_path: Path) -> None:
     assert words.startswith("mine, trial 1 is better beyond noise (0.0967 ± 0.0143, 95% interval")
     assert "of 3 other seeds on all eval rows" in words
     report = page(read_sweep(folder))
-    assert "The best again, with other seeds" in report
+    assert "The best trials, retrained with other seeds" in report
     assert "Trial 1 is better than 0 beyond noise" in report
 
 

@@ -70,7 +70,7 @@ def test_while_its_best_are_confirmed_a_sweep_does_not_run(folder: Path) -> None
         found, words = read_sweep(folder), printed(folder)
     assert (found.state, found.runner) == ("finished", None)
     assert found.confirmed_by is not None
-    assert f"are being confirmed, by process {found.confirmed_by.pid}" in words
+    assert f"Process {found.confirmed_by.pid} is confirming its best trials." in words
 
 
 def test_a_sweep_whose_process_died_was_broken_off_and_none_of_its_trials_runs(

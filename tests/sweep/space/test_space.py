@@ -227,7 +227,7 @@ def test_a_start_must_be_a_point_of_the_space(
     text = SMALL.replace("rank: [8, 16]", f"epochs: {domain}")
     space = load(f"{text}start_with: [{{epochs: {inside}}}]")
     assert points(space) == [{"rank": 16, "epochs": inside}]
-    with pytest.raises(SpaceError, match=f"epochs: {outside} lies outside search.epochs"):
+    with pytest.raises(SpaceError, match=f"epochs: {outside} is outside search.epochs"):
         load(f"{text}start_with: [{{epochs: {outside}}}]")
 
 

@@ -670,7 +670,7 @@ def test_a_write_that_mlflow_refuses_is_skipped_and_said(folder: Path) -> None:
     run_trial(tracker, config(folder, 1), [1.25])
     tracker.close_sweep("FINISHED", None, "Done.")
     assert tracker.unsent == 0
-    assert re.match(r"MLflow refused 1 write for good; the first: ", tracker.in_words or "")
+    assert re.match(r"MLflow rejected 1 write; the first: ", tracker.in_words or "")
     (child,) = children(folder)
     assert history(folder, child, "eval_loss") == [(10, 1.25)]
     assert child.info.status == "FINISHED"

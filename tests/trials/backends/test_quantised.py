@@ -146,7 +146,7 @@ def test_a_spoilt_entry_is_noticed_and_made_anew(
     spoil(entry)
     assert content_hash(transformers_base(model).model) == whole
     assert sources[-1] == model.name
-    assert capsys.readouterr().out.count("cannot be used and is made anew") == 1
+    assert capsys.readouterr().out.count("is unusable and is rebuilt") == 1
     transformers_base(model)
     assert sources[-1] == str(entry)
 

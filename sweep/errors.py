@@ -1,7 +1,5 @@
 """Errors that are told to the user in words."""
 
-from __future__ import annotations
-
 from trials.config import UserError
 
 

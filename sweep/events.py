@@ -1,7 +1,5 @@
 """What happens to a trial that runs: the runner tells the loop, the study its trackers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol

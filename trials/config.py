@@ -1,7 +1,5 @@
 """All that the two sides share: what a trial is told, what it reports, what it ends with."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

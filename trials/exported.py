@@ -4,8 +4,6 @@ Run in a process of its own: `python -m trials.exported REQUEST.json ANSWER.json
 project is imported, so that a loss measured here needs nothing of it.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Sequence

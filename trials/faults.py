@@ -1,7 +1,5 @@
 """What ends a trial that is not of its own doing, so that it may run again."""
 
-from __future__ import annotations
-
 import errno
 import faulthandler
 import math

@@ -1,7 +1,5 @@
 """What a worker says to the driver."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from trials.config import EvalPoint, TrialResult

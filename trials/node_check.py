@@ -3,8 +3,6 @@
 It must start where nothing is installed yet, so it imports nothing at its top.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

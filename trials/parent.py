@@ -1,7 +1,5 @@
 """Processes of ours: how one is started, and how it ends with the one that started it."""
 
-from __future__ import annotations
-
 import os
 import sys
 import threading

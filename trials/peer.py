@@ -1,7 +1,5 @@
 """Each process but the first of a trial on several GPUs: `python -m trials.peer`."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A trial's folder: its files, and how it ended, known even if nobody lived to hear of it."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """What a worker process does: load the base model once, then run one trial after the other."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The commands: words in, words out."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """How a command ends when something is wrong: in words, with an exit code."""
 
-from __future__ import annotations
-
 import errno
 import sys
 from typing import NoReturn

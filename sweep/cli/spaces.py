@@ -1,7 +1,5 @@
 """Commands about a space file: `check`, `schema`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Commands that change a sweep that is there: `stop`, `prune`, `sync`, `clean`."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Annotated

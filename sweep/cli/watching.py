@@ -1,7 +1,5 @@
 """The commands that look at sweeps and put their result into people's hands."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """See that a cluster has what a sweep needs, before anything trains there."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path

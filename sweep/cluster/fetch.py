@@ -1,7 +1,5 @@
 """`sweep fetch`: the best adapter, the report and the study of a sweep, from a cluster."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

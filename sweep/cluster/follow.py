@@ -1,7 +1,5 @@
 """A job's output as it comes, whatever happens to the connection."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A sweep as a Ray job on someone's cluster: submitted, found again, asked, stopped."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """`sweep submit --manifest`: a sweep as a RayJob of KubeRay, to be given to kubectl."""
 
-from __future__ import annotations
-
 import base64
 import io
 import re

@@ -1,7 +1,5 @@
 """What a job brings along to a cluster: the space, the files that it names, and this program."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator, Mapping

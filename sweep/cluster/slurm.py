@@ -1,7 +1,5 @@
 """`sweep submit --slurm`: a script for sbatch that starts Ray and runs the sweep on it."""
 
-from __future__ import annotations
-
 import math
 import shlex
 import sys

@@ -7,8 +7,6 @@ Everything lies below `confirm/` of the sweep's folder: `plan.json`, the runs in
 in `trials/NNN/`, as a trial of a sweep does. So whatever has ended is not run again.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Which trials are trained again, with which seeds, on which rows."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

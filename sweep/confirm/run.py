@@ -1,7 +1,5 @@
 """`sweep confirm`: the runs on Ray, recorded in MLflow. Read it from top to bottom."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """`sweep clean`: what may be deleted of a sweep, and how much that frees."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """`sweep prune`: end one running trial by hand, from another terminal or another machine."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`sweep stop`: stop a sweep cleanly, from another terminal, another machine or off the cluster."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

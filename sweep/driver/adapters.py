@@ -1,7 +1,5 @@
 """Which adapters stay on disk: the best few, and the winner's own folder with how to load it."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

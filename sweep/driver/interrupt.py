@@ -1,7 +1,5 @@
 """Ctrl-C and SIGTERM while trials run: the first stops the sweep cleanly."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """What `sweep run` was asked to do, and how it ends."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """Keep every slot busy until the budget is spent: the only loop of a sweep."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol

@@ -1,7 +1,5 @@
 """`sweep check`: all that can be known before the first GPU second."""
 
-from __future__ import annotations
-
 import json
 import math
 import subprocess

@@ -1,7 +1,5 @@
 """`sweep run`: from a checked space to the best adapter. Read it from top to bottom."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from functools import partial

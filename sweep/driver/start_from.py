@@ -1,7 +1,5 @@
 """`start_from`: the best points of earlier sweeps are tried first."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Collection
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Which configuration `sweep trial` runs: from --params, or a trial of the sweep again."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """`sweep export`: a trial's adapter, or the model merged with it, in a folder; checked."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The model card of what is exported: the README.md that the hub and people read."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from typing import Any

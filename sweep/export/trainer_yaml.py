@@ -4,8 +4,6 @@ TRL's keys are those of 1.15, and a test gives them to its own classes; Axolotl'
 LLaMA-Factory's are those of the schemas in their repositories.
 """
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Mapping, Sequence

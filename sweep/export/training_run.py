@@ -1,7 +1,5 @@
 """What any trainer takes from a trial: its configuration, its rows, its steps."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """A full disk: the sweep pauses, and goes on by itself when there is room."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections.abc import Callable

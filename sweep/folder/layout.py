@@ -1,7 +1,5 @@
 """What lies where in a sweep's folder. `trials.trial_folder` names what lies in a trial's."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 SWEEP = "sweep.json"  # who wrote the folder, and which server has its study

@@ -1,7 +1,5 @@
 """A sweep's folder: its writer, its study, who runs in it, and what others ask of that one."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

@@ -1,7 +1,5 @@
 """What a person asks of a running sweep, as files in its folder: stop, prune."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from sweep.folder import layout

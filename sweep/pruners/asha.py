@@ -6,8 +6,6 @@ things are ours. A trial that is among them as it arrives goes on without a paus
 not paused for a difference that the evaluation sample cannot resolve.
 """
 
-from __future__ import annotations
-
 import bisect
 import math
 from collections.abc import Collection, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Has a trial diverged? Its loss is not finite, or far above where it began."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from trials.config import EvalPoint

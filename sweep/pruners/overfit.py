@@ -1,7 +1,5 @@
 """Does a trial overfit? Its eval loss rises while its train loss falls."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from statistics import fmean
 

@@ -1,7 +1,5 @@
 """What a trial is up against: the others of its study. Who is hopeless beside them, who waits?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Sequence
 

@@ -3,8 +3,6 @@
 Colours of text and grid are not in them: the page sets these, for light or dark.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

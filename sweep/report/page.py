@@ -1,7 +1,5 @@
 """The page: its sections in order, its style and script, and the file."""
 
-from __future__ import annotations
-
 import json
 from html import escape
 from pathlib import Path

@@ -6,8 +6,6 @@ the axes of the parallel coordinates can be dragged here, which is what that cha
 10,000 trials still open, only some of them are drawn, and the page says so where it is.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from html import escape

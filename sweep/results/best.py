@@ -1,7 +1,5 @@
 """`sweep best`: the winner of a sweep, in words and as JSON."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import asdict

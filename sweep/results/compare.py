@@ -1,7 +1,5 @@
 """`sweep compare`: two sweeps, or two trials, side by side; and whether their losses compare."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What `sweep confirm` has measured, read from the sweep's folder."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field

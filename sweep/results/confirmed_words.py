@@ -1,7 +1,5 @@
 """What `sweep confirm` has found, in words and as JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any

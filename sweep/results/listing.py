@@ -1,7 +1,5 @@
 """`sweep list`: all sweeps of a folder."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path

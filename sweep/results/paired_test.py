@@ -1,7 +1,5 @@
 """Is one configuration better than another, or is it chance? Runs with equal seeds, compared."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

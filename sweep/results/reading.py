@@ -1,7 +1,5 @@
 """A stored sweep, read once: whatever a command says of it comes from this one reading."""
 
-from __future__ import annotations
-
 import bisect
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """`sweep show`: all trials of a sweep as a table, or all that is known of one."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import asdict
@@ -60,7 +58,7 @@ def all_in_words(sweep: StoredSweep, sort: Sort) -> RenderableType:
     title.append(counted(len(sweep.trials), "trial"), style="not bold")
     losses = "Losses" if objective.is_eval_loss else "Scores"
     words = (
-        f"{objective.opening}: a trial's {objective.extreme}. Losses of outclassed, diverged "
+        f"{objective.opening}: a trial's {objective.extreme}. {losses} of outclassed, diverged "
         f"and stopped trials are not ranked."
     )
     return Group(title, table, Text(words, style="dim"))

@@ -1,7 +1,5 @@
 """`sweep status`: how a sweep is, whether it runs, was stopped, or died. Reads, never writes."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import asdict
 from typing import Any

@@ -1,7 +1,5 @@
 """All that is known of one trial: what its study holds, and what lies in its folder."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which sampler a space asks for. To add one, begin here."""
 
-from __future__ import annotations
-
 import importlib
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Optuna's quasi-Monte Carlo points, each trial's by its number."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from typing import Any

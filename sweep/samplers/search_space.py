@@ -1,7 +1,5 @@
 """The search space in Optuna's words: distributions, sampled values → hyperparameters, samplers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -4,8 +4,6 @@ The inherited methods sort, compare and convert every parameter of every trial f
 that is done once for each trial, as it changes, and the rest with arrays.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

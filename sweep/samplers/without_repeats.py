@@ -1,7 +1,5 @@
 """A sampler that never draws a point twice."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping, Set

@@ -1,7 +1,5 @@
 """`sweep run --json`: what happens in a sweep, for programs; one JSON object a line."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """Keys while a terminal shows the live table: stop the sweep, prune a trial, help."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal

@@ -1,7 +1,5 @@
 """The table in a notebook: one output of the cell that is replaced once a second."""
 
-from __future__ import annotations
-
 import io
 import threading
 from collections import deque

@@ -1,7 +1,5 @@
 """What every screen is, and the plain one: a line for each thing that happens."""
 
-from __future__ import annotations
-
 import time
 from typing import Self
 

@@ -1,7 +1,5 @@
 """What every screen knows: running trials, ended ones, and how long the rest will take."""
 
-from __future__ import annotations
-
 import bisect
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What was learnt, in words: the summary at the end of a sweep."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 from rich.console import Group, RenderableType

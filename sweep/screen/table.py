@@ -1,7 +1,5 @@
 """The table of a running sweep, as a terminal and a notebook show it."""
 
-from __future__ import annotations
-
 import heapq
 import math
 import statistics

@@ -1,7 +1,5 @@
 """Single keys from a terminal, which is given back as it was, whatever happens."""
 
-from __future__ import annotations
-
 import os
 import select
 import signal

@@ -1,7 +1,5 @@
 """How long a sweep will still take, by what its trials have taken and how far they have come."""
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Iterable, Sequence
 

@@ -1,7 +1,5 @@
 """Which backend trains a space: Unsloth or transformers."""
 
-from __future__ import annotations
-
 import importlib.util
 
 from sweep.errors import SpaceError

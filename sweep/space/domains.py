@@ -1,7 +1,5 @@
 """What a hyperparameter may be: a list, a range, a multiple of the rank, one value."""
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Mapping, Sequence

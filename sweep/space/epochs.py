@@ -1,7 +1,5 @@
 """Epochs as a by-product: at a constant learning rate a run passes through every shorter one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from sweep.space.domains import Choices, Domain, Range, TimesRank, is_fixed

@@ -1,7 +1,5 @@
 """The hyperparameters that can be searched, and the domains a space may give them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """SPACE.yaml → a checked `Space`; every problem of a file at once, each with its line."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Files, folders and hub names that a space names: are they there?"""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence

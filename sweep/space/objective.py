@@ -1,7 +1,5 @@
 """`objective`: what trials are judged by; the user's own metric is read here and never run."""
 
-from __future__ import annotations
-
 import ast
 import difflib
 import importlib.util

@@ -1,7 +1,5 @@
 """Whether a YAML text is plain data of a sane size: told by its events, before it is built."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """`sweep schema`: SPACE.yaml as a JSON schema, from where its keys are defined."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

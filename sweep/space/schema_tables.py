@@ -1,7 +1,5 @@
 """`sweep schema --markdown`: every key of SPACE.yaml as tables, from where they are defined."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

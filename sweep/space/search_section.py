@@ -1,7 +1,5 @@
 """The `search` and `start_with` sections: every problem of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The keys of a space, the search apart: types, bounds, defaults, and errors in words."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """`Space`: a search space that has been checked."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field

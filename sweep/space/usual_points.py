@@ -1,7 +1,5 @@
 """The usual points of a space: where a sweep begins, and what fills in a point that says little."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A YAML file with the line of every key: read, changed by --set, and its problems put in words."""
 
-from __future__ import annotations
-
 import difflib
 import io
 import re

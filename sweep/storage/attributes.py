@@ -1,7 +1,5 @@
 """What a study keeps beside Optuna's own fields: names of attributes and their meaning."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 

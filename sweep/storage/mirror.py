@@ -4,8 +4,6 @@ One process alone writes a study (its folder has a lock), so what is in memory i
 holds. Optuna's own storage asks the database for all running trials whenever it is asked for any.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 from collections.abc import Callable, Sequence

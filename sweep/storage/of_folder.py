@@ -1,7 +1,5 @@
 """Which study belongs to a folder: sweep.json, and the storage it names."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import uuid

@@ -3,8 +3,6 @@
 Those of the classes that ours inherit from stand there: `mirror`, `patient`, `sweep.samplers`.
 """
 
-from __future__ import annotations
-
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState

@@ -1,7 +1,5 @@
 """The study's database: it waits where it cannot be used now, and loses and doubles nothing."""
 
-from __future__ import annotations
-
 import functools
 import json
 import logging

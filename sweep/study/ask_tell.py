@@ -1,7 +1,5 @@
 """`AskTell`: what the loop asks of a study."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 from sweep.events import Place

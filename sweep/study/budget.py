@@ -1,7 +1,5 @@
 """`Budget`: when enough has been tried."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass

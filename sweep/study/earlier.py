@@ -1,7 +1,5 @@
 """`Earlier`: what `start_from` takes from an earlier sweep."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Trials as a study remembers them, those that have ended ranked, and whether they improve."""
 
-from __future__ import annotations
-
 import bisect
 import math
 from collections.abc import Mapping, Sequence, Set

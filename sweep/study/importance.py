@@ -1,7 +1,5 @@
 """Which hyperparameters mattered, and how sure that is: PED-ANOVA over resampled trials."""
 
-from __future__ import annotations
-
 import random
 import statistics
 import warnings

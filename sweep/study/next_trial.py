@@ -7,8 +7,6 @@ whose trials are the stored ones in the coordinates of the search as it is now. 
 outside is there as a failed one, which samplers pass over.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

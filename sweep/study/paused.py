@@ -1,7 +1,5 @@
 """Trials that are paused: kept in the study, so that they survive whatever happens to the sweep."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Has a sweep stopped getting better? `budget.stop_when_flat` asks after each trial."""
 
-from __future__ import annotations
-
 import bisect
 import math
 from collections.abc import Sequence

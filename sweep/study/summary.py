@@ -1,7 +1,5 @@
 """`Summary`: what a sweep has found."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`Sweep`: ask → TrialConfig, report → verdict, tell. The Optuna study lives here."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace

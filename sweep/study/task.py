@@ -1,7 +1,5 @@
 """What all trials of a study share, and must stay; and what of its search has changed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path

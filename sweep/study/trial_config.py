@@ -1,7 +1,5 @@
 """A space and a set of hyperparameters → the `TrialConfig` that a worker runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Numbers as a person reads them."""
 
-from __future__ import annotations
-
 
 def counted(number: float, noun: str) -> str:
     """`1 trial`, `2 trials`."""

@@ -1,7 +1,5 @@
 """Passwords in addresses, taken out before a text is shown or stored."""
 
-from __future__ import annotations
-
 import re
 
 

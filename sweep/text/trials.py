@@ -1,7 +1,5 @@
 """How trials and losses are written, the same everywhere."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

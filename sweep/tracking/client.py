@@ -1,7 +1,5 @@
 """MLflow itself and its client, and which of its errors will never pass."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

@@ -1,7 +1,5 @@
 """What MLflow knows of an earlier sweep: its best trials."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

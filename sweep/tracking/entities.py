@@ -1,7 +1,5 @@
 """Our values as MLflow's tags, parameters, metrics and data sets."""
 
-from __future__ import annotations
-
 import getpass
 from collections.abc import Mapping
 from contextlib import suppress

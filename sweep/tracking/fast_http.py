@@ -6,8 +6,6 @@ asyncio sets the option only on sockets that say their protocol, and those that 
 workers do not. Fewer requests are no help: what an event logs is one already.
 """
 
-from __future__ import annotations
-
 import socket
 
 from urllib3.connection import HTTPConnection

@@ -1,7 +1,5 @@
 """What a server is still to be told: a file of events that survives a kill at any byte."""
 
-from __future__ import annotations
-
 import json
 import os
 import threading

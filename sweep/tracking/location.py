@@ -1,7 +1,5 @@
 """Where a sweep is tracked: an MLflow server's address, or a database, without its secrets."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -1,7 +1,5 @@
 """Tell MLflow of a sweep, through a journal: at once where it is there, later where it is not."""
 
-from __future__ import annotations
-
 import math
 import shutil
 import time

@@ -1,7 +1,5 @@
 """A sweep's winner as a version of a registered model in MLflow, with the alias `champion`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What MLflow is told of a trial, as plain data: parameters, metrics, tags, status."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

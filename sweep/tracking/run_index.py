@@ -1,7 +1,5 @@
 """Which MLflow run belongs to which trial."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """A sweep's runs in MLflow: a parent run for the sweep, a child run for each trial."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress

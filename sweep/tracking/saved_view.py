@@ -6,8 +6,6 @@ what its page stores when somebody presses "Save view" (MLflow 3.17, `Experiment
 page that does not know a key passes over it, and one without saved views shows its own columns.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,6 @@ MLflow makes its tables in some forty steps of alembic, and sqlite keeps each st
 notes it. A process killed in between would leave a file that no MLflow opens again.
 """
 
-from __future__ import annotations
-
 import sqlite3
 from contextlib import closing
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Writes that reach a server later: in order, once, on a thread that nobody waits for."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The process behind a slot, on whatever machine of the cluster Ray has put it."""
 
-from __future__ import annotations
-
 import os
 import socket
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Ray itself: one of our own on this machine, or a cluster that is there; and what it has."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

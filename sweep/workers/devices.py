@@ -1,7 +1,5 @@
 """Where trials run: on GPUs or on processors, and how many at once."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

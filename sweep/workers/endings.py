@@ -1,7 +1,5 @@
 """How a trial on a cluster has ended: in the words of its worker, its log, or Ray."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

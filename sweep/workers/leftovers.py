@@ -5,8 +5,6 @@ Ray's own processes end with the command, save two agents: these take a minute t
 longer the younger they are.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Slots on Ray: one warm worker process per GPU, or N on the processors, wherever Ray puts them."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import socket

@@ -1,7 +1,5 @@
 """Signals heard by one process alone, not by those it starts."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 from collections.abc import Callable, Iterator

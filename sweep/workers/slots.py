@@ -1,7 +1,5 @@
 """What the driver knows of each place for trials, and what the places cost."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from concurrent.futures import Future

@@ -1,7 +1,5 @@
 """How busy the places for trials are: the share of their time in which they held one."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Layers of peft on a frozen base: taken off after a trial, and put back for the next one."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

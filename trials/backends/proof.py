@@ -1,7 +1,5 @@
 """The proof that a frozen base model is what was loaded, after a trial has used it."""
 
-from __future__ import annotations
-
 import functools
 import gc
 import hashlib

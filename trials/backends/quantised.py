@@ -1,7 +1,5 @@
 """Quantised base models on disk: a node quantises a model once, every later worker reads it."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib

@@ -1,7 +1,5 @@
 """LoRA and QLoRA with transformers, peft and bitsandbytes, on CUDA and on processors."""
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import logging

@@ -1,7 +1,5 @@
 """Addresses of what does not lie beside the space: object stores, and paths of other machines."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from typing import Any

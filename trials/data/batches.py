@@ -1,7 +1,5 @@
 """Which rows each optimizer step trains on, and in which micro-batches."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

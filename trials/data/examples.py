@@ -1,7 +1,5 @@
 """Data files → examples: read whole, split, compared; every problem of a file at once."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

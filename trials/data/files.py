@@ -1,7 +1,5 @@
 """A file of rows, whatever its kind."""
 
-from __future__ import annotations
-
 import difflib
 import shlex
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Rows of columns → conversations, prompts with completions, or texts; or what is wrong."""
 
-from __future__ import annotations
-
 import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Read a data set of the hub into rows of columns."""
 
-from __future__ import annotations
-
 import os
 
 from trials.config import DataError

@@ -1,7 +1,5 @@
 """Rows of a Parquet file."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from trials.config import DataError

@@ -1,7 +1,5 @@
 """`Table`: rows with the place each came from, and words for what is wrong."""
 
-from __future__ import annotations
-
 import difflib
 import json
 from collections import Counter

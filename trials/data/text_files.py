@@ -1,7 +1,5 @@
 """Read a data file into rows of columns."""
 
-from __future__ import annotations
-
 import codecs
 import csv
 import gzip

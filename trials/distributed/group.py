@@ -1,7 +1,5 @@
 """`Group`: the processes that share a trial."""
 
-from __future__ import annotations
-
 from typing import Protocol, TypeVar
 
 import torch

@@ -4,8 +4,6 @@
 worker's.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

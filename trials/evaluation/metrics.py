@@ -1,7 +1,5 @@
 """Metrics of written completions: the built-in ones, and the user's own function."""
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import math

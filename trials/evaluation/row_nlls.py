@@ -1,7 +1,5 @@
 """The losses of single eval rows, as a short text: 700 characters for 256 rows."""
 
-from __future__ import annotations
-
 import base64
 
 import numpy as np

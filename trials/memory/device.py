@@ -1,7 +1,5 @@
 """The memory of a device: what is free, giving it back, running out of it."""
 
-from __future__ import annotations
-
 import gc
 
 import psutil

@@ -1,7 +1,5 @@
 """How much memory a trial takes, before it is tried."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

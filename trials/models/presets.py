@@ -1,7 +1,5 @@
 """Names a space may use: kinds of modules, and learning rate schedules."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 TARGET_MODULES: Mapping[str, str | list[str]] = {

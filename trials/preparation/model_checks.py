@@ -1,7 +1,5 @@
 """The base model, looked into before any trial: is it there, and is it safe?"""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from pathlib import Path

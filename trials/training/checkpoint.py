@@ -4,8 +4,6 @@ What a step trains on and what noise it draws follow from the seed and the step'
 neither a data position nor the state of a generator is kept.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

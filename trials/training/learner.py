@@ -1,7 +1,5 @@
 """An adapter and what trains it, one optimizer step at a time, in as much memory as there is."""
 
-from __future__ import annotations
-
 import math
 import time
 from typing import Any

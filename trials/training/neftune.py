@@ -1,7 +1,5 @@
 """Noise on the embeddings while training (NEFTune; Jain et al., 2023, arXiv 2310.05914)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """How a command on the head gives its answer, among the lines that it prints."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

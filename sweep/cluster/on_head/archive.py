@@ -4,8 +4,6 @@ Writes one archive into the logs of Ray's session, whence the dashboard gives it
 the token, says so in one line of JSON, and takes it away again when it is told to end.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -4,8 +4,6 @@ The answer is one line of JSON: what is wrong, all of it, and what is there. It 
 nothing but Ray is installed yet.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """Stop a sweep or prune a trial, where it runs: on the head of a cluster."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

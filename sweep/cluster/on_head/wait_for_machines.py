@@ -1,7 +1,5 @@
 """Wait until the Ray cluster at RAY_ADDRESS has N machines; N is the one argument."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import time

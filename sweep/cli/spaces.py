@@ -44,7 +44,7 @@ def check(
         found = preparation.prepare_data(
             checked, Path(scratch) / layout.DATA, on_gpus=on_gpus, say=terminal.print
         )
-    terminal.print(preparation.in_words(checked, found))
+    terminal.print(preparation.check_table(checked, found))
 
 
 def schema(

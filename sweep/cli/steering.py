@@ -109,4 +109,4 @@ def clean(
     from sweep.control import clean
 
     found, left_alone = clean.clean(folders, caches=every, delete=yes)
-    options.console().print(clean.in_words(found, left_alone, deleted=yes))
+    options.console().print(clean.cleanable_text(found, left_alone, deleted=yes))

@@ -26,7 +26,7 @@ def list_(output: Output = Path("sweeps"), as_json: AsJson = False) -> None:
     if as_json:
         print_json(listing.as_json(sweeps))
     else:
-        console().print(listing.in_words(sweeps, output))
+        console().print(listing.sweeps_table(sweeps, output))
 
 
 def show(
@@ -91,7 +91,7 @@ def compare(
     if as_json:
         print_json(compare.as_json(*sides))
     else:
-        console().print(compare.in_words(*sides))
+        console().print(compare.comparison(*sides))
 
 
 def _named(given: str, output: Path) -> tuple[Path, int | None]:
@@ -120,7 +120,7 @@ def status(name: SweepName, output: Output = Path("sweeps"), as_json: AsJson = F
     if as_json:
         print_json(status.as_json(sweep))
     else:
-        console().print(status.in_words(sweep))
+        console().print(status.status_text(sweep))
 
 
 def ui(

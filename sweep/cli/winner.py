@@ -43,7 +43,7 @@ def best(
     elif as_json:
         print_json(best.as_json(record))
     else:
-        console().print(best.in_words(record), soft_wrap=True)
+        console().print(best.winner_text(record), soft_wrap=True)
 
 
 def export(
@@ -70,7 +70,7 @@ def export(
     record = _best_or(trial, folder)
     measured = adapter.export(record, to, merge=merge, check=check, say=typer.echo)
     for each in measured:
-        typer.echo(adapter.in_words(each, is_merged=merge))
+        typer.echo(adapter.measured_text(each, is_merged=merge))
     what = "model" if merge else "adapter"
     typer.echo(f"Exported the {what} of trial {record.trial.number}, with a model card:  {to}")
     if wrong := adapter.verdict(measured, record, is_merged=merge):

@@ -43,7 +43,7 @@ def _door(address: str) -> tuple[str, int]:
     return parts.hostname or "", parts.port or PORTS.get(parts.scheme, 80)
 
 
-def in_words(request: dict[str, Any]) -> str:
+def request_text(request: dict[str, Any]) -> str:
     """What a cluster needs, in a line."""
     if request["workers"] is not None:
         place = counted(request["workers"], "CPU")
@@ -71,7 +71,7 @@ def check(
     Raises:
         ClusterError: With everything that is missing.
     """
-    say(in_words(request))
+    say(request_text(request))
     words = module_command("sweep.cluster.on_head.check", json.dumps(request), python="python")
     answer = cluster.ask(words, output, folder)
     say(f"The cluster: {answer['found']}.")

@@ -61,7 +61,7 @@ class Cluster:
     def __init__(self, address: str) -> None:
         self.address = _checked(address)
         _take_token_along()
-        with _in_words(self.address), _only_this_address(self.address):
+        with _told_in_words(self.address), _only_this_address(self.address):
             from ray.job_submission import JobSubmissionClient
 
             for noisy in ("dashboard_sdk", "job.sdk"):
@@ -73,7 +73,7 @@ class Cluster:
 
     def jobs(self) -> list[Job]:
         """The jobs of sweeps that the cluster remembers, the oldest first."""
-        with _in_words(self.address):
+        with _told_in_words(self.address):
             found = [_job(details) for details in self.client.list_jobs()]
         return sorted((job for job in found if job), key=lambda job: job.started_at)
 
@@ -92,7 +92,7 @@ class Cluster:
 
     def look(self, job: Job) -> Job:
         """Return a job as it is now."""
-        with _in_words(self.address):
+        with _told_in_words(self.address):
             return _job(self.client.get_job_info(job.id)) or job
 
     def submit(
@@ -152,7 +152,7 @@ class Cluster:
     def _answer(self, job_id: str) -> Any:
         deadline = time.monotonic() + ASK_SECONDS
         while time.monotonic() < deadline:
-            with _in_words(self.address):
+            with _told_in_words(self.address):
                 details = self.client.get_job_info(job_id)
                 is_running = details.status != "PENDING"
                 text = self.client.get_job_logs(job_id) if is_running else ""
@@ -186,7 +186,7 @@ class Cluster:
         env: Mapping[str, str],
     ) -> None:
         runtime: dict[str, Any] = {"working_dir": str(folder), "env_vars": dict(env)}
-        with _in_words(self.address):
+        with _told_in_words(self.address):
             self.client.submit_job(
                 entrypoint=entrypoint, submission_id=job_id, runtime_env=runtime, metadata=metadata
             )
@@ -273,7 +273,7 @@ def _only_this_address(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def _in_words(address: str) -> Iterator[None]:
+def _told_in_words(address: str) -> Iterator[None]:
     """Turn what Ray's client raises into words."""
     import requests
     from ray.exceptions import AuthenticationError

@@ -21,7 +21,7 @@ from sweep.folder.requests import is_asked_to_prune, is_asked_to_stop
 from sweep.pruners.own_curve import ByItself
 from sweep.report.page import write_report
 from sweep.results.confirmed import read_confirmed
-from sweep.results.confirmed_words import in_words, verdicts
+from sweep.results.confirmed_words import confirmed_text, verdicts
 from sweep.results.reading import StoredSweep, read_sweep
 from sweep.screen.choice import make_screen
 from sweep.screen.progress import Progress
@@ -79,7 +79,7 @@ def confirm(folder: Path, options: Options, console: Console) -> int:
         code = _run(stored, space, runs, sweep, options, on_gpus, console) if n_left else 0
         if n_left:
             _write_report(stored, console)
-    console.print(in_words(folder.name, read_confirmed(stored), space.objective))
+    console.print(confirmed_text(folder.name, read_confirmed(stored), space.objective))
     return code
 
 

@@ -112,7 +112,7 @@ def _files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
 
 
-def in_words(
+def cleanable_text(
     found: Sequence[Garbage], left_alone: Sequence[str], *, deleted: bool
 ) -> RenderableType:
     """What was found, by kind, and what that frees."""

@@ -79,7 +79,7 @@ def run(space: Space, options: Options, console: Console) -> int:
         so_far=rows_so_far(space, sweep_dir),
     )
     config = alone(space, given, options, found, new_folder(sweep_dir / layout.ALONE))
-    console.print(in_words(config))
+    console.print(config_table(config))
     for note in notes(space, given, config, recorded):
         console.print(Text(note, style="dim"), soft_wrap=True)
     if not same_rows(sweep_dir / layout.DATA, found):
@@ -240,7 +240,7 @@ def line(point: EvalPoint, n_evaluations: int, objective: Objective = BY_EVAL_LO
     return "  ".join(cell for cell in cells if cell is not None)
 
 
-def in_words(config: TrialConfig) -> Table:
+def config_table(config: TrialConfig) -> Table:
     """The configuration as a table."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")

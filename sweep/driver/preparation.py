@@ -16,7 +16,7 @@ from rich.text import Text
 from sweep.errors import SpaceError
 from sweep.space.backend import backend_in_words, backend_notes, choose_backend
 from sweep.space.domains import is_fixed
-from sweep.space.epochs import in_words as epochs_in_words
+from sweep.space.epochs import epochs_text
 from sweep.space.space import Space
 from sweep.study.task import NO_ROWS_YET, RowsSoFar
 from sweep.study.trial_config import model_config, trial_settings
@@ -139,7 +139,7 @@ def _widest_target(space: Space) -> str:
     return next(p for p in ("all-linear", "mlp", "attention", "qv") if p in presets)
 
 
-def in_words(space: Space, check: Check) -> RenderableType:
+def check_table(space: Space, check: Check) -> RenderableType:
     """The check as a person reads it."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
@@ -202,7 +202,7 @@ def _search_rows(space: Space) -> Iterator[Row]:
         if not is_fixed(domain):
             yield "", f"{name}: {domain}"
     if space.epochs_passed_through is not None:
-        yield "", epochs_in_words(space.epochs_passed_through)
+        yield "", epochs_text(space.epochs_passed_through)
     fixed = [f"{name} {domain}" for name, domain in space.domains.items() if is_fixed(domain)]
     yield "fixed", ", ".join(fixed)
     yield "budget", _budget_in_words(space)

@@ -23,7 +23,7 @@ from sweep.report.page import write_report
 from sweep.report.plots import write_plots
 from sweep.report.sections import beyond_noise
 from sweep.results.reading import read_sweep
-from sweep.screen.summary import in_words
+from sweep.screen.summary import summary_text
 from sweep.space.space import Space
 from sweep.study.summary import Summary
 from sweep.study.sweep import Sweep
@@ -96,7 +96,7 @@ class SweepRecording:
                 self._sweep.note(STATES[status], failure or "")
             summary = self._summary()
             self._close_tracker(status, summary)
-            self._console.print(in_words(summary))
+            self._console.print(summary_text(summary))
         except StudyAway as error:  # best/ and the summary are the next run's
             failure = failure or str(error)
             status = "FAILED" if status == "FINISHED" else status

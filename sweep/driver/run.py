@@ -19,7 +19,7 @@ from sweep.samplers.choice import check_sampler
 from sweep.screen.choice import make_screen
 from sweep.screen.json_events import Events
 from sweep.screen.progress import Progress
-from sweep.screen.summary import in_words
+from sweep.screen.summary import summary_text
 from sweep.space.backend import choose_backend
 from sweep.space.space import Space
 from sweep.storage.of_folder import open_folder, study_writer, sweep_id
@@ -84,7 +84,7 @@ def _prepare(space: Space, options: Options, storage: PatientStorage, console: C
         say=console.print,
         so_far=rows_so_far(space, output_dir, storage),
     )
-    console.print(preparation.in_words(space, found))
+    console.print(preparation.check_table(space, found))
     return Job(
         space=space,
         options=options,
@@ -129,7 +129,7 @@ def _open_sweep(job: Job, say: Callable[[str], None]) -> Sweep:
 def _end_in_order(job: Job, sweep: Sweep, console: Console) -> Ending:
     """Bring best/ and MLflow to the end of the study, which a killed process had reached alone."""
     if not sweep.has_untold() and is_closed(job.output_dir):
-        console.print(in_words(summary_of(job, sweep, wall_seconds=0.0)))
+        console.print(summary_text(summary_of(job, sweep, wall_seconds=0.0)))
         return "FINISHED", None
     recording = SweepRecording(job, sweep, console, console.print)
     recording.open()

@@ -159,7 +159,7 @@ def _ask(request: dict[str, Any]) -> dict[str, Any]:
         return found
 
 
-def in_words(measured: Measured, *, is_merged: bool) -> str:
+def measured_text(measured: Measured, *, is_merged: bool) -> str:
     """One line: both losses, and their difference."""
     base = {"nf4": "on the base in 4 bits", "int8": "on the base in 8 bits"}.get(
         measured.quantization, "merged, in 16 bits" if is_merged else "on the base in 16 bits"

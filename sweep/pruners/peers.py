@@ -8,7 +8,7 @@ from optuna.pruners import BasePruner
 from optuna.trial import TrialState
 
 from sweep.pruners.asha import Halving, rung_indices
-from sweep.space.settings import Outclassed
+from sweep.space.settings import OutclassedSettings
 from sweep.space.space import Space
 from sweep.storage.attributes import OUTCOME, curve_of
 from sweep.text.numbers import ordinal
@@ -47,7 +47,7 @@ class OptunaPruner(Rivals):
     second trial for being worse than the first.
     """
 
-    def __init__(self, settings: Outclassed, objective: Objective = BY_EVAL_LOSS) -> None:
+    def __init__(self, settings: OutclassedSettings, objective: Objective = BY_EVAL_LOSS) -> None:
         self._inner = _optunas(settings)
         self._objective = objective
         self._min_peers = settings.min_peers
@@ -79,7 +79,7 @@ class OptunaPruner(Rivals):
         )
 
 
-def _optunas(settings: Outclassed) -> BasePruner:
+def _optunas(settings: OutclassedSettings) -> BasePruner:
     """The configured pruner; its steps are evaluations, shares of a trial's own run."""
     n, factor = settings.min_peers, settings.factor
     if settings.pruner == "median":

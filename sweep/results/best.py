@@ -15,7 +15,7 @@ from sweep.space.hyperparameters import HYPERPARAMETERS
 from sweep.tracking.location import command
 
 
-def in_words(record: Record) -> RenderableType:
+def winner_text(record: Record) -> RenderableType:
     sweep, trial = record.sweep, record.trial
     line = Text(f"{sweep.name}: trial {trial.number}", style="bold")
     if trial.number == sweep.best:

@@ -136,7 +136,7 @@ def _by_seeds(one: Side, other: Side) -> str | None:
     return f"No clear winner: the order is noise ({how})."
 
 
-def in_words(one: Side, other: Side) -> RenderableType:
+def comparison(one: Side, other: Side) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for heading in ("", one.name, other.name):
         table.add_column(heading, overflow="fold")

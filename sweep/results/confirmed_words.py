@@ -17,7 +17,7 @@ from trials.config import BY_EVAL_LOSS, Objective
 FEW_SEEDS = 3
 
 
-def in_words(
+def confirmed_text(
     name: str, found: Sequence[Confirmed], objective: Objective = BY_EVAL_LOSS
 ) -> RenderableType:
     """The table, and what it says."""

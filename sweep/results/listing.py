@@ -67,7 +67,7 @@ def as_json(sweeps: list[Listed]) -> list[dict[str, Any]]:
     ]
 
 
-def in_words(sweeps: list[Listed], output: Path) -> RenderableType:
+def sweeps_table(sweeps: list[Listed], output: Path) -> RenderableType:
     if not sweeps:
         return Text(f"{output.resolve()}: no sweeps. Look elsewhere with --output.")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")

@@ -64,7 +64,7 @@ def trial_as_json(sweep: StoredSweep, trial: StoredTrial) -> dict[str, Any]:
     }
 
 
-def in_words(sweep: StoredSweep) -> RenderableType:
+def status_text(sweep: StoredSweep) -> RenderableType:
     line = Text(sweep.name, style="bold")
     line.append(f" {IN_WORDS.get(sweep.state, sweep.state)}", style="not bold")
     if (by := sweep.runner) is not None:

@@ -12,7 +12,7 @@ from sweep.text.trials import COLOURS, SHOWN, an, short
 from trials.trial_folder import ADAPTER
 
 
-def in_words(summary: Summary) -> RenderableType:
+def summary_text(summary: Summary) -> RenderableType:
     parts: list[RenderableType] = [Text()]
     counts = Counter(trial.outcome for trial in summary.ended)
     headline = Text(f"{summary.name}: {counted(len(summary.ended), 'trial')}", style="bold")

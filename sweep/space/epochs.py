@@ -28,7 +28,7 @@ def most(epochs: Domain) -> Choices:
     return Choices((value,))
 
 
-def in_words(epochs: Domain) -> str:
+def epochs_text(epochs: Domain) -> str:
     """What becomes of the epochs that were searched."""
     longest = most(epochs).values[0]
     return (

@@ -12,7 +12,7 @@ from sweep.space.hyperparameters import Problem, shown
 from sweep.space.named_files import missing, missing_file, missing_model
 from sweep.space.objective import problems as objective_problems
 from sweep.space.search_section import as_mapping, domains_of, only_value, search_problems
-from sweep.space.settings import Budget, Settings, as_name, problems_of
+from sweep.space.settings import BudgetSettings, Settings, as_name, problems_of
 from sweep.space.space import Space
 from sweep.space.usual_points import Start, usual_starts
 from sweep.space.yaml_file import SpaceFile, read
@@ -112,7 +112,7 @@ def _build(raw: dict[str, Any], file: SpaceFile) -> Space:
         fixed = {} if rank is None else {"rank": rank}  # alpha may be a multiple of it
         starts = [Start({**fixed, **values}, "start_with") for values in raw["start_with"]]
     if all(limit is None for limit in settings.budget.model_dump().values()):
-        settings = settings.model_copy(update={"budget": Budget(trials=DEFAULT_TRIALS)})
+        settings = settings.model_copy(update={"budget": BudgetSettings(trials=DEFAULT_TRIALS)})
     return Space(
         settings=settings,
         domains=domains,

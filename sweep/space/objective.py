@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep.space.hyperparameters import Problem, shown
-from sweep.space.settings import Objective as ObjectiveSettings
+from sweep.space.settings import ObjectiveSettings
 from trials.config import EVAL_LOSS, Direction, Objective
 
 DIRECTIONS: Mapping[str, Direction] = {

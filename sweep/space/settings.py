@@ -68,7 +68,7 @@ class Data(_Strict):
     """The tokens to learn from, and to measure eval loss on."""
 
 
-class Budget(_Strict):
+class BudgetSettings(_Strict):
     """`budget`: the sweep ends at whichever comes first."""
 
     trials: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
@@ -91,7 +91,7 @@ class Evaluate(_Strict):
     """Maximum eval rows per evaluation."""
 
 
-class Objective(_Strict):
+class ObjectiveSettings(_Strict):
     """`objective`: what trials are judged by. Eval loss is logged all the same."""
 
     metric: Literal["eval_loss", "token_accuracy", "exact_match", "rouge_l"] | None = None
@@ -107,7 +107,7 @@ class Objective(_Strict):
     """Maximum tokens of a generated completion."""
 
 
-class Overfit(_Strict):
+class OverfitSettings(_Strict):
     """`pruning.overfit`"""
 
     min_rise: Annotated[float, Field(gt=0)] = 0.01
@@ -116,7 +116,7 @@ class Overfit(_Strict):
     """Evaluations in a row above that rise before the trial stops."""
 
 
-class Diverged(_Strict):
+class DivergedSettings(_Strict):
     """`pruning.diverged`"""
 
     factor: Annotated[float, Field(gt=1)] = 1.5
@@ -126,7 +126,7 @@ class Diverged(_Strict):
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-class Outclassed(_Strict):
+class OutclassedSettings(_Strict):
     """`pruning.outclassed`"""
 
     pruner: Literal["asha", "successive_halving", "hyperband", "median", "percentile"] = "asha"
@@ -149,11 +149,11 @@ class Outclassed(_Strict):
 class Pruning(_Strict):
     """`pruning`: false switches each off, but for diverged."""
 
-    overfit: Overfit | Literal[False] = Overfit()
+    overfit: OverfitSettings | Literal[False] = OverfitSettings()
     """Stop trials that overfit; false: never."""
-    diverged: Diverged = Diverged()
+    diverged: DivergedSettings = DivergedSettings()
     """When a trial counts as diverged."""
-    outclassed: Outclassed | Literal[False] = Outclassed()
+    outclassed: OutclassedSettings | Literal[False] = OutclassedSettings()
     """Stop trials that rank below their peers; false: never."""
 
 
@@ -195,11 +195,11 @@ class Settings(_Strict):
     trial runs again."""
     data: Data
     """Where the rows are and how they are read."""
-    budget: Budget = Budget()
+    budget: BudgetSettings = BudgetSettings()
     """The sweep ends at the first limit it reaches."""
     evaluate: Evaluate = Evaluate()
     """How often, and on how many rows."""
-    objective: Objective = Objective()
+    objective: ObjectiveSettings = ObjectiveSettings()
     """What trials are judged by."""
     pruning: Pruning = Pruning()
     """When trials are stopped early."""

@@ -212,7 +212,7 @@ class _Writer:
                 connection.execute("SELECT pg_terminate_backend(%s)", [pid])
             elif holder is not None and time.monotonic() > deadline:
                 raise StudyTaken(
-                    f"{self._name}: {_in_words(holder)} writes to this study at {self._address}. "
+                    f"{self._name}: {_by_whom(holder)} writes to this study at {self._address}. "
                     f"Wait for it, end it, or use another --name. (If that machine is gone, its "
                     f"connection ends after about a minute.)"
                 )
@@ -223,6 +223,6 @@ def _one(connection: psycopg.Connection[Any], query: str, key: int) -> Any:
     return connection.execute(query, [key]).fetchone()
 
 
-def _in_words(holder: str) -> str:
+def _by_whom(holder: str) -> str:
     found = re.fullmatch(r"sweep (\d+)-\w+ (.+)", holder)
     return f"process {found[1]} on {found[2]}" if found else f"another process ({holder})"

@@ -34,7 +34,7 @@ import optuna
 from sweep.driver.loop import run
 from sweep.pruners.own_curve import ByItself
 from sweep.space.loading import load_space
-from sweep.space.settings import Diverged, Pruning
+from sweep.space.settings import DivergedSettings, Pruning
 from sweep.space.space import Space
 from sweep.storage.attributes import COUNTS
 from sweep.storage.mirror import InMemory
@@ -207,7 +207,7 @@ WRONG_BY = 0.005
 
 def overfit_stops(scheduler: str, runs: Sequence[Run]) -> OverfitStops:
     """Judge recorded runs as a sweep does, with its usual settings."""
-    judge = ByItself(Pruning(diverged=Diverged(factor=1e9)), n_evaluations=N_EVALUATIONS)
+    judge = ByItself(Pruning(diverged=DivergedSettings(factor=1e9)), n_evaluations=N_EVALUATIONS)
     n_stopped = n_wrong = n_rose = n_missed = 0
     saved = 0.0
     for recorded in runs:

@@ -235,7 +235,7 @@ def checked(space: SpaceText) -> None:
     loaded = load_space(space.write(), space.overrides)
     json.dumps(preparation.request(loaded, Path("data"), on_gpus=False))
     found = preparation.Check(Path("data"), REPORT, on_gpus=False)
-    console().print(preparation.in_words(loaded, found))
+    console().print(preparation.check_table(loaded, found))
     loaded.text.encode()
 
 

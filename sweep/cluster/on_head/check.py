@@ -60,7 +60,7 @@ def main(request: dict[str, Any], output: Path) -> dict[str, Any]:
     problems += _of_nodes(answers)
     problems += _away(request["servers"])
     problems += little_room(output.expanduser(), "the output folder")
-    return {"problems": problems, "found": _in_words(nodes, answers, request["gpus"])}
+    return {"problems": problems, "found": _found_text(nodes, answers, request["gpus"])}
 
 
 def _away(servers: dict[str, list[Any]]) -> list[str]:
@@ -170,7 +170,7 @@ def _named(names: list[str], of: int) -> str:
     return f"{shown}{more}"
 
 
-def _in_words(nodes: list[Node], answers: dict[Node, dict[str, Any]], asked: int | None) -> str:
+def _found_text(nodes: list[Node], answers: dict[Node, dict[str, Any]], asked: int | None) -> str:
     gpus, cpus = sum(node.gpus for node in nodes), sum(node.cpus for node in nodes)
     free = ray.available_resources()
     versions: dict[str, str] = next(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sweep.driver.preparation import Check, in_words
+from sweep.driver.preparation import Check, check_table
 from sweep.space.loading import load_space
 from tests.faults.space_mutants import REPORT
 
@@ -32,6 +32,6 @@ def test_every_limit_of_the_budget_is_told(tmp_path: Path, budget: str, words: s
     )
     said = io.StringIO()
     found = Check(tmp_path / "data", REPORT, on_gpus=False)
-    Console(file=said, width=200).print(in_words(load_space(file), found))
+    Console(file=said, width=200).print(check_table(load_space(file), found))
     [line] = [line for line in said.getvalue().splitlines() if line.startswith("budget")]
     assert words in line

@@ -12,8 +12,7 @@ from sweep.pruners.diverged import Diverged
 from sweep.pruners.overfit import Overfit
 from sweep.pruners.own_curve import ByItself
 from sweep.pruners.peers import OptunaPruner
-from sweep.space.settings import Outclassed as OutclassedSettings
-from sweep.space.settings import Pruning
+from sweep.space.settings import OutclassedSettings, Pruning
 from trials.config import EvalPoint
 
 

@@ -52,7 +52,7 @@ def test_the_winner_is_the_lowest_eval_loss_that_counts(folder: Path) -> None:
 
 def test_the_winner_in_words(folder: Path) -> None:
     console = Console(width=120, record=True)
-    console.print(best.in_words(record(folder)))
+    console.print(best.winner_text(record(folder)))
     words = console.export_text()
     assert "mine: trial 1 is the best of 3 (overfit)" in words
     assert "Eval loss 1.5000 vs 3.0000 for the base model" in words
@@ -64,7 +64,7 @@ def test_another_trial_is_not_called_the_best_also_where_none_counts(tmp_path: P
     curve = [point(1, 1.2)]
     write_sweep(tmp_path / "mine", [(make_config(0), result("outclassed", curve), curve)])
     console = Console(width=120, record=True)
-    console.print(best.in_words(record(tmp_path / "mine", 0)))
+    console.print(best.winner_text(record(tmp_path / "mine", 0)))
     words = console.export_text()
     assert words.startswith("mine: trial 0 (outclassed)")
     assert "Eval loss 1.2000 against 3.0000" in words

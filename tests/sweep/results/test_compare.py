@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from sweep.cli.app import app
 from sweep.confirm.plan import plan
 from sweep.report.page import page
-from sweep.results.compare import Side, as_json, in_words, side_of, verdict, why_not_comparable
+from sweep.results.compare import Side, as_json, comparison, side_of, verdict, why_not_comparable
 from sweep.results.reading import read_sweep
 from sweep.storage.patient import storage_url
 from tests.sweep.reviewed import SPACE, make_config, point, result, write_sweep
@@ -52,7 +52,7 @@ def side(folder: Path, trial: int | None = None) -> Side:
 
 def shown(one: Path, other: Path) -> str:
     console = Console(width=140, record=True)
-    console.print(in_words(side(one), side(other)))
+    console.print(comparison(side(one), side(other)))
     return console.export_text()
 
 

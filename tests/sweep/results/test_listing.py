@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from sweep.folder.lock import locked
-from sweep.results.listing import as_json, in_words, read_all
+from sweep.results.listing import as_json, read_all, sweeps_table
 from tests.sweep.reviewed import make_config, point, result, write_sweep
 
 
@@ -34,7 +34,7 @@ def output(tmp_path: Path) -> Path:
 
 def printed(output: Path) -> str:
     console = Console(width=160, record=True)
-    console.print(in_words(read_all(output), output))
+    console.print(sweeps_table(read_all(output), output))
     return console.export_text()
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from sweep.errors import StudyError
 from sweep.folder.lock import locked
 from sweep.results.reading import read_sweep
-from sweep.results.status import as_json, in_words
+from sweep.results.status import as_json, status_text
 from sweep.storage.optuna_private import put_back
 from sweep.storage.patient import storage_url
 
@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 def printed(folder: Path) -> str:
     console = Console(width=120, record=True)
-    console.print(in_words(read_sweep(folder)))
+    console.print(status_text(read_sweep(folder)))
     return console.export_text()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sweep.screen.summary import in_words
+from sweep.screen.summary import summary_text
 from sweep.study.ended import StoredTrial
 from sweep.study.summary import Summary
 from sweep.text.trials import against_base
@@ -53,7 +53,7 @@ def summary(*, n_waiting: int = 0, base: float | None = 2.5) -> Summary:
 
 def shown(what: Summary) -> str:
     console = Console(file=io.StringIO(), width=120)
-    console.print(in_words(what))
+    console.print(summary_text(what))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

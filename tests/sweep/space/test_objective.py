@@ -19,8 +19,7 @@ from sweep.pruners.peers import OptunaPruner
 from sweep.results.reading import read_sweep
 from sweep.space.loading import load_space
 from sweep.space.objective import objective_of
-from sweep.space.settings import Objective as ObjectiveSettings
-from sweep.space.settings import Outclassed as OutclassedSettings
+from sweep.space.settings import ObjectiveSettings, OutclassedSettings
 from sweep.space.space import Space
 from sweep.storage.patient import storage_url
 from sweep.study.budget import Budget

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from sweep.errors import SpaceError
 from sweep.space.domains import Choices, Range, TimesRank
 from sweep.space.loading import load_space
-from sweep.space.settings import Budget, Evaluate, Outclassed, Overfit
+from sweep.space.settings import BudgetSettings, Evaluate, OutclassedSettings, OverfitSettings
 from sweep.space.space import Space
 
 DESIGN = """\
@@ -62,7 +62,7 @@ def points(space: Space) -> list[object]:
 def test_the_example_of_the_design_says_what_it_says(load: Load, tmp_path: Path) -> None:
     space = load(DESIGN)
     assert space.name == "quickstart"
-    assert space.settings.budget == Budget(trials=24, hours=8)
+    assert space.settings.budget == BudgetSettings(trials=24, hours=8)
     assert space.source("train") == str(tmp_path / "data/train.jsonl")
     assert space.source("eval") == str(tmp_path / "data/eval.jsonl")
     start = {"rank": 16, "alpha": 16, "learning_rate": 2e-4, "epochs": 1}
@@ -79,21 +79,23 @@ def test_the_example_of_the_design_says_what_it_says(load: Load, tmp_path: Path)
 def test_what_is_not_written_has_the_usual_value(load: Load) -> None:
     space = load(SMALL)
     settings = space.settings
-    assert settings.budget == Budget(trials=24)
+    assert settings.budget == BudgetSettings(trials=24)
     assert settings.evaluate == Evaluate(times=20, rows=256)
     assert (settings.quantization, settings.sampler, settings.seed) == ("nf4", "tpe", 0)
     assert (settings.compute_dtype, settings.gpus_per_trial) == ("auto", 1)
     assert settings.checkpoint_minutes == 10
     assert space.domains["use_dora"] == Choices((False,))
-    assert settings.pruning.overfit == Overfit()
-    assert settings.pruning.outclassed == Outclassed()
+    assert settings.pruning.overfit == OverfitSettings()
+    assert settings.pruning.outclassed == OutclassedSettings()
     assert space.domains["alpha"] == TimesRank(Choices((1.0,)))
     assert space.domains["learning_rate"] == Choices((2e-4,))
     assert space.domains["lr_scheduler"] == Choices(("cosine",))
 
 
 def test_a_budget_of_hours_alone_has_no_number_of_trials(load: Load) -> None:
-    assert load(SMALL + "budget: {hours: 2}\n").settings.budget == Budget(trials=None, hours=2)
+    assert load(SMALL + "budget: {hours: 2}\n").settings.budget == BudgetSettings(
+        trials=None, hours=2
+    )
 
 
 @pytest.mark.parametrize(
@@ -282,7 +284,7 @@ def test_a_share_of_train_is_held_out(load: Load) -> None:
 def test_set_changes_what_the_file_says(load: Load) -> None:
     space = load(DESIGN, {"search.rank": "[4, 8]", "budget.trials": "3", "start_with": "[]"})
     assert space.domains["rank"] == Choices((4, 8))
-    assert space.settings.budget == Budget(trials=3, hours=8)
+    assert space.settings.budget == BudgetSettings(trials=3, hours=8)
 
 
 def test_set_adds_what_the_file_does_not_say(load: Load) -> None:

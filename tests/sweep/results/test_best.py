@@ -67,7 +67,7 @@ def test_another_trial_is_not_called_the_best_also_where_none_counts(tmp_path: P
     console.print(best.winner_text(record(tmp_path / "mine", 0)))
     words = console.export_text()
     assert words.startswith("mine: trial 0 (outclassed)")
-    assert "Eval loss 1.2000 against 3.0000" in words
+    assert "Eval loss 1.2000 vs 3.0000 for the base model" in words
 
 
 def test_a_trial_that_is_not_there_is_said(folder: Path) -> None:

@@ -1,12 +1,13 @@
-"""Trials that are paused: kept in the study, so that they survive whatever happens to the sweep."""
+"""Trials that are paused: kept in the study, to survive the sweep, and chosen to go on."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from sweep.pruners.peers import Rivals
 from sweep.storage.attributes import CURVE, PAUSED, RESULT, is_paused
 from sweep.storage.optuna_private import going_on
 from trials.config import EvalPoint, TrialResult
@@ -32,6 +33,8 @@ class PausedTrials(Mapping[int, Paused]):
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             if is_paused(trial)
         }
+        self.unwanted: set[int] = set()
+        """Those that a person wants to end."""
 
     def __getitem__(self, number: int) -> Paused:
         return self._trials[number]
@@ -46,6 +49,21 @@ class PausedTrials(Mapping[int, Paused]):
         known = {RESULT: asdict(result), CURVE: [asdict(point) for point in curve]}
         trial.set_user_attr(PAUSED, known)
         self._trials[trial.number] = Paused(trial, curve, result)
+
+    def promising(
+        self, rivals: Rivals, is_asked_to_prune: Callable[[int], bool], *, is_last: bool
+    ) -> int | None:
+        """Choose the trial that goes on, by its rank among all (`AshaPruner`); None: none does.
+
+        Args:
+            is_last: Whether no further trial comes.
+        """
+        while waiting := self._trials.keys() - self.unwanted:
+            number = rivals.promising(waiting, is_last=is_last)
+            if number is None or not is_asked_to_prune(number):
+                return number
+            self.unwanted.add(number)
+        return None
 
     def take_up(self, number: int) -> optuna.Trial:
         trial = self._trials.pop(number).trial

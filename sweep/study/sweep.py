@@ -64,8 +64,6 @@ class Sweep:
         self._causes: list[str] = []
         self._ended = AllEnded(study, space.objective)
         self._paused = PausedTrials(study)
-        self._unwanted: set[int] = set()
-        """Paused trials that a person wants to end."""
         self._rivals = make_rivals(space, study)
         known = study.user_attrs
         self._passed_on = from_ranges(known.get(attributes.PASSED_ON, []))
@@ -107,12 +105,7 @@ class Sweep:
         return len(self._paused)
 
     def promising(self, *, is_last: bool) -> int | None:
-        while wanted := self._paused.keys() - self._unwanted:
-            number = self._rivals.promising(wanted, is_last=is_last)
-            if number is None or not self._is_asked_to_prune(number):
-                return number
-            self._unwanted.add(number)
-        return None
+        return self._paused.promising(self._rivals, self._is_asked_to_prune, is_last=is_last)
 
     def queued(self) -> dict[int, float]:
         """Epochs of the trials that wait, by number: those cut off, and those of `start_with`."""
@@ -230,7 +223,7 @@ class Sweep:
             share = paused.curve[-1].index / self._space.settings.evaluate.times
             reason = f"Never resumed. {self._rivals.standing(number)}".rstrip()
             outcome: Outcome = "outclassed"
-            if number in self._unwanted or self._is_asked_to_prune(number):
+            if number in self._paused.unwanted or self._is_asked_to_prune(number):
                 outcome, reason = "stopped", f"Stopped by hand while paused at {share:.0%}."
             result = replace(paused.result, outcome=outcome, reason=reason)
             trial = self._paused.take_up(number)

@@ -44,6 +44,38 @@ _FIRST_WITHOUT_SPACES = "\u2e80"
 """The scripts of East Asia, which set no spaces between words, begin here."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    train: str
+    """Absolute path, or a hub data set."""
+    eval: str | float
+    """The same, or the share of train that is held out."""
+    columns: dict[str, str]
+    template: str | None
+    chat: bool | None
+    loss_on: LossOn
+    model: ModelConfig
+    max_lengths: list[int]
+    """Every max_length that trials may have."""
+    n_evaluations: int
+    sample_rows: int
+    """At most so many eval rows are read at each evaluation."""
+    smallest_epochs: float
+    smallest_batch: int
+    """The smallest effective batch: the most optimizer steps in an epoch."""
+    largest_rank: int
+    target_modules: str
+    micro_batch_size: int
+    optimizer: str
+    seed: int
+    output_dir: str
+    """The prepared folder; made whole or not at all."""
+    n_sample_rows: int | None = None
+    """Eval rows of each evaluation, where earlier trials have set them."""
+    generation: Ask | None = None
+    """None: the objective needs no completions that the model writes."""
+
+
 def prepare(request: Request) -> dict[str, Any]:
     """Write the prepared folder, unless one of the same content is there, and describe it.
 
@@ -286,43 +318,6 @@ def main(request_path: str, answer_path: str) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    end_with_parent()
-    sys.exit(main(*sys.argv[1:]))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    train: str
-    """Absolute path, or a hub data set."""
-    eval: str | float
-    """The same, or the share of train that is held out."""
-    columns: dict[str, str]
-    template: str | None
-    chat: bool | None
-    loss_on: LossOn
-    model: ModelConfig
-    max_lengths: list[int]
-    """Every max_length that trials may have."""
-    n_evaluations: int
-    sample_rows: int
-    """At most so many eval rows are read at each evaluation."""
-    smallest_epochs: float
-    smallest_batch: int
-    """The smallest effective batch: the most optimizer steps in an epoch."""
-    largest_rank: int
-    target_modules: str
-    micro_batch_size: int
-    optimizer: str
-    seed: int
-    output_dir: str
-    """The prepared folder; made whole or not at all."""
-    n_sample_rows: int | None = None
-    """Eval rows of each evaluation, where earlier trials have set them."""
-    generation: Ask | None = None
-    """None: the objective needs no completions that the model writes."""
-
-
 def notes(train: Sequence[Example], *, chat: bool, n_eval_rows: int) -> list[str]:
     """Return sentences for the person whose rows they are, each with its mend.
 
@@ -352,3 +347,8 @@ def _touch(example: Example) -> bool:
         return False
     border = example.prompt[-1] + example.completion[0]
     return border.isalnum() and max(border) < _FIRST_WITHOUT_SPACES
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    sys.exit(main(*sys.argv[1:]))

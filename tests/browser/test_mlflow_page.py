@@ -163,7 +163,7 @@ def test_while_it_runs_the_page_shows_its_trials_and_says_so(watched: Watched) -
     assert watched.process.poll() is None, "it has ended too early for this test"
     watched.picture(page, "running_table")
     open_sweep(page)
-    expect(page.get_by_text(re.compile("It still runs|is running")).first).to_be_visible()
+    expect(page.get_by_text(re.compile("Still running|is running")).first).to_be_visible()
     watched.picture(page, "running_sweep")
     page.close()
 

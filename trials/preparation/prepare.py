@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trials.config import ConfigError, DataError, ModelConfig
+from trials.config import ConfigError, DataError, ModelConfig, UserError
 from trials.data import rendering, token_cache
 from trials.data import tokens as data
 from trials.data.examples import Example, fingerprint, read_examples, shared_rows, split
@@ -308,7 +308,7 @@ def main(request_path: str, answer_path: str) -> int:
     answer: dict[str, Any]
     try:
         answer = {"report": prepare(Request(**raw))}
-    except (DataError, ConfigError) as error:
+    except UserError as error:
         answer = {"problems": str(error)}
     except OSError as error:
         if fault_of(error) != "disk_full":

@@ -274,7 +274,7 @@ def test_all_problems_come_at_once_up_to_the_limit() -> None:
 
 
 def test_a_snippet_of_a_long_broken_line_is_short() -> None:
-    with pytest.raises(DataError, match=r"column 50\d\d, near '.{30,60}'\. Mend"):
+    with pytest.raises(DataError, match=r"column 50\d\d, near '.{30,60}'\. Fix"):
         read(write("t.jsonl", '{"text": "' + "a" * 5000 + '" "b"}'))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sweep.text.numbers import ordinal
+from sweep.text.numbers import counted, ordinal
 from trials.config import EvalPoint, Objective
 from trials.evaluation.row_nlls import from_text
 
@@ -96,9 +96,10 @@ class Halving:
         own, share = places[place], rung / self._n_evaluations
         n_on = self._n_on(rung, is_last=False)
         if n_on == 0:
+            missing = counted(self._min_peers + 1 - len(places), "more trial")
             return (
                 f"{self._objective.opening} {own.at.value:.4f} at {share:.0%} of its run; waits "
-                f"for {self._min_peers + 1 - len(places)} more trials to compare with."
+                f"for {missing} to compare with."
             )
         if not self._is_resolved(own, places[n_on - 1]):
             return None
@@ -140,9 +141,10 @@ class Halving:
     def _rank_in_words(self, rung: int, place: int, n_on: int) -> str:
         places, share = self._places[rung], rung / self._n_evaluations
         sign = -1 if self._objective.direction == "maximize" else 1
+        top = "the best one continues" if n_on == 1 else f"the top {n_on} continue"
         return (
             f"{self._objective.opening} {sign * places[place].key:.4f} at {share:.0%} of its run: "
-            f"{ordinal(place + 1)} of {len(places)} at this point; the top {n_on} continue "
+            f"{ordinal(place + 1)} of {len(places)} at this point; {top} "
             f"(cut-off {sign * places[n_on - 1].key:.4f})."
         )
 

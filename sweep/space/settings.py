@@ -51,9 +51,9 @@ class _Strict(BaseModel):
 class Data(_Strict):
     """`data`: where the rows are and how they are read."""
 
-    train: str
-    """A file (JSONL, JSON, CSV, TSV, Parquet) beside the space, or a hub data set."""
-    eval: str | Annotated[float, Field(gt=0, lt=1)]
+    train: str | Annotated[list[str], Field(min_length=1)]
+    """A file (JSONL, JSON, CSV, TSV, Parquet) beside the space, or a hub data set; or a list."""
+    eval: str | Annotated[float, Field(gt=0, lt=1)] | Annotated[list[str], Field(min_length=1)]
     """The same, or the share of train to hold out (equal rows stay on one side)."""
     max_length: Annotated[int, Field(gt=1, le=LONGEST)] | None = None
     """Tokens; longer rows are cut, and `sweep check` says how many."""
@@ -61,9 +61,24 @@ class Data(_Strict):
     """Maps our column names to the file's."""
     template: str | None = None
     """Builds plain text from columns, such as `{title}: {body}`; excludes `columns`."""
+    prompt: str | None = None
+    """Builds the prompt from columns, such as `Question: {question}`; needs `completion`."""
+    completion: str | None = None
+    """Builds the completion from columns, such as ` {answer}`; needs `prompt`."""
+    system: str | None = None
+    """The system turn of every conversation that has none of its own."""
     chat: bool | None = None
     """Render prompt and completion with the model's chat template. With false they are joined as
     they are: put the space or line break between them into the data."""
+    chat_template: Annotated[str, Field(min_length=1)] | None = None
+    """A Jinja file beside the space, such as `mine.jinja`, or a known template, such as `chatml`;
+    in place of the tokenizer's own."""
+    template_arguments: dict[str, Any] = {}
+    """What the chat template is given, such as `enable_thinking: false`."""
+    ignore: list[str] = []
+    """Columns and keys of turns that change the meaning of a row, and are left out knowingly."""
+    skip_bad_rows: bool = False
+    """Leave out rows that cannot be used, and say how many; false: any such row is an error."""
     loss_on: Literal["completion", "all"] = "completion"
     """The tokens to learn from, and to measure eval loss on."""
 

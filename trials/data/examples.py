@@ -9,8 +9,9 @@ from pathlib import Path
 
 from trials.config import DataError
 from trials.data.addresses import is_address, local_path
+from trials.data.conversation import Example, Message
 from trials.data.files import read_address, read_file
-from trials.data.formats import Example, Message, converted
+from trials.data.formats import converted
 from trials.data.hub import read_hub
 from trials.data.table import Table, data_suffix
 
@@ -146,4 +147,8 @@ def _content(example: Example, *, strip: bool = False) -> str:
     turns = example.messages or ()
     texts = [example.prompt, example.completion, example.text, *(turn.content for turn in turns)]
     stripped = [text.strip() if strip and text else text for text in texts]
-    return json.dumps([stripped, [turn.role for turn in turns]])
+    known: list[object] = [stripped, [turn.role for turn in turns]]
+    beside = [turn.beside for turn in turns]
+    if any(beside) or example.tools or example.system:
+        known += [beside, example.tools, example.system]
+    return json.dumps(known)

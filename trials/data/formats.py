@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from trials.config import DataError
+from trials.data.conversation import Example, Message
 from trials.data.table import Row, Table, found, nearest, quoted
 
 _ROLES = {
@@ -17,29 +18,6 @@ _ROLES = {
     "human": "user",  # ShareGPT
     "gpt": "assistant",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: str
-    """system, user, assistant or tool."""
-    content: str
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One row in normal form: a conversation, a prompt with its completion, or a text."""
-
-    messages: tuple[Message, ...] | None
-    """Ends with a turn of the assistant."""
-    prompt: str | None
-    """Set together with `completion`. May be empty."""
-    completion: str | None
-    text: str | None
-    place: str
-    """Where it stood, for messages: `train.jsonl line 17`, `train.csv row 17`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,11 +107,19 @@ BROKEN_SPACES = [
     ("", "base-model: x", "line 9 base-model: no such setting; did you mean `base_model`?"),
     ("", "größe: 3", "line 9 größe: no such setting here. There are: name, base_model, "),
     ("", "5: 3", "line 9 5: no such setting here. There are: name, base_model, "),
-    ("", "rank: 8", "line 9 rank: no such setting here; `rank` belongs under `search`."),
-    ("", "lr: 1e-4", "line 9 lr: no such setting here; `learning_rate` belongs under `search`."),
-    ("", "trials: 9", "line 9 trials: no such setting here; `trials` belongs under `budget`."),
-    ("learning_rate", "lr", "line 8 search.lr: no such setting; did you mean `learning_rate`?"),
-    ("", "  lora_alpha: 16", "line 9 search.lora_alpha: no such setting; did you mean `alpha`?"),
+    ("", "rank: 8", "line 9 rank: no such setting here; `rank` belongs under `search`; write `sea"),
+    (
+        "",
+        "lr: 1e-4",
+        "line 9 lr: is `search.learning_rate` here; write `search: {learning_rate: 0.0",
+    ),
+    (
+        "",
+        "trials: 9",
+        "line 9 trials: no such setting here; `trials` belongs under `budget`; write `b",
+    ),
+    ("learning_rate", "lr", "line 8 search.lr: is `learning_rate` here; write `learning_r"),
+    ("", "  lora_alpha: 16", "line 9 search.lora_alpha: is `alpha` here; write `alpha: 16`."),
     ("", "  aplha: 16", "line 9 search.aplha: no such setting; did you mean `alpha`?"),
     ("", "  seed: [1, 2]", "line 9 search.seed: no such setting here; `seed` belongs at the"),
     (
@@ -156,7 +164,7 @@ BROKEN_SPACES = [
     (
         "",
         "sampler: bayes",
-        "line 9 sampler: must be one of tpe, gp, qmc, random, grid, not 'bayes'.",
+        "line 9 sampler: must be one of tpe, gp, qmc, random, grid, not 'bayes'; write tpe.",
     ),
     ("", "sampler: grid", "line 8 search.learning_rate: a grid needs lists or ranges with a step;"),
     ("", "budget: {trials: 0}", "line 9 budget.trials: must be at least 1, not 0."),
@@ -172,7 +180,7 @@ BROKEN_SPACES = [
         "compute_dtype: fp16",
         "line 9 compute_dtype: must be one of auto, bfloat16, float16, floa",
     ),
-    ("", "torch_dtype: auto", "line 9 torch_dtype: no such setting; did you mean `compute_dtype`?"),
+    ("", "torch_dtype: auto", "line 9 torch_dtype: is `compute_dtype` here; write `compute_d"),
     ("", "gpus_per_trial: 0", "line 9 gpus_per_trial: must be a whole number of GPUs from 1, or"),
     ("", "gpus_per_trial: 1.5", "line 9 gpus_per_trial: must be a whole number of GPUs from 1, or"),
     ("", "gpus_per_trial: two", "line 9 gpus_per_trial: must be a whole number of GPUs from 1, or"),
@@ -327,7 +335,7 @@ def test_every_problem_of_a_space_is_said_at_once(sweep: Sweep) -> None:
         "  line 9    search.aplha: no such setting; did you mean `alpha`?",
         "  line 11   budget.trials: must be at least 1, not 0.",
         "  line 11   budget.hour: no such setting; did you mean `hours`?",
-        "  line 13   start_with[0].lr: no such setting; did you mean `learning_rate`?",
+        "  line 13   start_with[0].lr: is `learning_rate` here; write `learning_rate: 1`.",
         "  line 13   start_with[0].learning_rate: 0.5 is outside search.learning_rate "
         "(5e-05 … 0.001, log); change it, or widen the search.",
     ]

@@ -14,8 +14,8 @@ from sweep.folder import layout
 from sweep.samplers import search_space
 from sweep.space.hyperparameters import HYPERPARAMETERS, Value, shown
 from sweep.space.search_section import not_shared
-from sweep.space.settings import unknown_key
 from sweep.space.space import Space
+from sweep.space.unknown_keys import unknown_key
 from trials.config import TrialConfig
 from trials.trial_folder import CONFIG
 
@@ -65,7 +65,7 @@ def checked_params(space: Space, given: dict[str, Any], flag: str) -> dict[str, 
 def _problem(space: Space, name: str, value: Any) -> str | None:
     """Say why no trial can have this value, whatever is searched; None: one can."""
     if name not in HYPERPARAMETERS:
-        return unknown_key(name, list(HYPERPARAMETERS))
+        return next(unknown_key((name,), value, list(HYPERPARAMETERS), {})).words
     if wrong := HYPERPARAMETERS[name].problem(value):
         return f"{wrong}."
     if name == "effective_batch_size":

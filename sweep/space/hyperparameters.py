@@ -132,3 +132,9 @@ class Problem:
 
     path: tuple[str | int, ...]
     words: str
+    place: str = ""
+    """Of a key that is not ours: the dotted key that it leads to."""
+    order: int = 0
+    """Problems with a lower one are told first."""
+    listed: str = ""
+    """The end of the words that is told once at most."""

@@ -12,8 +12,10 @@ from sweep.space.hyperparameters import Problem, shown
 from sweep.space.named_files import missing, missing_file, missing_model
 from sweep.space.objective import problems as objective_problems
 from sweep.space.search_section import as_mapping, domains_of, only_value, search_problems
-from sweep.space.settings import BudgetSettings, Settings, as_name, problems_of
+from sweep.space.setting_problems import problems_of
+from sweep.space.settings import BudgetSettings, Settings, as_name
 from sweep.space.space import Space
+from sweep.space.unknown_keys import without_explained
 from sweep.space.usual_points import Start, usual_starts
 from sweep.space.yaml_file import SpaceFile, read
 
@@ -37,7 +39,7 @@ def load_space(path: Path, overrides: Mapping[str, str] | None = None) -> Space:
         *search_problems(raw),
     ]
     if problems:
-        raise SpaceError(file.in_words(problems))
+        raise SpaceError(file.in_words(list(without_explained(problems))))
     return _build(raw, file)
 
 
@@ -57,7 +59,7 @@ def _field_problems(raw: dict[str, Any], path: Path) -> list[Problem]:
     try:
         Settings.model_validate(_with_name(fields, path))
     except ValidationError as error:
-        problems += problems_of(error)
+        problems += problems_of(error, raw)
     data, search = as_mapping(raw.get("data")), as_mapping(raw.get("search"))
     for which in ("train", "eval"):
         given = data.get(which)

@@ -6,8 +6,8 @@ from typing import Any
 
 from sweep.space.domains import Choices, Domain, Range, TimesRank, parse_domain
 from sweep.space.hyperparameters import HYPERPARAMETERS, Problem, Value, shown
-from sweep.space.settings import unknown_key
 from sweep.space.space import size_of
+from sweep.space.unknown_keys import unknown_key, written_elsewhere
 
 MOST_GRID_POINTS = 100_000
 """Optuna holds every point of a grid in memory."""
@@ -25,8 +25,10 @@ def search_problems(raw: dict[str, Any]) -> list[Problem]:
         problems.append(Problem(("search",), words))
     for name, given in as_mapping(search).items():
         if name not in HYPERPARAMETERS:
-            words = unknown_key(name, list(HYPERPARAMETERS))
-            problems.append(Problem(("search", name), words))
+            problems += unknown_key(("search", name), given, list(HYPERPARAMETERS), raw)
+            continue
+        if otherwise := written_elsewhere(name, given):
+            problems.append(Problem(("search", name), otherwise))
             continue
         problems += [Problem(("search", *p.path), p.words) for p in parse_domain(name, given)[1]]
     domains = domains_of(raw)
@@ -34,7 +36,7 @@ def search_problems(raw: dict[str, Any]) -> list[Problem]:
     if raw.get("sampler") == "grid":
         problems += _grid_problems(domains)
     if isinstance(start_with, list):
-        return problems + _start_problems(start_with, domains)
+        return problems + _start_problems(start_with, domains, raw)
     words = f"must be a list, `- {{rank: 16, …}}` for each trial, not {shown(start_with)}."
     return [*problems, Problem(("start_with",), words)]
 
@@ -82,8 +84,10 @@ def not_shared(effective_batch_size: Any, gpus_per_trial: int) -> str | None:
     )
 
 
-def _start_problems(start_with: list[Any], domains: Mapping[str, Domain]) -> list[Problem]:
-    problems = []
+def _start_problems(
+    start_with: list[Any], domains: Mapping[str, Domain], raw: Mapping[str, Any]
+) -> list[Problem]:
+    problems: list[Problem] = []
     for index, start in enumerate(start_with):
         if not isinstance(start, dict):
             words = f"must be hyperparameters and their values, not {shown(start)}."
@@ -92,7 +96,7 @@ def _start_problems(start_with: list[Any], domains: Mapping[str, Domain]) -> lis
         for name, value in start.items():
             path = ("start_with", index, name)
             if name not in HYPERPARAMETERS:
-                problems.append(Problem(path, unknown_key(name, list(HYPERPARAMETERS))))
+                problems += unknown_key(path, value, list(HYPERPARAMETERS), raw)
             elif wrong := HYPERPARAMETERS[name].problem(value):
                 problems.append(Problem(path, f"{wrong}."))
             elif name in domains and (outside := _outside(name, value, start, domains)):

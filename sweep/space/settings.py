@@ -1,41 +1,11 @@
-"""The keys of a space, the search apart: types, bounds, defaults, and errors in words."""
+"""The keys of a space, the search apart: types, bounds and defaults."""
 
-import difflib
 import re
-from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from sweep.space.hyperparameters import HYPERPARAMETERS, LONGEST, Problem, is_number, shown
-
-OFTEN_MEANT = {
-    "lr": "learning_rate",
-    "r": "rank",
-    "lora_r": "rank",
-    "lora_alpha": "alpha",
-    "lora_dropout": "dropout",
-    "batch_size": "effective_batch_size",
-    "num_epochs": "epochs",
-    "num_train_epochs": "epochs",
-    "model": "base_model",
-    "dataset": "data",
-    "load_in_4bit": "quantization",
-    "load_in_8bit": "quantization",
-    "dtype": "compute_dtype",
-    "torch_dtype": "compute_dtype",
-    "bnb_4bit_compute_dtype": "compute_dtype",
-    "n_gpus": "gpus_per_trial",
-    "num_gpus": "gpus_per_trial",
-    "max_seq_length": "max_length",
-    "per_device_train_batch_size": "micro_batch_size",
-    "n_trials": "trials",
-    "warm_start": "start_from",
-    "train_file": "train",
-    "validation": "eval",
-    "test": "eval",
-}
-"""Names from other trainers, and ours."""
+from sweep.space.hyperparameters import LONGEST
 
 
 class _Strict(BaseModel):
@@ -262,6 +232,7 @@ UNSET: dict[str, str] = {
 }
 """What holds where a key without a default of its own is left out."""
 
+
 EITHER_OR: dict[tuple[str | int, ...], str] = {
     ("data", "eval"): "a file of rows, or a share of train between 0 and 1",
     ("micro_batch_size",): "auto, or a whole number of rows from 1",
@@ -273,100 +244,13 @@ EITHER_OR: dict[tuple[str | int, ...], str] = {
 """Settings that take two kinds of value: pydantic complains once for each."""
 
 
-def problems_of(error: ValidationError) -> Iterator[Problem]:
-    """Say pydantic's errors in our words, one for each place."""
-    found = {_path(details["loc"]): details for details in error.errors()}
-    for path, details in found.items():
-        either_or = EITHER_OR.get(path)
-        if either_or is None or details["type"] == "missing":
-            yield Problem(path, _words(details, path))
-        elif not any(other[: len(path)] == path and other != path for other in found):
-            yield Problem(path, f"must be {either_or}, not {shown(details['input'])}.")
-
-
-def _path(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """Leave out the branch of an either-or, which pydantic names behind its key."""
-    for length in range(1, len(location)):
-        if location[:length] in EITHER_OR:
-            return location[:length] + location[length + 1 :]
-    return location
-
-
-def _words(found: Any, path: tuple[str | int, ...]) -> str:
-    kind, context, value = found["type"], found.get("ctx") or {}, found["input"]
-    key = str(path[-1])
-    if kind == "extra_forbidden":
-        return unknown_key(key, _keys_at(path[:-1]))
-    if kind == "missing":
-        return f"is missing; {_MEND_MISSING.get(key, 'give it a value')}."
-    if value is None:
-        return f"has no value; {_MEND_MISSING.get(key, 'give it one, or remove the key')}."
-    if kind == "literal_error":
-        names = context["expected"].replace("'", "").replace(" or ", ", ")
-        return f"must be one of {names}, not {shown(value)}."
-    if path == ("revision",) and kind in ("string_pattern_mismatch", "string_too_long"):
-        return f"must be a branch, a tag or a commit of the hub, not {shown(value)}."
-    if path == ("register",) and kind in ("string_pattern_mismatch", "string_too_long"):
-        return (
-            f"must name a model of MLflow's registry (at most 200 characters, no / or :), "
-            f"not {shown(value)}."
-        )
-    if kind == "string_pattern_mismatch":
-        return (
-            f"must be a valid folder name (letters, digits, '.', '_', '-'; a letter or digit "
-            f"first; at most 100), not {shown(value)}; write {as_name(value)}."
-        )
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
-        mend = f"; {_MEND_SECTION[key]}" if key in _MEND_SECTION else ""
-        return f"must be keys and values, not {shown(value)}{mend}."
-    if kind == "string_type" and is_number(value):
-        return f"must be text, not the number {value}; put it in quotation marks."
-    bounds = {
-        "greater_than": "above {gt:.10g}",
-        "greater_than_equal": "at least {ge:.10g}",
-        "less_than": "below {lt:.10g}",
-        "less_than_equal": "at most {le:.10g}",
-    }
-    if kind in bounds:
-        return f"must be {bounds[kind].format(**context)}, not {value}."
-    expected = {
-        "int_type": "a whole number",
-        "int_from_float": "a whole number",
-        "float_type": "a number",
-        "string_type": "text",
-        "bool_type": "true or false",
-        "finite_number": "finite",
-    }
-    if kind in expected:
-        return f"must be {expected[kind]}, not {shown(value)}."
-    return f"{found['msg']}, not {shown(value)}."
-
-
 def as_name(text: str) -> str:
     """The nearest name of a sweep to any text."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")[:100].rstrip("-") or "sweep"
 
 
-_MEND_MISSING = {
-    "base_model": "a hub id, a folder, or the built-in smollm2-135m",
-    "data": "write `data: {train: …, eval: …}`",
-    "train": "a file of rows, or a hub data set",
-    "eval": "a file of rows, or a share of train such as 0.1",
-    "search": "name what to search, such as `rank: [8, 16, 32]`",
-}
-
-_MEND_SECTION = {
-    "data": "write `data: {train: …, eval: …}`",
-    "columns": "write `columns: {prompt: <the file's column>}`",
-    "budget": "write `budget: {trials: 24}`",
-    "evaluate": "write `evaluate: {times: 20}`",
-    "objective": "write `objective: {metric: exact_match}`",
-    "pruning": "write `pruning: {overfit: false, outclassed: false}`",
-    "diverged": "it cannot be switched off; raise its factor",
-}
-
-
-def _keys_at(path: tuple[str | int, ...]) -> list[str]:
+def keys_at(path: tuple[str | int, ...]) -> list[str]:
+    """The keys that may stand in a section; () is the top of the file."""
     model: Any = Settings
     for part in path:
         annotation = model.model_fields[str(part)].annotation
@@ -374,26 +258,3 @@ def _keys_at(path: tuple[str | int, ...]) -> list[str]:
         model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
     keys = [field.alias or name for name, field in model.model_fields.items()]
     return [*keys, "search", "start_with"] if model is Settings else keys
-
-
-def unknown_key(key: str, known: Sequence[str]) -> str:
-    """Say that there is no such setting, and name the nearest or its right place."""
-    meant = OFTEN_MEANT.get(key, key)
-    if meant in known:
-        return f"no such setting; did you mean `{meant}`?"
-    if place := _place(meant):
-        return f"no such setting here; `{meant}` belongs {place}."
-    if near := difflib.get_close_matches(key, known, n=1):
-        return f"no such setting; did you mean `{near[0]}`?"
-    return f"no such setting here. There are: {', '.join(known)}."
-
-
-def _place(key: str) -> str | None:
-    if key in HYPERPARAMETERS:
-        return "under `search`"
-    if key in _keys_at(()):
-        return "at the top of the file"
-    sections = (
-        name for name in ("data", "budget", "evaluate", "objective") if key in _keys_at((name,))
-    )
-    return next((f"under `{section}`" for section in sections), None)

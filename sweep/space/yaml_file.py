@@ -43,13 +43,21 @@ class SpaceFile:
         return stream.getvalue()
 
     def in_words(self, problems: Sequence[Problem]) -> str:
-        """The message: the file, the number of problems, one line for each in the file's order."""
+        """The message: the file, the number of problems, one line for each in the file's order.
+
+        Keys without a lead come last, and what they list is told once.
+        """
         placed = sorted(
-            ((*self._place(problem.path), problem) for problem in problems), key=lambda p: p[0]
+            ((*self._place(problem.path), problem) for problem in problems),
+            key=lambda p: (p[2].order, p[0]),
         )
         width = max(len(where) for _, where, _ in placed)
         noun = "problem" if len(placed) == 1 else "problems"
-        lines = [f"  {where:<{width}}   {_dotted(p.path)}: {p.words}" for _, where, p in placed]
+        lines, listed = [], set()
+        for _, where, p in placed:
+            words = p.words.removesuffix(p.listed) if p.listed in listed else p.words
+            listed.add(p.listed)
+            lines.append(f"  {where:<{width}}   {_dotted(p.path)}: {words}")
         return "\n".join([f"{self.path}: {len(placed)} {noun}", *lines])
 
     def _place(self, path: tuple[str | int, ...]) -> tuple[int, str]:

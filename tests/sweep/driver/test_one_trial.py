@@ -89,7 +89,7 @@ def test_params_may_be_json_or_yaml(space: Space) -> None:
     [
         ("{rank: 8", "must be JSON or YAML; quote it, such as"),
         ("rank", "must be hyperparameters and values, such as"),
-        ("{r: 8}", "r: no such setting; did you mean `rank`?"),
+        ("{r: 8}", "r: is `rank` here; write `rank: 8`."),
         ("{rank: 0}", "rank: must be above 0, not 0."),
         ("{max_length: 65}", "max_length: must be at most 64, where eval rows are cut, not"),
     ],

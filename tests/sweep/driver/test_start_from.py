@@ -350,7 +350,7 @@ def test_a_job_takes_the_names_along_and_looks_where_it_runs(
         ),
         ("start_from: [a, b/c]", r"start_from\[1\]: must be a valid folder name .*write b-c"),
         ("start_from: 7", "start_from: must be the name of an earlier sweep, or a list of names"),
-        ("warm_start: a", "warm_start: no such setting; did you mean `start_from`"),
+        ("warm_start: a", "warm_start: is `start_from` here"),
     ],
 )
 def test_a_file_that_names_no_earlier_sweep_is_refused(

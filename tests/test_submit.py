@@ -349,7 +349,7 @@ def test_output_is_shown_once_although_the_connection_breaks(
     assert job.exit_code == 0
     lines = [line for line in "".join(shown).splitlines() if line.startswith("line ")]
     assert lines == [f"line {n}" for n in range(40)]
-    assert [words.partition(" is ")[2][:4] for words in said] == ["away", "back"]
+    assert [words.partition(" is ")[2][:4] for words in said] == ["unre", "back"]
     cluster.client.delete_job(job.id)
 
 

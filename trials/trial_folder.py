@@ -17,9 +17,12 @@ LOG = "log.txt"
 CHECKPOINT = "checkpoint.safetensors"
 ADAPTER = "adapter"
 RESULT = "result.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"  # tells that an adapter has its tokenizer beside it
+TEMPLATE = "chat_template.jinja"  # likewise, where it has one
 # In the folder of the prepared rows:
 DATA_REPORT = "report.json"
 EVAL_SAMPLE = "eval_sample.jsonl"
+TOKENIZER = "tokenizer"  # with the chat template that rendered them; beside each adapter too
 
 
 def write_result(config: TrialConfig, result: TrialResult, points: Sequence[EvalPoint]) -> None:

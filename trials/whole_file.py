@@ -39,6 +39,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Put a file at `target`, where there is none, without its bytes if the disk allows."""
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until the files of a folder are on the disk, before the folder gets its name."""
     for path in folder.iterdir():

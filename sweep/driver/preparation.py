@@ -45,7 +45,7 @@ def request(
     """What `trials.preparation.prepare` is asked.
 
     Args:
-        so_far: Rows of each evaluation, in a study that goes on.
+        so_far: Rows of each evaluation, and the day, in a study that goes on.
 
     Raises:
         SpaceError: Unsloth is asked for and not installed.
@@ -61,6 +61,9 @@ def request(
         "template": data.template,
         "chat": data.chat,
         "loss_on": data.loss_on,
+        "chat_template": space.chat_template,
+        "template_arguments": data.template_arguments,
+        "date": so_far.date,
         "model": asdict(model_config(space, choose_backend(space, on_gpus=on_gpus))),
         "max_lengths": sorted({int(smallest["max_length"]), int(largest["max_length"])}),
         "n_evaluations": settings.evaluate.times,

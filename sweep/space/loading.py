@@ -1,5 +1,6 @@
 """SPACE.yaml → a checked `Space`; every problem of a file at once, each with its line."""
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 from sweep.errors import SpaceError
 from sweep.space.epochs import most, passed_through
 from sweep.space.hyperparameters import Problem, shown
-from sweep.space.named_files import missing, missing_file, missing_model
+from sweep.space.named_files import missing, missing_file, missing_model, missing_template
 from sweep.space.objective import problems as objective_problems
 from sweep.space.search_section import as_mapping, domains_of, only_value, search_problems
 from sweep.space.setting_problems import problems_of
@@ -68,6 +69,10 @@ def _field_problems(raw: dict[str, Any], path: Path) -> list[Problem]:
     base_model = raw.get("base_model")
     if isinstance(base_model, str) and (words := missing(missing_model, path.parent, base_model)):
         problems.append(Problem(("base_model",), words))
+    template = data.get("chat_template")
+    if isinstance(template, str) and (words := missing(missing_template, path.parent, template)):
+        problems.append(Problem(("data", "chat_template"), words))
+    problems += _argument_problems(as_mapping(data.get("template_arguments")))
     if data.get("template") is not None and data.get("columns"):
         problems.append(Problem(("data", "template"), "names columns itself; remove data.columns."))
     if data.get("max_length") is not None and "max_length" in search:
@@ -76,6 +81,15 @@ def _field_problems(raw: dict[str, Any], path: Path) -> list[Problem]:
     if raw.get("backend") == "unsloth":
         problems += [Problem((key,), words) for key, words in _beyond_unsloth(raw)]
     return problems
+
+
+def _argument_problems(arguments: Mapping[str, Any]) -> Iterator[Problem]:
+    for name, value in arguments.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):  # a date, say: it could not be kept in the study
+            words = f"must be a text, a number, true or false, or a list of such, not {value}."
+            yield Problem(("data", "template_arguments", name), f"{words} Put it in quotes.")
 
 
 def _own_name_problems(raw: dict[str, Any], path: Path) -> Iterator[Problem]:

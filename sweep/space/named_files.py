@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sweep.space.hyperparameters import shown
 from sweep.space.yaml_file import did_you_mean, shortened
+from trials.data import chat_templates
 from trials.data.addresses import is_address, local_path, wrong_address
 
 
@@ -71,6 +72,27 @@ def missing_model(folder: Path, given: str) -> str | None:
     if given != NAME and "/" not in given and difflib.get_close_matches(given, [NAME], cutoff=0.8):
         return f"no such model: {given}; did you mean {NAME}?"
     return None
+
+
+def missing_template(folder: Path, given: str) -> str | None:
+    """Say why `given` can be no chat template: neither a Jinja file nor a known name."""
+    path = folder / given
+    if path.suffix != chat_templates.SUFFIX:
+        known = chat_templates.names()
+        if given in known:
+            return None
+        near = difflib.get_close_matches(given, known, n=1, cutoff=0.7)
+        mend = did_you_mean(near) if near else ""
+        rule = "must be a Jinja file beside this one, such as mine.jinja, or a known name"
+        return f"{rule}, not {shortened(given)}{mend or '.'} Known: {', '.join(known)}."
+    if not path.exists():
+        near = difflib.get_close_matches(path.name, _names_in(path.parent), n=1)
+        return _no_such("file", folder, given, near)
+    try:
+        wrong = chat_templates.syntax_error(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        return f"{given} must be UTF-8, but byte {error.start} is not; save it as UTF-8."
+    return None if wrong is None else f"{given} is not valid Jinja: {wrong}. Fix that line."
 
 
 def _only_pickles(folder: Path) -> str:

@@ -12,6 +12,7 @@ from sweep.space.objective import metric_path, objective_of
 from sweep.space.settings import Settings
 from sweep.space.usual_points import Start
 from trials.config import Objective
+from trials.data import chat_templates
 from trials.data.addresses import is_address
 
 
@@ -50,6 +51,21 @@ class Space:
         """The user's own metric; None: a built-in one."""
         python = self.settings.objective.python
         return None if python is None else metric_path(python, self.folder).resolve()
+
+    @property
+    def template_file(self) -> Path | None:
+        """The user's own chat template; None: a known one, or the tokenizer's."""
+        given = self.settings.data.chat_template
+        is_file = given is not None and given.endswith(chat_templates.SUFFIX)
+        return (self.folder / given).resolve() if given is not None and is_file else None
+
+    @property
+    def chat_template(self) -> str | None:
+        """The text of the chat template; None: the tokenizer's own."""
+        if self.template_file is not None:
+            return self.template_file.read_text(encoding="utf-8")
+        name = self.settings.data.chat_template
+        return None if name is None else chat_templates.named(name)
 
     def may_be(self, name: str, value: Value) -> bool:
         """Whether a trial may have this value, such as true of `use_dora`."""

@@ -11,6 +11,7 @@ from trials.config import Outcome
 TASK = "task"  # what all its trials share (`sweep.study.task`)
 EVALUATE_ROWS = "evaluate_rows"  # as the space had them when the task was noted
 OBJECTIVE_ROWS = "objective_rows"  # likewise
+DATE = "date"  # that chat templates write for today, where they do
 SEARCH = "search"  # the domains of the last run, as text, by name
 STARTED_FROM = "start_from"  # names of the earlier sweeps that it has taken points of
 SWEEP_ID = "sweep_id"  # of the sweep that it belongs to, where it lies on a server

@@ -1,5 +1,6 @@
 """What all trials of a study share, and must stay; and what of its search has changed."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from sweep.errors import StudyError
 from sweep.samplers.search_space import is_within
 from sweep.space.hyperparameters import Value, shown
 from sweep.space.space import Space
-from sweep.storage.attributes import EVALUATE_ROWS, OBJECTIVE_ROWS, POINT, SEARCH, TASK
+from sweep.storage.attributes import DATE, EVALUATE_ROWS, OBJECTIVE_ROWS, POINT, SEARCH, TASK
 from sweep.storage.of_folder import has_study, study_reader
 from sweep.storage.patient import cause_of
 from sweep.study.trial_config import model_config, trial_settings
@@ -40,18 +41,23 @@ def keep_to_task(
         "sample_rows": found["sample_rows"],
         "chat": found["chat"],
         "loss_on": space.settings.data.loss_on,
+        # As text: what is compared key by key would not miss an argument that is gone.
+        "template_arguments": json.dumps(space.settings.data.template_arguments, sort_keys=True),
         "evaluations": space.settings.evaluate.times,
         "objective": _objective(space, found),
         "optimizer": trial_settings(space, on_gpus=on_gpus).optimizer,
         "seed": space.settings.seed,
     }
     known = study.user_attrs.get(TASK)
+    if DATE not in study.user_attrs and found.get("date") is not None:
+        study.set_user_attr(DATE, found["date"])
     if known is None:
         study.set_user_attr(TASK, task)
         study.set_user_attr(EVALUATE_ROWS, space.settings.evaluate.rows)
         study.set_user_attr(OBJECTIVE_ROWS, space.settings.objective.rows)
         return
-    known = {"objective": asdict(Objective()), **known}  # older versions knew of no other
+    # Older versions knew of no others.
+    known = {"objective": asdict(Objective()), "template_arguments": "{}", **known}
     changed = changes(known, task)
     if not changed:
         return
@@ -74,12 +80,14 @@ def _objective(space: Space, found: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class RowsSoFar:
-    """Rows of each evaluation in a study that goes on; None: it is for `prepare` to say."""
+    """Rows of each evaluation, and their day, in a study that goes on; None: `prepare` says it."""
 
     sample: int | None
     """Whose loss is measured."""
     generated: int | None
     """That completions are written for."""
+    date: str | None = None
+    """The day that chat templates take for today, where they write it."""
 
 
 NO_ROWS_YET = RowsSoFar(None, None)
@@ -116,6 +124,7 @@ def rows_so_far(
     return RowsSoFar(
         sample=task["sample_rows"] if is_sample else None,
         generated=(task.get("objective") or {}).get("rows") if is_generated else None,
+        date=known.get(DATE),
     )
 
 

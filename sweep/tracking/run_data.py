@@ -144,6 +144,8 @@ def judged_by(task: Mapping[str, Any]) -> dict[str, Any]:
     and by whom."""
     others = ("base_model", "train", "optimizer", "evaluations")
     kept = {key: value for key, value in task.items() if key not in others}
+    if kept.get("template_arguments") == "{}":  # as a task of an older version, without the key
+        del kept["template_arguments"]
     return {**kept, "max_length": task.get("base_model", {}).get("max_length")}
 
 

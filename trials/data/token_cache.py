@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from platformdirs import user_cache_path
 
 from trials.data.rendering import LossOn, Segment
 from trials.data.tokens import PARTS, TokenSplit
+from trials.whole_file import link_or_copy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,16 +44,25 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return _sha256([backend.to_str(), tokenizer.chat_template, special_tokens])
 
 
-def key(*, rows: str, first: Sequence[Segment], tokenizer: str, chat: bool, loss_on: LossOn) -> str:
+def key(
+    *,
+    rows: str,
+    first: Sequence[Segment],
+    tokenizer: str,
+    chat: bool,
+    loss_on: LossOn,
+    given: str = "",
+) -> str:
     """Return the name of the entry of a split.
 
     Args:
         rows: Their fingerprint.
         first: The first row, rendered: a chat template may write the date of today.
         tokenizer: Its digest.
+        given: What the chat template is given beside the turns (`chat_templates.given`).
     """
     texts = [segment.text for segment in first]
-    return _sha256([FORMAT, rows, texts, tokenizer, chat, loss_on])
+    return _sha256([FORMAT, rows, texts, tokenizer, chat, loss_on, given])
 
 
 def place(path: Path, key: str | None, make: Callable[[], TokenSplit]) -> TokenSplit:
@@ -140,10 +149,7 @@ def _link(entry: Path, path: Path) -> None:
     for part in PARTS:
         kept, wanted = entry / f"rows.{part}.npy", Path(f"{path}.{part}.npy")
         wanted.unlink(missing_ok=True)
-        try:
-            os.link(kept, wanted)
-        except OSError:  # another file system, or one without links
-            shutil.copy(kept, wanted)
+        link_or_copy(kept, wanted)
 
 
 def _digests(entry: Path) -> dict[str, str]:

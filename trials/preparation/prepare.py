@@ -12,12 +12,13 @@ import math
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trials.config import ConfigError, DataError, ModelConfig, UserError
-from trials.data import rendering, token_cache
+from trials.config import DataError, ModelConfig, UserError
+from trials.data import chat_templates, rendering, token_cache
 from trials.data import tokens as data
 from trials.data.examples import Example, fingerprint, read_examples, shared_rows, split
 from trials.data.rendering import LossOn
@@ -27,14 +28,15 @@ from trials.models.sources import load_tokenizer
 from trials.parent import end_with_parent
 from trials.preparation.model_checks import check_weights, model_digest, reachable
 from trials.preparation.prompts import Ask, allowed_tokens, write_prompts
-from trials.trial_folder import DATA_REPORT, EVAL_SAMPLE
+from trials.preparation.template import give_template, is_chat, marks_in_words, see_used
+from trials.trial_folder import DATA_REPORT, EVAL_SAMPLE, TOKENIZER
 from trials.whole_file import new_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-FORMAT = 3
+FORMAT = 4
 """Of the prepared folder; a folder of another format is made anew."""
 Splits = dict[str, list[Example]]
 """The rows of `train` and of `eval`."""
@@ -74,14 +76,21 @@ class Request:
     """Eval rows of each evaluation, where earlier trials have set them."""
     generation: Ask | None = None
     """None: the objective needs no completions that the model writes."""
+    chat_template: str | None = None
+    """A text in place of the tokenizer's own."""
+    template_arguments: dict[str, Any] = field(default_factory=dict)
+    """What the chat template is given beside the turns."""
+    date: str | None = None
+    """The study's, as `2026-11-29`, for templates that write it. None: today's."""
 
 
 def prepare(request: Request) -> dict[str, Any]:
     """Write the prepared folder, unless one of the same content is there, and describe it.
 
-    The folder holds `train`, `eval` and `sample` (`trials.data.tokens.TokenSplit`; the first two
-    are shared with the token cache, so nothing may write into them), `eval_sample.jsonl` (the
-    sample as token ids and labels, to check an eval loss by hand) and `report.json`.
+    The folder holds `tokenizer/` (with the chat template that renders the rows), `train`, `eval`
+    and `sample` (`trials.data.tokens.TokenSplit`; the first two are shared with the token cache, so
+    nothing may write into them), `eval_sample.jsonl` (the sample as token ids and labels, to check
+    an eval loss by hand) and `report.json`.
 
     Raises:
         DataError: Of the rows, with every problem found.
@@ -97,13 +106,15 @@ def prepare(request: Request) -> dict[str, Any]:
         if request.generation is not None:
             n_rows = report.get("generation", {}).get("rows")
             is_sample = is_sample and request.generation.n_rows in (None, n_rows)
-        if is_sample and report["content"] == _content(request, fingerprints):
+        is_day = report.get("date") in (None, _day(request))
+        if is_sample and is_day and report["content"] == _content(request, fingerprints):
             return report
 
     if not request.model.name.startswith("/"):
         print(f"reading the tokenizer of {request.model.name}", flush=True)
     check_weights(request.model)
     tokenizer = reachable(request.model, lambda: load_tokenizer(request.model))
+    give_template(tokenizer, request.chat_template, request.template_arguments)
     with new_folder(folder) as unfinished:
         report = _write(request, tokenizer, splits, fingerprints, unfinished)
         longest = max(counts["longest"] for counts in report["train"].values())
@@ -152,7 +163,7 @@ def _read(request: Request) -> Splits:
 def _content(request: Request, fingerprints: dict[str, str]) -> str:
     """A digest of all that decides the prepared folder."""
     # In the rows, in the report, or nowhere.
-    elsewhere = "train eval columns template output_dir n_sample_rows generation".split()
+    elsewhere = "train eval columns template output_dir n_sample_rows generation date".split()
     settings = {key: value for key, value in asdict(request).items() if key not in elsewhere}
     if request.generation is not None:
         settings["generation"] = request.generation.content
@@ -169,9 +180,16 @@ def _write(
     folder: Path,
 ) -> dict[str, Any]:
     train = splits["train"]
-    chat = _chat(request, tokenizer, train)
+    chat = is_chat(train, tokenizer, asked=request.chat, name=request.model.name)
+    given = {
+        "chat_template": request.chat_template,
+        "template_arguments": request.template_arguments,
+    }
+    see_used(given, train, chat=chat)
     digest = token_cache.tokenizer_digest(tokenizer)
-    tokens = _tokens(splits, fingerprints, tokenizer, digest, chat, request.loss_on, folder)
+    tokenizer.save_pretrained(folder / TOKENIZER)
+    day = _day(request) if chat_templates.writes_date(tokenizer) else None
+    tokens = _tokens(request, splits, fingerprints, tokenizer, digest, chat, day, folder)
     shortest, longest = min(request.max_lengths), max(request.max_lengths)
     counts = {length: data.count(tokens["train"], length) for length in request.max_lengths}
     eval_counts = data.count(tokens["eval"], longest)
@@ -210,35 +228,35 @@ def _write(
         "train_fingerprint": fingerprints["train"],
         "eval_fingerprint": fingerprints["eval"],
         "tokenizer": digest,
+        "tokenizer_bytes": sum(file.stat().st_size for file in (folder / TOKENIZER).rglob("*")),
+        "date": day,
         "sample_rows": n_sample,
         "evaluation_share": _evaluation_share(request, counts[shortest], read),
         **({"generation": generation} if generation else {}),
         "example": [[segment.text, segment.supervised] for segment in example],
-        "notes": notes(train, chat=chat, n_eval_rows=len(kept)),
+        "notes": [
+            *([marks_in_words(request.chat_template, tokenizer)] if request.chat_template else []),
+            *notes(train, chat=chat, n_eval_rows=len(kept)),
+        ],
     }
 
 
-def _chat(request: Request, tokenizer: PreTrainedTokenizerBase, train: Sequence[Example]) -> bool:
-    """Whether prompts and completions become turns: as asked, else if the tokenizer can."""
-    chat = bool(tokenizer.chat_template) if request.chat is None else request.chat
-    if (chat or train[0].messages) and not tokenizer.chat_template:
-        raise ConfigError(
-            f"data.chat: the tokenizer of {request.model.name} has no chat template. Choose an "
-            f"instruct model, or give rows with prompt and completion and set data.chat to false."
-        )
-    return chat
+def _day(request: Request) -> str:
+    return request.date or date.today().isoformat()
 
 
 def _tokens(
+    request: Request,
     splits: Splits,
     fingerprints: dict[str, str],
     tokenizer: PreTrainedTokenizerBase,
     digest: str | None,
     chat: bool,
-    loss_on: LossOn,
+    day: str | None,
     folder: Path,
 ) -> dict[str, TokenSplit]:
     """Place the splits in the folder by their names: from the cache, or tokenised now."""
+    loss_on = request.loss_on
 
     def placed(name: str, rows: list[Example]) -> TokenSplit:
         def tokenized() -> TokenSplit:
@@ -247,7 +265,12 @@ def _tokens(
 
         first = rendering.render(rows[0], tokenizer, chat=chat, loss_on=loss_on)
         key = digest and token_cache.key(
-            rows=fingerprints[name], first=first, tokenizer=digest, chat=chat, loss_on=loss_on
+            rows=fingerprints[name],
+            first=first,
+            tokenizer=digest,
+            chat=chat,
+            loss_on=loss_on,
+            given=chat_templates.given(request.template_arguments, day),
         )
         return token_cache.place(folder / name, key, tokenized)
 

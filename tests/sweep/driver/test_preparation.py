@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sweep.driver.preparation import Check, check_table
+from sweep.driver.preparation import Check, check_table, request
 from sweep.space.loading import load_space
+from sweep.study.task import RowsSoFar
 from tests.faults.space_mutants import REPORT
 
 
@@ -35,3 +36,19 @@ def test_every_limit_of_the_budget_is_told(tmp_path: Path, budget: str, words: s
     Console(file=said, width=200).print(check_table(load_space(file), found))
     [line] = [line for line in said.getvalue().splitlines() if line.startswith("budget")]
     assert words in line
+
+
+def test_the_text_of_the_template_its_arguments_and_the_studys_date_are_handed_on(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}")
+    (tmp_path / "mine.jinja").write_text("{{ messages }}")
+    file = tmp_path / "space.yaml"
+    file.write_text(
+        "base_model: none\ndata: {train: rows.jsonl, eval: 0.1, chat_template: mine.jinja, "
+        "template_arguments: {thinking: false}}\nsearch: {rank: [8, 16]}\n"
+    )
+    so_far = RowsSoFar(None, None, "2026-01-02")
+    asked = request(load_space(file), tmp_path / "data", on_gpus=False, so_far=so_far)
+    given = (asked["chat_template"], asked["template_arguments"], asked["date"])
+    assert given == ("{{ messages }}", {"thinking": False}, "2026-01-02")

@@ -317,3 +317,54 @@ def test_a_built_in_model_that_cannot_be_fetched_is_put_in_words(
     assert main(str(tmp_path / "request.json"), str(tmp_path / "answer.json")) == 0
     answer = json.loads((tmp_path / "answer.json").read_text())
     assert "give base_model a local folder or a hub id" in answer["problems"]
+
+
+def as_chat(asked: Request, **changes: Any) -> Request:
+    return replace(asked, chat=True, max_lengths=[32, 64], **changes)
+
+
+def test_the_tokenizer_lies_beside_the_rows_with_the_template_that_rendered_them(
+    asked: Request,
+) -> None:
+    text = TEMPLATE.replace("'today'", "'here'")
+    report = prepare(as_chat(asked, chat_template=text))
+    assert train_row(asked)[0].startswith("here oslo")
+    folder = Path(asked.output_dir) / "tokenizer"
+    assert PreTrainedTokenizerFast.from_pretrained(folder).chat_template == text
+    assert report["tokenizer_bytes"] == sum(file.stat().st_size for file in folder.iterdir())
+    assert tokenizer_of(asked).chat_template == TEMPLATE
+
+
+def test_another_template_or_argument_is_another_content(asked: Request) -> None:
+    reports = [
+        prepare(as_chat(asked, **changes))
+        for changes in (
+            {},
+            {"chat_template": TEMPLATE + "{{ x }}"},
+            {"chat_template": TEMPLATE + "{{ x }}", "template_arguments": {"x": ""}},
+        )
+    ]
+    assert len({report["content"] for report in reports}) == 3
+
+
+def test_a_template_that_writes_the_date_writes_that_of_the_study(asked: Request) -> None:
+    dated = as_chat(asked, chat_template=TEMPLATE + "{# strftime_now #}", date="2026-01-02")
+    assert prepare(dated)["date"] == "2026-01-02"
+    before = (Path(asked.output_dir) / "report.json").stat().st_mtime_ns
+    prepare(dated)
+    assert (Path(asked.output_dir) / "report.json").stat().st_mtime_ns == before
+    assert prepare(replace(dated, date="2026-01-03"))["date"] == "2026-01-03"
+    assert prepare(as_chat(asked, date="2026-01-02"))["date"] is None
+
+
+def test_what_a_template_is_given_tells_cached_rows_apart(asked: Request, cache: Path) -> None:
+    text = TEMPLATE + "{{ x }}"
+    prepare(as_chat(asked, chat_template=text, template_arguments={"x": 1}))
+    n_entries = len(list(cache.glob("*/sha256.json")))
+    prepare(as_chat(asked, chat_template=text, template_arguments={"x": 2}))
+    assert len(list(cache.glob("*/sha256.json"))) == 2 * n_entries
+
+
+def test_the_tokens_of_a_templates_marks_are_told(asked: Request) -> None:
+    report = prepare(as_chat(asked, chat_template="{{ '<|user|>' }}" + TEMPLATE))
+    assert "Each mark takes so many tokens: <|user|> 1, </s> 1." in report["notes"][0]

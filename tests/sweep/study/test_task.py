@@ -1,0 +1,77 @@
+"""What the trials of a study share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from sweep.errors import StudyError
+from sweep.space.loading import load_space
+from sweep.space.space import Space
+from sweep.storage.attributes import TASK
+from sweep.study.opening import open_study
+from sweep.study.task import keep_to_task, rows_so_far
+from sweep.tracking.run_data import comparable
+
+SPACE = """\
+base_model: smollm2-135m
+data: {{train: rows.jsonl, eval: 0.1, template_arguments: {arguments}}}
+search: {{rank: [8]}}
+"""
+FOUND = {
+    "train_fingerprint": "a",
+    "eval_fingerprint": "b",
+    "tokenizer": "c",
+    "sample_rows": 8,
+    "chat": True,
+    "date": None,
+}
+
+
+def space(folder: Path, arguments: str = "{}") -> Space:
+    (folder / "rows.jsonl").write_text("{}")
+    (folder / "mine.yaml").write_text(SPACE.format(arguments=arguments))
+    return load_space(folder / "mine.yaml")
+
+
+def keep(one: Space, date: str | None = None) -> optuna.Study:
+    study = open_study(one, f"sqlite:///{one.folder}/study.db")
+    keep_to_task(study, one, {**FOUND, "date": date}, "transformers", on_gpus=False)
+    return study
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("{a: 1}", "{a: 2}"), ("{}", "{a: 1}"), ("{a: 1}", "{}"), ("{a: 1, b: 2}", "{a: 1}")],
+)
+def test_other_arguments_of_the_chat_template_are_another_task(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    keep(space(tmp_path, before))
+    with pytest.raises(StudyError, match=r"changed: template_arguments: \{.*\} → \{.*\}\)"):
+        keep(space(tmp_path, after))
+
+
+def test_a_study_from_before_there_were_arguments_goes_on_unless_some_are_given(
+    tmp_path: Path,
+) -> None:
+    study = keep(space(tmp_path))
+    task: dict[str, Any] = dict(study.user_attrs[TASK])
+    del task["template_arguments"]
+    assert comparable(task) == comparable(study.user_attrs[TASK])
+    study.set_user_attr(TASK, task)
+    keep(space(tmp_path))
+    with pytest.raises(StudyError, match="changed: template_arguments"):
+        keep(space(tmp_path, "{thinking: false}"))
+
+
+def test_a_study_has_one_date(tmp_path: Path) -> None:
+    one = space(tmp_path)
+    dates = []
+    for date in (None, "2026-01-02", "2026-01-03"):
+        storage: Any = keep(one, date)._storage
+        dates.append(rows_so_far(one, tmp_path, storage).date)
+    assert dates == [None, "2026-01-02", "2026-01-02"]

@@ -44,7 +44,10 @@ def merge(request: dict[str, Any], target: Path) -> None:
     # safe_merge: an adapter with values that are no numbers is refused.
     merged = PeftModel.from_pretrained(base, request["adapter"]).merge_and_unload(safe_merge=True)
     merged.save_pretrained(target)
-    AutoTokenizer.from_pretrained(request["base"], **_where(request)).save_pretrained(target)
+    # The adapter's has the chat template that it was trained with; older ones have none.
+    is_there = (Path(request["adapter"]) / "tokenizer_config.json").exists()
+    source = request["adapter"] if is_there else request["base"]
+    AutoTokenizer.from_pretrained(source, **_where(request)).save_pretrained(target)
 
 
 def load(request: dict[str, Any], quantization: str) -> Any:

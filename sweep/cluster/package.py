@@ -86,6 +86,8 @@ def _items(space: Space) -> Iterator[Item]:
     if space.metric_file is not None:
         metric = space.metric_file
         yield Item("objective.python", metric, f"objective/{metric.name}")
+    if (template := space.template_file) is not None:
+        yield Item("data.chat_template", template, f"data/chat_template/{template.name}")
     model = space.folder / space.settings.base_model
     if not model.is_dir():
         return

@@ -1,7 +1,6 @@
 """Which trials are trained again, with which seeds, on which rows."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from sweep.text.trials import an
 from trials.config import TrialConfig, TrialResult
 from trials.data.tokens import PARTS, TokenSplit
 from trials.trial_folder import DATA_REPORT, EVAL_SAMPLE, read_result
-from trials.whole_file import write_whole
+from trials.whole_file import link_or_copy, write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +107,12 @@ def make_data(sweep: StoredSweep, max_length: int) -> int:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         for part in PARTS:
-            _link(source / f"train.{part}.npy", unfinished / f"train.{part}.npy")
+            link_or_copy(source / f"train.{part}.npy", unfinished / f"train.{part}.npy")
         rows.taken(kept, max_length).save(unfinished / "sample")
-        for file in source.iterdir():  # report.json, and what a metric needs
-            if file.suffix != ".npy" and file.name != EVAL_SAMPLE:
+        for file in source.iterdir():  # report.json, the tokenizer, and what a metric needs
+            if file.is_dir():
+                shutil.copytree(file, unfinished / file.name, copy_function=link_or_copy)
+            elif file.suffix != ".npy" and file.name != EVAL_SAMPLE:
                 shutil.copy(file, unfinished)
         unfinished.rename(there)
     return len(kept)
@@ -128,10 +129,3 @@ def _see_that_rows_are_the_sweeps(data: Path, task: Mapping[str, Any]) -> None:
             f"({', '.join(changed)}). Put the old data files back and run the sweep's command "
             f"again: it restores them, even with no trials left."
         )
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copy(source, target)

@@ -3,16 +3,20 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from sweep.events import Tracker
+from sweep.export.model_card import rendered_with
 from sweep.folder import layout
 from sweep.study.ended import StoredTrial
 from sweep.study.sweep import Sweep
 from trials.config import GOES_ON, TrialResult
-from trials.trial_folder import ADAPTER, CHECKPOINT, CONFIG
+from trials.trial_folder import ADAPTER, CHECKPOINT, CONFIG, TOKENIZER_CONFIG
+from trials.whole_file import link_or_copy
 
 HOW_TO_LOAD = """\
 # The best adapter of the sweep `{name}`
@@ -24,8 +28,8 @@ Trial {number}: {score}eval loss {eval_loss:.4f} nats per completion token ({out
 
     base = AutoModelForCausalLM.from_pretrained("{base}", dtype="bfloat16")
     model = PeftModel.from_pretrained(base, "{adapter}")
-    tokenizer = AutoTokenizer.from_pretrained("{base}")
-
+    tokenizer = AutoTokenizer.from_pretrained("{tokenizer}")
+{rendered}
 It was trained on a base in `{quantization}`; on a base in 16 bits, as above, its outputs differ
 slightly. `config.json` holds the trial's whole configuration.
 """
@@ -37,15 +41,23 @@ class Adapters(Tracker):
     Args:
         drop: Deletes the adapter of a trial that is no longer among the best: its number, and the
             adapter's folder.
+        arguments: What the chat template was given beside the turns.
     """
 
     def __init__(
-        self, sweep: Sweep, output_dir: Path, *, keep: int, drop: Callable[[int, Path], None]
+        self,
+        sweep: Sweep,
+        output_dir: Path,
+        *,
+        keep: int,
+        drop: Callable[[int, Path], None],
+        arguments: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self._sweep = sweep
         self._output_dir = output_dir
         self._keep = keep
         self._drop = drop
+        self._arguments = arguments
         self._gone: set[int] = set()
         """Ended trials without an adapter: with thousands, nobody wants to look at each again."""
 
@@ -93,9 +105,11 @@ class Adapters(Tracker):
         self._remove_leftovers()
         unfinished = self.best_dir.with_name(f"{layout.BEST}.{os.getpid()}.tmp")
         of_winner, adapter = layout.trial_dir(self._output_dir, winner.number), unfinished / ADAPTER
-        shutil.copytree(of_winner / ADAPTER, adapter, copy_function=_link_or_copy)
+        shutil.copytree(of_winner / ADAPTER, adapter, copy_function=link_or_copy)
         shutil.copy(of_winner / CONFIG, unfinished)
         config = json.loads((unfinished / CONFIG).read_text())
+        base, in_best = _loadable_base(adapter), str((self.best_dir / ADAPTER).resolve())
+        rendered = rendered_with(self._arguments)
         words = HOW_TO_LOAD.format(
             name=self._output_dir.name,
             number=winner.number,
@@ -106,8 +120,10 @@ class Adapters(Tracker):
             ),
             eval_loss=winner.eval_loss,
             outcome=winner.outcome,
-            base=_loadable_base(adapter),
-            adapter=(self.best_dir / ADAPTER).resolve(),
+            base=base,
+            adapter=in_best,
+            tokenizer=in_best if (adapter / TOKENIZER_CONFIG).exists() else base,
+            rendered=f"    {rendered}\n" if rendered else "",
             quantization=config["model"]["quantization"],
         )
         (unfinished / "README.md").write_text(words)
@@ -128,11 +144,3 @@ class Adapters(Tracker):
 def _loadable_base(adapter_dir: Path) -> str:
     written = json.loads((adapter_dir / "adapter_config.json").read_text())
     return str(written["base_model_name_or_path"])
-
-
-def _link_or_copy(source: str, target: str) -> str:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    return target

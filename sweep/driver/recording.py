@@ -74,8 +74,13 @@ class SweepRecording:
         datasets = run_data.datasets(train, eval_, job.found.report)
         space_path = job.output_dir / layout.SPACE
         tracker.open_sweep(_parent_params(job), _parent_tags(), space_path, datasets)
-        keep = job.space.settings.keep_adapters
-        self._adapters = Adapters(sweep, job.output_dir, keep=keep, drop=tracker.drop_adapter)
+        self._adapters = Adapters(
+            sweep,
+            job.output_dir,
+            keep=job.space.settings.keep_adapters,
+            drop=tracker.drop_adapter,
+            arguments=job.space.settings.data.template_arguments,
+        )
         sweep.trackers = [tracker, self._adapters]
         sweep.catch_up()
         self._adapters.put_right()
@@ -147,6 +152,7 @@ class SweepRecording:
 
 def _parent_params(job: Job) -> dict[str, object]:
     space, settings, found = job.space, job.space.settings, job.found
+    arguments = settings.data.template_arguments
     params: dict[str, object] = {
         f"search.{name}": str(domain) for name, domain in space.domains.items()
     }
@@ -164,6 +170,8 @@ def _parent_params(job: Job) -> dict[str, object]:
         "evaluate.sample_rows": found.report["sample_rows"],
         "data.train": settings.data.train,
         "data.eval": settings.data.eval,
+        "data.chat_template": settings.data.chat_template,
+        "data.template_arguments": json.dumps(arguments) if arguments else None,
         "data.train_fingerprint": found.report["train_fingerprint"],
         "data.eval_fingerprint": found.report["eval_fingerprint"],
     }

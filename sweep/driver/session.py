@@ -177,4 +177,6 @@ class Session:
 def trial_bytes(report: Mapping[str, Any]) -> int:
     """Return what the largest trial leaves on the disk: adapter, MLflow's copy, a checkpoint."""
     adapter = 4 * int(report["memory"]["adapter_parameters"])  # float32
-    return 2 * adapter + 4 * adapter  # a checkpoint: weights, two moments, the best weights
+    tokenizer = int(report.get("tokenizer_bytes", 0))
+    # A checkpoint: weights, two moments, the best weights.
+    return 2 * (adapter + tokenizer) + 4 * adapter

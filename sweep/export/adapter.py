@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,14 @@ def export(
             _ask({**request, "task": "merge"})
         else:
             shutil.copytree(record.adapter, unfinished)
-        card = model_card(record, is_merged=merge, data=_train_data(record))
+        data = data_of(record)
+        card = model_card(
+            record,
+            is_merged=merge,
+            data=_train_data(data),
+            template=data.get("chat_template"),
+            arguments=data.get("template_arguments") or {},
+        )
         (unfinished / "README.md").write_text(card, encoding="utf-8")
         measured: list[Measured] = []
         if check:
@@ -121,8 +128,8 @@ def _no_adapter(record: Record) -> str:
     )
 
 
-def _train_data(record: Record) -> str:
-    train = str(data_of(record).get("train", "unknown"))
+def _train_data(data: Mapping[str, Any]) -> str:
+    train = str(data.get("train", "unknown"))
     return train.rpartition("/")[2] if train.startswith(("/", ".")) else train
 
 

@@ -1,6 +1,8 @@
 """The model card of what is exported: the README.md that the hub and people read."""
 
 import io
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,25 @@ from sweep.space.hyperparameters import HYPERPARAMETERS
 from trials.config import TrialConfig
 from trials.models.smollm2 import is_builtin
 from trials.models.sources import local_or_hub
+from trials.trial_folder import TOKENIZER_CONFIG
 
 IN_WORDS = {"nf4": "4 bits (NF4 with double quantisation)", "int8": "8 bits", "none": "16 bits"}
 
 
-def model_card(record: Record, *, is_merged: bool, data: str) -> str:
+def model_card(
+    record: Record,
+    *,
+    is_merged: bool,
+    data: str,
+    template: str | None,
+    arguments: Mapping[str, Any],
+) -> str:
     """Return the card: YAML front matter as the hub reads it, then words.
 
     Args:
         data: The training rows, as the search space names them.
+        template: The chat template in place of the base model's own, likewise.
+        arguments: What the chat template was given beside the turns.
 
     Raises:
         StudyError: The trial's configuration is not there.
@@ -29,7 +41,12 @@ def model_card(record: Record, *, is_merged: bool, data: str) -> str:
     kind = "model" if is_merged else "adapter"
     stream = io.StringIO()
     YAML().dump(_front_matter(config, is_merged=is_merged), stream)
-    values = "\n".join(f"| {name} | {value} |" for name, value in _values(config))
+    given = {"chat_template": template, "template_arguments": json.dumps(arguments)}
+    shown = [*_values(config), *((name, v) for name, v in given.items() if v not in (None, "{}"))]
+    values = "\n".join(f"| {name} | {value} |" for name, value in shown)
+    has_tokenizer = record.adapter is not None and (record.adapter / TOKENIZER_CONFIG).exists()
+    how_to_load = _how_to_load(config, is_merged=is_merged, has_tokenizer=has_tokenizer)
+    how_to_load = f"{how_to_load}\n{rendered_with(arguments)}".rstrip()
     against = "" if base_loss is None else f" The base model has {base_loss:.4f}."
     if record.best is not None:
         reached = f" Reached at step {record.best.step}, epoch {record.best.epoch:.2f}."
@@ -54,7 +71,7 @@ Measured on the base model in {IN_WORDS[config.model.quantization]}, as it was t
 ## How to load it
 
 ```python
-{_how_to_load(config, is_merged=is_merged)}
+{how_to_load}
 ```
 
 ## How it was trained
@@ -90,7 +107,7 @@ def _values(config: TrialConfig) -> list[tuple[str, str]]:
     return [(name, f"{v:g}" if isinstance(v, float) else str(v)) for name, v in values.items()]
 
 
-def _how_to_load(config: TrialConfig, *, is_merged: bool) -> str:
+def _how_to_load(config: TrialConfig, *, is_merged: bool, has_tokenizer: bool) -> str:
     dtype = "float16" if config.model.compute_dtype == "float16" else "bfloat16"
     if is_merged:
         return f"""\
@@ -102,6 +119,7 @@ tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")"""
     where = "  # a folder, where it was trained" if Path(name).is_dir() else ""
     revision = f', revision="{config.model.revision}"' if config.model.revision else ""
     code = ", trust_remote_code=True" if config.model.trust_remote_code else ""
+    tokenizer = f'"THIS_FOLDER"{code}' if has_tokenizer else f"name{revision}{code}"
     return f"""\
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -109,4 +127,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 name = "{name}"{where}
 base = AutoModelForCausalLM.from_pretrained(name, dtype="{dtype}"{revision}{code})
 model = PeftModel.from_pretrained(base, "THIS_FOLDER")
-tokenizer = AutoTokenizer.from_pretrained(name{revision}{code})"""
+tokenizer = AutoTokenizer.from_pretrained({tokenizer})"""
+
+
+def rendered_with(arguments: Mapping[str, Any]) -> str:
+    """A line of Python that renders turns as they were trained; empty where nothing is to say."""
+    if not arguments:
+        return ""
+    given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    return f"tokenizer.apply_chat_template(messages, add_generation_prompt=True, {given})"

@@ -166,6 +166,8 @@ def _trl(run: Run) -> CommentedMap:
     if run.held_out is not None:
         keys["test_split_size"] = run.held_out
         keys |= {"eval_strategy": "epoch"}
+    if run.template_path is not None:
+        keys["chat_template_path"] = str(run.template_path)
     keys |= {
         "max_length": run.config.max_length,
         "packing": False,
@@ -218,6 +220,10 @@ def _axolotl(run: Run) -> CommentedMap:
         keys["val_set_size"] = run.held_out
     else:
         keys["test_datasets"] = [_axolotl_data(run, str(run.data["eval"]))]
+    if run.template_path is not None:
+        keys |= {"chat_template": "jinja", "chat_template_jinja": str(run.template_path)}
+    if run.arguments:
+        keys["chat_template_kwargs"] = run.arguments
     keys |= {
         "sequence_len": config.max_length,
         "excess_length_strategy": "truncate",
@@ -284,6 +290,7 @@ def _llama_factory(run: Run) -> CommentedMap:
     keys |= {"dataset": "train", "dataset_dir": "data"}
     if not run.chat:
         keys["template"] = "empty"
+    keys |= {name: value for name, value in run.arguments.items() if name == "enable_thinking"}
     if run.held_out is not None:
         keys |= {"val_size": run.held_out, "eval_strategy": "epoch"}
     else:
@@ -333,6 +340,9 @@ def _not_in_trl(run: Run) -> list[str]:
         lines.append("  the adapter's weights: TRL's are bfloat16, those of the sweep float32")
     if not run.chat:
         lines.append("  data.chat: false: prompt and completion as plain texts are not templated")
+    if run.arguments:
+        given = json.dumps(run.arguments)
+        lines.append(f"  data.template_arguments: a column chat_template_kwargs with {given}")
     return lines
 
 
@@ -363,6 +373,10 @@ def _not_in_llama_factory(run: Run) -> list[str]:
     ]
     if run.chat:
         lines.append("  template: left out, so that it is the tokenizer's own chat template")
+    if run.template_path is not None:
+        lines.append(f"  data.chat_template: copy {run.template_path} into the base model's folder")
+    if others := [name for name in run.arguments if name != "enable_thinking"]:
+        lines.append(f"  data.template_arguments: no keys for {', '.join(others)}")
     return lines
 
 

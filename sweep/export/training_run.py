@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -14,7 +15,7 @@ from sweep.results.trial_record import Record
 from trials.config import TrialConfig
 from trials.models.presets import DECAY_SHARE
 from trials.models.sources import local_or_hub
-from trials.trial_folder import DATA_REPORT
+from trials.trial_folder import DATA_REPORT, TEMPLATE, TOKENIZER
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class Run:
     """A hub id, or a folder."""
     data: Mapping[str, Any]
     """`data` of the space."""
+    template_path: Path | None
+    """The text of the chat template in place of the base model's own."""
     chat: bool
     """Whether prompt and completion were rendered with the chat template."""
     n_steps: int
@@ -72,6 +75,11 @@ class Run:
         return share if isinstance(share, float) else None
 
     @property
+    def arguments(self) -> dict[str, Any]:
+        """What the chat template is given beside the turns."""
+        return dict(self.data.get("template_arguments") or {})
+
+    @property
     def columns(self) -> dict[str, str]:
         """Our name of a column → the file's own."""
         return dict(self.data.get("columns") or {})
@@ -97,16 +105,24 @@ def run_of(record: Record) -> Run:
         report = json.loads((record.sweep.folder / layout.DATA / DATA_REPORT).read_text())
     except (OSError, ValueError):
         report = {}
-    result = record.result
+    result, data = record.result, data_of(record)
     return Run(
         config=config,
         base=local_or_hub(config.model.name),
-        data=data_of(record) or {"train": "TRAIN_FILE", "eval": "EVAL_FILE"},
+        data=data or {"train": "TRAIN_FILE", "eval": "EVAL_FILE"},
+        template_path=_template_path(record) if data.get("chat_template") else None,
         chat=bool(report.get("chat")),
         n_steps=_n_steps(record, config, report),
         micro_batch_size=(result and result.micro_batch_size) or config.micro_batch_size,
         checkpointing=bool(result and result.gradient_checkpointing),
     )
+
+
+def _template_path(record: Record) -> Path | None:
+    """The template as it was used: beside the adapter, or beside the sweep's rows."""
+    folders = [record.adapter, record.sweep.folder / layout.DATA / TOKENIZER]
+    paths = [folder.resolve() / TEMPLATE for folder in folders if folder is not None]
+    return next((path for path in paths if path.exists()), None)
 
 
 def _n_steps(record: Record, config: TrialConfig, report: Mapping[str, Any]) -> int:

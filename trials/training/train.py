@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict
@@ -26,8 +27,8 @@ from trials.memory.micro_batches import DoesNotFit, MicroBatchMemory
 from trials.models.frozen_base import BaseNotClean, FrozenBase
 from trials.training.checkpoint import Checkpoints, State, on_host
 from trials.training.learner import Learner
-from trials.trial_folder import ADAPTER, write_result
-from trials.whole_file import new_folder, sync_folder
+from trials.trial_folder import ADAPTER, TOKENIZER, write_result
+from trials.whole_file import link_or_copy, new_folder, sync_folder
 
 T = TypeVar("T")
 
@@ -329,6 +330,9 @@ class _Trial:
             weights_path = folder / SAFETENSORS_WEIGHTS_NAME
             save_file(self._best_weights, weights_path, metadata={"format": "pt"})
             about.save_pretrained(folder)
+            tokenizer = Path(self._config.data_dir) / TOKENIZER
+            if tokenizer.is_dir():  # linked: it may be larger than the adapter
+                shutil.copytree(tokenizer, folder, copy_function=link_or_copy, dirs_exist_ok=True)
             sync_folder(folder)
 
     def _completed_in_words(self) -> str:

@@ -75,6 +75,16 @@ def test_the_files_that_a_space_names_travel_and_no_others(folder: Path) -> None
     assert space.source("train") == str((folder / "packed/data/train/train.jsonl").resolve())
 
 
+def test_a_chat_template_travels_and_a_known_name_stays_one(folder: Path) -> None:
+    (folder / "rows" / "mine.jinja").write_text("{{ messages }}")
+    path = write_space(folder)
+    space = packed(path, folder / "packed", **{"data.chat_template": "../rows/mine.jinja"})
+    assert "data/chat_template/mine.jinja" in brought(folder / "packed")
+    assert space.chat_template == "{{ messages }}"
+    known = packed(path, folder / "known", **{"data.chat_template": "chatml"})
+    assert known.settings.data.chat_template == "chatml"
+
+
 def test_what_is_set_on_the_command_line_travels(folder: Path) -> None:
     space = packed(write_space(folder), folder / "packed", **{"search.rank": "[2]", "name": '"x"'})
     assert (space.name, str(space.domains["rank"])) == ("x", "2")

@@ -109,7 +109,25 @@ def test_the_winners_folder_follows_the_winner(
     assert weights.read_text() == "weights 1"
     how = (adapters.best_dir / "README.md").read_text()
     assert 'from_pretrained("some/base", dtype="bfloat16")' in how
+    assert 'AutoTokenizer.from_pretrained("some/base")' in how  # an older adapter has none
     assert "eval loss 1.2000" in how
+
+
+def test_the_winners_folder_says_how_it_was_rendered(
+    study: Any, config: MakeConfig, tmp_path: Path
+) -> None:
+    given = {"enable_thinking": False}
+    adapters = Adapters(study, tmp_path, keep=2, drop=lambda *_: None, arguments=given)
+    there = tmp_path / "trials" / "000"
+    study.losses[0] = 1.0
+    (there / "adapter").mkdir(parents=True)
+    (there / "adapter" / "tokenizer_config.json").write_text("{}")
+    (there / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "base"}')
+    (there / "config.json").write_text(json.dumps(asdict(config())))
+    adapters.put_right()
+    how = (adapters.best_dir / "README.md").read_text()
+    assert f'AutoTokenizer.from_pretrained("{adapters.best_dir / "adapter"}")' in how
+    assert "(messages, add_generation_prompt=True, enable_thinking=False)" in how
 
 
 def winner(adapters: Adapters) -> int:

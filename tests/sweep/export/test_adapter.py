@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from sweep.cli.app import app
@@ -92,6 +93,29 @@ def test_a_merged_model_has_the_logged_eval_loss(
     names = {path.name for path in target.iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= names
     assert "adapter_config.json" not in names
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_the_adapters_own_chat_template_goes_along(
+    trained: Callable[..., Path], config: Callable[..., TrialConfig], tmp_path: Path, merge: bool
+) -> None:
+    record = record_of(read_sweep(trained("none", config)))
+    assert record.adapter is not None
+    template = record.adapter / "chat_template.jinja"
+    template.write_text("{{ messages }}")
+    space = record.sweep.folder / "space.yaml"
+    text = space.read_text()
+    space.write_text(text.replace("data: {", "data: {template_arguments: {thinking: false}, "))
+    try:
+        export(record, tmp_path / "out", merge=merge, check=False, say=lambda _: None)
+    finally:
+        template.unlink()
+        space.write_text(text)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert 'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")' in card
+    assert "(messages, add_generation_prompt=True, thinking=False)" in card
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.chat_template == "{{ messages }}"
 
 
 def test_its_receiver_needs_only_transformers_and_peft(record: Record, tmp_path: Path) -> None:

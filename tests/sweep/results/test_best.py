@@ -128,6 +128,25 @@ def test_what_axolotl_cannot_have_is_said(folder: Path) -> None:
     assert "alpha: the trial had 22.6; Axolotl takes whole numbers" in text
 
 
+def test_a_chat_template_goes_into_each_trainers_file_or_is_said(folder: Path) -> None:
+    template = folder / "data" / "tokenizer" / "chat_template.jinja"
+    template.parent.mkdir(parents=True)
+    template.write_text("{{ messages }}")
+    given = "chat_template: mine.jinja, template_arguments: {enable_thinking: false, day: x}"
+    space = folder / "space.yaml"
+    space.write_text(space.read_text().replace("data: {", f"data: {{{given}, "))
+    texts = {trainer: training_yaml(record(folder), trainer) for trainer in TRAINERS}
+    keys = {name: YAML(typ="safe", pure=True).load(text) for name, text in texts.items()}
+    assert keys["trl"]["chat_template_path"] == str(template)
+    assert 'chat_template_kwargs with {"enable_thinking": false, "day": "x"}' in texts["trl"]
+    assert keys["axolotl"]["chat_template"] == "jinja"
+    assert keys["axolotl"]["chat_template_jinja"] == str(template)
+    assert keys["axolotl"]["chat_template_kwargs"] == {"enable_thinking": False, "day": "x"}
+    assert keys["llama-factory"]["enable_thinking"] is False
+    assert f"copy {template} into the base model's folder" in texts["llama-factory"]
+    assert "data.template_arguments: no keys for day" in texts["llama-factory"]
+
+
 def test_a_number_that_pyyaml_would_take_for_a_text_is_written_for_it(folder: Path) -> None:
     yaml = pytest.importorskip("yaml")  # the reader of all three trainers
     for trainer in TRAINERS:

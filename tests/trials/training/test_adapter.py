@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.tiny import transformers_base
 from trials.config import TrialConfig
@@ -79,3 +79,12 @@ def test_on_the_quantised_base_it_was_trained_on_the_logits_are_the_trained_ones
     model = PeftModel.from_pretrained(base.model, folder / "adapter").eval()
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(logits(model), trained[0])
+
+
+def test_the_tokenizer_lies_beside_the_adapter_without_its_bytes(config: MakeConfig) -> None:
+    trial = config(epochs=1, n_evaluations=1)
+    Path(trial.output_dir).mkdir(parents=True)
+    run_trial(trial, transformers_base(trial.model), MicroBatchMemory(), lambda _: None)
+    ours = Path(trial.output_dir) / "adapter" / "tokenizer.json"
+    assert ours.samefile(Path(trial.data_dir) / "tokenizer" / "tokenizer.json")
+    assert len(AutoTokenizer.from_pretrained(ours.parent)) > 4

@@ -13,6 +13,7 @@ from sweep.errors import StudyError
 from sweep.folder import layout
 from sweep.results.reading import StoredSweep
 from sweep.results.trial_record import Record, record_of
+from sweep.study.task import has_its_tokens
 from sweep.text.trials import an
 from trials.config import TrialConfig, TrialResult
 from trials.data.tokens import PARTS, TokenSplit
@@ -128,4 +129,10 @@ def _see_that_rows_are_the_sweeps(data: Path, task: Mapping[str, Any]) -> None:
             f"{data}: must hold the rows of the sweep's trials, but they changed "
             f"({', '.join(changed)}). Put the old data files back and run the sweep's command "
             f"again: it restores them, even with no trials left."
+        )
+    if not has_its_tokens(report, task):
+        raise StudyError(
+            f"{data}: must hold the tokens of the sweep's trials, but this version has made others "
+            f"of its rows. Confirm with the version that ran the sweep (its command restores "
+            f"them), or run the sweep again under a new name."
         )

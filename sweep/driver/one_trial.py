@@ -26,12 +26,13 @@ from sweep.space.hyperparameters import HYPERPARAMETERS, Value, shown
 from sweep.space.space import Space
 from sweep.space.usual_points import filled_in
 from sweep.storage.attributes import COUNTS
-from sweep.study.task import rows_so_far
+from sweep.study.task import EARLIER_TOKENS, SAMPLE_TOKENS, rows_so_far
 from sweep.study.trial_config import resolver
 from sweep.text.trials import COLOURS
 from sweep.workers import devices
 from trials.config import BY_EVAL_LOSS, EvalPoint, Objective, Stop, TrialConfig, TrialResult
-from trials.trial_folder import ADAPTER, DATA_REPORT, write_config
+from trials.data.tokens import sample_tokens
+from trials.trial_folder import ADAPTER, DATA_REPORT, EVAL_SAMPLE, write_config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,13 +176,19 @@ def notes(
 
 
 def same_rows(data_dir: Path, found: Check) -> bool:
-    """Whether the sweep, if there is one, has trained and evaluated on the same rows."""
+    """Whether the sweep, if there is one, has trained and evaluated on the same tokens."""
     path = data_dir / DATA_REPORT
     if not path.exists():
         return True
-    before = json.loads(path.read_text())
-    keys = ("train_fingerprint", "eval_fingerprint", "sample_rows", "generation")
-    return all(before.get(key) == found.report.get(key) for key in keys)
+    before, now = json.loads(path.read_text()), found.report
+    noted = before.get(EARLIER_TOKENS) or before.get(SAMPLE_TOKENS)
+    tokens = noted or sample_tokens(data_dir / EVAL_SAMPLE)
+    generated = [(report.get("generation") or {}).get("rows") for report in (before, now)]
+    return (
+        tokens == now[SAMPLE_TOKENS]
+        and before["train_fingerprint"] == now["train_fingerprint"]
+        and generated[0] == generated[1]
+    )
 
 
 class Verdicts:

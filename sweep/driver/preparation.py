@@ -224,6 +224,10 @@ def _objective_in_words(space: Space, report: dict[str, Any]) -> str:
             f", on completions generated for {found['rows']} of these rows{fewer}, at most "
             f"{found['max_new_tokens']} tokens each"
         )
+        if longer := found.get("longer"):
+            words += f" ({longer} of the true ones are longer: raise objective.max_new_tokens)"
+        if read := found.get("read"):
+            words += f", compared {read}"
     return words
 
 

@@ -15,10 +15,11 @@ from sweep.export.model_card import model_card
 from sweep.export.training_run import data_of
 from sweep.folder import layout
 from sweep.results.trial_record import Record
+from sweep.study.task import has_its_tokens
 from trials.config import Quantization
 from trials.models.sources import local_or_hub
 from trials.parent import module_command
-from trials.trial_folder import ADAPTER, EVAL_SAMPLE
+from trials.trial_folder import ADAPTER, DATA_REPORT, EVAL_SAMPLE
 
 TOLERANCE = 0.01
 """Relative: an exported model's eval loss may be so far from the logged one."""
@@ -72,6 +73,12 @@ def export(
         raise ExportError(
             f"{sample}: the check needs the sweep's eval sample, which is missing. Export where "
             f"the sweep ran, or use --no-check."
+        )
+    if check and _has_other_tokens(record):
+        raise ExportError(
+            f"{sample}: must hold the tokens that the trial was judged by, but this version has "
+            f"made others of the sweep's rows. Use --no-check, or export with the version that ran "
+            f"the sweep."
         )
     if check and trial.eval_loss is None:
         raise ExportError(
@@ -143,6 +150,14 @@ def _measured(record: Record, request: dict[str, Any], *, merge: bool) -> list[M
         Measured(kind, losses[kind], record.trial.eval_loss, counts=kind == kinds[0])
         for kind in kinds
     ]
+
+
+def _has_other_tokens(record: Record) -> bool:
+    report = record.sweep.folder / layout.DATA / DATA_REPORT
+    if not report.exists():
+        return False
+    found = json.loads(report.read_text(encoding="utf-8"))
+    return has_its_tokens(found, record.sweep.task) is False
 
 
 def _ask(request: dict[str, Any]) -> dict[str, Any]:

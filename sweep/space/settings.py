@@ -228,7 +228,7 @@ UNSET: dict[str, str] = {
     "budget.stop_when_flat": "no limit",
     "objective.metric": "eval_loss",
     "objective.direction": "the metric's",
-    "objective.max_new_tokens": "the longest reference completion, at most 256",
+    "objective.max_new_tokens": "the longest reference completion, at most 256 beyond its thoughts",
 }
 """What holds where a key without a default of its own is left out."""
 

@@ -21,6 +21,12 @@ from sweep.study.trial_config import model_config, trial_settings
 from sweep.text.numbers import counted
 from trials.config import Backend, Objective
 
+SAMPLE_TOKENS = "sample_tokens"
+"""A digest of the token ids and labels of the eval sample, with its counts."""
+
+EARLIER_TOKENS = "earlier_sample_tokens"
+"""In a report: those that an older version, which noted none, had left in the folder."""
+
 
 def keep_to_task(
     study: optuna.Study, space: Space, found: Mapping[str, Any], backend: Backend, *, on_gpus: bool
@@ -39,6 +45,7 @@ def keep_to_task(
         "eval": found["eval_fingerprint"],
         "tokenizer": found["tokenizer"],
         "sample_rows": found["sample_rows"],
+        SAMPLE_TOKENS: found.get(SAMPLE_TOKENS),
         "chat": found["chat"],
         "loss_on": space.settings.data.loss_on,
         # As text: what is compared key by key would not miss an argument that is gone.
@@ -56,25 +63,31 @@ def keep_to_task(
         study.set_user_attr(EVALUATE_ROWS, space.settings.evaluate.rows)
         study.set_user_attr(OBJECTIVE_ROWS, space.settings.objective.rows)
         return
-    # Older versions knew of no others.
-    known = {"objective": asdict(Objective()), "template_arguments": "{}", **known}
-    changed = changes(known, task)
+    # Older versions knew of no other objective and no arguments, and noted no tokens.
+    earlier = {"template_arguments": "{}", SAMPLE_TOKENS: found.get(EARLIER_TOKENS)}
+    before = {"objective": asdict(Objective()), **earlier, **known}
+    changed = changes(before, task)
     if not changed:
+        if SAMPLE_TOKENS not in known:
+            study.set_user_attr(TASK, task)
         return
-    backends = known["base_model"].get("backend"), backend
-    mend = f"Use a new name: --name {space.name}-2"
-    if backends[0] != backends[1] and space.settings.backend == "auto":
-        mend += f"; or keep backend: {backends[0]}, where it can run"
     raise StudyError(
         f"{space.name}: the task must stay that of the sweep's trials (changed: "
-        f"{'; '.join(changed)}); else losses are not comparable. {mend}"
+        f"{'; '.join(changed)}); else losses are not comparable. {_mend(space, before, backend)}"
     )
+
+
+def _mend(space: Space, known: Mapping[str, Any], backend: Backend) -> str:
+    backends, mend = (known["base_model"].get("backend"), backend), "Use a new name"
+    if backends[0] != backends[1] and space.settings.backend == "auto":
+        return f"{mend}: --name {space.name}-2; or keep backend: {backends[0]}, where it can run"
+    return f"{mend}: --name {space.name}-2"
 
 
 def _objective(space: Space, found: Mapping[str, Any]) -> dict[str, Any]:
     """What trials are judged by: another metric, or other rows of it, is another task."""
     generation = found.get("generation") or {}
-    decides = ("rows", "max_new_tokens", "metric")
+    decides = ("rows", "max_new_tokens", "metric", "read")
     return {**asdict(space.objective), **{k: v for k, v in generation.items() if k in decides}}
 
 
@@ -133,11 +146,37 @@ def changes(known: Mapping[str, Any], now: Mapping[str, Any], parent: str = "") 
     found: list[str] = []
     for key in now:
         before, after = known.get(key), now[key]
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
+        if key == SAMPLE_TOKENS and before != after:
+            found.append(_tokens_in_words(before, after))
+        elif isinstance(before, Mapping) and isinstance(after, Mapping):
             found += changes(before, after, f"{parent}{key}.")
         elif before != after:
             found.append(f"{parent}{key}: {_brief(before)} → {_brief(after)}")
     return found
+
+
+def has_its_tokens(found: Mapping[str, Any], task: Mapping[str, Any]) -> bool | None:
+    """Whether a prepared folder, whose report is given, has the tokens of the study's trials.
+
+    None: an older version ran them, and nothing tells.
+    """
+    known, now = task.get(SAMPLE_TOKENS, found.get(EARLIER_TOKENS)), found.get(SAMPLE_TOKENS)
+    return None if known is None and now is not None else bool(known == now)
+
+
+def _tokens_in_words(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> str:
+    if before is None or after is None:
+        return (
+            "tokens of the eval sample: an older version noted none, so whether they are the same "
+            "cannot be known"
+        )
+    differing = [
+        f"{words} of the eval sample: {before[key]:,} → {after[key]:,}"
+        for key, words in (("tokens", "tokens"), ("learnt", "learnt tokens"))
+        if before[key] != after[key]
+    ]
+    as_many = f"tokens of the eval sample: others, though as many ({after['tokens']:,})"
+    return "; ".join(differing) or as_many
 
 
 def _brief(value: object) -> str:

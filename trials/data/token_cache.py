@@ -24,7 +24,7 @@ from trials.whole_file import link_or_copy
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 1
+FORMAT = 2
 """Of an entry, and of the way in which rows become tokens: raise it when either changes."""
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -190,3 +192,14 @@ def write_sample(rows: TokenRows, path: Path) -> None:
     with path.open("w") as file:
         for index in range(len(rows)):
             file.write(json.dumps({k: v.tolist() for k, v in rows[index].items()}) + "\n")
+
+
+def sample_tokens(path: Path) -> dict[str, Any]:
+    """Return what tells one sample that `write_sample` wrote from another, and its counts."""
+    digest, n_tokens, n_learnt = hashlib.sha256(), 0, 0
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        digest.update(json.dumps([row["input_ids"], row["labels"]]).encode())
+        n_tokens += len(row["input_ids"])
+        n_learnt += sum(label != IGNORED for label in row["labels"][1:])
+    return {"digest": digest.hexdigest(), "tokens": n_tokens, "learnt": n_learnt}

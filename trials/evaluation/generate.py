@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from trials.config import ModelConfig
 from trials.data.batches import micro_batches
 from trials.distributed.group import Group
+from trials.evaluation.answers import Reader
 from trials.models.frozen_base import FrozenBase
 from trials.models.sources import load_tokenizer
 from trials.whole_file import write_whole
@@ -31,12 +32,18 @@ class Prompts:
     prompts: list[list[int]]
     """Token ids, as the model reads them before the completion."""
     references: list[str]
-    """The true completions."""
+    """The answers of the true completions (`trials.evaluation.answers`)."""
     rows: list[dict[str, Any]]
-    """The rows themselves: `prompt` and `completion`, or `messages`."""
+    """The rows themselves, whole: `prompt` and `completion`, or `messages`."""
     stop_ids: list[int]
     """Tokens that end a completion."""
     max_new_tokens: int
+    # Older sweeps have none of these.
+    end: str = ""
+    """A text that ends a completion, where no token does."""
+    is_chat: bool = False
+    keep_open: list[int] = field(default_factory=list)
+    """Rows whose true answer begins with a thought's mark that nothing closes."""
 
     def save(self, folder: Path) -> None:
         write_whole(folder / FILE_NAME, json.dumps(asdict(self), ensure_ascii=False))
@@ -55,7 +62,7 @@ def predictions(
     eval_batch_size: int,
     group: Group,
 ) -> list[str]:
-    """Return what the model writes for each prompt: greedily, as text without special tokens.
+    """Return what the model answers to each prompt: greedily, without thoughts and marks.
 
     Args:
         model: The base with the adapter, which is put in evaluation mode meanwhile.
@@ -79,10 +86,10 @@ def predictions(
     finally:
         model.train(was_training)
     tokens = {index: ids for share in group.gather(mine) for index, ids in share.items()}
-    tokenizer = _tokenizer(config)
+    reader = Reader(_tokenizer(config), asked.is_chat, asked.end)
     return [
-        str(tokenizer.decode(tokens[index], skip_special_tokens=True))
-        for index in range(len(asked.prompts))
+        reader.read(prompt, tokens[index], keeps_open=index in asked.keep_open).answer
+        for index, prompt in enumerate(asked.prompts)
     ]
 
 

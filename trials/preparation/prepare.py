@@ -100,8 +100,10 @@ def prepare(request: Request) -> dict[str, Any]:
     fingerprints = {name: fingerprint(rows) for name, rows in splits.items()}
     folder = Path(request.output_dir)
     done = folder / DATA_REPORT
+    earlier = None
     if done.exists():
         report: dict[str, Any] = json.loads(done.read_text())
+        earlier = _earlier_tokens(folder, report)
         is_sample = request.n_sample_rows in (None, report["sample_rows"])
         if request.generation is not None:
             n_rows = report.get("generation", {}).get("rows")
@@ -121,8 +123,20 @@ def prepare(request: Request) -> dict[str, Any]:
         memory = reachable(request.model, lambda: _memory(request, longest))
         # The content only now: a model of the hub has been fetched, so its commit is known.
         report |= {"content": _content(request, fingerprints), "memory": memory}
+        if earlier is not None:
+            report["earlier_sample_tokens"] = earlier
         (unfinished / DATA_REPORT).write_text(json.dumps(report, indent=1))
     return report
+
+
+def _earlier_tokens(folder: Path, report: dict[str, Any]) -> dict[str, Any] | None:
+    """The eval sample of a version before format 4, which noted no digest of it: the sweep's study
+    may go on only if its tokens are still the same. Handed on from folder to folder."""
+    sample = folder / EVAL_SAMPLE
+    if "sample_tokens" in report or not sample.exists():
+        found: dict[str, Any] | None = report.get("earlier_sample_tokens")
+        return found
+    return data.sample_tokens(sample)
 
 
 def _read(request: Request) -> Splits:
@@ -231,6 +245,7 @@ def _write(
         "tokenizer_bytes": sum(file.stat().st_size for file in (folder / TOKENIZER).rglob("*")),
         "date": day,
         "sample_rows": n_sample,
+        "sample_tokens": data.sample_tokens(folder / EVAL_SAMPLE),
         "evaluation_share": _evaluation_share(request, counts[shortest], read),
         **({"generation": generation} if generation else {}),
         "example": [[segment.text, segment.supervised] for segment in example],

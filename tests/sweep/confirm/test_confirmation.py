@@ -208,3 +208,11 @@ def test_rows_that_are_not_the_sweeps_are_refused(folder: Path) -> None:
     (folder / "data" / "report.json").write_text(json.dumps(report))
     with pytest.raises(StudyError, match="but they changed .train, eval.. Put the old"):
         make_data(read_sweep(folder), max_length=8)
+
+
+def test_tokens_that_an_older_versions_trials_did_not_learn_are_refused(folder: Path) -> None:
+    (folder / "data").mkdir()
+    report = {"sample_tokens": {"digest": "new"}, "earlier_sample_tokens": {"digest": "old"}}
+    (folder / "data" / "report.json").write_text(json.dumps(report))
+    with pytest.raises(StudyError, match="must hold the tokens of the sweep's trials, but this ve"):
+        make_data(read_sweep(folder), max_length=8)

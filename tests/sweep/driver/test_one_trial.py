@@ -21,6 +21,7 @@ from sweep.driver.one_trial import (
     line,
     new_folder,
     notes,
+    same_rows,
 )
 from sweep.driver.preparation import Check
 from sweep.driver.trial_params import named_params, recorded_config, recorded_params, unlike
@@ -28,6 +29,7 @@ from sweep.errors import SpaceError
 from sweep.space.loading import load_space
 from sweep.space.space import Space
 from trials.config import EvalPoint, TrialConfig
+from trials.data.tokens import sample_tokens
 
 SPACE = """\
 base_model: smollm2-135m
@@ -206,3 +208,16 @@ def test_a_line_leaves_out_what_is_not_known() -> None:
         "100%  step 4  epoch 2.00  train 1.0000  eval 1.5000  lr 1.00e-03  grad norm 0.5  "
         "1,234 tokens/s"
     )
+
+
+@pytest.mark.parametrize("notes_tokens", [True, False])  # an older version did not
+def test_rows_that_are_read_otherwise_are_other_rows(tmp_path: Path, notes_tokens: bool) -> None:
+    sample = tmp_path / "eval_sample.jsonl"
+    sample.write_text('{"input_ids": [1, 2], "labels": [-100, 2]}\n')
+    now = {"train_fingerprint": "a", "sample_tokens": sample_tokens(sample)}
+    before = dict(now) if notes_tokens else {"train_fingerprint": "a"}
+    (tmp_path / "report.json").write_text(json.dumps(before))
+    assert same_rows(tmp_path, Check(tmp_path, now, on_gpus=False))
+    sample.write_text('{"input_ids": [1, 2], "labels": [1, 2]}\n')
+    now["sample_tokens"] = sample_tokens(sample)
+    assert same_rows(tmp_path, Check(tmp_path, now, on_gpus=False)) is not notes_tokens

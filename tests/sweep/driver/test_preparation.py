@@ -52,3 +52,20 @@ def test_the_text_of_the_template_its_arguments_and_the_studys_date_are_handed_o
     asked = request(load_space(file), tmp_path / "data", on_gpus=False, so_far=so_far)
     given = (asked["chat_template"], asked["template_arguments"], asked["date"])
     assert given == ("{{ messages }}", {"thinking": False}, "2026-01-02")
+
+
+def test_a_check_says_what_is_compared_and_how_many_completions_do_not_fit(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}")
+    file = tmp_path / "space.yaml"
+    file.write_text(
+        "base_model: none\ndata: {train: rows.jsonl, eval: 0.1}\nsearch: {rank: [8]}\n"
+        "objective: {metric: exact_match}\n"
+    )
+    found = {"rows": 64, "max_new_tokens": 32, "longer": 5, "read": "without thoughts"}
+    said = io.StringIO()
+    check = Check(tmp_path / "data", {**REPORT, "generation": found}, on_gpus=False)
+    Console(file=said, width=300).print(check_table(load_space(file), check))
+    assert (
+        "at most 32 tokens each (5 of the true ones are longer: raise objective.max_new_tokens), "
+        "compared without thoughts"
+    ) in said.getvalue()

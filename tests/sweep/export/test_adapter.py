@@ -192,3 +192,17 @@ def test_the_check_needs_the_sweeps_eval_rows(record: Record, tmp_path: Path) ->
     elsewhere = replace(record, sweep=replace(record.sweep, folder=tmp_path / "fetched"))
     with pytest.raises(ExportError, match=r"eval_sample.jsonl: .* or use --no-check"):
         export(elsewhere, tmp_path / "x", merge=False, check=True, say=lambda _: None)
+
+
+def test_tokens_that_the_trial_was_not_judged_by_are_no_check(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = json.loads((record.sweep.folder / "data" / "report.json").read_text())
+    data = tmp_path / "data"
+    data.mkdir()
+    earlier = {"earlier_sample_tokens": {"digest": "of an older version"}}
+    (data / "report.json").write_text(json.dumps({**found, **earlier}))
+    (data / "eval_sample.jsonl").write_text("")
+    monkeypatch.setattr("sweep.export.adapter.layout.DATA", str(data))
+    with pytest.raises(ExportError, match="must hold the tokens that the trial was judged by, but"):
+        export(record, tmp_path / "mine", merge=False, check=True, say=print)

@@ -33,7 +33,7 @@ MakeConfig = Callable[..., TrialConfig]
 
 METRICS = """\
 def facts(predictions, references, rows):
-    assert all(row["completion"] == reference for row, reference in zip(rows, references))
+    assert all(row["completion"].strip() == true for row, true in zip(rows, references))
     found = [
         word in prediction.split()
         for prediction, row in zip(predictions, rows)
@@ -217,7 +217,7 @@ def test_what_is_asked_is_in_the_prepared_folder(data: Path) -> None:
     assert len(asked.prompts) == report["generation"]["rows"] == 40
     for prompt, reference, row in zip(asked.prompts, asked.references, asked.rows, strict=True):
         assert tokenizer.decode(prompt) == row["prompt"]
-        assert row["completion"] == reference
+        assert row["completion"].strip() == reference  # the tokenizer knows no leading space
     assert asked.stop_ids == [tokenizer.eos_token_id]
     assert asked.max_new_tokens == 13  # 12 words and the end
     assert (data / "my_metrics.py").read_text() == METRICS
@@ -234,7 +234,7 @@ def test_few_training_rows_afford_few_prompts(tiny_base: Path, tmp_path: Path) -
 
 
 def test_plain_text_has_nothing_to_generate_for(tiny_base: Path, tmp_path: Path) -> None:
-    from trials.data.formats import Example
+    from trials.data.conversation import Example
     from trials.preparation.prompts import prompted
 
     text = Example(messages=None, prompt=None, completion=None, text="oslo", place="rows line 1")

@@ -208,6 +208,34 @@ def test_a_sample_that_earlier_trials_had_stays(asked: Request) -> None:
     assert prepare(replace(before, n_sample_rows=by_itself))["sample_rows"] == by_itself
 
 
+def as_an_older_version_left_it(folder: Path) -> None:
+    """A prepared folder of format 3: no digest of the sample, and other content."""
+    path = folder / "report.json"
+    report = json.loads(path.read_text())
+    del report["sample_tokens"]
+    path.write_text(json.dumps({**report, "content": "of an older version"}))
+
+
+def test_the_tokens_of_an_older_versions_sample_are_handed_on(asked: Request) -> None:
+    folder = Path(asked.output_dir)
+    first = prepare(asked)
+    assert first["sample_tokens"]["tokens"] == 52
+    assert first["sample_tokens"]["learnt"] == 41
+    assert "earlier_sample_tokens" not in first
+    as_an_older_version_left_it(folder)
+    for changes in ({}, {"seed": 1}, {"loss_on": "all"}):
+        report = prepare(replace(asked, **changes))
+        assert report["earlier_sample_tokens"] == first["sample_tokens"]
+    assert report["sample_tokens"] != first["sample_tokens"]
+
+
+def test_an_older_versions_sample_that_is_gone_tells_nothing(asked: Request) -> None:
+    prepare(asked)
+    as_an_older_version_left_it(Path(asked.output_dir))
+    (Path(asked.output_dir) / "eval_sample.jsonl").unlink()
+    assert "earlier_sample_tokens" not in prepare(asked)
+
+
 def test_equal_content_is_prepared_once(
     asked: Request, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,12 +20,15 @@ def check(
         str | None,
         typer.Option(help="MLflow server to look for start_from in.", show_default=False),
     ] = None,
+    rows: Annotated[
+        int, typer.Option(min=0, help="Show this many training rows token by token.")
+    ] = 0,
     sets: Sets = None,
 ) -> None:
     """Check a space, its data and its model; train nothing.
 
     Shows what would run.
-    Example: sweep check my.yaml --set search.rank=[8,16]
+    Example: sweep check my.yaml --rows 3
     """
     import tempfile
 
@@ -42,7 +45,11 @@ def check(
     on_gpus = wants_gpus(workers=workers)
     with tempfile.TemporaryDirectory() as scratch:
         found = preparation.prepare_data(
-            checked, Path(scratch) / layout.DATA, on_gpus=on_gpus, say=terminal.print
+            checked,
+            Path(scratch) / layout.DATA,
+            on_gpus=on_gpus,
+            say=terminal.print,
+            show_rows=rows,
         )
     terminal.print(preparation.check_table(checked, found))
 

@@ -97,14 +97,19 @@ def prepare_data(
     on_gpus: bool,
     say: Callable[[str], None],
     so_far: RowsSoFar = NO_ROWS_YET,
+    show_rows: int = 0,
 ) -> Check:
     """Read and tokenise the data, size up the model, in a process of its own.
+
+    Args:
+        show_rows: Train rows that are told token by token.
 
     Raises:
         SpaceError: With every problem of the data, or the model's; or Unsloth is not installed.
     """
     data_dir.parent.mkdir(parents=True, exist_ok=True)
-    answer = _answer(request(space, data_dir, on_gpus=on_gpus, so_far=so_far), say)
+    asked = request(space, data_dir, on_gpus=on_gpus, so_far=so_far)
+    answer = _answer({**asked, "show_rows": show_rows}, say)
     if "problems" in answer:
         raise SpaceError(answer["problems"])
     return Check(data_dir, answer["report"], on_gpus)
@@ -152,13 +157,27 @@ def check_table(space: Space, check: Check) -> RenderableType:
     backend = choose_backend(space, on_gpus=check.on_gpus)
     notes = [*check.report.get("notes", []), *backend_notes(space, backend)]
     yellow = [Text(note, style="yellow") for note in notes]
-    example = Text("", overflow="fold")
-    for text, supervised in check.report["example"]:
-        # The brackets tell it where there are no colours: in a pipe, in a log.
-        marked = f"⟦{text}⟧" if supervised else text
-        example.append(marked, style="bold green reverse" if supervised else "dim")
-    heading = Text("\nFirst training row, its supervised part ⟦marked⟧:")
-    return Group(table, *yellow, heading, example)
+    shown = [part for example in check.report["examples"] for part in _example(example)]
+    rows = [part for row in check.report.get("rows", ()) for part in _token_row(row)]
+    return Group(table, *yellow, *shown, *rows)
+
+
+def _example(example: dict[str, Any]) -> Iterator[RenderableType]:
+    """A row as the model reads it. Brackets tell what is learnt where there are no colours."""
+    yield Text(f"\n{example['place']}, its supervised part ⟦marked⟧:")
+    text = Text("", overflow="fold")
+    for segment, supervised in example["segments"]:
+        marked = f"⟦{segment}⟧" if supervised else segment
+        text.append(marked, style="bold green reverse" if supervised else "dim")
+    yield text
+
+
+def _token_row(row: dict[str, Any]) -> Iterator[RenderableType]:
+    yield Text(f"\n{row['place']}, token by token:")
+    table = Table("token", "id", "learnt", box=None, padding=(0, 2, 0, 0))
+    for text, token, is_learnt in row["tokens"]:
+        table.add_row(Text(repr(text)[1:-1]), str(token), "yes" if is_learnt else "")
+    yield table
 
 
 Row = tuple[str, str]

@@ -249,7 +249,7 @@ REPORT = {
         ("weights_gib", "adapter_gib", "activations_gib", "base_parameters", "adapter_parameters"),
         1.0,
     ),
-    "example": [["a", True]],
+    "examples": [{"place": "train.jsonl line 1", "segments": [["a", True]]}],
 }
 
 

@@ -1,17 +1,19 @@
-"""Examples → tokens: rendered with or without a chat template, what carries loss marked."""
+"""Examples → tokens: rendered with or without a chat template, what is learnt marked."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jinja2.exceptions import TemplateError
 
-from trials.config import DataError
-from trials.data.examples import Example
+from trials.data.chat import ChatTemplate, RowRefused
+from trials.data.conversation import Example
+from trials.data.encoding import Encoder
+from trials.data.left_out import pieces
+from trials.data.spans import Rendered, Span, rendered
 from trials.data.tokens import TokenSplit
 
 if TYPE_CHECKING:
@@ -22,146 +24,195 @@ LossOn = Literal["completion", "all"]
 CHUNK_ROWS = 1000
 """Rows tokenised at once: the tokens of no more rows than these are Python's own integers."""
 
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A stretch of a rendered row."""
-
-    text: str
-    supervised: bool
-    """Whether its tokens carry loss."""
+_PLACES = 5
+"""Rows that are named of each kind of problem."""
 
 
-def render(
-    example: Example, tokenizer: PreTrainedTokenizerBase, *, chat: bool, loss_on: LossOn
-) -> list[Segment]:
-    """Return the row as the model reads it, in stretches with and without loss.
+@dataclass(slots=True)
+class RowCounts:
+    """What was seen while rows were rendered and tokenised: JSON, kept beside the tokens."""
 
-    With `chat`, a prompt and its completion become one user and one assistant turn of the
-    tokenizer's chat template. Otherwise they stand one after the other, closed by the
-    tokenizer's end of sequence. Every assistant turn of a conversation is supervised.
+    turns: int = 0
+    """Learnt, of the assistant."""
+    rewritten: int = 0
+    """Of these: the template renders what is before them otherwise when they are generated."""
+    closed: int = 0
+    """Rows whose end the template does not write."""
+    split: int = 0
+    """Rows with a token across the border of a prompt and its answer, tokenised in two there."""
+    parts: dict[str, list[int]] = field(default_factory=dict)
+    """Kind → [parts of rows, those that the template leaves out, their characters]."""
+    refused: dict[str, list[Any]] = field(default_factory=dict)
+    """Reason → [rows, the first places]."""
+    refused_rows: list[int] = field(default_factory=list)
+    """Their indices."""
 
-    Raises:
-        DataError: The chat template cannot be split at the assistant's turns.
+    def refuse(self, reason: str, index: int, place: str) -> None:
+        rows = self.refused.setdefault(reason, [0])
+        rows[0] += 1
+        rows += [place] if rows[0] <= _PLACES else []
+        self.refused_rows.append(index)
+
+    def count(self, example: Example, found: Rendered) -> None:
+        self.turns += len(found.spans)
+        self.rewritten += found.rewritten
+        self.closed += found.closed
+        for kind, size, is_there in pieces(example, found.text):
+            counts = self.parts.setdefault(kind, [0, 0, 0])
+            counts[0] += 1
+            if not is_there:
+                counts[1] += 1
+                counts[2] += size
+
+    def plus(self, other: RowCounts) -> RowCounts:
+        """Return the counts of two splits together; indices of rows are of no use then."""
+        parts = {
+            kind: [
+                a + b
+                for a, b in zip(
+                    self.parts.get(kind, [0, 0, 0]), other.parts.get(kind, [0, 0, 0]), strict=True
+                )
+            ]
+            for kind in {**self.parts, **other.parts}
+        }
+        refused = {**self.refused}
+        for reason, (n, *places) in other.refused.items():
+            before, *first = refused.get(reason, [0])
+            refused[reason] = [before + n, *(first + places)[:_PLACES]]
+        return RowCounts(
+            self.turns + other.turns,
+            self.rewritten + other.rewritten,
+            self.closed + other.closed,
+            self.split + other.split,
+            parts,
+            refused,
+        )
+
+
+class Renderer:
+    """Turns examples into tokens, the same for all trials of a study.
+
+    With `chat`, a prompt and its completion become a user and an assistant turn of the tokenizer's
+    chat template; otherwise they stand one after the other, closed by the tokenizer's end of
+    sequence. A conversation is always rendered by the template. Of each turn of the assistant that
+    is learnt, the tokens carry loss from where it departs from its prompt to the end of the turn.
+
+    Args:
+        chat: Whether prompts and completions become turns.
+        arguments: What the chat template is given beside the conversation.
+        day: The date that the template may write, such as `2026-11-29`.
     """
-    if example.text is not None:
-        return [Segment(example.text + _end_of_sequence(tokenizer), True)]
-    if example.messages is not None:
-        messages = [{"role": m.role, "content": m.content} for m in example.messages]
-        segments = _chat_segments(messages, tokenizer, example.place)
-    elif chat:
-        messages = [
-            {"role": "user", "content": str(example.prompt)},
-            {"role": "assistant", "content": str(example.completion)},
-        ]
-        segments = _chat_segments(messages, tokenizer, example.place)
-    else:
-        completion = f"{example.completion}{_end_of_sequence(tokenizer)}"
-        segments = [Segment(str(example.prompt), False), Segment(completion, True)]
-    if loss_on == "all":
-        return [Segment(segment.text, True) for segment in segments]
-    return segments
 
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        chat: bool,
+        loss_on: LossOn,
+        arguments: Mapping[str, Any] | None = None,
+        day: str | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template = ChatTemplate(tokenizer, arguments, day)
+        self._chat, self._loss_on = chat, loss_on
+        self._encoder = Encoder(tokenizer)
+        self._bos, self._eos = str(tokenizer.bos_token or ""), str(tokenizer.eos_token or "")
 
-def _end_of_sequence(tokenizer: PreTrainedTokenizerBase) -> str:
-    return str(tokenizer.eos_token or "")
+    def render(self, example: Example) -> Rendered:
+        """Return the row as the model reads it, and the turns that are learnt.
 
+        Raises:
+            RowRefused: The chat template rejects the conversation, or its turns cannot be told.
+        """
+        if self.is_chat(example):
+            return rendered(example, self.template)
+        if example.text is not None:
+            text = self._closed(example.text)
+            return Rendered(text, [Span(0, len(text))])
+        prompt, text = (
+            str(example.prompt),
+            f"{example.prompt}{self._closed(str(example.completion))}",
+        )
+        return Rendered(text, [Span(len(prompt), len(text))])
 
-def _chat_segments(
-    messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, place: str
-) -> list[Segment]:
-    """Split the rendered conversation before and after each assistant turn."""
+    def is_chat(self, example: Example) -> bool:
+        """Whether the chat template renders the row: a conversation always, a text never."""
+        return example.messages is not None or (self._chat and example.text is None)
 
-    def rendered(n_messages: int, *, prompt: bool) -> str:
+    def _closed(self, text: str) -> str:
+        """End a text as the model ends it; one that comes with its end gets no second."""
+        return text if self._eos and text.endswith(self._eos) else text + self._eos
+
+    def prompt(self, example: Example) -> list[int] | None:
+        """Return the tokens that the last learnt turn is generated from, as inference has them.
+
+        None: the template renders no such prompt.
+        """
+        if not self.is_chat(example):
+            opening = [] if self._opens(str(example.prompt)) else self._encoder.opening
+            return opening + self._encoder.ids(str(example.prompt))
+        messages = example.conversation()
+        last = max(n for n, m in enumerate(messages) if m.role == "assistant" and m.learnt)
+        turns = [self.template.turn(message) for message in messages[:last]]
         try:
-            return str(
-                tokenizer.apply_chat_template(
-                    messages[:n_messages], tokenize=False, add_generation_prompt=prompt
-                )
+            prompt = self.template.render(turns, example.tool_list(), prompt=True)
+        except RowRefused:
+            return None
+        return self._encoder.ids(prompt)
+
+    def _opens(self, text: str) -> bool:
+        """Whether a text comes with its beginning of sequence, so that it gets no second."""
+        return bool(self._bos) and text.startswith(self._bos)
+
+    def tokenized(
+        self, examples: Sequence[Example], loss_on: LossOn | None = None
+    ) -> tuple[TokenSplit, RowCounts]:
+        """Return all rows as tokens, but for those that are refused, and what was seen of them.
+
+        Args:
+            loss_on: None: as the study has it.
+        """
+        counts = RowCounts()
+        is_all = (loss_on or self._loss_on) == "all"
+        chunks = [
+            self._chunk(
+                range(first, min(first + CHUNK_ROWS, len(examples))), examples, counts, is_all
             )
-        except TemplateError as error:  # such as Gemma's: roles must alternate
-            raise DataError(
-                f"{place}: this tokenizer's chat template rejects the conversation: {error}. Fix "
-                f"or remove that row."
-            ) from None
+            for first in range(0, len(examples), CHUNK_ROWS)
+        ]
+        return TokenSplit.joined(chunks), counts
 
-    whole = rendered(len(messages), prompt=False)
-    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    segments: list[Segment] = []
-    done = ""
-    for turn in turns:
-        before = rendered(turn, prompt=True)
-        after = whole if turn + 1 == len(messages) else rendered(turn + 1, prompt=False)
-        if not (before.startswith(done) and after.startswith(before) and whole.startswith(after)):
-            # Some templates rewrite earlier turns (they drop old reasoning, say). The last turn
-            # alone is then the one whose context is what the model will see.
-            before = rendered(turns[-1], prompt=True)
-            if not whole.startswith(before):
-                raise DataError(
-                    f"{place}: this tokenizer's chat template does not start a conversation with "
-                    f"its own prompt, so the supervised part is unknown. Give rows with prompt "
-                    f"and completion, and set data.chat to false."
-                )
-            return [Segment(before, False), *_closed(whole[len(before) :])]
-        segments += [Segment(before[len(done) :], False), *_closed(after[len(before) :])]
-        done = after
-    return segments
-
-
-def _closed(turn: str) -> list[Segment]:
-    """Split off the line break behind an end-of-turn token: nobody samples it."""
-    body = turn.rstrip("\n")
-    return [Segment(body, True)] + ([Segment(turn[len(body) :], False)] if body != turn else [])
-
-
-def tokenized(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, chat: bool, loss_on: LossOn
-) -> TokenSplit:
-    """Return all rows, rendered as `render` does, as tokens.
-
-    Each stretch is tokenised on its own, so that the border of the loss is exact. Outside a chat
-    template the tokenizer's own beginning of sequence, if any, opens the row.
-    """
-    chunks = []
-    for first in range(0, len(examples), CHUNK_ROWS):
-        chunk = examples[first : first + CHUNK_ROWS]
-        rows = [render(e, tokenizer, chat=chat, loss_on=loss_on) for e in chunk]
-        opened = [not _is_chat(e, chat) for e in chunk]
-        chunks.append(_tokenized(rows, opened, tokenizer))
-    return TokenSplit.joined(chunks)
-
-
-def _tokenized(
-    rows: Sequence[Sequence[Segment]], opened: Sequence[bool], tokenizer: PreTrainedTokenizerBase
-) -> TokenSplit:
-    # A text that comes again (a system turn, a prompt with several completions) costs nothing.
-    texts = list(dict.fromkeys(segment.text for row in rows for segment in row))
-    tokens = tokenizer(
-        texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
-    ).input_ids
-    tokens_of: dict[str, list[int]] = dict(zip(texts, tokens, strict=True))
-    opening = _opening(tokenizer)
-    stretches: list[list[int]] = []
-    supervised: list[bool] = []
-    firsts: list[int] = []  # of each row, among the stretches
-    for segments, is_opened in zip(rows, opened, strict=True):
-        firsts.append(len(stretches))
-        stretches += [opening if is_opened else [], *(tokens_of[s.text] for s in segments)]
-        supervised += [False, *(s.supervised for s in segments)]
-    lengths = np.fromiter(map(len, stretches), np.int64, len(stretches))
-    return TokenSplit.of(
-        ids=np.fromiter(chain.from_iterable(stretches), np.int32, lengths.sum()),
-        supervised=np.repeat(np.array(supervised), lengths),
-        lengths=np.add.reduceat(lengths, firsts),
-    )
-
-
-def _opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The beginning of sequence, if the tokenizer puts one before a text by itself."""
-    tokens: list[int] = tokenizer("").input_ids[:1]
-    return tokens if tokens == [tokenizer.bos_token_id] else []
-
-
-def _is_chat(example: Example, chat: bool) -> bool:
-    """Whether the chat template renders the row: a conversation always, a text never."""
-    return example.messages is not None or (chat and example.text is None)
+    def _chunk(
+        self, rows: range, examples: Sequence[Example], counts: RowCounts, is_all: bool
+    ) -> TokenSplit:
+        found: list[Rendered] = []
+        opened: list[bool] = []
+        for index in rows:
+            example = examples[index]
+            try:
+                one = self.render(example)
+            except RowRefused as error:
+                counts.refuse(str(error), index, example.place)
+                continue
+            is_chat = self.is_chat(example)
+            if is_chat:
+                counts.count(example, one)
+            found.append(one)
+            opened.append(not is_chat and not self._opens(one.text))
+        ids, supervised = [], []
+        for is_opened, row in zip(opened, self._encoder.rows(found), strict=True):
+            opening = self._encoder.opening if is_opened else []
+            mask = np.zeros(len(opening) + len(row.ids), np.bool_)
+            if is_all:
+                mask[len(opening) :] = True
+            for start, stop in row.spans:
+                mask[len(opening) + start : len(opening) + stop] = True
+            ids.append(opening + row.ids)
+            supervised.append(mask)
+            counts.split += row.is_split
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        return TokenSplit.of(
+            ids=np.fromiter(chain.from_iterable(ids), np.int32, lengths.sum()),
+            supervised=np.concatenate(supervised) if supervised else np.zeros(0, np.bool_),
+            lengths=lengths,
+        )

@@ -1,7 +1,8 @@
 """Tokenised splits in the user's cache: made once on a node, for every sweep that reads them.
 
-`<cache>/sweep/tokens/<key>/` holds the arrays of a `TokenSplit` and `sha256.json`. The key tells
-the content, so an entry is never out of date; the folder may be deleted at any time.
+`<cache>/sweep/tokens/<key>/` holds the arrays of a `TokenSplit`, what was seen of its rows and
+`sha256.json`. The key tells the content, so an entry is never out of date; the folder may be
+deleted at any time.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from platformdirs import user_cache_path
 
-from trials.data.rendering import LossOn, Segment
+from trials.data.rendering import LossOn, RowCounts
 from trials.data.tokens import PARTS, TokenSplit
 from trials.whole_file import link_or_copy
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 """Of an entry, and of the way in which rows become tokens: raise it when either changes."""
+_COUNTS = "counts.json"
 
 
 def cache_dir() -> Path:
@@ -44,28 +47,21 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return _sha256([backend.to_str(), tokenizer.chat_template, special_tokens])
 
 
-def key(
-    *,
-    rows: str,
-    first: Sequence[Segment],
-    tokenizer: str,
-    chat: bool,
-    loss_on: LossOn,
-    given: str = "",
-) -> str:
+def key(*, rows: str, tokenizer: str, chat: bool, loss_on: LossOn, given: str = "") -> str:
     """Return the name of the entry of a split.
 
     Args:
         rows: Their fingerprint.
-        first: The first row, rendered: a chat template may write the date of today.
         tokenizer: Its digest.
         given: What the chat template is given beside the turns (`chat_templates.given`).
     """
-    texts = [segment.text for segment in first]
-    return _sha256([FORMAT, rows, texts, tokenizer, chat, loss_on, given])
+    return _sha256([FORMAT, rows, tokenizer, chat, loss_on, given])
 
 
-def place(path: Path, key: str | None, make: Callable[[], TokenSplit]) -> TokenSplit:
+Made = tuple[TokenSplit, RowCounts]
+
+
+def place(path: Path, key: str | None, make: Callable[[], Made]) -> Made:
     """Put the split of `key` at `path`, as `TokenSplit.save` would, and return it mapped.
 
     Its files are hard links to those of the entry, or copies on another file system, so they
@@ -85,12 +81,14 @@ def place(path: Path, key: str | None, make: Callable[[], TokenSplit]) -> TokenS
                     made = make()
                     _write(made, entry)
                 _link(entry, path)
-            return TokenSplit.load(path)
+                counts = RowCounts(**json.loads((entry / _COUNTS).read_text()))
+            return TokenSplit.load(path), counts
     except OSError as error:
         reason = error.strerror or str(error)
         print(f"continuing without the token cache, {cache_dir()}: {reason}", flush=True)
-    (made or make()).save(path)
-    return TokenSplit.load(path)
+    split, counts = made or make()
+    split.save(path)
+    return TokenSplit.load(path), counts
 
 
 def unused() -> list[Path]:
@@ -132,13 +130,14 @@ def _is_whole(entry: Path) -> bool:
         return False
 
 
-def _write(split: TokenSplit, entry: Path) -> None:
+def _write(made: Made, entry: Path) -> None:
     unfinished = entry.with_suffix(".tmp")  # ours alone: the entry is locked
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.rmtree(entry, ignore_errors=True)
     try:
         unfinished.mkdir()
-        split.save(unfinished / "rows")
+        made[0].save(unfinished / "rows")
+        (unfinished / _COUNTS).write_text(json.dumps(asdict(made[1])))
         (unfinished / "sha256.json").write_text(json.dumps(_digests(unfinished)))
         unfinished.rename(entry)
     finally:
@@ -154,9 +153,9 @@ def _link(entry: Path, path: Path) -> None:
 
 def _digests(entry: Path) -> dict[str, str]:
     digests = {}
-    for part in PARTS:
-        with (entry / f"rows.{part}.npy").open("rb") as file:
-            digests[part] = hashlib.file_digest(file, "sha256").hexdigest()
+    for name in (*(f"rows.{part}.npy" for part in PARTS), _COUNTS):
+        with (entry / name).open("rb") as file:
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
 
 

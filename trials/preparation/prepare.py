@@ -18,16 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trials.config import DataError, ModelConfig, UserError
-from trials.data import chat_templates, rendering, token_cache
+from trials.data import chat_templates, token_cache
 from trials.data import tokens as data
 from trials.data.examples import Example, fingerprint, read_examples, shared_rows, split
-from trials.data.rendering import LossOn
+from trials.data.rendering import LossOn, Renderer
 from trials.data.tokens import LEAST_SAMPLE_ROWS, SplitCounts, TokenSplit
 from trials.faults import fault_of
 from trials.models.sources import load_tokenizer
 from trials.parent import end_with_parent
 from trials.preparation.model_checks import check_weights, model_digest, reachable
 from trials.preparation.prompts import Ask, allowed_tokens, write_prompts
+from trials.preparation.rendered import examples, rendering_notes, token_rows, usable
 from trials.preparation.template import give_template, is_chat, marks_in_words, see_used
 from trials.trial_folder import DATA_REPORT, EVAL_SAMPLE, TOKENIZER
 from trials.whole_file import new_folder
@@ -80,6 +81,8 @@ class Request:
     """A text in place of the tokenizer's own."""
     template_arguments: dict[str, Any] = field(default_factory=dict)
     """What the chat template is given beside the turns."""
+    show_rows: int = 0
+    """Train rows that the report has token by token."""
     date: str | None = None
     """The study's, as `2026-11-29`, for templates that write it. None: today's."""
 
@@ -142,7 +145,7 @@ def _earlier_tokens(folder: Path, report: dict[str, Any]) -> dict[str, Any] | No
 def _read(request: Request) -> Splits:
     problems: list[str] = []
 
-    def examples(source: str, key: str) -> list[Example]:
+    def rows_of(source: str, key: str) -> list[Example]:
         try:
             return read_examples(
                 source, key=key, columns=request.columns, template=request.template
@@ -151,8 +154,8 @@ def _read(request: Request) -> Splits:
             problems.append(str(error))
             return []
 
-    train = examples(request.train, "data.train")
-    eval_ = [] if isinstance(request.eval, float) else examples(request.eval, "data.eval")
+    train = rows_of(request.train, "data.train")
+    eval_ = [] if isinstance(request.eval, float) else rows_of(request.eval, "data.eval")
     if request.chat and any(rows and rows[0].text is not None for rows in (train, eval_)):
         problems.append(
             "data.chat: true needs rows with prompt and completion, found rows of one text each. "
@@ -177,7 +180,9 @@ def _read(request: Request) -> Splits:
 def _content(request: Request, fingerprints: dict[str, str]) -> str:
     """A digest of all that decides the prepared folder."""
     # In the rows, in the report, or nowhere.
-    elsewhere = "train eval columns template output_dir n_sample_rows generation date".split()
+    elsewhere = (
+        "train eval columns template output_dir n_sample_rows generation date show_rows".split()
+    )
     settings = {key: value for key, value in asdict(request).items() if key not in elsewhere}
     if request.generation is not None:
         settings["generation"] = request.generation.content
@@ -203,7 +208,14 @@ def _write(
     digest = token_cache.tokenizer_digest(tokenizer)
     tokenizer.save_pretrained(folder / TOKENIZER)
     day = _day(request) if chat_templates.writes_date(tokenizer) else None
-    tokens = _tokens(request, splits, fingerprints, tokenizer, digest, chat, day, folder)
+    renderer = Renderer(
+        tokenizer, chat=chat, loss_on=request.loss_on, arguments=request.template_arguments, day=day
+    )
+    placed = _tokens(request, splits, fingerprints, renderer, digest, chat, day, folder)
+    tokens = {name: split for name, (split, _) in placed.items()}
+    seen = {name: counts for name, (_, counts) in placed.items()}
+    splits = usable(splits, seen, skip=False)
+    train = splits["train"]
     shortest, longest = min(request.max_lengths), max(request.max_lengths)
     counts = {length: data.count(tokens["train"], length) for length in request.max_lengths}
     eval_counts = data.count(tokens["eval"], longest)
@@ -215,15 +227,13 @@ def _write(
     sample = tokens["eval"].taken(chosen, longest)
     sample.save(folder / "sample")
     data.write_sample(data.TokenRows(folder / "sample", longest), folder / EVAL_SAMPLE)
-    example = rendering.render(train[0], tokenizer, chat=chat, loss_on=request.loss_on)
     train_tokens, sample_tokens = counts[shortest].tokens, len(sample.ids)
     generation = None
     if request.generation is not None:
         generation = write_prompts(
             request.generation,
             [splits["eval"][row] for row in chosen],
-            tokenizer,
-            chat=chat,
+            renderer,
             max_length=longest,
             allowed_tokens=allowed_tokens(
                 train_tokens=train_tokens,
@@ -248,9 +258,15 @@ def _write(
         "sample_tokens": data.sample_tokens(folder / EVAL_SAMPLE),
         "evaluation_share": _evaluation_share(request, counts[shortest], read),
         **({"generation": generation} if generation else {}),
-        "example": [[segment.text, segment.supervised] for segment in example],
+        "examples": examples(train, tokens["train"], renderer),
+        **(
+            {"rows": token_rows(train, tokens["train"], renderer, request.show_rows)}
+            if request.show_rows
+            else {}
+        ),
         "notes": [
             *([marks_in_words(request.chat_template, tokenizer)] if request.chat_template else []),
+            *rendering_notes(seen.values()),
             *notes(train, chat=chat, n_eval_rows=len(kept)),
         ],
     }
@@ -264,27 +280,24 @@ def _tokens(
     request: Request,
     splits: Splits,
     fingerprints: dict[str, str],
-    tokenizer: PreTrainedTokenizerBase,
+    renderer: Renderer,
     digest: str | None,
     chat: bool,
     day: str | None,
     folder: Path,
-) -> dict[str, TokenSplit]:
+) -> dict[str, token_cache.Made]:
     """Place the splits in the folder by their names: from the cache, or tokenised now."""
-    loss_on = request.loss_on
 
-    def placed(name: str, rows: list[Example]) -> TokenSplit:
-        def tokenized() -> TokenSplit:
+    def placed(name: str, rows: list[Example]) -> token_cache.Made:
+        def tokenized() -> token_cache.Made:
             print(f"tokenising {len(rows):,} {name} rows", flush=True)
-            return rendering.tokenized(rows, tokenizer, chat=chat, loss_on=loss_on)
+            return renderer.tokenized(rows)
 
-        first = rendering.render(rows[0], tokenizer, chat=chat, loss_on=loss_on)
         key = digest and token_cache.key(
             rows=fingerprints[name],
-            first=first,
             tokenizer=digest,
             chat=chat,
-            loss_on=loss_on,
+            loss_on=request.loss_on,
             given=chat_templates.given(request.template_arguments, day),
         )
         return token_cache.place(folder / name, key, tokenized)

@@ -15,8 +15,8 @@ import numpy as np
 
 from trials.config import DataError
 from trials.data.conversation import Example, Message
-from trials.data.rendering import tokenized
-from trials.data.tokens import EVALUATION_COST, EVALUATION_SHARE, TokenSplit
+from trials.data.rendering import Renderer
+from trials.data.tokens import EVALUATION_COST, EVALUATION_SHARE
 from trials.evaluation.answers import Reader, Written
 
 if TYPE_CHECKING:
@@ -67,9 +67,8 @@ class Prompted:
 def write_prompts(
     ask: Ask,
     examples: Sequence[Example],
-    tokenizer: PreTrainedTokenizerBase,
+    renderer: Renderer,
     *,
-    chat: bool,
     max_length: int,
     allowed_tokens: float,
     seed: int,
@@ -90,16 +89,15 @@ def write_prompts(
     Raises:
         DataError: The rows have no prompts.
     """
-    found = [
-        row for row in prompted(examples, tokenizer, chat=chat) if len(row.prompt) < max_length
-    ]
+    tokenizer = renderer.tokenizer
+    found = [row for row in prompted(examples, renderer) if len(row.prompt) < max_length]
     if not found:
         raise DataError(
             f"objective: no eval row has a prompt shorter than max_length {max_length}, so nothing "
             f"can be generated. Raise data.max_length."
         )
     stop_ids = _stop_ids(found, tokenizer)
-    true = true_answers(found, tokenizer, stop_ids, is_chat=chat or bool(examples[0].messages))
+    true = true_answers(found, tokenizer, stop_ids, is_chat=renderer.is_chat(examples[0]))
     n_new = ask.max_new_tokens or _usual_new_tokens(found, true, tokenizer)
     mean_prompt = sum(len(row.prompt) for row in found) / len(found)
     row_cost = EVALUATION_COST * mean_prompt + GENERATION_COST * n_new
@@ -159,12 +157,10 @@ def allowed_tokens(*, train_tokens: int, epochs: float, n_evaluations: int, samp
     return EVALUATION_SHARE * train_tokens * epochs / n_evaluations - EVALUATION_COST * sample
 
 
-def prompted(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, chat: bool
-) -> list[Prompted]:
-    """Split each row before its last completion that is learnt, as the model reads it.
+def prompted(examples: Sequence[Example], renderer: Renderer) -> list[Prompted]:
+    """Part each row before its last completion that is learnt.
 
-    A row without one, or without a prompt, is left out.
+    The prompt is what inference gives the model. A row without either is left out.
 
     Raises:
         DataError: A row is plain text.
@@ -176,7 +172,7 @@ def prompted(
             "rows, or choose metric: eval_loss or token_accuracy."
         )
     # Whatever is learnt (`loss_on`), what is written is the completion.
-    split: TokenSplit = tokenized(examples, tokenizer, chat=chat, loss_on="completion")
+    split, _ = renderer.tokenized(examples, "completion")
     found = []
     for index, example in enumerate(examples):
         row = slice(split.offsets[index], split.offsets[index + 1])
@@ -186,12 +182,11 @@ def prompted(
             continue
         end = int(learnt[-1]) + 1
         before = np.flatnonzero(~supervised[:end])
-        if len(before):
-            begin = int(before[-1]) + 1
+        begin = int(before[-1]) + 1 if len(before) else 0
+        prompt = renderer.prompt(example) or ids[:begin].tolist()
+        if prompt:
             found.append(
-                Prompted(
-                    prompt=ids[:begin].tolist(), completion=ids[begin:end].tolist(), example=example
-                )
+                Prompted(prompt=prompt, completion=ids[begin:end].tolist(), example=example)
             )
     return found
 

@@ -1,0 +1,169 @@
+"""What the chat template made of the rows: what is refused, left out, or worth a note."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from trials.config import DataError
+from trials.data.conversation import Example
+from trials.data.left_out import CALLS, REASONING
+from trials.data.rendering import Renderer, RowCounts
+from trials.data.tokens import TokenSplit
+
+_MENDS = {
+    "tools": "name a template that renders them (data.chat_template), or leave them out knowingly: "
+    "data.ignore: [tools]",
+    CALLS: "name a template that renders them (data.chat_template)",
+}
+_EXAMPLES = 4
+"""Rows that are shown, of as many forms."""
+
+Splits = dict[str, list[Example]]
+
+
+def usable(splits: Splits, counts: Mapping[str, RowCounts], *, skip: bool) -> Splits:
+    """Return the rows that were rendered.
+
+    Args:
+        skip: Whether rows that the template refuses are left out.
+
+    Raises:
+        DataError: Rows are refused and not to be skipped, or none is left; or the template leaves
+            out all of one kind of content.
+    """
+    problems = []
+    for name, seen in counts.items():
+        if seen.refused and (not skip or len(seen.refused_rows) == len(splits[name])):
+            problems += [f"data.{name}: {words}" for words in _refused(seen, splits[name])]
+        problems += [f"data.{name}: {words}" for words in _all_left_out(seen)]
+    if problems:
+        raise DataError("\n".join(problems))
+    return {
+        name: [row for n, row in enumerate(rows) if n not in set(counts[name].refused_rows)]
+        if counts[name].refused_rows
+        else rows
+        for name, rows in splits.items()
+    }
+
+
+def _refused(seen: RowCounts, rows: Sequence[Example]) -> Iterator[str]:
+    has_system = any(m.role == "system" for n in seen.refused_rows for m in rows[n].conversation())
+    for reason, (n, *places) in seen.refused.items():
+        mend = "Fix or remove these rows, or set data.skip_bad_rows: true."
+        if has_system and "system" in reason.lower():
+            mend = "Put the system text before the first user turn instead, or remove it."
+        yield f"{n:,} of {len(rows):,} rows: {reason} ({_listed(n, places)}). {mend}"
+
+
+def _all_left_out(seen: RowCounts) -> Iterator[str]:
+    for kind, (n, n_lost, _) in seen.parts.items():
+        if n and n == n_lost and kind != REASONING:
+            mend = _MENDS.get(kind, "name another template: data.chat_template")
+            yield (
+                f"the chat template leaves out all {n:,} {kind} of the rows, so nothing of them "
+                f"would be seen; {mend}."
+            )
+
+
+def rendering_notes(counts: Iterable[RowCounts]) -> list[str]:
+    """Say in sentences what the template does to the rows that a reader would not expect."""
+    seen = functools.reduce(RowCounts.plus, counts)
+    return [*_left_out(seen), *_noted(seen)]
+
+
+def _left_out(seen: RowCounts) -> Iterator[str]:
+    for kind, (n, n_lost, n_characters) in seen.parts.items():
+        if n_lost:
+            size = f" ({n_characters:,} characters)" if n_characters else ""
+            what = f"the reasoning of {n_lost:,} of {n:,} turns" if kind == REASONING else ""
+            yield (
+                f"The chat template leaves out {what or f'{n_lost:,} of {n:,} {kind}'}{size}, so a "
+                f"model never sees it. Another template may keep it: data.chat_template."
+            )
+
+
+def _noted(seen: RowCounts) -> Iterator[str]:
+    for reason, (n, *places) in seen.refused.items():
+        yield f"{n:,} rows are skipped: {reason} ({_listed(n, places)})."
+    if seen.rewritten:
+        yield (
+            f"Before {seen.rewritten:,} of {seen.turns:,} learnt turns the chat template renders "
+            f"the conversation otherwise when a model generates them."
+        )
+    if seen.closed:
+        yield (
+            f"The chat template does not end the last turn: an end is added, and learnt, in "
+            f"{seen.closed:,} rows."
+        )
+    if seen.split:
+        yield (
+            f"In {seen.split:,} rows a token would lie across the border of prompt and answer: "
+            f"they are tokenised in two there, as when a model generates. If prompts end with a "
+            f"space, move it to the beginning of the answers."
+        )
+
+
+def _listed(n: int, places: Sequence[str]) -> str:
+    return ", ".join(places) + (", …" if n > len(places) else "")
+
+
+def examples(
+    rows: Sequence[Example], split: TokenSplit, renderer: Renderer
+) -> list[dict[str, Any]]:
+    """Return the first row of each form: `place` and `segments`, each a text and whether learnt."""
+    firsts: dict[tuple[bool, ...], int] = {}
+    for index, row in enumerate(rows):
+        firsts.setdefault(_form(row), index)
+    return [
+        {"place": rows[index].place, "segments": _segments(split, index, renderer)}
+        for index in sorted(firsts.values())[:_EXAMPLES]
+    ]
+
+
+def _form(row: Example) -> tuple[bool, ...]:
+    turns = row.messages or ()
+    return (
+        row.text is not None,
+        row.messages is not None,
+        row.system is not None or any(turn.role in ("system", "developer") for turn in turns),
+        row.tools is not None or any(turn.tool_calls for turn in turns),
+        any(turn.reasoning for turn in turns),
+        sum(turn.role == "assistant" for turn in turns) > 1,
+        any(not turn.learnt for turn in turns),
+    )
+
+
+def _segments(split: TokenSplit, index: int, renderer: Renderer) -> list[list[Any]]:
+    begin, end = split.offsets[index], split.offsets[index + 1]
+    ids, learnt = split.ids[begin:end].tolist(), split.supervised[begin:end].tolist()
+    starts = [n for n in range(len(ids)) if n == 0 or learnt[n] != learnt[n - 1]]
+    return [
+        [_decoded(ids[a:b], renderer), learnt[a]]
+        for a, b in zip(starts, [*starts[1:], len(ids)], strict=True)
+    ]
+
+
+def token_rows(
+    rows: Sequence[Example], split: TokenSplit, renderer: Renderer, n: int
+) -> list[dict[str, Any]]:
+    """Return the first rows token by token: `place` and `tokens`, each text, id, whether learnt."""
+    return [
+        {
+            "place": rows[index].place,
+            "tokens": [
+                [_decoded([token], renderer), token, learnt]
+                for token, learnt in zip(
+                    split.ids[split.offsets[index] : split.offsets[index + 1]].tolist(),
+                    split.supervised[split.offsets[index] : split.offsets[index + 1]].tolist(),
+                    strict=True,
+                )
+            ],
+        }
+        for index in range(min(n, len(rows)))
+    ]
+
+
+def _decoded(ids: Sequence[int], renderer: Renderer) -> str:
+    return str(renderer.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))

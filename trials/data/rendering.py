@@ -46,14 +46,8 @@ def render(
     """
     if example.text is not None:
         return [Segment(example.text + _end_of_sequence(tokenizer), True)]
-    if example.messages is not None:
-        messages = [{"role": m.role, "content": m.content} for m in example.messages]
-        segments = _chat_segments(messages, tokenizer, example.place)
-    elif chat:
-        messages = [
-            {"role": "user", "content": str(example.prompt)},
-            {"role": "assistant", "content": str(example.completion)},
-        ]
+    if example.messages is not None or chat:
+        messages = [turn.for_template() for turn in example.conversation()]
         segments = _chat_segments(messages, tokenizer, example.place)
     else:
         completion = f"{example.completion}{_end_of_sequence(tokenizer)}"

@@ -16,6 +16,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from tests import tiny
 from trials.config import ConfigError
+from trials.data.examples import Reading
 from trials.data.rendering import LossOn
 from trials.data.tokens import TokenRows, TokenSplit
 from trials.preparation.prepare import Request, main, prepare
@@ -69,8 +70,7 @@ def asked(tmp_path: Path, base: Path) -> Request:
     return Request(
         train=write(tmp_path / "train.jsonl", TRAIN),
         eval=write(tmp_path / "eval.jsonl", EVAL),
-        columns={},
-        template=None,
+        reading=Reading(),
         chat=False,
         loss_on="completion",
         model=tiny.model_config(base),
@@ -135,10 +135,10 @@ PAIR = pair("oslo rain", " snow")
         ({"instruction": "oslo", "input": "rain", "output": " snow"}, {}, PLAIN, ANSWER),
         ({"instruction": "oslo rain", "output": " snow"}, {}, PLAIN, ANSWER),
         ({"text": "oslo rain snow"}, {}, PLAIN, PLAIN),
-        ({"a": "oslo", "b": "snow"}, {"template": "{a} rain {b}"}, PLAIN, PLAIN),
+        ({"a": "oslo", "b": "snow"}, {"reading": Reading(template="{a} rain {b}")}, PLAIN, PLAIN),
         (
             {"q": "oslo rain", "a": " snow"},
-            {"columns": {"prompt": "q", "completion": "a"}},
+            {"reading": Reading(columns={"prompt": "q", "completion": "a"})},
             PLAIN,
             ANSWER,
         ),

@@ -306,8 +306,7 @@ def _llama_factory(run: Run) -> CommentedMap:
     return CommentedMap(keys)
 
 
-def _named(split: str, sources: Sequence[str]) -> dict[str, str]:
-    """A name for each file of a split: `train`, `train_2`."""
+def _named(split: str, sources: Sequence[str]) -> dict[str, str]:  # train, train_2
     return {split + (f"_{n}" if n > 1 else ""): source for n, source in enumerate(sources, 1)}
 
 
@@ -368,10 +367,10 @@ def _not_in_axolotl(run: Run) -> list[str]:
 
 
 def _not_in_llama_factory(run: Run) -> list[str]:
-    prompt, completion = (run.columns.get(name, name) for name in ("prompt", "completion"))
-    columns = {"columns": {"prompt": prompt, "response": completion}}
-    sources = _named("train", run.train) | _named("eval", run.eval)
-    files = {name: {"file_name": Path(source).name, **columns} for name, source in sources.items()}
+    ours = {"prompt": "prompt", "response": "completion"}
+    columns = {"columns": {theirs: run.columns.get(name, name) for theirs, name in ours.items()}}
+    named = (_named("train", run.train) | _named("eval", run.eval)).items()
+    files = {name: {"file_name": Path(source).name, **columns} for name, source in named}
     lines = [
         f"  data: dataset_dir needs a dataset_info.json; for prompt and completion: "
         f"{json.dumps(files)}"

@@ -291,10 +291,9 @@ def _llama_factory(run: Run) -> CommentedMap:
     if not run.chat:
         keys["template"] = "empty"
     keys |= {name: value for name, value in run.arguments.items() if name == "enable_thinking"}
-    if run.held_out is not None:
-        keys |= {"val_size": run.held_out, "eval_strategy": "epoch"}
-    else:
-        keys |= {"eval_dataset": ",".join(_named("eval", run.eval)), "eval_strategy": "epoch"}
+    names_of_eval = {"eval_dataset": ",".join(_named("eval", run.eval))}
+    keys |= names_of_eval if run.held_out is None else {"val_size": run.held_out}
+    keys["eval_strategy"] = "epoch"
     keys |= {
         "cutoff_len": config.max_length,
         "packing": False,

@@ -160,7 +160,9 @@ def _write(
     folder: Path,
 ) -> dict[str, Any]:
     train = splits["train"]
-    chat = is_chat(train, tokenizer, asked=request.chat, name=request.model.name)
+    chat = is_chat(
+        [*train, *splits["eval"]], tokenizer, asked=request.chat, name=request.model.name
+    )
     given = {
         "chat_template": request.chat_template,
         "template_arguments": request.template_arguments,

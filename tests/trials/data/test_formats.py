@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -191,6 +192,36 @@ def test_a_rows_own_system_turn_wins_and_is_counted() -> None:
 def test_a_system_turn_for_plain_texts_is_refused() -> None:
     _, [problem] = read([{"text": "a"}], system="S")
     assert problem.startswith("data.system needs rows with prompt and completion, or messages")
+
+
+def test_whatever_a_row_holds_it_is_read_or_refused_in_words() -> None:
+    for seed in range(1500):
+        draw = random.Random(seed)
+        turns = [*({**turn, draw.choice(KEYS): junk(draw)} for turn in MESSAGES), MESSAGES[1]]
+        row = {draw.choice(COLUMNS): junk(draw), "messages": draw.choice([turns, junk(draw)])}
+        table = Table("t", "t", [Row("line 1", row)], is_typed=draw.random() < 0.5)
+        found, problems = converted(table, Reading(system=draw.choice([None, "S"])))
+        assert found.examples or problems or table.bad.kinds, row
+        for one in found.examples:
+            assert [message.for_template() for message in one.conversation()]
+            one.tool_list()
+
+
+KEYS = "role from content value weight train tool_calls function_call name thinking parts".split()
+COLUMNS = "system history tools functions text x".split()
+TEXTS = ["", "a", "user", "[]", "{}", '{"name": "f", "arguments": {}}', "text", "\ud83d"]
+
+
+def junk(draw: random.Random, depth: int = 0) -> object:
+    """A JSON value of the words that turns and tools are made of."""
+    kind = 0.0 if depth > 3 else draw.random()
+    if kind < 0.5:
+        return draw.choice([*TEXTS, None, 0, 1, 0.5, True, float("nan")])
+    inner = [junk(draw, depth + 1) for _ in range(draw.randint(0, 3))]
+    if kind < 0.7:
+        return inner
+    names = ["name", "arguments", "function", "type", "text", "role", "content", "id"]
+    return {draw.choice(names): value for value in inner}
 
 
 def test_rows_that_are_wrong_alike_are_told_together() -> None:

@@ -113,8 +113,9 @@ class Turns:
                 reasoning = _optional(rest, key, shown)
             elif rest.get(key) == reasoning:
                 del rest[key]
-        asked = [rest.pop(key) for key in ("tool_calls", "function_call") if is_said(rest.get(key))]
-        calls = self._calls(asked[0], rest, shown) if asked else None
+        keys = (key for key in ("tool_calls", "function_call") if is_said(rest.get(key)))
+        asked = next(keys, None)
+        calls = None if asked is None else self._calls(rest.pop(asked), rest, shown)
         learnt = _learnt(rest, shown)
         if calls is None and reasoning is None:
             return Message(role, text_of(content, content_name), learnt=learnt)

@@ -134,12 +134,17 @@ def test_keys_that_are_not_read_are_counted() -> None:
         [
             {**ASKED, "date": "today", "empty": [], "weight": 0},
             {**ASKED, "date": "today", "weight": 1},
-            {"role": "assistant", "tool_calls": [call], "name": None},
+            {"role": "assistant", "tool_calls": [call], "function_call": CALL, "name": None},
         ],
         "messages",
     )
     assert turns.unread == Counter(
-        {"messages[].date": 2, "messages[].weight": 1, "messages[].tool_calls[].score": 1}
+        {
+            "messages[].date": 2,
+            "messages[].weight": 1,
+            "messages[].tool_calls[].score": 1,
+            "messages[].function_call": 1,
+        }
     )
 
 

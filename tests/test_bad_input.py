@@ -15,6 +15,7 @@ import pytest
 from sweep.cli.app import main
 from sweep.space.loading import load_space
 from trials.config import ConfigError, DataError, ModelConfig
+from trials.data.examples import Reading
 from trials.preparation.prepare import Request, prepare
 
 HEAVY = ("torch", "transformers", "peft", "ray", "mlflow")
@@ -202,7 +203,11 @@ BROKEN_SPACES = [
         "line 10 gpus_per_trial: Unsloth trains on one GPU, not on 2; write 1, or backend: transfo",
     ),
     ("", "micro_batch_size: 0", "line 9 micro_batch_size: must be auto, or a whole number of row"),
-    ("data/eval.jsonl", "1.5", "line 5 data.eval: must be a file of rows, or a share of train"),
+    (
+        "data/eval.jsonl",
+        "1.5",
+        "line 5 data.eval: must be a file of rows, a list of files, or a share of train",
+    ),
     ("data/eval.jsonl", "10%", "data.eval: must be a file or a number such as 0.1 (no % and no q"),
     ("  eval: data/eval.jsonl\n", "", "line 3 data.eval: is missing; a file of rows, or a share"),
     ("train.jsonl", "trian.jsonl", "no such file: data/trian.jsonl; did you mean data/train.jso"),
@@ -429,8 +434,8 @@ BROKEN_DATA: Sequence[tuple[str, str | bytes, str]] = [
     (
         "train.jsonl",
         rows(16) + "{'prompt': 'x'}\n" + rows(3, "more"),
-        "line 17 of data/train.jsonl is not JSON: Expecting property name enclosed in double "
-        "quotes at column 2, near '{'prompt': 'x'}'. Fix or remove that line.",
+        "line 17 of data/train.jsonl: must be JSON, found a fault at column 2, near "
+        "'{'prompt': 'x'}' (Expecting property name enclosed in double quotes). Fix or remove ",
     ),
     (
         "train.jsonl",
@@ -448,10 +453,10 @@ BROKEN_DATA: Sequence[tuple[str, str | bytes, str]] = [
         json.dumps([{"prompt": "a", "completion": "b"}]),
         "must hold one JSON object per line, but it is a single JSON value. Let its name end in ",
     ),
-    ("train.json", rows(3), "line 2 of data/train.json is not JSON: Extra data at column 1"),
+    ("train.json", rows(3), "data/train.json: must be JSON, found a fault at line 2, column 1"),
     ("train.txt", rows(3), "the suffix of data/train.txt must be .jsonl, .ndjson, .json, .csv, "),
     ("train.csv", "prompt;completion\na;b\n", "must be separated by a comma, found a semicolon. "),
-    ("train.csv", "prompt,completion\na,b,c\n", "row 1 of data/train.csv (it ends on line 2) must"),
+    ("train.csv", "prompt,completion\na,b,c\n", "row 1 of data/train.csv: must"),
     ("train.parquet", "no", "data/train.parquet is not a complete Parquet file: "),
     (
         "train.jsonl.gz",
@@ -524,7 +529,7 @@ def test_the_problems_of_both_files_are_said_at_once(sweep: Sweep) -> None:
     Path("data/train.jsonl").write_text(rows(2) + "oh\n" + rows(2) + "no\n")
     Path("data/eval.jsonl").write_text("")
     said = sweep("check", "mine.yaml", "--workers", "1").splitlines()
-    begins = ["data.train: line 3 of", "data.train: line 6 of", "data.eval: data/eval.jsonl must"]
+    begins = ["data.train: 2 rows of data/train.jsonl: must be JSON", "data.eval: data/eval.jsonl"]
     assert [line[: len(begin)] for line, begin in zip(said, begins, strict=True)] == begins
 
 
@@ -542,8 +547,7 @@ def asked(folder: Path) -> Request:
     return Request(
         train=str(folder / "data/train.jsonl"),
         eval=str(folder / "data/eval.jsonl"),
-        columns={},
-        template=None,
+        reading=Reading(),
         chat=None,
         loss_on="completion",
         model=model("smollm2-135m"),

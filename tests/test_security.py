@@ -22,7 +22,7 @@ from tests import tiny
 from trials.backends.loading import load
 from trials.config import ConfigError, DataError, ModelConfig
 from trials.data.examples import Example, Message
-from trials.data.formats import converted
+from trials.data.formats import Reading, converted
 from trials.data.rendering import render
 from trials.data.table import Row, Table
 from trials.memory.estimate import estimate
@@ -72,14 +72,14 @@ def test_a_tag_of_yaml_is_refused(tag: str, where: str) -> None:
 )
 def test_a_template_reaches_nothing_but_columns(template: str) -> None:
     table = Table("train.jsonl", "train.jsonl", [Row("line 1", {"title": "a"})])
-    _, problems = converted(table, {}, template)
+    _, problems = converted(table, Reading(template=template))
     assert "data.template may hold only {column} fields with columns of" in problems[0]
 
 
 def test_rows_are_no_templates() -> None:
     title = "{{ 7 * 7 }} {title} {title.__class__}"
     table = Table("train.jsonl", "train.jsonl", [Row("line 1", {"title": title})])
-    [example], _ = converted(table, {}, "<{title}>")
+    [example] = converted(table, Reading(template="<{title}>"))[0].examples
     assert example.text == f"<{title}>"
 
 

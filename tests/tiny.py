@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trials.config import ModelConfig
+from trials.data.examples import Reading
 from trials.preparation.prepare import Request, prepare
 from trials.preparation.prompts import Ask
 
@@ -136,8 +137,7 @@ def prepared_data(
         Request(
             train=str(write_rows(folder / "train.jsonl", n_train, seed=2)),
             eval=str(write_rows(folder / "eval.jsonl", n_eval, seed=3)),
-            columns={},
-            template=None,
+            reading=Reading(),
             chat=None,
             loss_on="completion",
             model=model_config(base),

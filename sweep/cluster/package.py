@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any, Literal
 
 from sweep.errors import SpaceError
 from sweep.folder import layout
@@ -65,7 +67,8 @@ def pack_space(path: Path, space: Space, overrides: Mapping[str, str], folder: P
         target = folder / item.target
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(item.source, target)
-    moved = {item.key: item.target for item in items if item.key != "base_model"}
+    moved: dict[str, Any] = {item.key: item.target for item in items if item.key != "base_model"}
+    moved |= _data_targets(space)
     if space.metric_file is not None:
         moved["objective.python"] += f":{space.objective.name}"
     if any(item.key == "base_model" for item in items):
@@ -78,11 +81,10 @@ def pack_space(path: Path, space: Space, overrides: Mapping[str, str], folder: P
 
 
 def _items(space: Space) -> Iterator[Item]:
-    for which in ("train", "eval"):
-        source = space.source(which)
-        if isinstance(source, str) and Path(source).is_file():
-            name = Path(source).name
-            yield Item(f"data.{which}", Path(source), f"data/{which}/{name}")
+    for which, targets in _targets(space).items():
+        for source, target in targets.items():
+            if target != source:
+                yield Item(f"data.{which}", Path(source), target)
     if space.metric_file is not None:
         metric = space.metric_file
         yield Item("objective.python", metric, f"objective/{metric.name}")
@@ -95,6 +97,35 @@ def _items(space: Space) -> Iterator[Item]:
     for file in sorted(model.iterdir()):
         if file.is_file() and file.suffix in suffixes and not file.name.startswith("."):
             yield Item("base_model", file, f"{_model_target(space)}/{file.name}")
+
+
+Split = Literal["train", "eval"]
+
+
+def _targets(space: Space) -> dict[Split, dict[str, str]]:
+    """Data of a split → within the package; what is no local file stays where it is."""
+    found: dict[Split, dict[str, str]] = {"train": {}, "eval": {}}
+    for which, targets in found.items():
+        sources = dict.fromkeys(space.sources(which))
+        files = [source for source in sources if Path(source).is_file()]
+        names = Counter(Path(file).name for file in files)
+        for number, source in enumerate(sources):
+            path = Path(source)
+            inner = f"{number}/" if names[path.name] > 1 else ""  # of two folders
+            targets[source] = f"data/{which}/{inner}{path.name}" if source in files else source
+    return found
+
+
+def _data_targets(space: Space) -> dict[str, str | list[str]]:
+    """Of each split with local files: what the packed space says in place of `data`."""
+    moved: dict[str, str | list[str]] = {}
+    for which, targets in _targets(space).items():
+        given = space.source(which)
+        if any(source != target for source, target in targets.items()):
+            moved[f"data.{which}"] = (
+                [targets[one] for one in given] if isinstance(given, list) else targets[str(given)]
+            )
+    return moved
 
 
 def _model_target(space: Space) -> str:

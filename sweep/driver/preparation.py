@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,16 @@ def request(
     return {
         "train": space.source("train"),
         "eval": space.source("eval"),
-        "columns": data.columns,
-        "template": data.template,
-        "chat": data.chat,
+        "reading": {
+            "columns": data.columns,
+            "template": data.template,
+            "prompt": data.prompt,
+            "completion": data.completion,
+            "system": data.system,
+            "ignore": data.ignore,
+            "skip_bad_rows": data.skip_bad_rows,
+        },
+        "chat": data.chats,
         "loss_on": data.loss_on,
         "chat_template": space.chat_template,
         "template_arguments": data.template_arguments,
@@ -152,10 +160,12 @@ def check_table(space: Space, check: Check) -> RenderableType:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
-    for row in (*_data_rows(space, check), *_model_rows(space, check), *_search_rows(space)):
+    read = _reading_rows(check.report)
+    for row in (*read, *_data_rows(space, check), *_model_rows(space, check), *_search_rows(space)):
         table.add_row(*row)
     backend = choose_backend(space, on_gpus=check.on_gpus)
-    notes = [*check.report.get("notes", []), *backend_notes(space, backend)]
+    said = (check.report.get(key, []) for key in ("reading_notes", "notes"))
+    notes = [*chain.from_iterable(said), *backend_notes(space, backend)]
     yellow = [Text(note, style="yellow") for note in notes]
     shown = [part for example in check.report["examples"] for part in _example(example)]
     rows = [part for row in check.report.get("rows", ()) for part in _token_row(row)]
@@ -181,6 +191,22 @@ def _token_row(row: dict[str, Any]) -> Iterator[RenderableType]:
 
 
 Row = tuple[str, str]
+
+
+def _reading_rows(report: dict[str, Any]) -> Iterator[Row]:
+    """What of the files is not learnt, then their shares, where there are several."""
+    if unread := report.get("unread"):
+        nouns = {name: "turn" if "[]." in name else "row" for name in unread}
+        yield "not read", ", ".join(f"{n} ({counted(unread[n], nouns[n])})" for n in unread)
+    for why in report.get("skipped", ()):
+        yield "skipped", f"{counted(why['rows'], 'row')}, {why['reason']}: {why['places']}"
+    if n := report.get("own_system"):
+        yield "system", f"own system turns: {counted(n, 'row')}; the others have data.system"
+    for split, files in report.get("files", {}).items():
+        total = sum(file["rows"] for file in files)
+        shares = (f"{f['name']} {f['rows']:,} rows ({f['rows'] / total:.1%})" for f in files)
+        if len(files) > 1:
+            yield f"{split} files", ", ".join(shares)
 
 
 def _data_rows(space: Space, check: Check) -> Iterator[Row]:

@@ -70,7 +70,8 @@ class SweepRecording:
         """Open MLflow and the adapters; they hear of what a killed process did not tell."""
         job, sweep = self._job, self._sweep
         self._tracker = tracker = new_tracker(job.space, job.options, job.output_dir)
-        train, eval_ = str(job.space.source("train")), job.space.source("eval")
+        train, eval_ = job.space.source("train"), job.space.source("eval")
+        assert not isinstance(train, float)
         datasets = run_data.datasets(train, eval_, job.found.report)
         space_path = job.output_dir / layout.SPACE
         tracker.open_sweep(_parent_params(job), _parent_tags(), space_path, datasets)
@@ -168,8 +169,8 @@ def _parent_params(job: Job) -> dict[str, object]:
         "objective.direction": space.objective.direction,
         "evaluate.times": settings.evaluate.times,
         "evaluate.sample_rows": found.report["sample_rows"],
-        "data.train": settings.data.train,
-        "data.eval": settings.data.eval,
+        "data.train": run_data.in_words(settings.data.train),
+        "data.eval": run_data.in_words(settings.data.eval),
         "data.chat_template": settings.data.chat_template,
         "data.template_arguments": json.dumps(arguments) if arguments else None,
         "data.train_fingerprint": found.report["train_fingerprint"],

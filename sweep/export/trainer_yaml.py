@@ -162,7 +162,7 @@ def _trl(run: Run) -> CommentedMap:
     }
     keys |= {"use_peft": True, **_adapter(run, names)}
     keys["lora_target_modules"] = [target] if isinstance(target, str) else list(target)
-    keys["datasets"] = [_loaded(run.train)]
+    keys["datasets"] = [_loaded(source) for source in run.train]
     if run.held_out is not None:
         keys["test_split_size"] = run.held_out
         keys |= {"eval_strategy": "epoch"}
@@ -215,11 +215,11 @@ def _axolotl(run: Run) -> CommentedMap:
         keys["lora_target_linear"] = True
     else:
         keys["lora_target_modules"] = list(target)
-    keys["datasets"] = [_axolotl_data(run, run.train)]
+    keys["datasets"] = [_axolotl_data(run, source) for source in run.train]
     if run.held_out is not None:
         keys["val_set_size"] = run.held_out
     else:
-        keys["test_datasets"] = [_axolotl_data(run, str(run.data["eval"]))]
+        keys["test_datasets"] = [_axolotl_data(run, source) for source in run.eval]
     if run.template_path is not None:
         keys |= {"chat_template": "jinja", "chat_template_jinja": str(run.template_path)}
     if run.arguments:
@@ -287,14 +287,13 @@ def _llama_factory(run: Run) -> CommentedMap:
     keys |= {"stage": "sft", "do_train": True, "finetuning_type": "lora", **_adapter(run, names)}
     target = TARGET_MODULES[config.target_modules]
     keys["lora_target"] = "all" if target == "all-linear" else ",".join(target)
-    keys |= {"dataset": "train", "dataset_dir": "data"}
+    keys |= {"dataset": ",".join(_named("train", run.train)), "dataset_dir": "data"}
     if not run.chat:
         keys["template"] = "empty"
     keys |= {name: value for name, value in run.arguments.items() if name == "enable_thinking"}
-    if run.held_out is not None:
-        keys |= {"val_size": run.held_out, "eval_strategy": "epoch"}
-    else:
-        keys |= {"eval_dataset": "eval", "eval_strategy": "epoch"}
+    names_of_eval = {"eval_dataset": ",".join(_named("eval", run.eval))}
+    keys |= names_of_eval if run.held_out is None else {"val_size": run.held_out}
+    keys["eval_strategy"] = "epoch"
     keys |= {
         "cutoff_len": config.max_length,
         "packing": False,
@@ -304,6 +303,10 @@ def _llama_factory(run: Run) -> CommentedMap:
         "output_dir": "llama-factory-out",
     }
     return CommentedMap(keys)
+
+
+def _named(split: str, sources: Sequence[str]) -> dict[str, str]:  # train, train_2
+    return {split + (f"_{n}" if n > 1 else ""): source for n, source in enumerate(sources, 1)}
 
 
 def _everywhere(run: Run) -> list[str]:
@@ -320,8 +323,9 @@ def _everywhere(run: Run) -> list[str]:
         lines.append("  held-out rows: as many, but not the same; equal rows may be split up")
     if run.config.model.backend == "unsloth":
         lines.append("  backend: the trial ran with Unsloth")
-    if run.data.get("template"):
-        lines.append(f"  data.template: make a column `text` of {run.data['template']!r}")
+    for key in ("template", "prompt", "completion", "system"):
+        if given := run.data.get(key):
+            lines.append(f"  data.{key}: write it into the rows, {given!r}")
     return lines
 
 
@@ -335,7 +339,7 @@ def _not_in_trl(run: Run) -> list[str]:
         pairs = ", ".join(f"{theirs} → {ours}" for ours, theirs in run.columns.items())
         lines.append(f"  data.columns: rename {pairs}")
     if run.held_out is None:
-        lines.append(f"  data.eval: `datasets` has no place for {run.data['eval']}")
+        lines.append(f"  data.eval: `datasets` has no place for {', '.join(run.eval)}")
     if run.config.model.quantization == "nf4":
         lines.append("  the adapter's weights: TRL's are bfloat16, those of the sweep float32")
     if not run.chat:
@@ -362,11 +366,10 @@ def _not_in_axolotl(run: Run) -> list[str]:
 
 
 def _not_in_llama_factory(run: Run) -> list[str]:
-    prompt, completion = (run.columns.get(name, name) for name in ("prompt", "completion"))
-    columns = {"columns": {"prompt": prompt, "response": completion}}
-    files = {"train": {"file_name": Path(run.train).name, **columns}}
-    if run.held_out is None:
-        files["eval"] = {"file_name": Path(str(run.data["eval"])).name, **columns}
+    ours = {"prompt": "prompt", "response": "completion"}
+    columns = {"columns": {theirs: run.columns.get(name, name) for theirs, name in ours.items()}}
+    named = (_named("train", run.train) | _named("eval", run.eval)).items()
+    files = {name: {"file_name": Path(source).name, **columns} for name, source in named}
     lines = [
         f"  data: dataset_dir needs a dataset_info.json; for prompt and completion: "
         f"{json.dumps(files)}"

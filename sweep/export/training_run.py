@@ -64,9 +64,14 @@ class Run:
         return {"lr_scheduler_kwargs": decay}
 
     @property
-    def train(self) -> str:
+    def train(self) -> list[str]:
         """The training rows, as the space names them."""
-        return str(self.data["train"])
+        return _listed(self.data["train"])
+
+    @property
+    def eval(self) -> list[str]:
+        """The eval rows; none where they are held out of train."""
+        return [] if self.held_out is not None else _listed(self.data["eval"])
 
     @property
     def held_out(self) -> float | None:
@@ -83,6 +88,10 @@ class Run:
     def columns(self) -> dict[str, str]:
         """Our name of a column → the file's own."""
         return dict(self.data.get("columns") or {})
+
+
+def _listed(given: str | list[str]) -> list[str]:
+    return list(given) if isinstance(given, list) else [str(given)]
 
 
 def data_of(record: Record) -> Mapping[str, Any]:

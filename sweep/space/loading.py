@@ -62,10 +62,7 @@ def _field_problems(raw: dict[str, Any], path: Path) -> list[Problem]:
     except ValidationError as error:
         problems += problems_of(error, raw)
     data, search = as_mapping(raw.get("data")), as_mapping(raw.get("search"))
-    for which in ("train", "eval"):
-        given = data.get(which)
-        if isinstance(given, str) and (words := missing(missing_file, path.parent, given)):
-            problems.append(Problem(("data", which), words))
+    problems += _data_problems(data, path.parent)
     base_model = raw.get("base_model")
     if isinstance(base_model, str) and (words := missing(missing_model, path.parent, base_model)):
         problems.append(Problem(("base_model",), words))
@@ -73,8 +70,6 @@ def _field_problems(raw: dict[str, Any], path: Path) -> list[Problem]:
     if isinstance(template, str) and (words := missing(missing_template, path.parent, template)):
         problems.append(Problem(("data", "chat_template"), words))
     problems += _argument_problems(as_mapping(data.get("template_arguments")))
-    if data.get("template") is not None and data.get("columns"):
-        problems.append(Problem(("data", "template"), "names columns itself; remove data.columns."))
     if data.get("max_length") is not None and "max_length" in search:
         problems.append(Problem(("search", "max_length"), "is also set in data; remove one."))
     problems += _own_name_problems(raw, path)
@@ -90,6 +85,33 @@ def _argument_problems(arguments: Mapping[str, Any]) -> Iterator[Problem]:
         except (TypeError, ValueError):  # a date, say: it could not be kept in the study
             words = f"must be a text, a number, true or false, or a list of such, not {value}."
             yield Problem(("data", "template_arguments", name), f"{words} Put it in quotes.")
+
+
+def _data_problems(data: Mapping[str, Any], folder: Path) -> Iterator[Problem]:
+    for which in ("train", "eval"):
+        given = data.get(which)
+        for index, one in enumerate(given if isinstance(given, list) else [given]):
+            if isinstance(one, str) and (words := missing(missing_file, folder, one)):
+                yield Problem(("data", which, *([index] if isinstance(given, list) else [])), words)
+    templates = [k for k in ("template", "prompt", "completion") if data.get(k) is not None]
+    for key in templates:
+        if data.get("columns"):
+            yield Problem(("data", key), "names columns itself; remove data.columns.")
+    if len(templates) > 1 and "template" in templates:
+        words = "builds the whole text; remove it, or data.prompt and data.completion."
+        yield Problem(("data", "template"), words)
+    for key, other in (("prompt", "completion"), ("completion", "prompt")):
+        if key in templates and other not in templates:
+            yield Problem(("data", key), f"needs data.{other}, such as `{_SUCH[other]}`.")
+    columns = as_mapping(data.get("columns"))
+    ignored = data.get("ignore")
+    for index, name in enumerate(ignored if isinstance(ignored, list) else []):
+        if name in columns.values():
+            words = f"{shown(name)} is read as data.columns says; remove it in one place."
+            yield Problem(("data", "ignore", index), words)
+
+
+_SUCH = {"prompt": "Question: {question}", "completion": " {answer}"}
 
 
 def _own_name_problems(raw: dict[str, Any], path: Path) -> Iterator[Problem]:

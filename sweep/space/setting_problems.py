@@ -73,6 +73,8 @@ def _words(found: Any, path: tuple[str | int, ...]) -> str:
         "string_type": "text",
         "bool_type": "true or false",
         "finite_number": "finite",
+        "list_type": "a list, such as [label]" if key == "ignore" else "a list",
+        "too_short": "at least one",
     }
     if kind in expected:
         return f"must be {expected[kind]}, not {shown(value)}."

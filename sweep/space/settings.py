@@ -52,6 +52,11 @@ class Data(_Strict):
     loss_on: Literal["completion", "all"] = "completion"
     """The tokens to learn from, and to measure eval loss on."""
 
+    @property
+    def chats(self) -> bool | None:
+        """`chat`; with a prompt template of the space's own false, unless it says otherwise."""
+        return False if self.chat is None and self.prompt is not None else self.chat
+
 
 class BudgetSettings(_Strict):
     """`budget`: the sweep ends at whichever comes first."""
@@ -221,7 +226,7 @@ UNSET: dict[str, str] = {
     "name": "the file's name",
     "revision": "the hub's default branch",
     "data.max_length": "1024",
-    "data.chat": "true if the model has a chat template",
+    "data.chat": "true if the model has a chat template and `prompt` is not set",
     "budget.trials": "24, if no other budget is given",
     "budget.hours": "no limit",
     "budget.gpu_hours": "no limit",
@@ -234,7 +239,8 @@ UNSET: dict[str, str] = {
 
 
 EITHER_OR: dict[tuple[str | int, ...], str] = {
-    ("data", "eval"): "a file of rows, or a share of train between 0 and 1",
+    ("data", "train"): "a file of rows, or a list of files",
+    ("data", "eval"): "a file of rows, a list of files, or a share of train between 0 and 1",
     ("micro_batch_size",): "auto, or a whole number of rows from 1",
     ("gpus_per_trial",): "a whole number of GPUs from 1, or a share of one between 0 and 1",
     ("start_from",): "the name of an earlier sweep, or a list of names",

@@ -87,11 +87,19 @@ class Space:
             for name in ("rank", "max_length", "effective_batch_size")
         }
 
-    def source(self, which: Literal["train", "eval"]) -> str | float:
-        """The absolute path or hub id of a split; of eval also the share held out."""
-        given: str | float = getattr(self.settings.data, which)
-        if isinstance(given, float):
-            return given
+    def source(self, which: Literal["train", "eval"]) -> str | float | list[str]:
+        """The absolute path or hub id of a split, or a list; of eval also the share held out."""
+        given: str | float | list[str] = getattr(self.settings.data, which)
+        if isinstance(given, list):
+            return [self._located(one) for one in given]
+        return given if isinstance(given, float) else self._located(given)
+
+    def sources(self, which: Literal["train", "eval"]) -> list[str]:
+        """The same as a list; empty where eval rows are held out of train."""
+        found = self.source(which)
+        return found if isinstance(found, list) else [found] if isinstance(found, str) else []
+
+    def _located(self, given: str) -> str:
         if is_address(given):
             return given
         path = self.folder / given

@@ -95,30 +95,39 @@ def seconds(result: TrialResult) -> dict[str, float]:
     }
 
 
-def datasets(train: str, evaluation: str | float, found: Mapping[str, Any]) -> list[dict[str, str]]:
+Sources = str | list[str]
+"""Absolute paths or hub ids."""
+
+
+def datasets(
+    train: Sources, evaluation: Sources | float, found: Mapping[str, Any]
+) -> list[dict[str, str]]:
     """Return the rows that a sweep learns and those that it is judged by, as MLflow's datasets.
 
     Args:
-        train, evaluation: Absolute paths or hub ids; of evaluation also the share held out.
+        evaluation: Its files, or the share of train held out.
         found: The report of `trials.preparation.prepare`.
     """
-    held_out = isinstance(evaluation, float)
-    source = train if held_out else str(evaluation)
-    name = f"{_name(train)} ({evaluation:g} held out)" if held_out else _name(source)
+    source = train if isinstance(evaluation, float) else evaluation
+    held_out = f" ({evaluation:g} held out)" if isinstance(evaluation, float) else ""
     counts = next(iter(found["train"].values()))
     return [
-        _dataset(_name(train), train, "training", found["train_fingerprint"], counts),
-        _dataset(name, source, "evaluation", found["eval_fingerprint"], found["eval"]),
+        _dataset(train, "", "training", found["train_fingerprint"], counts),
+        _dataset(source, held_out, "evaluation", found["eval_fingerprint"], found["eval"]),
     ]
 
 
-def _name(source: str) -> str:
-    return source.rstrip("/").rpartition("/")[2]
+def in_words(sources: Sources | float) -> str:
+    """Return what `data.train` or `data.eval` says on one line."""
+    return ", ".join(sources) if isinstance(sources, list) else str(sources)
 
 
 def _dataset(
-    name: str, source: str, context: str, fingerprint: str, counts: Mapping[str, int]
+    sources: Sources, note: str, context: str, fingerprint: str, counts: Mapping[str, int]
 ) -> dict[str, str]:
+    each = sources if isinstance(sources, list) else [sources]
+    name = ", ".join(one.rstrip("/").rpartition("/")[2] for one in each) + note
+    source = in_words(sources)
     is_file = source.startswith("/")
     where = {"uri": source} if is_file or "://" in source else {"path": source}
     return {

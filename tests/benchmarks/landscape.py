@@ -76,6 +76,7 @@ def grid(model: str) -> list[Point]:
 def prepared(model: str, rows: Path, work: Path) -> tuple[ModelConfig, Path]:
     """Make the base model and the prepared data, unless they are there."""
     from tests.benchmarks.small_base import make_small_base, read_rows
+    from trials.data.examples import Reading
     from trials.preparation.prepare import Request, prepare
 
     found = read_rows(rows / "train.jsonl")
@@ -107,8 +108,7 @@ def prepared(model: str, rows: Path, work: Path) -> tuple[ModelConfig, Path]:
     request = Request(
         train=str((work / "train.jsonl").resolve()),
         eval=str((work / "eval.jsonl").resolve()),
-        columns={},
-        template=None,
+        reading=Reading(),
         chat=False,
         loss_on="completion",
         model=config,

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from trials.config import ModelConfig, TrialConfig
-from trials.data.examples import read_examples
+from trials.data.examples import Reading, read_examples
 
 if TYPE_CHECKING:
     import torch
@@ -126,7 +126,7 @@ def write_rows(folder: Path, data: Path, n_rows: int, n_steps: int) -> None:
     from trials.data.rendering import tokenized
     from trials.models.sources import load_tokenizer
 
-    examples = read_examples(str(data.resolve()), key="--data", columns={})
+    examples = read_examples(str(data.resolve()), key="--data", reading=Reading()).examples
     random.Random(SEED).shuffle(examples)
     examples = list(islice(cycle(examples[:n_rows]), n_steps * EFFECTIVE_BATCH_SIZE))
     tokens = tokenized(examples, load_tokenizer(MODEL), chat=False, loss_on="completion")

@@ -82,6 +82,7 @@ class DataFile:
 
 def prepared(file: DataFile, base: Path) -> None:
     """Do what `python -m trials.preparation.prepare` does."""
+    from trials.data.examples import Reading
     from trials.preparation.prepare import Request, prepare
 
     train, eval_ = file.sources()
@@ -89,8 +90,9 @@ def prepared(file: DataFile, base: Path) -> None:
         Request(
             train=train,
             eval=eval_,
-            columns=file.data.get("columns", {}),
-            template=file.data.get("template"),
+            reading=Reading(
+                columns=file.data.get("columns", {}), template=file.data.get("template")
+            ),
             chat=file.data.get("chat"),
             loss_on=file.data.get("loss_on", "completion"),
             model=tiny.model_config(base),

@@ -4,20 +4,24 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from trials.config import DataError
 from trials.data.addresses import is_address, local_path
 from trials.data.conversation import Example, Message
 from trials.data.files import read_address, read_file
-from trials.data.formats import converted
+from trials.data.formats import Reading, Rows, converted
 from trials.data.hub import read_hub
 from trials.data.table import Table, data_suffix
 
 __all__ = [
     "Example",
     "Message",
+    "Reading",
+    "Source",
     "fingerprint",
     "looks_like_hub_id",
     "read_examples",
@@ -29,38 +33,52 @@ _HUB_ID = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(:[\w.:%+\[\]-]+)?", re.ASCII)
 _FILE_ENDINGS = (".txt", ".md", ".xlsx", ".xls", ".arrow", ".zip", ".gz", ".zst", ".yaml", ".yml")
 
 
-def read_examples(
-    source: str,
-    *,
-    key: str,
-    columns: Mapping[str, str],
-    template: str | None = None,
-    limit_problems: int = 5,
-) -> list[Example]:
-    """Return all rows of a local file or of a data set of the hub, in their order.
+@dataclass(slots=True)
+class Source(Rows):
+    """The rows of `data.train` or `data.eval`, in their order."""
+
+    files: list[dict[str, Any]] = field(default_factory=list)
+    """Name and number of rows of each."""
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    """Why rows were left out, how many, and where they are."""
+
+
+def read_examples(sources: str | Sequence[str], *, key: str, reading: Reading) -> Source:
+    """Return all rows of local files or of data sets of the hub.
 
     Args:
-        source: Absolute path of a file, an address such as `s3://bucket/train.jsonl`, or
-            `org/name:split`.
-        key: The YAML key that names the source, such as `data.train`: it begins each message.
-        columns: Our name of a column → the file's.
-        template: A text with `{column}` fields, which then makes the text of each row.
-        limit_problems: Lines of the message before `and 12 more`.
+        sources: Each the absolute path of a file, an address such as `s3://bucket/train.jsonl`,
+            or `org/name:split`.
+        key: The YAML key that names the sources, such as `data.train`: it begins each message.
 
     Raises:
-        DataError: One line for each problem; no row is left out silently.
+        DataError: One line for each kind of problem; no row is left out silently.
     """
-    try:
-        table = _read(source)
-    except DataError as error:
-        raise DataError(f"{key}: {error}") from None
-    examples, problems = converted(table, columns, template)
-    problems = [f"{key}: {problem}" for problem in table.problems + problems]
-    if len(problems) > limit_problems:
-        problems[limit_problems:] = [f"and {len(problems) - limit_problems} more"]
+    read, problems = Source(), []
+    tables: list[Table] = []
+    for source in [sources] if isinstance(sources, str) else sources:
+        try:
+            tables.append(_read(source))
+        except DataError as error:
+            problems.append(str(error))
+    names = Counter(table.name for table in tables)
+    for table in tables:
+        if names[table.name] > 1:  # of two folders
+            table.name = table.title
+        rows, wrong = converted(table, reading)
+        problems += [
+            *table.problems,
+            *wrong,
+            *([] if reading.skip_bad_rows else table.bad.problems()),
+        ]
+        if table.bad.kinds and not (rows.examples or problems):
+            problems.append(f"no row of {table.title} can be used: {table.bad.in_short()}.")
+        read.add(rows)
+        read.files.append({"name": table.name, "rows": len(rows.examples)})
+        read.skipped += table.bad.report()
     if problems:
-        raise DataError("\n".join(problems))
-    return examples
+        raise DataError("\n".join(f"{key}: {problem}" for problem in problems))
+    return read
 
 
 def _read(source: str) -> Table:
@@ -149,6 +167,6 @@ def _content(example: Example, *, strip: bool = False) -> str:
     stripped = [text.strip() if strip and text else text for text in texts]
     known: list[object] = [stripped, [turn.role for turn in turns]]
     beside = [turn.beside for turn in turns]
-    if any(beside) or example.tools or example.system:
+    if any(beside) or example.tools or example.system is not None:
         known += [beside, example.tools, example.system]
     return json.dumps(known)

@@ -57,7 +57,7 @@ def _table(data: bytes, title: str, name: str) -> Table:
         read_parquet(data, table)
     else:
         read_text(data, table)
-    if not table.rows and not table.problems:
+    if not table.rows and not table.problems and not table.bad.kinds:
         raise DataError(f"{title} must hold rows, but it has none.")
     return table
 

@@ -34,7 +34,8 @@ def read_hub(source: str) -> Table:
         raise DataError(f"{title} cannot be read from the hub: {reason} {_hub_mend()}") from None
     if not columns:
         raise DataError(f"{title} must hold rows, but it has none.")
-    return Table(title, title, [Row(f"row {n}", row) for n, row in enumerate(columns, 1)])
+    rows = [Row(f"row {n}", row) for n, row in enumerate(columns, 1)]
+    return Table(title, title, rows, is_typed=True)
 
 
 def _hub_mend() -> str:

@@ -15,6 +15,7 @@ def read_parquet(data: bytes, table: Table) -> None:
     import pyarrow as pa  # here, not above: most files are not Parquet
     import pyarrow.parquet as pq
 
+    table.is_typed = True
     try:
         stored = pq.ParquetFile(pa.BufferReader(data))
         check_names(stored.schema_arrow.names, table.title)

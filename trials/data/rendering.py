@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -48,7 +49,7 @@ class RowCounts:
     """Their indices."""
 
     def refuse(self, reason: str, index: int, place: str) -> None:
-        rows = self.refused.setdefault(reason, [0])
+        rows = self.refused.setdefault(re.sub(r"\bturn \d+", "a turn", reason), [0])
         rows[0] += 1
         rows += [place] if rows[0] <= _PLACES else []
         self.refused_rows.append(index)

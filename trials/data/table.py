@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from trials.config import DataError
+from trials.data.bad_rows import BadRow, BadRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Row:
     columns: Mapping[str, object]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Table:
     """The rows of one source that could be read, and what is wrong with the others."""
 
@@ -30,16 +31,21 @@ class Table:
     """The same without folders."""
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    """Of the file, such as a quotation mark that never closes."""
+    bad: BadRows = field(init=False)
+    is_typed: bool = False
+    """Whether an object has all keys of its column, null where the row has none (Arrow)."""
+
+    def __post_init__(self) -> None:
+        self.bad = BadRows(self.title)
 
     def add(self, position: str, value: object) -> None:
-        """Take `value` as a row, or as a problem if it is no object."""
+        """Take `value` as a row, or as a bad one if it is no object."""
         if isinstance(value, dict):
             self.rows.append(Row(position, value))
             return
-        self.problems.append(
-            f"{position} of {self.title} must be a JSON object such as "
-            f'{{"prompt": "…", "completion": "…"}}, found {found(value)}. Fix or remove it.'
-        )
+        rule = 'must be a JSON object such as {"prompt": "…", "completion": "…"}'
+        self.bad.add(position, BadRow(rule, found(value)))
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -65,6 +71,28 @@ def found(value: object) -> str:
     if isinstance(value, list):
         return "a list"
     return "an object" if isinstance(value, dict) else f"a {type(value).__name__}"
+
+
+def text_of(value: object, shown: str, *, may_be_empty: bool = False) -> str:
+    """Return `value` where it is text, and not half of a character.
+
+    Raises:
+        BadRow: It is not, or it is empty.
+    """
+    if not isinstance(value, str):
+        raise BadRow(f"{shown} must be text", found(value))
+    if not may_be_empty and not value.strip():
+        raise BadRow(f"{shown} must not be empty", repr(value[:20]))
+    return whole(value, shown)
+
+
+def whole(text: str, shown: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"half of one (a lone surrogate) at character {error.start}"
+        raise BadRow(f"{shown} must be whole characters", half) from None
+    return text
 
 
 def snippet(text: str, at: int = 0) -> str:

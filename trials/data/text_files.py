@@ -11,6 +11,7 @@ from pathlib import Path
 
 from trials.config import DataError
 from trials.data import table as tables
+from trials.data.bad_rows import BadRow
 from trials.data.table import Row, Table, data_suffix, first_line, found, quoted, snippet
 
 _BYTE_ORDER_MARKS = (
@@ -101,9 +102,9 @@ def _read_json_lines(text: str, table: Table) -> None:
         if not line.strip():
             continue
         try:
-            table.add(f"line {number}", _parsed(line, table.title, number))
-        except DataError as error:
-            table.problems.append(f"{error} Fix or remove that line.")
+            table.add(f"line {number}", _parsed(line))
+        except BadRow as bad:
+            table.bad.add(f"line {number}", bad)
     if not table.rows and _is_one_document(text):
         raise DataError(
             f"{table.title} must hold one JSON object per line, but it is a single JSON value. "
@@ -113,10 +114,11 @@ def _read_json_lines(text: str, table: Table) -> None:
 
 def _read_json(text: str, table: Table) -> None:
     try:
-        value = _parsed(text, table.title, 1)
-    except DataError as error:
+        value = _parsed(text)
+    except BadRow as bad:
         mend = "If each line is an object of its own, let its name end in .jsonl."
-        raise DataError(f"{error} {mend if 'Extra data' in str(error) else 'Fix it.'}") from None
+        extra = "Extra data" in str(bad)
+        raise DataError(f"{table.title}: {bad}. {mend if extra else 'Fix it.'}") from None
     rule = f"{table.title} must be a list of objects, or an object that holds exactly one list"
     if isinstance(value, dict):
         lists = [name for name, inside in value.items() if isinstance(inside, list)]
@@ -130,19 +132,18 @@ def _read_json(text: str, table: Table) -> None:
         table.add(f"row {number}", item)
 
 
-def _parsed(text: str, title: str, first_line: int) -> object:
+def _parsed(text: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         line = text.split("\n")[error.lineno - 1]
-        raise DataError(
-            f"line {first_line + error.lineno - 1} of {title} is not JSON: {error.msg} "
-            f"at column {error.colno}, near '{snippet(line, error.colno - 1)}'."
-        ) from None
+        on_line = f"line {error.lineno}, " if "\n" in text else ""
+        where = f"at {on_line}column {error.colno}, near '{snippet(line, error.colno - 1)}'"
+        raise BadRow("must be JSON", f"a fault {where} ({error.msg})") from None
     except ValueError:  # Python's only other refusal: a whole number of more than 4300 digits
-        raise DataError(f"line {first_line} of {title} holds too long a number.") from None
+        raise BadRow("must not hold a number of more than 4300 digits") from None
     except RecursionError:
-        raise DataError(f"line {first_line} of {title} is nested too deeply.") from None
+        raise BadRow("must not be nested so deeply") from None
 
 
 def _is_one_document(text: str) -> bool:
@@ -168,11 +169,12 @@ def _read_csv(text: str, table: Table, separator: str) -> None:
             if len(fields) == len(header):
                 table.rows.append(Row(f"row {number}", dict(zip(header, fields, strict=True))))
                 continue
-            table.problems.append(
-                f"row {number} of {table.title} (it ends on line {reader.line_num}) must have "
-                f"{len(header)} fields, as the header has; found {len(fields)}. "
-                f"Put a field that holds {_SEPARATORS[separator]} in quotation marks."
+            rule = (
+                f"must have {len(header)} fields, as the header has (put a field that holds "
+                f"{_SEPARATORS[separator]} in quotation marks)"
             )
+            found_here = f"{len(fields)} in the row that ends on line {reader.line_num}"
+            table.bad.add(f"row {number}", BadRow(rule, found_here))
     except csv.Error as error:
         table.problems.append(
             f"row {number + 1} of {table.title} is not CSV: {error} (line {reader.line_num}). "

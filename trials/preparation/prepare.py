@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from trials.config import DataError, ModelConfig, UserError
 from trials.data import chat_templates, token_cache
 from trials.data import tokens as data
-from trials.data.examples import Example, fingerprint, read_examples, shared_rows, split
+from trials.data.examples import Example, Reading, fingerprint
 from trials.data.rendering import LossOn, Renderer
 from trials.data.tokens import LEAST_SAMPLE_ROWS, SplitCounts, TokenSplit
 from trials.faults import fault_of
@@ -29,6 +29,7 @@ from trials.parent import end_with_parent
 from trials.preparation.model_checks import check_weights, model_digest, reachable
 from trials.preparation.prompts import Ask, allowed_tokens, write_prompts
 from trials.preparation.rendered import examples, rendering_notes, token_rows, usable
+from trials.preparation.rows import Splits, check_plain, read_splits
 from trials.preparation.template import give_template, is_chat, marks_in_words, see_used
 from trials.trial_folder import DATA_REPORT, EVAL_SAMPLE, TOKENIZER
 from trials.whole_file import new_folder
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
 FORMAT = 4
 """Of the prepared folder; a folder of another format is made anew."""
-Splits = dict[str, list[Example]]
-"""The rows of `train` and of `eval`."""
 
 
 _FIRST_WITHOUT_SPACES = "\u2e80"
@@ -49,12 +48,11 @@ _FIRST_WITHOUT_SPACES = "\u2e80"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    train: str
-    """Absolute path, or a hub data set."""
-    eval: str | float
+    train: str | list[str]
+    """Absolute paths, or hub data sets."""
+    eval: str | float | list[str]
     """The same, or the share of train that is held out."""
-    columns: dict[str, str]
-    template: str | None
+    reading: Reading
     chat: bool | None
     loss_on: LossOn
     model: ModelConfig
@@ -99,7 +97,10 @@ def prepare(request: Request) -> dict[str, Any]:
         DataError: Of the rows, with every problem found.
         ConfigError: Of the model.
     """
-    splits = _read(request)  # before torch is imported: most mistakes are in the files
+    # Before torch is imported: most mistakes are in the files.
+    splits, told = read_splits(
+        request.train, request.eval, request.reading, chat=request.chat, seed=request.seed
+    )
     fingerprints = {name: fingerprint(rows) for name, rows in splits.items()}
     folder = Path(request.output_dir)
     done = folder / DATA_REPORT
@@ -113,7 +114,7 @@ def prepare(request: Request) -> dict[str, Any]:
             is_sample = is_sample and request.generation.n_rows in (None, n_rows)
         is_day = report.get("date") in (None, _day(request))
         if is_sample and is_day and report["content"] == _content(request, fingerprints):
-            return report
+            return report | told
 
     if not request.model.name.startswith("/"):
         print(f"reading the tokenizer of {request.model.name}", flush=True)
@@ -125,7 +126,7 @@ def prepare(request: Request) -> dict[str, Any]:
         longest = max(counts["longest"] for counts in report["train"].values())
         memory = reachable(request.model, lambda: _memory(request, longest))
         # The content only now: a model of the hub has been fetched, so its commit is known.
-        report |= {"content": _content(request, fingerprints), "memory": memory}
+        report |= {"content": _content(request, fingerprints), "memory": memory, **told}
         if earlier is not None:
             report["earlier_sample_tokens"] = earlier
         (unfinished / DATA_REPORT).write_text(json.dumps(report, indent=1))
@@ -142,48 +143,12 @@ def _earlier_tokens(folder: Path, report: dict[str, Any]) -> dict[str, Any] | No
     return data.sample_tokens(sample)
 
 
-def _read(request: Request) -> Splits:
-    problems: list[str] = []
-
-    def rows_of(source: str, key: str) -> list[Example]:
-        try:
-            return read_examples(
-                source, key=key, columns=request.columns, template=request.template
-            )
-        except DataError as error:
-            problems.append(str(error))
-            return []
-
-    train = rows_of(request.train, "data.train")
-    eval_ = [] if isinstance(request.eval, float) else rows_of(request.eval, "data.eval")
-    if request.chat and any(rows and rows[0].text is not None for rows in (train, eval_)):
-        problems.append(
-            "data.chat: true needs rows with prompt and completion, found rows of one text each. "
-            "Remove data.chat."
-        )
-    if problems:
-        raise DataError("\n".join(problems))
-    if isinstance(request.eval, float):
-        train, eval_ = split(train, request.eval, request.seed)
-        return {"train": train, "eval": eval_}
-    if both := shared_rows(train, eval_):
-        shown = "\n".join(f"  {in_eval} equals {in_train}" for in_train, in_eval in both[:5])
-        more = f"\n  and {len(both) - 5} more" if len(both) > 5 else ""
-        raise DataError(
-            f"data.eval: {len(both)} of its {len(eval_)} rows are also train rows, so eval loss "
-            f"would reward memorising them.\n{shown}{more}\n  Remove them from one of the files, "
-            f"or write `eval: 0.1`, a split that keeps equal rows together."
-        )
-    return {"train": train, "eval": eval_}
-
-
 def _content(request: Request, fingerprints: dict[str, str]) -> str:
     """A digest of all that decides the prepared folder."""
     # In the rows, in the report, or nowhere.
-    elsewhere = (
-        "train eval columns template output_dir n_sample_rows generation date show_rows".split()
-    )
+    elsewhere = "train eval reading output_dir n_sample_rows generation date show_rows".split()
     settings = {key: value for key, value in asdict(request).items() if key not in elsewhere}
+    settings["skip_bad_rows"] = request.reading.skip_bad_rows  # else refused rows are an error
     if request.generation is not None:
         settings["generation"] = request.generation.content
     model = reachable(request.model, lambda: model_digest(request.model))
@@ -199,12 +164,15 @@ def _write(
     folder: Path,
 ) -> dict[str, Any]:
     train = splits["train"]
-    chat = is_chat(train, tokenizer, asked=request.chat, name=request.model.name)
+    chat = is_chat(
+        [*train, *splits["eval"]], tokenizer, asked=request.chat, name=request.model.name
+    )
     given = {
         "chat_template": request.chat_template,
         "template_arguments": request.template_arguments,
     }
     see_used(given, train, chat=chat)
+    check_plain(splits, chat=chat)
     digest = token_cache.tokenizer_digest(tokenizer)
     tokenizer.save_pretrained(folder / TOKENIZER)
     day = _day(request) if chat_templates.writes_date(tokenizer) else None
@@ -214,7 +182,7 @@ def _write(
     placed = _tokens(request, splits, fingerprints, renderer, digest, chat, day, folder)
     tokens = {name: split for name, (split, _) in placed.items()}
     seen = {name: counts for name, (_, counts) in placed.items()}
-    splits = usable(splits, seen, skip=False)
+    splits = usable(splits, seen, skip=request.reading.skip_bad_rows)
     train = splits["train"]
     shortest, longest = min(request.max_lengths), max(request.max_lengths)
     counts = {length: data.count(tokens["train"], length) for length in request.max_lengths}
@@ -354,6 +322,7 @@ def main(request_path: str, answer_path: str) -> int:
     """Answer a request: {"report": …} or {"problems": text}. Exits 1 only on a fault of ours."""
     raw = json.loads(Path(request_path).read_text())
     raw["model"] = ModelConfig(**raw["model"])
+    raw["reading"] = Reading(**raw["reading"])
     if raw.get("generation") is not None:
         raw["generation"] = Ask(**raw["generation"])
     answer: dict[str, Any]

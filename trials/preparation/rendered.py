@@ -11,6 +11,7 @@ from trials.data.conversation import Example
 from trials.data.left_out import CALLS, REASONING
 from trials.data.rendering import Renderer, RowCounts
 from trials.data.tokens import TokenSplit
+from trials.preparation.rows import Splits
 
 _MENDS = {
     "tools": "name a template that renders them (data.chat_template), or leave them out knowingly: "
@@ -19,8 +20,6 @@ _MENDS = {
 }
 _EXAMPLES = 4
 """Rows that are shown, of as many forms."""
-
-Splits = dict[str, list[Example]]
 
 
 def usable(splits: Splits, counts: Mapping[str, RowCounts], *, skip: bool) -> Splits:

@@ -85,6 +85,23 @@ def test_a_chat_template_travels_and_a_known_name_stays_one(folder: Path) -> Non
     assert known.settings.data.chat_template == "chatml"
 
 
+def test_several_files_travel_and_those_of_one_name_stay_apart(folder: Path) -> None:
+    (folder / "spaces" / "train.jsonl").write_text('{"text": "b"}\n')
+    path = write_space(folder, eval="[../rows/eval.jsonl, 's3://bucket/eval.jsonl']")
+    files = "[../rows/train.jsonl, train.jsonl, org/name]"
+    path.write_text(path.read_text().replace("../rows/train.jsonl", files))
+    space = packed(path, folder / "packed")
+    assert brought(folder / "packed") == [
+        "data/eval/eval.jsonl",
+        "data/train/0/train.jsonl",
+        "data/train/1/train.jsonl",
+        "space.yaml",
+    ]
+    train = space.sources("train")
+    assert [Path(one).read_text()[-4] for one in train[:2]] == ["a", "b"]
+    assert (train[2], space.sources("eval")[1]) == ("org/name", "s3://bucket/eval.jsonl")
+
+
 def test_what_is_set_on_the_command_line_travels(folder: Path) -> None:
     space = packed(write_space(folder), folder / "packed", **{"search.rank": "[2]", "name": '"x"'})
     assert (space.name, str(space.domains["rank"])) == ("x", "2")

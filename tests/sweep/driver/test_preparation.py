@@ -69,3 +69,28 @@ def test_a_check_says_what_is_compared_and_how_many_completions_do_not_fit(tmp_p
         "at most 32 tokens each (5 of the true ones are longer: raise objective.max_new_tokens), "
         "compared without thoughts"
     ) in said.getvalue()
+
+
+def test_the_check_begins_with_what_is_not_read_and_not_used(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}")
+    file = tmp_path / "space.yaml"
+    file.write_text("base_model: none\ndata: {train: rows.jsonl, eval: 0.1}\nsearch: {rank: [8]}\n")
+    files = [{"name": "a.jsonl", "rows": 30}, {"name": "b.csv", "rows": 10}]
+    report = REPORT | {
+        "unread": {"id": 24, "messages[].date": 1},
+        "skipped": [{"reason": "`output` must not be empty", "rows": 2, "places": "a lines 1, 4"}],
+        "own_system": 3,
+        "files": {"train": files},
+        "reading_notes": ["data.ignore: no column `x`"],
+    }
+    said = io.StringIO()
+    found = Check(tmp_path / "data", report, on_gpus=False)
+    Console(file=said, width=200).print(check_table(load_space(file), found))
+    lines = [" ".join(line.split()) for line in said.getvalue().splitlines()]
+    assert lines[:4] == [
+        "not read id (24 rows), messages[].date (1 turn)",
+        "skipped 2 rows, `output` must not be empty: a lines 1, 4",
+        "system own system turns: 3 rows; the others have data.system",
+        "train files a.jsonl 30 rows (75.0%), b.csv 10 rows (25.0%)",
+    ]
+    assert "data.ignore: no column `x`" in lines

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from sweep.cli.app import app
 from sweep.errors import StudyError
 from sweep.export.trainer_yaml import Trainer, training_yaml
+from sweep.folder import layout
 from sweep.results import best
 from sweep.results.reading import read_sweep
 from sweep.results.trial_record import Record, record_of
@@ -171,3 +172,18 @@ def test_trl_itself_takes_its_configuration(folder: Path, tmp_path: Path) -> Non
     assert (lora.r, lora.lora_alpha, lora.use_rslora) == (8, 22.6, True)
     assert set(lora.target_modules) == {"q_proj", "v_proj", "qkv_proj"}
     assert mixture.datasets[0].data_files == "data/train.jsonl"
+
+
+def test_several_files_are_several_data_sets(folder: Path) -> None:
+    data = "data: {train: [a.jsonl, b.parquet], eval: [c.csv]}\n"
+    (folder / layout.SPACE).write_text(f"base_model: x\n{data}")
+    trl = [
+        {"path": "json", "data_files": "a.jsonl"},
+        {"path": "parquet", "data_files": "b.parquet"},
+    ]
+    assert parsed(folder, "trl")["datasets"] == trl
+    axolotl = parsed(folder, "axolotl")
+    assert [one["path"] for one in axolotl["datasets"]] == ["a.jsonl", "b.parquet"]
+    assert [one["path"] for one in axolotl["test_datasets"]] == ["c.csv"]
+    factory = parsed(folder, "llama-factory")
+    assert (factory["dataset"], factory["eval_dataset"]) == ("train,train_2", "eval")

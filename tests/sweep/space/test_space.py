@@ -256,6 +256,45 @@ def test_an_absolute_path_stays(load: Load, tmp_path: Path) -> None:
     assert load(SMALL.replace("data/train.jsonl", str(elsewhere))).source("train") == str(elsewhere)
 
 
+def test_the_rows_may_be_in_several_files(load: Load, tmp_path: Path) -> None:
+    files = "[data/train.jsonl, org/name]"
+    space = load(SMALL.replace("data/train.jsonl", files).replace("0.1", "[data/eval.jsonl]"))
+    assert space.source("train") == [str(tmp_path / "data/train.jsonl"), "org/name"]
+    assert space.sources("eval") == [str(tmp_path / "data/eval.jsonl")]
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("train: []", "data.train: must be a file of rows, or a list of files, not an empty list."),
+        ("train: [3]", "data.train[0]: must be text, not the number 3"),
+        ("train: [data/trian.jsonl]", "data.train[0]: no such file: data/trian.jsonl; did you"),
+        ("prompt: '{a}'", "data.prompt: needs data.completion, such as ` {answer}`."),
+        ("completion: '{a}'", "data.completion: needs data.prompt, such as `Question: {question}`"),
+        ("prompt: '{a}', completion: '{a}', columns: {prompt: a}", "prompt: names columns itself;"),
+        ("prompt: '{a}', completion: '{a}', template: '{a}'", "template: builds the whole text;"),
+        ("ignore: label", "data.ignore: must be a list, such as [label], not 'label'."),
+        ("columns: {text: a}, ignore: [a]", "data.ignore[0]: 'a' is read as data.columns says;"),
+    ],
+)
+def test_what_data_cannot_say_is_told(load: Load, keys: str, words: str) -> None:
+    train = "" if keys.startswith("train") else "train: data/train.jsonl, "
+    with pytest.raises(SpaceError) as raised:
+        load(SMALL.replace("train: data/train.jsonl, ", f"{train}{keys}, "))
+    assert words in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "chats"),
+    [("", None), ("prompt: '{a}', completion: '{a}', ", False),
+     ("prompt: '{a}', completion: '{a}', chat: true, ", True)],
+)  # fmt: skip
+def test_with_a_prompt_template_there_is_no_chat_unless_it_is_set(
+    load: Load, keys: str, chats: bool | None
+) -> None:
+    assert load(SMALL.replace("eval: 0.1", f"{keys}eval: 0.1")).settings.data.chats is chats
+
+
 @pytest.mark.parametrize("source", ["org/name", "org/name:train[:10%]"])
 def test_a_data_set_of_the_hub_needs_no_file(load: Load, source: str) -> None:
     assert load(SMALL.replace("data/train.jsonl", f"'{source}'")).source("train") == source

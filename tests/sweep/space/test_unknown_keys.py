@@ -69,7 +69,7 @@ warmup_steps: 10                    | is `search.warmup_ratio` here: a share of 
 fp16: true                          | write `compute_dtype: float16`
 neftune_noise_alpha: 5              | write `search: {neftune_alpha: 5}`
 use_dora: true                      | write `search: {use_dora: true}`
-val_size: 0                         | but must be a file of rows, or a share of train between 0 and 1, not 0.
+val_size: 0                         | but must be a file of rows, a list of files, or a share of train between 0 and 1, not 0.
 plot_loss: true                     | has no counterpart: the log
 ddp_timeout: 180000000              | has no counterpart: GPUs share batches
 """

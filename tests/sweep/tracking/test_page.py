@@ -169,6 +169,12 @@ def test_of_a_share_held_out_the_input_says_so() -> None:
     assert held_out["source_type"] == "hugging_face"
 
 
+def test_of_several_files_the_input_names_each() -> None:
+    train, evaluation = run_data.datasets(["/data/a.jsonl", "/data/b.csv"], ["/data/c.csv"], FOUND)
+    assert (train["name"], evaluation["name"]) == ("a.jsonl, b.csv", "c.csv")
+    assert train["source_type"] == "local"
+
+
 def test_the_winner_is_a_version_whose_files_can_be_had_by_the_alias(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 from sweep.errors import SpaceError
 from sweep.space.loading import load_space
 from trials.config import DataError
-from trials.data.examples import read_examples
+from trials.data.examples import Example, Reading, read_examples
 
 ROWS = [{"prompt": f"{n} + {n} =", "completion": f" {2 * n}"} for n in range(20)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
@@ -46,8 +46,12 @@ def in_store(store: str, name: str) -> str:
     return f"s3://rows/a/{name}?endpoint_override={store}&region=us-east-1"
 
 
+def read(source: str) -> list[Example]:
+    return read_examples(source, key="data.train", reading=Reading()).examples
+
+
 def test_rows_are_read_out_of_an_object_store(store: str) -> None:
-    examples = read_examples(in_store(store, "train.jsonl"), key="data.train", columns={})
+    examples = read(in_store(store, "train.jsonl"))
     assert [example.completion for example in examples] == [row["completion"] for row in ROWS]
     assert examples[0].place == "train.jsonl line 1"
 
@@ -61,7 +65,7 @@ def test_rows_are_read_out_of_an_object_store(store: str) -> None:
 )
 def test_what_is_not_there_is_said(store: str, name: str, words: str) -> None:
     with pytest.raises(DataError, match=words):
-        read_examples(in_store(store, name), key="data.train", columns={})
+        read(in_store(store, name))
 
 
 def test_a_store_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,13 +73,13 @@ def test_a_store_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     address = "s3://rows/train.jsonl?endpoint_override=http://127.0.0.1:9&region=us-east-1"
     with pytest.raises(DataError, match="s3://rows/train.jsonl cannot be fetched: .* credentials"):
-        read_examples(address, key="data.train", columns={})
+        read(address)
 
 
 def test_a_file_of_other_machines_is_a_path(tmp_path: Path) -> None:
     (tmp_path / "my rows.jsonl").write_text(LINES)
     address = f"file://{tmp_path}/my%20rows.jsonl"
-    assert len(read_examples(address, key="data.train", columns={})) == len(ROWS)
+    assert len(read(address)) == len(ROWS)
 
 
 def space_with(folder: Path, train: str, base_model: str) -> Path:

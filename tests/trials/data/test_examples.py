@@ -20,6 +20,7 @@ from trials.data import table
 from trials.data.examples import (
     Example,
     Message,
+    Reading,
     fingerprint,
     looks_like_hub_id,
     read_examples,
@@ -69,7 +70,8 @@ def parquet(table: pa.Table) -> bytes:
 def read(
     source: str, columns: Mapping[str, str] | None = None, template: str | None = None
 ) -> list[Example]:
-    return read_examples(source, key="data.train", columns=columns or {}, template=template)
+    reading = Reading(columns=columns or {}, template=template)
+    return read_examples(source, key="data.train", reading=reading).examples
 
 
 @pytest.mark.parametrize(
@@ -142,11 +144,11 @@ BROKEN_FILES = [
     (
         "t.jsonl",
         lines(PAIR) + '{"prompt": "a" "comp',
-        "line 2 of t.jsonl is not JSON: .* at column",
+        "line 2 of t.jsonl: must be JSON, found a fault at column",
     ),
-    ("t.jsonl", "[" * 100_000, "line 1 of t.jsonl is nested too deeply"),
-    ("t.jsonl", "1" * 5000, "line 1 of t.jsonl holds too long a number"),
-    ("t.jsonl", lines(PAIR, [1]), "line 2 of t.jsonl must be a JSON object .* found a list"),
+    ("t.jsonl", "[" * 100_000, "line 1 of t.jsonl: must not be nested so deeply"),
+    ("t.jsonl", "1" * 5000, "line 1 of t.jsonl: must not hold a number of"),
+    ("t.jsonl", lines(PAIR, [1]), "line 2 of t.jsonl: must be a JSON object .* found a list"),
     ("t.jsonl", json.dumps([PAIR], indent=1), "name end in .json"),
     ("t.jsonl", b"\x00\x01\x02", "binary file: byte 0 is NUL"),
     (
@@ -165,15 +167,23 @@ BROKEN_FILES = [
     ("t.parquet", b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
     ("t.jsonl.gz", b"{}", "is not complete gzip data"),
     ("t.jsonl.gz", gzip.compress(b"{}" * 99, mtime=0)[:-9], "is not complete gzip data"),
-    ("t.json", '[\n{"text": "a"},\n{"text" "b"}]', "line 3 of t.json is not JSON: .* at column 9"),
+    (
+        "t.json",
+        '[\n{"text": "a"},\n{"text" "b"}]',
+        "t.json: must be JSON, found a fault at line 3, column 9",
+    ),
     ("t.json", lines(PAIR, PAIR), "let its name end in .jsonl"),
     ("t.json", '{"a": [], "b": []}', "found lists under `a`, `b`"),
     ("t.json", '{"a": 1}', "found no list under `a`"),
     ("t.json", "3", "must be a list of objects.* found the number 3"),
     ("t.json", "[]", "must hold rows, but it has none"),
-    ("t.json", '[{"text": "a"}, null]', "row 2 of t.json must be a JSON object .* found null"),
+    ("t.json", '[{"text": "a"}, null]', "row 2 of t.json: must be a JSON object .* found null"),
     ("t.csv", "prompt,completion\n", "must hold rows, but it has none"),
-    ("t.csv", "prompt,completion\na,b\na,b,c\n", "row 2 .*line 3.* 2 fields.* found 3"),
+    (
+        "t.csv",
+        "prompt,completion\na,b\na,b,c\n",
+        "row 2 .* 2 fields.* found 3 in the row that ends on line 3",
+    ),
     ("t.csv", 'prompt,completion\na,b\na,"b\n', "row 2 of t.csv is not CSV"),
     ("t.csv", "text,text\na,b\n", "found twice: `text`"),
     ("t.csv", "prompt;completion\na;b\n", "separated by a comma, found a semicolon"),
@@ -207,9 +217,12 @@ BROKEN_ROWS = [
     ({"messages": "hello"}, "`messages` must be a list such as .* found the text 'hello'"),
     ({"messages": [ASKED, "4"]}, "turn 2 of `messages` must be an object, found the text '4'"),
     ({"messages": [{"content": "4"}]}, "must have `role` and `content` .* found `content`"),
-    ({"messages": [{"role": "bot", "content": "4"}]}, "the role of turn 1 .* found the text 'bot'"),
+    ({"messages": [{"role": "boss", "content": "4"}]}, "role of turn 1 .* found the text 'boss'"),
     ({"messages": [ASKED, {"role": "assistant", "content": None}]}, "must be text, found null"),
-    ({"messages": [ASKED, {**ANSWERED, "tool_calls": [{}]}]}, "found `tool_calls`"),
+    (
+        {"messages": [ASKED, {**ANSWERED, "tool_calls": [{}]}]},
+        "a call in `tool_calls` of turn 2 .* found an object",
+    ),
 ]
 
 
@@ -263,18 +276,88 @@ def test_a_template_that_does_more_than_name_columns_is_refused(template: str) -
         read(write("t.jsonl", lines(PAIR)), template=template)
 
 
-def test_all_problems_come_at_once_up_to_the_limit() -> None:
+def test_all_problems_come_at_once_by_kind_with_their_count_and_places() -> None:
     source = write("t.jsonl", lines(PAIR) + "no\n" + lines(*[{"text": "a"}, PAIR, PAIR] * 3))
     with pytest.raises(DataError) as caught:
-        read_examples(source, key="data.eval", columns={}, limit_problems=2)
-    first, second, rest = str(caught.value).split("\n")
-    assert first.startswith("data.eval: line 2 of t.jsonl is not JSON")
-    assert second.startswith("data.eval: line 3 of t.jsonl: all rows must have one format")
-    assert rest == "and 2 more"
+        read_examples(source, key="data.eval", reading=Reading())
+    first, second = str(caught.value).split("\n")
+    assert first.startswith("data.eval: line 2 of t.jsonl: must be JSON")
+    assert second.startswith("data.eval: 3 rows of t.jsonl: all rows must have one format")
+    assert ", found `text` in the first: lines 3, 6, 9. Fix or remove them" in second
+
+
+def test_bad_rows_can_be_left_out_and_are_told() -> None:
+    source = write("t.jsonl", lines(PAIR) + "no\n" + lines({"text": "a"}, PAIR, PAIR))
+    found = read_examples(source, key="data.train", reading=Reading(skip_bad_rows=True))
+    assert [example.place for example in found.examples] == [
+        "t.jsonl line 1",
+        "t.jsonl line 4",
+        "t.jsonl line 5",
+    ]
+    assert [(why["rows"], why["places"]) for why in found.skipped] == [
+        (1, "t.jsonl line 2"),
+        (1, "t.jsonl line 3"),
+    ]
+
+
+def test_a_file_without_a_usable_row_is_refused_though_bad_rows_are_left_out() -> None:
+    source = write("t.jsonl", lines({"prompt": "a", "completion": ""}))
+    words = r"^data.train: no row of t.jsonl can be used: `completion` must not be empty: line 1\."
+    with pytest.raises(DataError, match=words):
+        read_examples(source, key="data.train", reading=Reading(skip_bad_rows=True))
+
+
+def test_a_file_that_is_broken_as_a_whole_is_refused_though_bad_rows_are_left_out() -> None:
+    source = write("t.csv", 'prompt,completion\na,b\na,"b\n')
+    with pytest.raises(DataError, match=r"row 2 of t.csv is not CSV"):
+        read_examples(source, key="data.train", reading=Reading(skip_bad_rows=True))
+
+
+def test_several_files_are_read_in_their_order_each_in_its_own_form(folder: Path) -> None:
+    (folder / "sub").mkdir()
+    sources = [
+        write("t.jsonl", lines({"instruction": "1+1?", "output": "2", "id": 3})),
+        write("sub/t.jsonl", lines(PAIR)),
+        write("c.csv", "prompt,completion\n3+3?,6\n"),
+    ]
+    found = read_examples(sources, key="data.train", reading=Reading())
+    assert found.examples == [
+        pair("1+1?", "2", "t.jsonl line 1"),
+        pair("2+2?", "4", "sub/t.jsonl line 1"),
+        pair("3+3?", "6", "c.csv row 1"),
+    ]
+    assert [file["rows"] for file in found.files] == [1, 1, 1]
+    assert found.unread == {"id": 1}
+
+
+def test_the_problems_of_all_files_are_told_with_their_names() -> None:
+    sources = [write("a.jsonl", lines({"text": ""})), write("b.jsonl", ""), write("c.jsonl", "no")]
+    with pytest.raises(DataError) as caught:
+        read_examples(sources, key="data.train", reading=Reading())
+    assert [name for name in "abc" if f"{name}.jsonl" in str(caught.value)] == ["a", "b", "c"]
+
+
+def test_parquet_tools_have_no_nulls_that_arrow_added() -> None:
+    tools = [
+        {"name": "a", "parameters": {"type": "object", "properties": {"x": {"type": "number"}}}},
+        {"name": "b", "parameters": {"type": "object", "properties": {"y": {"type": "string"}}}},
+    ]
+    table = pa.table({"messages": [[ASKED, ANSWERED]], "tools": [tools]})
+    [example] = read(write("t.parquet", parquet(table)))
+    assert example.tool_list() == [{"type": "function", "function": tool} for tool in tools]
+
+
+def test_data_system_counts_in_the_fingerprint() -> None:
+    source = write("t.jsonl", lines(PAIR))
+    prints = {
+        fingerprint(read_examples(source, key="k", reading=Reading(system=system)).examples)
+        for system in (None, "", "Be brief.")
+    }
+    assert len(prints) == 3
 
 
 def test_a_snippet_of_a_long_broken_line_is_short() -> None:
-    with pytest.raises(DataError, match=r"column 50\d\d, near '.{30,60}'\. Fix"):
+    with pytest.raises(DataError, match=r"column 50\d\d, near '.{30,60}' \("):
         read(write("t.jsonl", '{"text": "' + "a" * 5000 + '" "b"}'))
 
 
@@ -453,7 +536,7 @@ def test_what_holds_no_rows_or_too_much_is_refused(
 ) -> None:
     monkeypatch.setattr(table, "most_bytes", lambda: 1_000_000)
     with pytest.raises(DataError) as refused:
-        read_examples(write(name, content), key="data.train", columns={})
+        read_examples(write(name, content), key="data.train", reading=Reading())
     assert message in str(refused.value)
 
 
@@ -477,5 +560,5 @@ def test_parquet_that_unpacks_to_too_much_or_to_what_python_cannot_hold_is_refus
     monkeypatch.setattr(table, "most_bytes", lambda: 1_000_000)
     pq.write_table(pa.table({"text": column}), "train.parquet")
     with pytest.raises(DataError) as refused:
-        read_examples(str(Path.cwd() / "train.parquet"), key="data.train", columns={})
+        read_examples(str(Path.cwd() / "train.parquet"), key="data.train", reading=Reading())
     assert message in str(refused.value)

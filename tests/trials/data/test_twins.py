@@ -25,9 +25,7 @@ from trials.models.smollm2 import ModelError, smollm2_dir
 _SPEC = importlib.util.find_spec("trl")
 assert _SPEC is not None and _SPEC.origin is not None
 FOLDER = Path(_SPEC.origin).parent / "chat_templates"
-MARK = re.compile(
-    r"<\|[^|<>\s']{1,40}\|>|<\|?/?[A-Za-z_:]+\|?>|<｜[^｜]+｜>|\[/?[A-Z_]{2,}\]"  # noqa: RUF001
-)
+MARK = re.compile(r"<\|[^|<>\s']{1,40}\|>|<\|?/?[A-Za-z_:]+\|?>|<｜[^｜]+｜>|\[/?[A-Z_]{2,}\]")
 THOUGHT = re.compile(r"<think>.*?</think>\s*|^\s*</think>\s*", re.DOTALL)
 
 TOOL = {

@@ -16,6 +16,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from tests import tiny
 from trials.config import ConfigError
+from trials.data.examples import Reading
 from trials.data.rendering import LossOn
 from trials.data.tokens import TokenRows, TokenSplit
 from trials.preparation.prepare import Request, main, prepare
@@ -69,8 +70,7 @@ def asked(tmp_path: Path, base: Path) -> Request:
     return Request(
         train=write(tmp_path / "train.jsonl", TRAIN),
         eval=write(tmp_path / "eval.jsonl", EVAL),
-        columns={},
-        template=None,
+        reading=Reading(),
         chat=False,
         loss_on="completion",
         model=tiny.model_config(base),
@@ -135,10 +135,10 @@ PAIR = pair("oslo rain", " snow")
         ({"instruction": "oslo", "input": "rain", "output": " snow"}, {}, PLAIN, ANSWER),
         ({"instruction": "oslo rain", "output": " snow"}, {}, PLAIN, ANSWER),
         ({"text": "oslo rain snow"}, {}, PLAIN, PLAIN),
-        ({"a": "oslo", "b": "snow"}, {"template": "{a} rain {b}"}, PLAIN, PLAIN),
+        ({"a": "oslo", "b": "snow"}, {"reading": Reading(template="{a} rain {b}")}, PLAIN, PLAIN),
         (
             {"q": "oslo rain", "a": " snow"},
-            {"columns": {"prompt": "q", "completion": "a"}},
+            {"reading": Reading(columns={"prompt": "q", "completion": "a"})},
             PLAIN,
             ANSWER,
         ),
@@ -396,3 +396,20 @@ def test_what_a_template_is_given_tells_cached_rows_apart(asked: Request, cache:
 def test_the_tokens_of_a_templates_marks_are_told(asked: Request) -> None:
     report = prepare(as_chat(asked, chat_template="{{ '<|user|>' }}" + TEMPLATE))
     assert "Each mark takes so many tokens: <|user|> 1, </s> 1." in report["notes"][0]
+
+
+def test_turns_among_the_eval_rows_need_a_chat_template_too(
+    tmp_path: Path, asked: Request, base: Path
+) -> None:
+    tiny.make_tokenizer().save_pretrained(base)
+    for file in base.glob("chat_template*"):
+        file.unlink()
+    turns = write(tmp_path / "turns.jsonl", [{"messages": [ASKED, ANSWERED]}])
+    with pytest.raises(ConfigError, match="has no chat template"):
+        prepare(replace(asked, chat=None, eval=[turns]))
+
+
+def test_a_prepared_folder_is_told_anew_what_is_not_read(tmp_path: Path, asked: Request) -> None:
+    assert prepare(asked)["unread"] == {}
+    write(Path(str(asked.train)), [{**row, "id": n} for n, row in enumerate(TRAIN)])
+    assert prepare(asked)["unread"] == {"id": len(TRAIN)}

@@ -1,0 +1,55 @@
+"""Which `data.columns` would read a table whose columns have other names."""
+
+from collections.abc import Sequence
+
+from trials.data.table import Table
+from trials.data.turns import ROLE_KEYS, as_list
+
+_LOOKED_AT = 100
+"""Rows that tell what a column holds."""
+_ASKED = "instruction question query problem prompt input task user".split()
+_GIVEN = "context input passage document background".split()
+_ANSWERED = "output response answer completion solution target summary reply assistant".split()
+
+
+def columns_hint(table: Table, present: Sequence[str]) -> str:
+    """Return the line to write, as far as it can be told."""
+    turns = [name for name in present if _holds(table, name) is list]
+    texts = [name for name in present if _holds(table, name) is str]
+    if "chosen" in present and "rejected" in present:
+        asked_apart = "prompt" in present
+        key = "messages" if "chosen" in turns else "completion" if asked_apart else "text"
+        return (
+            f"They are pairs of a wanted and an unwanted answer; to learn the wanted ones: "
+            f"data.columns: {{{key}: chosen}} and data.ignore: [rejected]"
+        )
+    if turns:
+        return _such({"messages": turns[0]})
+    if len(texts) < 2:
+        return _such({"text": texts[0] if texts else "<its column>"})
+    asked = next((name for name in _ASKED if name in texts), None)
+    answered = next((name for name in _ANSWERED if name in texts and name != asked), None)
+    if asked is None or answered is None:
+        three = ("instruction", "input", "output")
+        names = three if len(texts) > 2 else ("prompt", "completion")
+        return _such(dict.fromkeys(names, "<its column>"))
+    given = next((name for name in _GIVEN if name in texts and name not in (asked, answered)), None)
+    system = {"system": "system_prompt"} if "system_prompt" in texts else {}
+    if given is not None:
+        return _such({"instruction": asked, "input": given, "output": answered, **system})
+    return _such({"prompt": asked, "completion": answered, **system})
+
+
+def _such(columns: dict[str, str]) -> str:
+    pairs = ", ".join(f"{ours}: {theirs}" for ours, theirs in columns.items())
+    return f"Say which column is which, such as data.columns: {{{pairs}}}"
+
+
+def _holds(table: Table, name: str) -> type | None:
+    """Whether a column holds lists of turns, or texts."""
+    values = (row.columns.get(name) for row in table.rows[:_LOOKED_AT])
+    value = next((value for value in values if value is not None), None)
+    turns = as_list(value)
+    if turns and isinstance(turns[0], dict) and any(key in turns[0] for key in ROLE_KEYS):
+        return list
+    return str if isinstance(value, str) else None

@@ -1,0 +1,119 @@
+"""The rows of `data.train` and `data.eval`, and what a report says of reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trials.config import DataError
+from trials.data.examples import Example, Reading, Source, read_examples, shared_rows, split
+from trials.data.formats import Rows
+from trials.data.table import nearest
+
+Splits = dict[str, list[Example]]
+"""The rows of `train` and of `eval`."""
+
+
+def read_splits(
+    train: str | list[str],
+    eval_: str | float | list[str],
+    reading: Reading,
+    *,
+    chat: bool | None,
+    seed: int,
+) -> tuple[Splits, dict[str, Any]]:
+    """Return the rows, and `files`, `unread`, `skipped`, `own_system` and notes of the report.
+
+    Raises:
+        DataError: With the problems of all files; or eval rows are train rows.
+    """
+    asked = {"train": train} if isinstance(eval_, float) else {"train": train, "eval": eval_}
+    read: dict[str, Source] = {}
+    problems: list[str] = []
+    for name, sources in asked.items():
+        try:
+            read[name] = read_examples(sources, key=f"data.{name}", reading=reading)
+        except DataError as error:
+            problems.append(str(error))
+    rows = [example for source in read.values() for example in source.examples]
+    problems += _of_forms(rows, chat)
+    if problems:
+        raise DataError("\n".join(problems))
+    splits = {name: source.examples for name, source in read.items()}
+    if isinstance(eval_, float):
+        splits = dict(zip(("train", "eval"), split(splits["train"], eval_, seed), strict=True))
+    else:
+        _check_apart(splits)
+    return splits, _told(read, reading)
+
+
+def _of_forms(rows: Sequence[Example], chat: bool | None) -> list[str]:
+    """What is wrong with the rows' forms, as far as that is known without the model."""
+    if chat and any(example.text is not None for example in rows):
+        return [
+            "data.chat: true needs rows with prompt and completion, found rows of one text each. "
+            "Remove data.chat."
+        ]
+    n_turns = sum(example.messages is not None for example in rows)
+    if chat is False and n_turns and any(example.prompt is not None for example in rows):
+        return [
+            f"data.chat: false joins prompt and completion as they are, but {n_turns:,} of "
+            f"{len(rows):,} rows are conversations (messages, or rows with a history), which only "
+            f"a chat template renders. Remove data.chat, or write data.ignore: [history]"
+        ]
+    return []
+
+
+def _check_apart(splits: Splits) -> None:
+    if both := shared_rows(splits["train"], splits["eval"]):
+        shown = "\n".join(f"  {in_eval} equals {in_train}" for in_train, in_eval in both[:5])
+        more = f"\n  and {len(both) - 5} more" if len(both) > 5 else ""
+        raise DataError(
+            f"data.eval: {len(both)} of its {len(splits['eval'])} rows are also train rows, so "
+            f"eval loss would reward memorising them.\n{shown}{more}\n  Remove them from one of "
+            f"the files, or write `eval: 0.1`, a split that keeps equal rows together."
+        )
+
+
+def _told(read: dict[str, Source], reading: Reading) -> dict[str, Any]:
+    together = Rows()
+    for source in read.values():
+        together.add(source)
+    return {
+        "files": {name: source.files for name, source in read.items()},
+        "unread": dict(sorted(together.unread.items())),
+        "skipped": [{"key": f"data.{n}", **why} for n, s in read.items() for why in s.skipped],
+        "own_system": together.n_own_system,
+        "reading_notes": [
+            f"data.ignore: no column and no key of turns is called `{name}`"
+            f"{nearest(name, together.unread)} Remove it, or write its name as the rows do."
+            for name in reading.ignore
+            if name not in together.ignored
+        ],
+    }
+
+
+def check_plain(splits: Splits, *, chat: bool) -> None:
+    """See that no row has what only a chat template renders.
+
+    Args:
+        chat: Whether prompts and completions become turns.
+
+    Raises:
+        DataError: Some have; says which columns, and the mend.
+    """
+    if chat:
+        return
+    pairs = [e for rows in splits.values() for e in rows if e.messages is None]
+    for what, n in (
+        ("system", sum(example.system is not None for example in pairs)),
+        ("tools", sum(example.tools is not None for example in pairs)),
+    ):
+        if n:
+            remove = "remove data.system, or " if what == "system" else ""
+            raise DataError(
+                f"data.chat: only a chat template renders {what}, which {n:,} rows have, but "
+                f"prompt and completion are joined as they are here (chat: false). Set data.chat "
+                f"to true with an instruct model; or write it into the prompt; or leave it out: "
+                f"{remove}write data.ignore: [{what}]"
+            )

@@ -23,7 +23,7 @@ from trials.backends.loading import load
 from trials.config import ConfigError, DataError, ModelConfig
 from trials.data.examples import Example, Message
 from trials.data.formats import Reading, converted
-from trials.data.rendering import render
+from trials.data.rendering import Renderer
 from trials.data.table import Row, Table
 from trials.memory.estimate import estimate
 from trials.preparation.model_checks import check_weights, reachable
@@ -96,8 +96,9 @@ def test_a_chat_template_is_boxed_in(template: str) -> None:
     tokenizer = tiny.make_tokenizer()
     tokenizer.chat_template = template
     example = Example((Message("assistant", "rain"),), None, None, None, "train.jsonl line 1")
-    with pytest.raises(DataError, match="train.jsonl line 1: this tokenizer's chat template"):
-        render(example, tokenizer, chat=True, loss_on="completion")
+    renderer = Renderer(tokenizer, chat=True, loss_on="completion")
+    with pytest.raises(DataError, match="the chat template rejects the conversation"):
+        renderer.render(example)
 
 
 def sources() -> str:

@@ -123,13 +123,14 @@ def main() -> None:
 def write_rows(folder: Path, data: Path, n_rows: int, n_steps: int) -> None:
     """Write the rows of a run twice: tokenised for us, and in the order of our steps for TRL."""
     from trials.data.batches import EffectiveBatches
-    from trials.data.rendering import tokenized
+    from trials.data.rendering import Renderer
     from trials.models.sources import load_tokenizer
 
     examples = read_examples(str(data.resolve()), key="--data", reading=Reading()).examples
     random.Random(SEED).shuffle(examples)
     examples = list(islice(cycle(examples[:n_rows]), n_steps * EFFECTIVE_BATCH_SIZE))
-    tokens = tokenized(examples, load_tokenizer(MODEL), chat=False, loss_on="completion")
+    renderer = Renderer(load_tokenizer(MODEL), chat=False, loss_on="completion")
+    tokens, _ = renderer.tokenized(examples)
     tokens.save(folder / "train")
     tokens.taken(range(8), MAX_LENGTH).save(folder / "sample")
     batches = EffectiveBatches(tokens.lengths, size=EFFECTIVE_BATCH_SIZE, seed=SEED)

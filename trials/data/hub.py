@@ -10,21 +10,16 @@ def read_hub(source: str) -> Table:
     """Return the rows of the hub's data set `org/name:split`; without a split, of `train`.
 
     Raises:
-        DataError: The data set could not be had, or the package `datasets` is missing.
+        DataError: The data set could not be had.
     """
     name, _, split = source.partition(":")
     split = split or "train"
     title = f"{name}:{split}"
-    try:
-        import datasets  # here, not above: optional, and it takes a second to import
-        import httpx
-        import pyarrow as pa
-        from datasets.exceptions import DatasetsError
-    except ImportError:
-        raise DataError(
-            f"{title} is a hub data set, but the package `datasets`, which reads it, is not "
-            f"installed. Run: pip install -e '.[hub-data]'"
-        ) from None
+    import datasets  # here, not above: it takes a second
+    import httpx
+    import pyarrow as pa
+    from datasets.exceptions import DatasetsError
+
     failures = (OSError, ValueError, LookupError, RuntimeError, DatasetsError, httpx.HTTPError)
     try:
         # As Arrow, so that columns of images or sounds are not decoded.

@@ -21,7 +21,7 @@ from trials.config import DataError, ModelConfig, UserError
 from trials.data import chat_templates, token_cache
 from trials.data import tokens as data
 from trials.data.examples import Example, Reading, fingerprint
-from trials.data.rendering import LossOn, Renderer
+from trials.data.rendering import LossOn, Renderer, RowCounts
 from trials.data.tokens import LEAST_SAMPLE_ROWS, SplitCounts, TokenSplit
 from trials.faults import fault_of
 from trials.models.sources import load_tokenizer
@@ -156,6 +156,17 @@ def _content(request: Request, fingerprints: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    renderer: Renderer
+    splits: Splits
+    """Without the rows that are left out."""
+    tokens: dict[str, TokenSplit]
+    seen: list[RowCounts]
+    report: dict[str, Any]
+    """What it says of the tokenizer."""
+
+
 def _write(
     request: Request,
     tokenizer: PreTrainedTokenizerBase,
@@ -163,114 +174,123 @@ def _write(
     fingerprints: dict[str, str],
     folder: Path,
 ) -> dict[str, Any]:
-    train = splits["train"]
-    chat = is_chat(
-        [*train, *splits["eval"]], tokenizer, asked=request.chat, name=request.model.name
-    )
-    given = {
-        "chat_template": request.chat_template,
-        "template_arguments": request.template_arguments,
-    }
-    see_used(given, train, chat=chat)
-    check_plain(splits, chat=chat)
-    digest = token_cache.tokenizer_digest(tokenizer)
-    tokenizer.save_pretrained(folder / TOKENIZER)
-    day = _day(request) if chat_templates.writes_date(tokenizer) else None
-    renderer = Renderer(
-        tokenizer, chat=chat, loss_on=request.loss_on, arguments=request.template_arguments, day=day
-    )
-    placed = _tokens(request, splits, fingerprints, renderer, digest, chat, day, folder)
-    tokens = {name: split for name, (split, _) in placed.items()}
-    seen = {name: counts for name, (_, counts) in placed.items()}
-    splits = usable(splits, seen, skip=request.reading.skip_bad_rows)
-    train = splits["train"]
+    found = _tokenized(request, tokenizer, splits, fingerprints, folder)
+    train, train_tokens = found.splits["train"], found.tokens["train"]
     shortest, longest = min(request.max_lengths), max(request.max_lengths)
-    counts = {length: data.count(tokens["train"], length) for length in request.max_lengths}
-    eval_counts = data.count(tokens["eval"], longest)
-    _check_kept("data.train", counts[shortest], shortest, tokens["train"])
-    _check_kept("data.eval", eval_counts, longest, tokens["eval"])
-    kept = [row for row, n in enumerate(tokens["eval"].supervised_tokens(longest)) if n]
+    counts = {length: data.count(train_tokens, length) for length in request.max_lengths}
+    eval_counts = data.count(found.tokens["eval"], longest)
+    _check_kept("data.train", counts[shortest], shortest, train_tokens)
+    _check_kept("data.eval", eval_counts, longest, found.tokens["eval"])
+    kept = [row for row, n in enumerate(found.tokens["eval"].supervised_tokens(longest)) if n]
     n_sample = _n_sample(request, len(kept), eval_counts, counts[shortest])
     chosen = sorted(random.Random(request.seed).sample(kept, n_sample))
-    sample = tokens["eval"].taken(chosen, longest)
+    sample = found.tokens["eval"].taken(chosen, longest)
     sample.save(folder / "sample")
     data.write_sample(data.TokenRows(folder / "sample", longest), folder / EVAL_SAMPLE)
-    train_tokens, sample_tokens = counts[shortest].tokens, len(sample.ids)
-    generation = None
-    if request.generation is not None:
-        generation = write_prompts(
-            request.generation,
-            [splits["eval"][row] for row in chosen],
-            renderer,
-            max_length=longest,
-            allowed_tokens=allowed_tokens(
-                train_tokens=train_tokens,
-                epochs=request.smallest_epochs,
-                n_evaluations=request.n_evaluations,
-                sample=sample_tokens,
-            ),
-            seed=request.seed,
-            folder=folder,
-        )
-    read = data.EVALUATION_COST * sample_tokens + (generation["cost"] if generation else 0.0)
+    eval_rows = [found.splits["eval"][row] for row in chosen]
+    sizes = counts[shortest].tokens, len(sample.ids)
+    generation = _generation(request, eval_rows, found.renderer, sizes, folder)
+    cost = data.EVALUATION_COST * len(sample.ids) + generation.get("cost", 0.0)
     return {
-        "chat": chat,
+        **found.report,
         "train": {str(length): asdict(c) for length, c in counts.items()},
         "eval": asdict(eval_counts),
         "train_fingerprint": fingerprints["train"],
         "eval_fingerprint": fingerprints["eval"],
-        "tokenizer": digest,
-        "tokenizer_bytes": sum(file.stat().st_size for file in (folder / TOKENIZER).rglob("*")),
-        "date": day,
         "sample_rows": n_sample,
         "sample_tokens": data.sample_tokens(folder / EVAL_SAMPLE),
-        "evaluation_share": _evaluation_share(request, counts[shortest], read),
+        "evaluation_share": _evaluation_share(request, counts[shortest], cost),
         **({"generation": generation} if generation else {}),
-        "examples": examples(train, tokens["train"], renderer),
-        **(
-            {"rows": token_rows(train, tokens["train"], renderer, request.show_rows)}
-            if request.show_rows
-            else {}
-        ),
+        "examples": examples(train, train_tokens, found.renderer),
+        "rows": token_rows(train, train_tokens, found.renderer, request.show_rows),
         "notes": [
             *([marks_in_words(request.chat_template, tokenizer)] if request.chat_template else []),
-            *rendering_notes(seen.values()),
-            *notes(train, chat=chat, n_eval_rows=len(kept)),
+            *rendering_notes(found.seen),
+            *notes(train, chat=found.report["chat"], n_eval_rows=len(kept)),
         ],
     }
 
 
-def _day(request: Request) -> str:
-    return request.date or date.today().isoformat()
-
-
-def _tokens(
+def _tokenized(
     request: Request,
+    tokenizer: PreTrainedTokenizerBase,
     splits: Splits,
     fingerprints: dict[str, str],
-    renderer: Renderer,
-    digest: str | None,
-    chat: bool,
-    day: str | None,
     folder: Path,
-) -> dict[str, token_cache.Made]:
-    """Place the splits in the folder by their names: from the cache, or tokenised now."""
+) -> _Prepared:
+    """Render and tokenise the rows, or take their tokens from the cache, into the folder."""
+    rows = [*splits["train"], *splits["eval"]]
+    chat = is_chat(rows, tokenizer, asked=request.chat, name=request.model.name)
+    arguments = request.template_arguments
+    given = {"chat_template": request.chat_template, "template_arguments": arguments}
+    see_used(given, rows, chat=chat)
+    check_plain(splits, chat=chat)
+    digest = token_cache.tokenizer_digest(tokenizer)
+    tokenizer.save_pretrained(folder / TOKENIZER)
+    day = _day(request) if chat_templates.writes_date(tokenizer) else None
+    loss_on = request.loss_on
+    renderer = Renderer(tokenizer, chat=chat, loss_on=loss_on, arguments=arguments, day=day)
 
-    def placed(name: str, rows: list[Example]) -> token_cache.Made:
+    def placed(name: str) -> token_cache.Made:
         def tokenized() -> token_cache.Made:
-            print(f"tokenising {len(rows):,} {name} rows", flush=True)
-            return renderer.tokenized(rows)
+            print(f"tokenising {len(splits[name]):,} {name} rows", flush=True)
+            return renderer.tokenized(splits[name])
 
         key = digest and token_cache.key(
             rows=fingerprints[name],
             tokenizer=digest,
             chat=chat,
-            loss_on=request.loss_on,
-            given=chat_templates.given(request.template_arguments, day),
+            loss_on=loss_on,
+            given=chat_templates.given(arguments, day),
         )
         return token_cache.place(folder / name, key, tokenized)
 
-    return {name: placed(name, rows) for name, rows in splits.items()}
+    made = {name: placed(name) for name in splits}
+    seen = {name: counts for name, (_, counts) in made.items()}
+    report = {
+        "chat": chat,
+        "tokenizer": digest,
+        "tokenizer_bytes": sum(file.stat().st_size for file in (folder / TOKENIZER).rglob("*")),
+        "date": day,
+    }
+    splits = usable(splits, seen, skip=request.reading.skip_bad_rows)
+    tokens = {name: split for name, (split, _) in made.items()}
+    return _Prepared(renderer, splits, tokens, list(seen.values()), report)
+
+
+def _generation(
+    request: Request,
+    rows: Sequence[Example],
+    renderer: Renderer,
+    sizes: tuple[int, int],
+    folder: Path,
+) -> dict[str, Any]:
+    """Write the prompts, if the objective needs any.
+
+    Args:
+        sizes: Tokens of the train split and of the eval sample.
+    """
+    if request.generation is None:
+        return {}
+    allowed = allowed_tokens(
+        train_tokens=sizes[0],
+        epochs=request.smallest_epochs,
+        n_evaluations=request.n_evaluations,
+        sample=sizes[1],
+    )
+    return write_prompts(
+        request.generation,
+        rows,
+        renderer,
+        max_length=max(request.max_lengths),
+        allowed_tokens=allowed,
+        seed=request.seed,
+        folder=folder,
+    )
+
+
+def _day(request: Request) -> str:
+    return request.date or date.today().isoformat()
 
 
 def _n_sample(request: Request, n_kept: int, eval_: SplitCounts, train: SplitCounts) -> int:

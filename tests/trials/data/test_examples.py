@@ -442,14 +442,6 @@ def test_a_hub_failure_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None
         read("org/name")
 
 
-def test_a_missing_datasets_package_is_answered_with_its_install(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"pip install -e '.\[hub-data\]'"):
-        read("org/name")
-
-
 def test_shared_rows_are_equal_but_for_white_space_at_the_ends() -> None:
     train = [plain("a", "t 1"), plain("b", "t 2"), plain("a", "t 3"), pair("a", "b", "t 4")]
     evals = [plain(" a\n", "e 1"), plain("A", "e 2"), pair("a ", "b", "e 3"), pair("b", "a", "e 4")]

@@ -12,6 +12,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from trials.data.conversation import Example, Message
+from trials.data.rendering import Renderer
 from trials.evaluation.answers import Reader
 from trials.evaluation.generate import Prompts
 from trials.evaluation.metrics import exact_match
@@ -149,8 +150,7 @@ def written(
     report = write_prompts(
         Ask(rows=64, max_new_tokens=n_new, n_rows=None, file=None),
         examples,
-        tokenizer,
-        chat=True,
+        Renderer(tokenizer, chat=True, loss_on="completion"),
         max_length=2000,
         allowed_tokens=1e9,
         seed=0,
@@ -165,8 +165,9 @@ def score_of_the_true(tokenizer: Any, examples: Sequence[Example], folder: Path)
 
     asked, _ = written(tokenizer, examples, folder)
     reader = Reader(tokenizer, asked.is_chat, asked.end)
+    renderer = Renderer(tokenizer, chat=True, loss_on="completion")
     answers = []
-    for index, row in enumerate(prompted(examples, tokenizer, chat=True)):
+    for index, row in enumerate(prompted(examples, renderer)):
         ids = [*row.completion, *tokenizer("\n<|user|>\nAnd now?").input_ids]
         ids = ids[: next((i for i, t in enumerate(ids) if t in asked.stop_ids), len(ids))]
         keeps_open = index in asked.keep_open

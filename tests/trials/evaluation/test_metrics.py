@@ -235,11 +235,12 @@ def test_few_training_rows_afford_few_prompts(tiny_base: Path, tmp_path: Path) -
 
 def test_plain_text_has_nothing_to_generate_for(tiny_base: Path, tmp_path: Path) -> None:
     from trials.data.conversation import Example
+    from trials.data.rendering import Renderer
     from trials.preparation.prompts import prompted
 
     text = Example(messages=None, prompt=None, completion=None, text="oslo", place="rows line 1")
     with pytest.raises(DataError, match="needs rows with prompts .* are plain text"):
-        prompted([text], tiny.make_tokenizer(), chat=False)
+        prompted([text], Renderer(tiny.make_tokenizer(), chat=False, loss_on="completion"))
 
 
 def test_the_metric_of_the_page_knows_right_from_wrong() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +25,7 @@ LossOn = Literal["completion", "all"]
 CHUNK_ROWS = 1000
 """Rows tokenised at once: the tokens of no more rows than these are Python's own integers."""
 
+SYSTEM_REFUSED = "without its system turn the row is rendered"
 _PLACES = 5
 """Rows that are named of each kind of problem."""
 
@@ -136,6 +137,18 @@ class Renderer:
         )
         return Rendered(text, [Span(len(prompt), len(text))])
 
+    def _why(self, example: Example, error: RowRefused) -> str:
+        """Why a row is refused; where it is for its system turn, say so."""
+        turns = example.conversation()
+        rest = tuple(turn for turn in turns if turn.role not in ("system", "developer"))
+        if len(rest) < len(turns):
+            try:
+                rendered(replace(example, messages=rest, system=None), self.template)
+            except RowRefused:
+                return str(error)
+            return f"{error}; {SYSTEM_REFUSED}"
+        return str(error)
+
     def is_chat(self, example: Example) -> bool:
         """Whether the chat template renders the row: a conversation always, a text never."""
         return example.messages is not None or (self._chat and example.text is None)
@@ -193,7 +206,7 @@ class Renderer:
             try:
                 one = self.render(example)
             except RowRefused as error:
-                counts.refuse(str(error), index, example.place)
+                counts.refuse(self._why(example, error), index, example.place)
                 continue
             is_chat = self.is_chat(example)
             if is_chat:

@@ -9,7 +9,7 @@ from typing import Any
 from trials.config import DataError
 from trials.data.conversation import Example
 from trials.data.left_out import CALLS, REASONING
-from trials.data.rendering import Renderer, RowCounts
+from trials.data.rendering import SYSTEM_REFUSED, Renderer, RowCounts
 from trials.data.tokens import TokenSplit
 from trials.preparation.rows import Splits
 
@@ -48,11 +48,10 @@ def usable(splits: Splits, counts: Mapping[str, RowCounts], *, skip: bool) -> Sp
 
 
 def _refused(seen: RowCounts, rows: Sequence[Example]) -> Iterator[str]:
-    has_system = any(m.role == "system" for n in seen.refused_rows for m in rows[n].conversation())
     for reason, (n, *places) in seen.refused.items():
         mend = "Fix or remove these rows, or set data.skip_bad_rows: true."
-        if has_system and "system" in reason.lower():
-            mend = "Put the system text before the first user turn instead, or remove it."
+        if reason.endswith(SYSTEM_REFUSED):
+            mend = "Put the system text before the first user turn, or leave it out."
         yield f"{n:,} of {len(rows):,} rows: {reason} ({_listed(n, places)}). {mend}"
 
 

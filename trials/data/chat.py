@@ -59,6 +59,8 @@ class ChatTemplate:
     ) -> None:
         self._tokenizer = tokenizer
         self._arguments = context(arguments or {}, day)
+        for text in texts_of(tokenizer):
+            _remember_safe_attributes(text)
         self._knows_developers = any("developer" in text for text in texts_of(tokenizer))
         # The longest first: one may begin as another does.
         special = sorted(map(str, tokenizer.added_tokens_encoder), key=len, reverse=True)
@@ -236,3 +238,27 @@ def common_prefix(one: str, other: str) -> int:
 
 def _common_suffix(one: str, other: str) -> int:
     return common_prefix(one[::-1], other[::-1])
+
+
+def _remember_safe_attributes(text: str) -> None:
+    """Let jinja's sandbox decide once for each type and attribute: a third of a rendering's time.
+
+    Its answer depends on nothing else. transformers compiles each template once and keeps it.
+    """
+    from transformers.utils import chat_template_utils
+
+    try:
+        environment: Any = chat_template_utils._compile_jinja_template(text).environment
+    except Exception:  # a template that does not compile says so where it renders
+        return
+    decide, known = environment.is_safe_attribute, {}
+    if "is_safe_attribute" in vars(environment):
+        return
+
+    def is_safe_attribute(obj: Any, attribute: str, value: Any) -> bool:
+        key = type(obj), attribute
+        if key not in known:
+            known[key] = decide(obj, attribute, value)
+        return bool(known[key])
+
+    environment.is_safe_attribute = is_safe_attribute

@@ -40,6 +40,7 @@ def _main(
 
 
 for command in (  # in the order of `sweep --help`
+    spaces.init,
     running.run,
     spaces.check,
     running.trial,

@@ -1,13 +1,65 @@
-"""Commands about a space file: `check`, `schema`."""
+"""Commands about a space file: `init`, `check`, `schema`."""
 
+import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sweep.cli.options import Name, Output, Seed, Sets, SpaceFile, Workers, console, overrides_of
+from sweep.cli.options import (
+    Name,
+    Output,
+    Seed,
+    Sets,
+    SpaceFile,
+    Workers,
+    console,
+    fail,
+    overrides_of,
+)
 from sweep.cli.watching import print_json
 from sweep.folder import layout
+
+
+def init(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A file of training rows.")],
+    file: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FILE.yaml]",
+            help="Where to write; - prints. Default: beside DATA.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="The base model: a hub id or a folder.")
+    ] = "smollm2-135m",
+) -> None:
+    """Write a space for your rows, which `sweep check` passes.
+
+    Finds their form, eval rows beside them and their length; writes NAME.yaml, never over a file.
+    NAME is that of DATA, or of its folder if DATA is called train or data.
+    Example: sweep init orders/train.jsonl --model Qwen/Qwen2.5-1.5B-Instruct
+    """
+    from sweep.driver.new_space import new_space, usual_path
+    from sweep.workers.devices import wants_gpus
+
+    path = usual_path(data) if file in (None, "-") else Path(str(file))
+    if file != "-" and os.path.lexists(path):
+        fail(
+            f"{path}: is there already, and is never written over. Name another: "
+            f"sweep init {data} my.yaml, or print it with `-`."
+        )
+    say = console(stderr=True).print
+    text = new_space(data, path, model, on_gpus=wants_gpus(workers=None), say=say)
+    if file == "-":
+        typer.echo(text, nl=False)
+        return
+    with path.open("x", encoding="utf-8") as opened:  # x: another may have come meanwhile
+        opened.write(text)
+    shown = shlex.quote(str(path))
+    typer.echo(f"Wrote {path}. Look at it, then: sweep check {shown}; sweep run {shown}")
 
 
 def check(

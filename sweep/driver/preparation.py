@@ -117,13 +117,25 @@ def prepare_data(
     """
     data_dir.parent.mkdir(parents=True, exist_ok=True)
     asked = request(space, data_dir, on_gpus=on_gpus, so_far=so_far)
-    answer = _answer({**asked, "show_rows": show_rows}, say)
-    if "problems" in answer:
-        raise SpaceError(answer["problems"])
-    return Check(data_dir, answer["report"], on_gpus)
+
+    def command(*paths: str) -> list[str]:
+        return module_command("trials.preparation.prepare", *paths)
+
+    report = answered({**asked, "show_rows": show_rows}, say, command)
+    return Check(data_dir, report, on_gpus)
 
 
-def _answer(asked: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+def answered(
+    asked: dict[str, Any], say: Callable[[str], None], command: Callable[..., list[str]]
+) -> dict[str, Any]:
+    """Return the report of a process that is asked.
+
+    Args:
+        command: Starts it, given the paths of the request and of the answer.
+
+    Raises:
+        SpaceError: It found problems, or broke.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         request_path, answer_path = Path(scratch) / "request.json", Path(scratch) / "answer.json"
         request_path.write_text(json.dumps(asked))
@@ -132,7 +144,7 @@ def _answer(asked: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]
         with (
             log_path.open("w") as log,
             subprocess.Popen(
-                module_command("trials.preparation.prepare", *paths),
+                command(*paths),
                 stdin=subprocess.PIPE,  # its end is ours: it must not outlive this process
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -146,8 +158,11 @@ def _answer(asked: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]
         if not answer_path.exists():
             end = "\n".join(log_path.read_text(errors="replace").splitlines()[-15:])
             raise SpaceError(f"reading the data failed with exit code {process.returncode}:\n{end}")
-        answer: dict[str, Any] = json.loads(answer_path.read_text())
-        return answer
+        answer = json.loads(answer_path.read_text())
+    if "problems" in answer:
+        raise SpaceError(answer["problems"])
+    report: dict[str, Any] = answer["report"]
+    return report
 
 
 def _widest_target(space: Space) -> str:

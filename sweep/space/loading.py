@@ -32,8 +32,12 @@ def load_space(path: Path, overrides: Mapping[str, str] | None = None) -> Space:
     Raises:
         SpaceError: With every problem of the file, each with its line and its mend.
     """
-    file = read(path, overrides or {})
-    raw = file.plain
+    return checked(read(path, overrides or {}))
+
+
+def checked(file: SpaceFile) -> Space:
+    """Check a file that was read; see `load_space`."""
+    raw, path = file.plain, file.path
     problems = [
         *_field_problems(raw, path),
         *objective_problems(raw, path.parent),

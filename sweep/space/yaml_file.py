@@ -92,6 +92,11 @@ def read(path: Path, overrides: Mapping[str, str]) -> SpaceFile:
     return SpaceFile(path, document, flags)
 
 
+def of_text(text: str, path: Path) -> SpaceFile:
+    """Return the file that a text would be at `path`."""
+    return SpaceFile(path, _built(text), {})
+
+
 def _read(path: Path) -> CommentedMap:
     text = _text(path)
     try:

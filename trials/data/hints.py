@@ -12,37 +12,44 @@ _GIVEN = "context input passage document background".split()
 _ANSWERED = "output response answer completion solution target summary reply assistant".split()
 
 
+UNKNOWN = "<its column>"
+
+
 def columns_hint(table: Table, present: Sequence[str]) -> str:
     """Return the line to write, as far as it can be told."""
+    columns, ignore = guessed(table, present)
+    pairs = ", ".join(f"{ours}: {theirs}" for ours, theirs in columns.items())
+    if ignore:
+        return (
+            f"They are pairs of a wanted and an unwanted answer; to learn the wanted ones: "
+            f"data.columns: {{{pairs}}} and data.ignore: [{', '.join(ignore)}]"
+        )
+    return f"Say which column is which, such as data.columns: {{{pairs}}}"
+
+
+def guessed(table: Table, present: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return our names of columns → the file's, or `UNKNOWN`; and the columns to leave out."""
     turns = [name for name in present if _holds(table, name) is list]
     texts = [name for name in present if _holds(table, name) is str]
     if "chosen" in present and "rejected" in present:
-        asked_apart = "prompt" in present
-        key = "messages" if "chosen" in turns else "completion" if asked_apart else "text"
-        return (
-            f"They are pairs of a wanted and an unwanted answer; to learn the wanted ones: "
-            f"data.columns: {{{key}: chosen}} and data.ignore: [rejected]"
-        )
+        asked_apart = "prompt" in (turns if "chosen" in turns else present)
+        key = "completion" if asked_apart else "messages" if "chosen" in turns else "text"
+        return {key: "chosen"}, ["rejected"]
     if turns:
-        return _such({"messages": turns[0]})
+        return {"messages": turns[0]}, []
     if len(texts) < 2:
-        return _such({"text": texts[0] if texts else "<its column>"})
+        return {"text": texts[0] if texts else UNKNOWN}, []
     asked = next((name for name in _ASKED if name in texts), None)
     answered = next((name for name in _ANSWERED if name in texts and name != asked), None)
     if asked is None or answered is None:
         three = ("instruction", "input", "output")
         names = three if len(texts) > 2 else ("prompt", "completion")
-        return _such(dict.fromkeys(names, "<its column>"))
+        return dict.fromkeys(names, UNKNOWN), []
     given = next((name for name in _GIVEN if name in texts and name not in (asked, answered)), None)
     system = {"system": "system_prompt"} if "system_prompt" in texts else {}
     if given is not None:
-        return _such({"instruction": asked, "input": given, "output": answered, **system})
-    return _such({"prompt": asked, "completion": answered, **system})
-
-
-def _such(columns: dict[str, str]) -> str:
-    pairs = ", ".join(f"{ours}: {theirs}" for ours, theirs in columns.items())
-    return f"Say which column is which, such as data.columns: {{{pairs}}}"
+        return {"instruction": asked, "input": given, "output": answered, **system}, []
+    return {"prompt": asked, "completion": answered, **system}, []
 
 
 def _holds(table: Table, name: str) -> type | None:

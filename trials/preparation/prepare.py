@@ -11,7 +11,7 @@ import json
 import math
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
@@ -22,14 +22,14 @@ from trials.data import chat_templates, token_cache
 from trials.data import tokens as data
 from trials.data.examples import Example, Reading, fingerprint
 from trials.data.rendering import LossOn, Renderer, RowCounts
-from trials.data.tokens import LEAST_SAMPLE_ROWS, SplitCounts, TokenSplit
+from trials.data.tokens import SplitCounts, TokenSplit
 from trials.faults import fault_of
 from trials.models.sources import load_tokenizer
 from trials.parent import end_with_parent
 from trials.preparation.model_checks import check_weights, model_digest, reachable
 from trials.preparation.prompts import Ask, allowed_tokens, write_prompts
 from trials.preparation.rendered import examples, rendering_notes, token_rows, usable
-from trials.preparation.rows import Splits, check_plain, read_splits
+from trials.preparation.rows import Splits, check_plain, notes, read_splits
 from trials.preparation.template import give_template, is_chat, marks_in_words, see_used
 from trials.trial_folder import DATA_REPORT, EVAL_SAMPLE, TOKENIZER
 from trials.whole_file import new_folder
@@ -40,10 +40,6 @@ if TYPE_CHECKING:
 
 FORMAT = 4
 """Of the prepared folder; a folder of another format is made anew."""
-
-
-_FIRST_WITHOUT_SPACES = "\u2e80"
-"""The scripts of East Asia, which set no spaces between words, begin here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -338,7 +334,9 @@ def _memory(request: Request, longest_row: int) -> dict[str, float]:
     )
 
 
-def main(request_path: str, answer_path: str) -> int:
+def main(
+    request_path: str, answer_path: str, *, work: Callable[[Request], dict[str, Any]] = prepare
+) -> int:
     """Answer a request: {"report": …} or {"problems": text}. Exits 1 only on a fault of ours."""
     raw = json.loads(Path(request_path).read_text())
     raw["model"] = ModelConfig(**raw["model"])
@@ -347,7 +345,7 @@ def main(request_path: str, answer_path: str) -> int:
         raw["generation"] = Ask(**raw["generation"])
     answer: dict[str, Any]
     try:
-        answer = {"report": prepare(Request(**raw))}
+        answer = {"report": work(Request(**raw))}
     except UserError as error:
         answer = {"problems": str(error)}
     except OSError as error:
@@ -356,37 +354,6 @@ def main(request_path: str, answer_path: str) -> int:
         answer = {"problems": f"No space on the disk for the tokenised data: {error}. Free some."}
     Path(answer_path).write_text(json.dumps(answer))
     return 0
-
-
-def notes(train: Sequence[Example], *, chat: bool, n_eval_rows: int) -> list[str]:
-    """Return sentences for the person whose rows they are, each with its mend.
-
-    Args:
-        chat: Whether prompts and completions become turns of a chat template.
-        n_eval_rows: Eval rows that have a loss.
-    """
-    found = []
-    touching = [] if chat else [example for example in train if _touch(example)]
-    if len(touching) > len(train) / 2:
-        prompt, completion = str(touching[0].prompt), str(touching[0].completion)
-        found.append(
-            f"data.train: prompt and completion touch in {len(touching):,} of {len(train):,} "
-            f"rows, merging two words: …{prompt[-20:]}{completion[:20]}… Start completions with a "
-            f"space, or end prompts with a line break."
-        )
-    if n_eval_rows < LEAST_SAMPLE_ROWS:
-        found.append(
-            f"data.eval: only {n_eval_rows} rows rank the trials, fewer than {LEAST_SAMPLE_ROWS}: "
-            f"small differences are chance. Add eval rows."
-        )
-    return found
-
-
-def _touch(example: Example) -> bool:
-    if not example.prompt or not example.completion:
-        return False
-    border = example.prompt[-1] + example.completion[0]
-    return border.isalnum() and max(border) < _FIRST_WITHOUT_SPACES
 
 
 if __name__ == "__main__":

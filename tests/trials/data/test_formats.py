@@ -154,6 +154,14 @@ def test_a_column_that_would_be_read_can_be_ignored() -> None:
             {"prompt": "a", "chosen": "b", "rejected": "c"},
             "data.columns: {completion: chosen} and data.ignore: [rejected]",
         ),
+        (
+            {"prompt": MESSAGES[:1], "chosen": MESSAGES[1:], "rejected": MESSAGES[1:]},
+            "data.columns: {completion: chosen} and data.ignore: [rejected]",
+        ),
+        (
+            {"prompt": "2+2?", "chosen": MESSAGES, "rejected": MESSAGES},
+            "data.columns: {messages: chosen} and data.ignore: [rejected]",
+        ),
     ],
 )
 def test_unknown_columns_are_answered_with_the_line_to_write(

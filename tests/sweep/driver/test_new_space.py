@@ -1,0 +1,90 @@
+"""`sweep init`: the file it writes, and when it writes none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from sweep.cli.app import app
+from sweep.driver.new_space import usual_path
+from sweep.errors import SpaceError
+from sweep.space.loading import load_space
+from tests import tiny
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, list(map(str, words)))
+
+
+def test_the_file_that_is_written_passes_the_check(tiny_base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "my notes"
+    folder.mkdir()
+    train = tiny.write_rows(folder / "train.jsonl", 48, seed=2)
+    tiny.write_rows(folder / "eval.jsonl", 40, seed=3)
+    assert "sweep check" in run("init", train, "--model", tiny_base).stdout
+    data = load_space(folder / "my-notes.yaml").settings.data
+    assert (data.train, data.eval) == ("train.jsonl", "eval.jsonl")
+    assert data.model_fields_set == {"train", "eval", "max_length"}
+    assert run("check", folder / "my-notes.yaml").exit_code == 0
+
+
+def test_a_dash_prints_the_file_alone(tiny_base: Path, tmp_path: Path) -> None:
+    train = tiny.write_rows(tmp_path / "weather.jsonl", 48, seed=2)
+    printed = run("init", train, "-", "--model", tiny_base).stdout
+    assert sorted(tmp_path.iterdir()) == [train]
+    assert printed.startswith("base_model: ")
+    run("init", train, tmp_path / "mine.yaml", "--model", tiny_base)
+    assert (tmp_path / "mine.yaml").read_text() == printed
+
+
+@pytest.mark.parametrize(
+    "name", ["true.jsonl", "naïve 🙂: #1.jsonl", "a\x85b'\".jsonl", "5e-5.jsonl"]
+)
+def test_any_name_of_a_file_is_written_so_that_it_is_read(
+    tiny_base: Path, tmp_path: Path, name: str
+) -> None:
+    train = tiny.write_rows(tmp_path / name, 48, seed=2)
+    run("init", train, tmp_path / "mine.yaml", "--model", tiny_base)
+    assert load_space(tmp_path / "mine.yaml").settings.data.train == name
+
+
+def test_no_file_is_written_over(tmp_path: Path) -> None:
+    train = tiny.write_rows(tmp_path / "weather.jsonl", 4, seed=2)
+    (tmp_path / "weather.yaml").write_text("mine")
+    done = run("init", train)
+    assert (done.exit_code, (tmp_path / "weather.yaml").read_text()) == (2, "mine")
+    assert "never written over" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "mend"),
+    [
+        ("gone.jsonl", (), "gone.jsonl: no such file"),
+        ("bad.jsonl", (), "bad.jsonl"),
+        ("bad.jsonl", ("--model", "./nowhere"), "--model: no such folder"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_and_nothing_written(
+    tmp_path: Path, name: str, words: tuple[str, ...], mend: str
+) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"a": 1}\n')
+    done = run("init", tmp_path / name, *words)
+    assert isinstance(done.exception, SpaceError)
+    assert mend in str(done.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("data", "space"),
+    [
+        ("orders/train.jsonl", "orders/orders.yaml"),
+        ("orders/Data.csv.gz", "orders/orders.yaml"),
+        ("orders/my mails.JSON", "orders/my-mails.yaml"),
+        ("orders/_x_.parquet", "orders/x_.yaml"),
+    ],
+)
+def test_a_space_is_called_as_its_data_or_their_folder(data: str, space: str) -> None:
+    assert usual_path(Path(data)) == Path(space)

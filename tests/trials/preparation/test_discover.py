@@ -1,0 +1,120 @@
+"""What is found of a file of rows: its form, eval rows beside it, what the model lacks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import tiny
+from trials.config import DataError
+from trials.data.examples import Reading
+from trials.preparation.discover import discover
+from trials.preparation.prepare import Request
+
+PAIRS = tiny.rows(40, seed=2)
+TURNS = [
+    [{"role": "user", "content": r["prompt"]}, {"role": "assistant", "content": r["completion"]}]
+    for r in PAIRS
+]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def found(train: Path, base: Path, tmp_path: Path) -> dict[str, Any]:
+    """The keys of `data` that are found."""
+    request = Request(
+        train=str(train),
+        eval=0.1,
+        reading=Reading(),
+        chat=None,
+        loss_on="completion",
+        model=tiny.model_config(base),
+        max_lengths=[4096],
+        n_evaluations=4,
+        sample_rows=32,
+        smallest_epochs=1,
+        smallest_batch=4,
+        largest_rank=8,
+        target_modules="all-linear",
+        micro_batch_size=4,
+        optimizer="adamw",
+        seed=0,
+        output_dir=str(tmp_path / "prepared"),
+    )
+    keys: dict[str, Any] = discover(request)["found"]["keys"]
+    return keys
+
+
+@pytest.mark.parametrize(
+    ("rows", "keys"),
+    [
+        (PAIRS, {}),
+        ([{"text": row["completion"]} for row in PAIRS], {}),
+        ([{"messages": turns} for turns in TURNS], {"chat_template": "chatml"}),
+        (
+            [{"dialogue": turns} for turns in TURNS],
+            {"columns": {"messages": "dialogue"}, "chat_template": "chatml"},
+        ),
+        (
+            [{"question": r["prompt"], "context": "a", "answer": r["completion"]} for r in PAIRS],
+            {"columns": {"instruction": "question", "input": "context", "output": "answer"}},
+        ),
+        (
+            [{"prompt": r["prompt"], "chosen": r["completion"], "rejected": "b"} for r in PAIRS],
+            {"columns": {"completion": "chosen"}, "ignore": ["rejected"]},
+        ),
+        ([*PAIRS, {"prompt": "a", "completion": ""}], {"skip_bad_rows": True}),
+    ],
+)
+def test_only_what_a_form_needs_is_set(
+    tiny_base: Path, tmp_path: Path, rows: list[dict[str, Any]], keys: dict[str, Any]
+) -> None:
+    keys_found = found(write(tmp_path / "train.jsonl", rows), tiny_base, tmp_path)
+    assert keys_found.pop("max_length") % 64 == 0
+    assert keys_found == {"eval": 0.3, **keys}
+
+
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [
+        (["train.jsonl", "test.jsonl", "valid.jsonl"], "valid.jsonl"),
+        (["notes_train.jsonl", "notes_dev.jsonl", "mails_dev.jsonl"], "notes_dev.jsonl"),
+        (["notes.jsonl", "eval.jsonl"], "eval.jsonl"),
+        (["train.jsonl", "eval.json"], 0.3),
+    ],
+)
+def test_eval_rows_are_those_of_the_file_that_is_named_so(
+    tiny_base: Path, tmp_path: Path, names: list[str], taken: object
+) -> None:
+    for seed, name in enumerate(names, 2):
+        write(tmp_path / name, tiny.rows(40, seed=seed))
+    assert found(tmp_path / names[0], tiny_base, tmp_path)["eval"] == taken
+
+
+@pytest.mark.parametrize("rows", [PAIRS[:1], [{"text": "a"}]])
+def test_eval_rows_that_are_train_rows_or_of_another_form_are_not_taken(
+    tiny_base: Path, tmp_path: Path, rows: list[dict[str, Any]]
+) -> None:
+    write(tmp_path / "eval.jsonl", rows)
+    assert found(write(tmp_path / "train.jsonl", PAIRS), tiny_base, tmp_path)["eval"] == 0.3
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{**row, "label": True} for row in PAIRS], "data.ignore: "),
+        ([{"a": "b", "c": "d"}], "Say which column is which"),
+        ([*PAIRS[:9], *[{"prompt": "a", "completion": ""}] * 20], "must not be empty"),
+    ],
+)
+def test_what_cannot_be_told_is_refused_in_the_words_of_the_reader(
+    tiny_base: Path, tmp_path: Path, rows: list[dict[str, Any]], words: str
+) -> None:
+    with pytest.raises(DataError, match=words):
+        found(write(tmp_path / "train.jsonl", rows), tiny_base, tmp_path)

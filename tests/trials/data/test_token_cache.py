@@ -14,13 +14,16 @@ import pytest
 
 from tests import tiny
 from trials.data import token_cache
-from trials.data.rendering import Segment
+from trials.data.rendering import RowCounts
 from trials.data.tokens import PARTS, TokenSplit
 
 SPLIT = TokenSplit.of(
     ids=np.array([5, 6, 7], np.int32),
     supervised=np.array([False, True, True]),
     lengths=np.array([2, 1]),
+)
+COUNTS = RowCounts(
+    turns=2, parts={"tools": [2, 1, 9]}, refused={"no": [1, "row 3"]}, refused_rows=[2]
 )
 
 
@@ -38,12 +41,12 @@ def sweep(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def make() -> TokenSplit:
+def make() -> token_cache.Made:
     print("made")
-    return SPLIT
+    return SPLIT, COUNTS
 
 
-def never() -> TokenSplit:
+def never() -> token_cache.Made:
     raise AssertionError("tokenised again")
 
 
@@ -53,7 +56,8 @@ def parts(path: Path) -> list[Path]:
 
 def test_a_split_is_tokenised_once(sweep: Path) -> None:
     token_cache.place(sweep / "train", "key", make)
-    again = token_cache.place(sweep / "again", "key", never)
+    again, counts = token_cache.place(sweep / "again", "key", never)
+    assert counts == COUNTS
     assert again.ids.tolist() == [5, 6, 7]
     assert again.supervised.tolist() == [False, True, True]
     assert again.lengths.tolist() == [2, 1]
@@ -108,15 +112,21 @@ def no_digests(entry: Path) -> None:
     (entry / "sha256.json").write_text("")
 
 
-@pytest.mark.parametrize("damage", [cut_short, one_byte_changed, an_array_lost, no_digests])
+def other_counts(entry: Path) -> None:
+    rewrite(entry / "counts.json", b"{}")
+
+
+@pytest.mark.parametrize(
+    "damage", [cut_short, one_byte_changed, an_array_lost, no_digests, other_counts]
+)
 def test_a_damaged_entry_is_made_anew(
     sweep: Path, cache: Path, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     token_cache.place(sweep / "train", "key", make)
     damage(cache / "key")
-    mended = token_cache.place(sweep / "again", "key", make)
+    mended, _ = token_cache.place(sweep / "again", "key", make)
     assert mended.ids.tolist() == [5, 6, 7]
-    assert token_cache.place(sweep / "third", "key", never).ids.tolist() == [5, 6, 7]
+    assert token_cache.place(sweep / "third", "key", never)[0].ids.tolist() == [5, 6, 7]
     assert capsys.readouterr().out == "made\nmade\n"
 
 
@@ -130,7 +140,8 @@ def test_without_a_cache_a_sweep_goes_on_and_says_so(
     sweep: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache.parent.parent.write_text("a file where the cache should be")
-    split = token_cache.place(sweep / "train", "key", make)
+    split, counts = token_cache.place(sweep / "train", "key", make)
+    assert counts == COUNTS
     assert split.ids.tolist() == [5, 6, 7]
     said = f"continuing without the token cache, {cache}: Not a directory\nmade\n"
     assert capsys.readouterr().out == said
@@ -143,7 +154,7 @@ def test_a_full_cache_tokenises_no_second_time(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(token_cache, "_write", full)
-    assert token_cache.place(sweep / "train", "key", make).ids.tolist() == [5, 6, 7]
+    assert token_cache.place(sweep / "train", "key", make)[0].ids.tolist() == [5, 6, 7]
     said = f"made\ncontinuing without the token cache, {cache}: No space left on device\n"
     assert capsys.readouterr().out == said
 
@@ -153,29 +164,28 @@ def test_of_two_sweeps_at_once_one_tokenises(
 ) -> None:
     other = threading.Thread(target=token_cache.place, args=(sweep / "other", "key", never))
 
-    def make_while_the_other_waits() -> TokenSplit:
+    def make_while_the_other_waits() -> token_cache.Made:
         other.start()
         while "waiting for another sweep" not in capsys.readouterr().out:
             time.sleep(0.01)
-        return SPLIT
+        return SPLIT, COUNTS
 
     token_cache.place(sweep / "train", "key", make_while_the_other_waits)
     other.join(timeout=60)
     assert TokenSplit.load(sweep / "other").ids.tolist() == [5, 6, 7]
 
 
-FIRST = [Segment("2+2?", False), Segment("4", True)]
-KEY = {"rows": "a", "first": FIRST, "tokenizer": "b", "chat": True, "loss_on": "completion"}
+KEY = {"rows": "a", "tokenizer": "b", "chat": True, "loss_on": "completion"}
 
 
 @pytest.mark.parametrize(
     "other",
     [
         {"rows": "c"},
-        {"first": [Segment("On 2 May: 2+2?", False), Segment("4", True)]},
         {"tokenizer": "c"},
         {"chat": False},
         {"loss_on": "all"},
+        {"given": '[{}, "2026-11-29"]'},
     ],
 )
 def test_a_key_tells_all_that_decides_the_tokens(other: dict[str, object]) -> None:

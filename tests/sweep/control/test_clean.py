@@ -13,6 +13,7 @@ from sweep.control.clean import clean
 from sweep.folder.lock import locked
 from tests.sweep.reviewed import make_config, point, result, write_sweep
 from trials.data import token_cache
+from trials.data.rendering import RowCounts
 from trials.data.tokens import TokenSplit
 
 
@@ -69,12 +70,13 @@ def test_tokenised_data_stays_while_a_sweep_is_linked_to_it(
 ) -> None:
     monkeypatch.setattr(token_cache, "cache_dir", lambda: tmp_path / "tokens")
 
-    def make() -> TokenSplit:
-        return TokenSplit.of(
+    def make() -> token_cache.Made:
+        split = TokenSplit.of(
             ids=np.arange(4, dtype=np.int32),
             supervised=np.ones(4, np.bool_),
             lengths=np.array([4], np.int64),
         )
+        return split, RowCounts()
 
     (tmp_path / "data").mkdir()
     token_cache.place(tmp_path / "data" / "train", "used", make)

@@ -83,9 +83,9 @@ def _text(base_model: str, keys: Mapping[str, Any], why: Mapping[str, str], *, n
     batch = next((n for n in (32, 16, 8) if n_rows >= 10 * n), 4)
     epochs = [1, 2, 3] if n_rows >= 1000 else [2, 4, 6]
     lines = [
-        (f"base_model: {_yaml(base_model)}", "a hub id, a folder, or the built-in smollm2-135m"),
+        (f"base_model: {in_flow(base_model)}", "a hub id, a folder, or the built-in smollm2-135m"),
         ("data:", f"not read: {why['unread']}" if why.get("unread") else ""),
-        *((f"  {key}: {_yaml(keys[key])}", why.get(key, "")) for key in _KEYS if key in keys),
+        *((f"  {key}: {in_flow(keys[key])}", why.get(key, "")) for key in _KEYS if key in keys),
         ("search:", "[...]: one of these; min and max: a range"),
         ("  rank: [8, 16, 32]", "the adapter's size"),
         (
@@ -106,11 +106,12 @@ def _lines(lines: list[tuple[str, str]]) -> Iterator[str]:
         yield f"{line:<{width}}  # {shown}\n" if shown else f"{line}\n"
 
 
-def _yaml(value: object) -> str:
+def in_flow(value: object) -> str:
+    """Return a value as YAML on one line."""
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{_yaml(k)}: {_yaml(v)}' for k, v in value.items())}}}"
+        return f"{{{', '.join(f'{in_flow(k)}: {in_flow(v)}' for k, v in value.items())}}}"
     if isinstance(value, list):
-        return f"[{', '.join(map(_yaml, value))}]"
+        return f"[{', '.join(map(in_flow, value))}]"
     is_plain = isinstance(value, str) and _PLAIN.fullmatch(value)
     if is_plain and str(value).lower() not in _NOT_TEXT:
         return str(value)

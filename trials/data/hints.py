@@ -39,17 +39,21 @@ def guessed(table: Table, present: Sequence[str]) -> tuple[dict[str, str], list[
         return {"messages": turns[0]}, []
     if len(texts) < 2:
         return {"text": texts[0] if texts else UNKNOWN}, []
-    asked = next((name for name in _ASKED if name in texts), None)
-    answered = next((name for name in _ANSWERED if name in texts and name != asked), None)
+    asked = _first(_ASKED, texts)
+    answered = _first(_ANSWERED, [name for name in texts if name != asked])
     if asked is None or answered is None:
         three = ("instruction", "input", "output")
         names = three if len(texts) > 2 else ("prompt", "completion")
         return dict.fromkeys(names, UNKNOWN), []
-    given = next((name for name in _GIVEN if name in texts and name not in (asked, answered)), None)
+    given = _first(_GIVEN, [name for name in texts if name not in (asked, answered)])
     system = {"system": "system_prompt"} if "system_prompt" in texts else {}
     if given is not None:
         return {"instruction": asked, "input": given, "output": answered, **system}, []
     return {"prompt": asked, "completion": answered, **system}, []
+
+
+def _first(words: Sequence[str], names: Sequence[str]) -> str | None:
+    return next((name for word in words for name in names if name.lower() == word), None)
 
 
 def _holds(table: Table, name: str) -> type | None:

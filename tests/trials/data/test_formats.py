@@ -135,6 +135,7 @@ def test_a_column_that_would_be_read_can_be_ignored() -> None:
     [
         ({"dialogue": MESSAGES}, "data.columns: {messages: dialogue}"),
         ({"dialogue": json.dumps(MESSAGES), "id": "1"}, "data.columns: {messages: dialogue}"),
+        ({"Question": "a", "Answer": "b"}, "data.columns: {prompt: Question, completion: Answer}"),
         ({"answer": "a", "question": "b"}, "data.columns: {prompt: question, completion: answer}"),
         (
             {"instruction": "a", "context": "b", "response": "c", "category": "d"},

@@ -148,10 +148,25 @@ class ChatTemplate:
         return "qxq" in (self._probe([self._shaped(question)]) or "")
 
     def _probe(self, turns: Sequence[Turn], *, prompt: bool = False) -> str | None:
+        opening, tools = self._probing
         try:
-            return self.render(turns, None, prompt=prompt)
+            return self.render([*opening, *turns], tools, prompt=prompt)
         except RowRefused:
             return None
+
+    @functools.cached_property
+    def _probing(self) -> tuple[list[Turn], list[Any] | None]:
+        """What probes need beside them: some templates want a system turn, some want tools."""
+        system, plain = {"role": "system", "content": "Help."}, {"role": "user", "content": "qxq"}
+        function = {"name": "help", "description": "", "parameters": {}}
+        tools = [{"type": "function", "function": function}]
+        for beside in (([], None), ([system], None), ([], tools), ([system], tools)):
+            try:
+                self.render([*beside[0], plain], beside[1])
+            except RowRefused:
+                continue
+            return beside
+        return [], None
 
     @functools.cached_property
     def marks(self) -> Marks:

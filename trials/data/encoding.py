@@ -36,6 +36,7 @@ class Encoder:
         self.opening = tokens if tokens == [tokenizer.bos_token_id] else []
         """The beginning of sequence, if the tokenizer puts one before a text by itself."""
         self._backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+        self._known: dict[tuple[str, str], bool] = {}
         self._prefix = self._prefix_of_texts() if self._backend else ""
 
     def ids(self, text: str) -> list[int]:
@@ -55,13 +56,36 @@ class Encoder:
     def _mapped(self, row: Rendered, encoding: Any) -> EncodedRow:
         whole = [_Piece(0, len(row.text), encoding)]
         borders = [span.start for span in row.spans if span.departs_from is None]
-        crossed = [place for place in borders if place and _may_cross(encoding, place)]
+        crossed = [
+            place
+            for place in borders
+            if place and (_may_cross(encoding, place) or self._looks_ahead(row.text, place))
+        ]
         if crossed:
             ends = pairwise([0, *dict.fromkeys(crossed), len(row.text)])
             pieces = [self._piece(row.text, begin, end) for begin, end in ends]
-            if (ids := list(chain.from_iterable(p.ids for p in pieces))) != encoding.ids:
-                return EncodedRow(ids, self._spans(row, pieces, ids), True)
+            ids = list(chain.from_iterable(p.ids for p in pieces))
+            return EncodedRow(ids, self._spans(row, pieces, ids), ids != encoding.ids)
         return EncodedRow(encoding.ids, self._spans(row, whole, encoding.ids))
+
+    def _looks_ahead(self, text: str, place: int) -> bool:
+        """Whether white space before a border has other tokens for what follows.
+
+        Of several such characters, GPT-2's pattern leaves the last to what stands behind them.
+        """
+        if not text[max(0, place - 2) : place].isspace() or place < 2 or place >= len(text):
+            return False
+        return self._changes(text[max(0, place - 16) : place], text[place])
+
+    def _changes(self, before: str, behind: str) -> bool:
+        """Whether a text has other tokens where a character follows: asked once for each."""
+        if (before, behind) not in self._known:
+            alone, longer = (
+                self._backend.encode(text, add_special_tokens=False).ids
+                for text in (before, before + behind)
+            )
+            self._known[before, behind] = longer[: len(alone)] != alone
+        return self._known[before, behind]
 
     def _piece(self, text: str, begin: int, end: int) -> _Piece:
         prefix = self._prefix if begin else ""
@@ -169,4 +193,7 @@ def _behind_last(pieces: list[_Piece], place: int) -> int:
 def _may_cross(encoding: Any, place: int) -> bool:
     """Whether a token may lie across; white space may belong to no token at all."""
     before, behind = encoding.char_to_token(place - 1), encoding.char_to_token(place)
-    return before is None or behind is None or before == behind
+    if before is None or behind is None or before == behind:
+        return True
+    # Bytes of unknown characters in a row are tokens that all begin at the first of these.
+    return bool(encoding.token_to_chars(behind)[0] < place)

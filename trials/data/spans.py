@@ -8,6 +8,7 @@ rendering, with a character that no template knows at both ends of each text.
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ _FIRST_MARKS = (0xF0000, 0x100000)
 _PER_TURN = 32
 """Marks of a turn: its text's begin and end, its reasoning's end, the name of each call."""
 _MOST_TURNS = 0xFFFD // _PER_TURN
+_BEGINS = re.compile(r"^(?=.*\S)|(?<=\s)\S|[<\[]", re.DOTALL)
+"""Where a word or a mark may begin in what a template writes before answers."""
 _OPENS = re.compile(r"<\|\w+>$")
 """What opens the answer of a tool where Gemma writes it within a turn: `<x|>` would close."""
 
@@ -115,8 +118,9 @@ class _Row:
             raise RowRefused(f"the template renders another turn within turn {index + 1}")
         start, departs_from = self._start(index, found)
         header = self._template.marks.header.removeprefix(self._template.marks.end).lstrip()
-        if header and self._whole.startswith(header, start):  # after a tool's answer, in Gemma's
-            start += len(header)
+        opening = re.compile(rf"\s*{re.escape(header)}").match(self._whole, start)
+        if header and opening:  # after a tool's answer, in Gemma's
+            start, departs_from = opening.end(), None
         stop = self._stop(index, max(start, own[-1][0] if own else 0))
         if stop <= start:
             raise RowRefused(f"turn {index + 1} is empty in the rendering")
@@ -143,12 +147,13 @@ class _Row:
     def _after_header(self, first: int, least: int, index: int) -> int:
         """Where the header ends that the template writes before answers: the last before `first`.
 
-        Of what the probes have there, the longest end that is found: the rest ends another turn.
+        Of what the probes have there, the longest end that is found, by whole words and marks: the
+        rest ends another turn.
         """
         header = self._template.marks.header
-        for begin in range(len(header)):
-            part = header[begin:]
-            place = self._whole.rfind(part, least, first) if part.strip() else -1
+        for begin in _BEGINS.finditer(header):
+            part = header[begin.start() :]
+            place = self._whole.rfind(part, least, first)
             if place >= 0:
                 return place + len(part)
         raise RowRefused(f"turn {index + 1}: the template does not show where it begins")
@@ -162,7 +167,8 @@ class _Row:
             return end + len(marks.end)
         behind = self._whole[last:limit]
         if index == len(self._turns) - 1:
-            return last + len(_OPENS.sub("", behind.rstrip()))
+            own = _OPENS.sub("", behind.rstrip())
+            return last + len(own or self._white_space(index, behind))
         alone = self._marked.behind(index)
         if alone is None:
             raise RowRefused(f"turn {index + 1}: the template does not show where it ends")
@@ -171,6 +177,12 @@ class _Row:
             return last + own
         special = self._template.first_special(behind[own:])
         return last + (own + special if special else len(behind.rstrip()))
+
+    def _white_space(self, index: int, behind: str) -> str:
+        """What a text itself ends with, where that is what stands behind it."""
+        content = self._messages[index].content
+        white = content[len(content.rstrip()) :]
+        return white if behind.startswith(white) else ""
 
     def _close(self, found: Rendered) -> None:
         """End the last turn, where the template leaves it open: else nothing teaches its end."""
@@ -201,9 +213,10 @@ class _Row:
 
     @functools.cached_property
     def _marked(self) -> _Marked:
+        first = _first_mark(self._turns)
         for parts in ("SERN", "EN", ""):
             try:
-                marked = _Marked(self._turns, self._tools, self._template, parts)
+                marked = _Marked(self._turns, self._tools, self._template, parts, first)
             except RowRefused:
                 continue
             if marked.text == self._whole:
@@ -215,15 +228,15 @@ class _Marked:
     """The conversation rendered with marks at the ends of its texts."""
 
     def __init__(
-        self, turns: Sequence[Turn], tools: list[Any] | None, template: ChatTemplate, parts: str
+        self,
+        turns: Sequence[Turn],
+        tools: list[Any] | None,
+        template: ChatTemplate,
+        parts: str,
+        first: int,
     ) -> None:
-        self._template, self._tools = template, tools
-        texts = "".join(str(turn) for turn in turns)
-        free = [f for f in _FIRST_MARKS if not re.search(f"[{chr(f)}-{chr(f + 0xFFFD)}]", texts)]
-        if not free or len(turns) > _MOST_TURNS:
-            raise RowRefused("the row holds characters for private use that are needed as marks")
-        self._first = free[0]
-        self._any = re.compile(f"[{chr(self._first)}-{chr(self._first + 0xFFFD)}]")
+        self._template, self._tools, self._first = template, tools, first
+        self._any = _marks_from(first)
         self._turns = [self._with_marks(turn, n, parts) for n, turn in enumerate(turns)]
         marked = template.render(self._turns, tools)
         self.text = self._any.sub("", marked)
@@ -265,6 +278,21 @@ class _Marked:
             calls = zip(turn["tool_calls"], chain(marks[3:], repeat(marks[-1])), strict=False)
             marked["tool_calls"] = [_named(call, mark) for call, mark in calls]
         return marked
+
+
+def _marks_from(first: int) -> re.Pattern[str]:
+    return re.compile(f"[{chr(first)}-{chr(first + 0xFFFD)}]")
+
+
+def _first_mark(turns: Sequence[Turn]) -> int:
+    """Return the first of characters for private use that the row does not hold itself."""
+    if len(turns) > _MOST_TURNS:
+        raise RowRefused(f"the conversation has more than {_MOST_TURNS:,} turns")
+    texts = json.dumps(turns, ensure_ascii=False)
+    for first in _FIRST_MARKS:
+        if not _marks_from(first).search(texts):
+            return first
+    raise RowRefused("the row holds characters for private use that are needed as marks")
 
 
 def _around(text: str, begin: str, end: str) -> str:

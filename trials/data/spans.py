@@ -167,8 +167,8 @@ class _Row:
             return end + len(marks.end)
         behind = self._whole[last:limit]
         if index == len(self._turns) - 1:
-            own = _OPENS.sub("", behind.rstrip())
-            return last + len(own or self._white_space(index, behind))
+            written = _OPENS.sub("", behind.rstrip())
+            return last + len(written or self._white_space(index, behind))
         alone = self._marked.behind(index)
         if alone is None:
             raise RowRefused(f"turn {index + 1}: the template does not show where it ends")

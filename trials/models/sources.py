@@ -22,13 +22,14 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     Raises:
         ConfigError: It has no end of sequence, so no completion could be closed.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    tokenizer = AutoTokenizer.from_pretrained(
-        local_or_hub(config.name),
-        revision=config.revision,
-        trust_remote_code=config.trust_remote_code,
-    )
+    place = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    tokenizer = AutoTokenizer.from_pretrained(local_or_hub(config.name), **place)
+    if not _keeps_texts(tokenizer) and tokenizer.is_fast:
+        # Such as DeepSeek V3's: its file names Llama's class, which tokenises otherwise.
+        as_stored = PreTrainedTokenizerFast.from_pretrained(local_or_hub(config.name), **place)
+        tokenizer = as_stored if _keeps_texts(as_stored) else tokenizer
     if tokenizer.eos_token_id is None:
         raise ConfigError(
             f"base_model {config.name}: its tokenizer has no end-of-sequence token, so a model "
@@ -36,3 +37,10 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         )
     loaded: PreTrainedTokenizerBase = tokenizer
     return loaded
+
+
+def _keeps_texts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a text comes back from its tokens, white space and rare characters included."""
+    text = "It is 4.\n  \u00dcber \u00e9\U0001f600 x"
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)).strip() == text

@@ -72,7 +72,7 @@ def test_alpha_is_multiplied_out_and_the_rest_is_as_usual(space: Path) -> None:
 
 
 def test_a_key_that_is_no_hyperparameter_is_said_in_words(space: Path) -> None:
-    with pytest.raises(SpaceError, match="did you mean `learning_rate`"):
+    with pytest.raises(SpaceError, match="lr: is `learning_rate` here"):
         _params(load_space(space), {"lr": 1e-3})
 
 

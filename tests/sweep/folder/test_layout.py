@@ -20,12 +20,14 @@ OTHER_VOCABULARIES = {
     *("base_eval_loss", "base_value", "eval_loss_best", "n_lost"),
     *("paused", "stop", "tune"),  # outcomes, commands
     *("search", "start_from", "data", "memory", "adapter", "trials"),  # keys of YAML and JSON
+    *("tokenizer", "date"),  # the same
     *("task", "best", "confirm", "alone", "lock", "seen", "plots"),  # plain words
 }
 OTHER_FILES = {
     *(("sweep/space/named_files.py", "config.json"), ("trials/node_check.py", "config.json")),
     ("trials/preparation/model_checks.py", "config.json"),
     ("trials/backends/quantised.py", "config.json"),  # a base model's own
+    ("trials/exported.py", "tokenizer_config.json"),  # which imports nothing of ours
     ("sweep/cluster/kuberay.py", "data"),  # in the package of a job
 }
 

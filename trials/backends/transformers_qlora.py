@@ -215,7 +215,10 @@ class TransformersBase:
                 logits_to_keep=self._on_device(layout.predicting),
                 use_cache=False,
             )
-        logits = output.logits.flatten(0, 1)
+        logits = output.logits
+        if logits.shape[1] != len(layout.predicting):  # xLSTM takes the argument, and ignores it
+            logits = logits.index_select(1, self._on_device(layout.predicting))
+        logits = logits.flatten(0, 1)
         if len(layout.kept) < len(logits):
             logits = logits.index_select(0, self._on_device(layout.kept))
         return logits, self._on_device(layout.targets)

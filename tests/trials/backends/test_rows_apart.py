@@ -17,6 +17,7 @@ from trials.backends.rows_apart import most_tokens
 from trials.backends.transformers_qlora import TransformersBase
 from trials.config import ComputeDtype, Quantization
 from trials.data.batches import collate
+from trials.data.tokens import IGNORED
 
 COMMON = {
     "hidden_size": 64,
@@ -65,6 +66,8 @@ MODELS: dict[str, dict[str, Any]] = {
         "num_heads": 4,
         "window_size": 16,
     },
+    # Takes `logits_to_keep`, and makes all logits.
+    "xlstm": {"num_heads": 4, "num_blocks": 2, "embedding_dim": 64},
 }
 Make = Callable[..., Path]
 
@@ -161,3 +164,15 @@ def test_rows_are_never_packed_beyond_the_positions_of_a_mask(folder: Make) -> N
     assert most_tokens(base.model) == 128
     assert base._packs(collate([row, row, short]))
     assert not base._packs(collate([row, row, row, short, short, short]))
+
+
+def test_a_model_that_makes_all_logits_is_asked_for_those_of_completions(folder: Make) -> None:
+    base = loaded(folder("xlstm"), "none", "float32")
+    ids = torch.arange(5, 14)
+    labels = torch.where(torch.arange(9) < 4, IGNORED, ids)
+    batch = collate([{"input_ids": ids, "labels": labels}] * 2)
+    with torch.no_grad():
+        logits = base.model(input_ids=ids[None], use_cache=False).logits[0, 3:-1]
+        loss = float(base.nll_sum(base.model, batch))
+    alone = torch.nn.functional.cross_entropy(logits, ids[4:], reduction="sum")
+    assert loss == pytest.approx(2 * float(alone), rel=1e-5)

@@ -145,26 +145,3 @@ class ForwardCost:
 
 LONGEST_PACKED = 8192
 """Tokens end to end under a dense mask: in 16 bits it then has 128 MiB."""
-
-
-def rows_to_tell_apart(vocabulary: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Return a batch of two rows, and one in which both are wrongly a single row.
-
-    The second row repeats the beginning of the first: a model that sees the first row while it
-    predicts the second finds it far too easy.
-    """
-    chance = torch.Generator().manual_seed(0)  # its own: a trial's seed is not touched
-    first = torch.randint(vocabulary, (32,), generator=chance)
-    second = first[:20]
-    apart = torch.nn.utils.rnn.pad_sequence([first, second], batch_first=True)
-    mask = torch.nn.utils.rnn.pad_sequence(
-        [torch.ones_like(first), torch.ones_like(second)], batch_first=True
-    )
-    labels = apart.masked_fill(mask == 0, IGNORED)
-    joined = torch.cat([first, second])[None]
-    joined_labels = joined.clone()
-    joined_labels[0, len(first)] = IGNORED  # the first of a row is never a target
-    return (
-        {"input_ids": apart, "attention_mask": mask, "labels": labels},
-        {"input_ids": joined, "attention_mask": torch.ones_like(joined), "labels": joined_labels},
-    )

@@ -1,7 +1,6 @@
 """LoRA and QLoRA with transformers, peft and bitsandbytes, on CUDA and on processors."""
 
 import contextlib
-import inspect
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -15,9 +14,10 @@ from transformers.utils import is_flash_attn_2_available
 
 from trials.backends.adapter_layers import SpareLayers, draw_weights, lora_settings
 from trials.backends.loading import compute_dtype
-from trials.backends.packing import Batch, ForwardCost, Layout, packed, padded, rows_to_tell_apart
+from trials.backends.packing import Batch, ForwardCost, Layout, packed, padded
 from trials.backends.proof import Proof
 from trials.backends.quantised import load_quantised
+from trials.backends.rows_apart import most_tokens, rows_stay_apart
 from trials.config import ModelConfig, TrialConfig
 from trials.memory.device import give_back_memory
 from trials.memory.estimate import activation_bytes_per_token
@@ -109,8 +109,11 @@ class TransformersBase:
         self._kind: tuple[str, bool] | None = None
         self._spare: dict[tuple[str, bool] | None, SpareLayers] = {}
         self._has_flash_attention = model.config._attn_implementation == "flash_attention_2"
-        self._cost = ForwardCost.of(model)
         self._rows_stay_apart = self._tells_rows_apart()
+        # Elsewhere it is of no use, and Mamba has no heads to count.
+        self._cost = ForwardCost.of(model) if self._rows_stay_apart else None
+        self._most_tokens = most_tokens(model)
+        self._run_once()
         self._proof = Proof(model)
 
     def add_adapter(self, config: TrialConfig) -> Any:
@@ -195,10 +198,11 @@ class TransformersBase:
         return packed(batch, name_bounds=self._has_flash_attention)
 
     def _packs(self, batch: Batch) -> bool:
-        if not self._rows_stay_apart:
+        mask = batch["attention_mask"]
+        if not self._rows_stay_apart or self._cost is None or mask.sum() > self._most_tokens:
             return False
         # Flash attention goes through no key of another row.
-        return self._has_flash_attention or self._cost.packing_is_cheaper(batch["attention_mask"])
+        return self._has_flash_attention or self._cost.packing_is_cheaper(mask)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
@@ -211,7 +215,10 @@ class TransformersBase:
                 logits_to_keep=self._on_device(layout.predicting),
                 use_cache=False,
             )
-        logits = output.logits.flatten(0, 1)
+        logits = output.logits
+        if logits.shape[1] != len(layout.predicting):  # xLSTM takes the argument, and ignores it
+            logits = logits.index_select(1, self._on_device(layout.predicting))
+        logits = logits.flatten(0, 1)
         if len(layout.kept) < len(logits):
             logits = logits.index_select(0, self._on_device(layout.kept))
         return logits, self._on_device(layout.targets)
@@ -224,21 +231,15 @@ class TransformersBase:
         return on_host.to(self.device, non_blocking=True)
 
     @torch.no_grad()
-    def _tells_rows_apart(self) -> bool:
-        """Whether rows end to end have the losses that they have alone, shown on two of them.
+    def _run_once(self) -> None:
+        """Before the proof: in 8 bits the first pass moves the scales."""
+        with self._autocast():
+            self.model(input_ids=self._on_device(torch.tensor([[0, 0]])), use_cache=False)
 
-        The difference must be rounding, and far below what mixing up the rows would change.
-        """
-        if "position_ids" not in inspect.signature(self.model.forward).parameters:
-            return False
-        vocabulary = self.model.get_input_embeddings().num_embeddings
-        two_rows, one_row = rows_to_tell_apart(vocabulary)
-        apart, end_to_end, mixed_up = (
-            float(F.cross_entropy(*self._logits(self.model, layout), reduction="sum"))
-            for layout in (padded(two_rows), self._packed(two_rows), padded(one_row))
+    def _tells_rows_apart(self) -> bool:
+        return rows_stay_apart(
+            self.model, lambda layout: self._logits(self.model, layout)[0], self._packed
         )
-        rounding = 1e-5 if self.dtype is torch.float32 else 1e-2
-        return abs(end_to_end - apart) < min(rounding * apart, abs(mixed_up - apart) / 10)
 
 
 def _until(tokens: list[int], stop_ids: Sequence[int]) -> list[int]:

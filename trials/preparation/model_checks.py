@@ -1,12 +1,21 @@
-"""The base model, looked into before any trial: is it there, and is it safe?"""
+"""The base model, looked into before any trial: is it there, is it safe, has it all tokens?"""
+
+from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from trials.config import ConfigError, ModelConfig
+from trials.data.tokens import TokenSplit
 from trials.models.sources import local_or_hub
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MODEL_TEXT_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"}
 """Files of a model's folder that hold its configuration, tokenizer and chat template."""
@@ -76,3 +85,66 @@ def reachable(model: ModelConfig, load: Any) -> Any:
             f"a hub id this machine can reach, a local folder with config.json, tokenizer and "
             f"safetensors, or the built-in smollm2-135m."
         ) from None
+
+
+def check_token_ids(
+    model: ModelConfig, tokenizer: PreTrainedTokenizerBase, splits: Mapping[str, TokenSplit]
+) -> list[str]:
+    """Refuse token ids beyond the model's embeddings: a GPU dies of them, without words.
+
+    Returns:
+        A note on such tokens, where no row has one: Gemma 3 has a token for images, without one.
+
+    Raises:
+        ConfigError: Rows have them, or the end of sequence is one.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(
+        local_or_hub(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
+    )
+    n_embedded = getattr(config.get_text_config(), "vocab_size", None)
+    if n_embedded is None:
+        return []
+    problems = _unknown_in_rows(tokenizer, splits, n_embedded)
+    if tokenizer.eos_token_id >= n_embedded:
+        problems.append(f"the end of sequence is {_named(tokenizer, [tokenizer.eos_token_id])}")
+    if problems:
+        raise ConfigError(
+            f"base_model: {model.name} must have an embedding for every token, but has "
+            f"{n_embedded:,}, of ids 0 to {n_embedded - 1}: {'; '.join(problems)}. Take the "
+            f"tokenizer that belongs to the model, or save the model with "
+            f"`model.resize_token_embeddings(len(tokenizer))`, or leave these tokens out."
+        )
+    unused = [i for i in tokenizer.get_added_vocab().values() if i >= n_embedded]
+    if not unused:
+        return []
+    return [
+        f"base_model: its tokenizer has {_named(tokenizer, sorted(unused))} beyond the model's "
+        f"{n_embedded:,} embeddings. No row has one; a prompt that has one would fail."
+    ]
+
+
+_NAMED = 3
+"""Tokens that a message names."""
+
+
+def _named(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    named = ", ".join(f"{tokenizer.convert_ids_to_tokens(i)} (id {i})" for i in ids[:_NAMED])
+    more = f" and {len(ids) - _NAMED:,} more" if len(ids) > _NAMED else ""
+    return named + more
+
+
+def _unknown_in_rows(
+    tokenizer: PreTrainedTokenizerBase, splits: Mapping[str, TokenSplit], n_embedded: int
+) -> list[str]:
+    problems = []
+    for name, split in splits.items():
+        places = np.flatnonzero(split.ids >= n_embedded)
+        if len(places):
+            n_rows = len(np.unique(np.searchsorted(split.offsets, places, side="right")))
+            tokens = _named(tokenizer, np.unique(split.ids[places]).tolist())
+            problems.append(
+                f"data.{name} has {tokens} in {n_rows:,} of {len(split.lengths):,} rows"
+            )
+    return problems

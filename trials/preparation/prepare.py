@@ -21,12 +21,12 @@ from trials.config import DataError, ModelConfig, UserError
 from trials.data import chat_templates, token_cache
 from trials.data import tokens as data
 from trials.data.examples import Example, Reading, fingerprint
-from trials.data.rendering import LossOn, Renderer, RowCounts
+from trials.data.rendering import LossOn, Renderer
 from trials.data.tokens import SplitCounts, TokenSplit
 from trials.faults import fault_of
 from trials.models.sources import load_tokenizer
 from trials.parent import end_with_parent
-from trials.preparation.model_checks import check_weights, model_digest, reachable
+from trials.preparation.model_checks import check_token_ids, check_weights, model_digest, reachable
 from trials.preparation.prompts import Ask, allowed_tokens, write_prompts
 from trials.preparation.rendered import examples, rendering_notes, token_rows, usable
 from trials.preparation.rows import Splits, check_plain, notes, read_splits
@@ -158,9 +158,10 @@ class _Prepared:
     splits: Splits
     """Without the rows that are left out."""
     tokens: dict[str, TokenSplit]
-    seen: list[RowCounts]
     report: dict[str, Any]
     """What it says of the tokenizer."""
+    notes: list[str]
+    """On the template and the tokens."""
 
 
 def _write(
@@ -199,11 +200,7 @@ def _write(
         **({"generation": generation} if generation else {}),
         "examples": examples(train, train_tokens, found.renderer),
         "rows": token_rows(train, train_tokens, found.renderer, request.show_rows),
-        "notes": [
-            *([marks_in_words(request.chat_template, tokenizer)] if request.chat_template else []),
-            *rendering_notes(found.seen),
-            *notes(train, chat=found.report["chat"], n_eval_rows=len(kept)),
-        ],
+        "notes": [*found.notes, *notes(train, chat=found.report["chat"], n_eval_rows=len(kept))],
     }
 
 
@@ -251,7 +248,10 @@ def _tokenized(
     }
     splits = usable(splits, seen, skip=request.reading.skip_bad_rows)
     tokens = {name: split for name, (split, _) in made.items()}
-    return _Prepared(renderer, splits, tokens, list(seen.values()), report)
+    unknown = reachable(request.model, lambda: check_token_ids(request.model, tokenizer, tokens))
+    marks = marks_in_words(request.chat_template, tokenizer) if request.chat_template else None
+    notes_ = [*([marks] if marks else []), *rendering_notes(list(seen.values())), *unknown]
+    return _Prepared(renderer, splits, tokens, report, notes_)
 
 
 def _generation(

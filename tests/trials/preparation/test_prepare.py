@@ -309,6 +309,42 @@ def of_words(notes: Sequence[str]) -> list[str]:
     return [note for note in notes if "token would lie across" not in note]
 
 
+def with_tokens_beyond_the_embeddings(base: Path) -> None:
+    """`set`, which is a word of no row, and `stop`: the model has no embeddings for them."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
+    tokenizer.add_tokens(["set", "stop"])
+    tokenizer.save_pretrained(base)
+
+
+def test_a_token_without_an_embedding_is_refused(asked: Request, base: Path) -> None:
+    n = len(tiny.make_tokenizer())
+    with_tokens_beyond_the_embeddings(base)
+    write(Path(asked.train), [*TRAIN, pair("oslo :", " rain stop"), pair("oslo :", " stop stop")])
+    words = rf"has {n}, of ids 0 to {n - 1}: data\.train has stop \(id {n + 1}\) in 2 of 15 rows\. "
+    with pytest.raises(ConfigError, match=words):
+        prepare(asked)
+
+
+def test_an_end_of_sequence_without_an_embedding_is_refused(asked: Request, base: Path) -> None:
+    with_tokens_beyond_the_embeddings(base)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
+    tokenizer.eos_token = "stop"
+    tokenizer.save_pretrained(base)
+    with pytest.raises(ConfigError, match=r"the end of sequence is stop \(id"):
+        prepare(asked)
+
+
+def test_tokens_without_an_embedding_are_noted_where_no_row_has_one(
+    asked: Request, base: Path
+) -> None:
+    n = len(tiny.make_tokenizer())
+    with_tokens_beyond_the_embeddings(base)
+    assert notes(asked, TRAIN) == [
+        f"base_model: its tokenizer has set (id {n}), stop (id {n + 1}) beyond the model's {n} "
+        f"embeddings. No row has one; a prompt that has one would fail."
+    ]
+
+
 def test_good_rows_have_no_notes(asked: Request) -> None:
     assert notes(asked, TRAIN) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -115,3 +116,22 @@ def test_another_form_is_refused_at_load_too(tiny_base: Path, tmp_path: Path) ->
     folder = prequantised.int8(tiny_base, tmp_path / "int8")
     with pytest.raises(ConfigError, match="must be int8 or left out"):
         tiny.transformers_base(replace(tiny.model_config(folder), quantization="none"))
+
+
+def test_modules_that_a_checkpoint_left_in_16_bits_are_estimated_so(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    from trials.memory.estimate import estimate
+
+    def weights_gib(**about: Any) -> float:
+        nf4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+        prequantised.say_quantised(folder, nf4 | about)
+        sizes: dict[str, Any] = dict.fromkeys(("rank", "micro_batch_size", "max_length"), 8)
+        model = tiny.model_config(folder)
+        found = estimate(model, target_modules="all-linear", optimizer="adamw", **sizes)
+        return found["weights_gib"]
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_base, folder)
+    left = weights_gib(llm_int8_skip_modules=["model.layers.0.mlp"]) - weights_gib()
+    assert left * 2**30 == pytest.approx(3 * 64 * 192 * (2 - 0.5 - 0.127 / 8))

@@ -100,7 +100,12 @@ def _in_16_bits(request: dict[str, Any], settings: dict[str, Any]) -> Any:
     base = AutoModelForCausalLM.from_pretrained(
         request["base"], **_where(request), **settings, **given
     )
-    return base.dequantize(dtype=settings["dtype"]) if own and not given else base
+    if not own:
+        return base
+    base = base if given else base.dequantize(dtype=settings["dtype"])
+    # Else saving would quantise again, which transformers cannot: only the model's own renaming.
+    base._weight_conversions = None
+    return base
 
 
 def _where(request: dict[str, Any]) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def test_weights_that_were_read_without_their_scales_before_are_another_task(
     study = keep(one)
     assert "checkpoint" not in study.user_attrs[TASK]["base_model"]
     about.write_text('{"quantization_config": {"quant_method": "fp8"}}')
-    with pytest.raises(StudyError, match="base_model.checkpoint: None → FP8"):
+    with pytest.raises(StudyError, match="base_model.checkpoint: nothing → FP8"):
         keep(one)
 
 

@@ -14,7 +14,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own spelling
 from peft import PeftModel
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    FineGrainedFP8Config,
+    Mxfp4Config,
+)
 
 IGNORED = -100
 BATCH_SIZE = 8
@@ -38,9 +45,7 @@ def merge(request: dict[str, Any], target: Path) -> None:
     """Write the base model in 16 bits with the adapter added to its weights, and the tokenizer."""
     dtype = dtype_of(request["compute_dtype"])
     dtype = torch.bfloat16 if dtype is torch.float32 else dtype
-    base = AutoModelForCausalLM.from_pretrained(
-        request["base"], dtype=dtype, use_safetensors=True, **_where(request)
-    )
+    base = _in_16_bits(request, {"dtype": dtype, "use_safetensors": True})
     # safe_merge: an adapter with values that are no numbers is refused.
     merged = PeftModel.from_pretrained(base, request["adapter"]).merge_and_unload(safe_merge=True)
     merged.save_pretrained(target)
@@ -55,7 +60,13 @@ def load(request: dict[str, Any], quantization: str) -> Any:
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
     dtype = dtype_of(request["compute_dtype"])
     settings: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "use_safetensors": True}
-    if quantization == "nf4":
+    if not request["is_merged"] and quantization == "none":
+        base = _in_16_bits(request, settings)
+        return PeftModel.from_pretrained(base, request["exported"]).eval()
+    own = {} if request["is_merged"] else _own_form(request)
+    if own:  # a checkpoint that is quantised already stays as it is
+        pass
+    elif quantization == "nf4":
         settings["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -70,6 +81,31 @@ def load(request: dict[str, Any], quantization: str) -> Any:
         ).eval()
     base = AutoModelForCausalLM.from_pretrained(request["base"], **_where(request), **settings)
     return PeftModel.from_pretrained(base, request["exported"]).eval()
+
+
+def _own_form(request: dict[str, Any]) -> dict[str, Any]:
+    """What the base's config.json says of weights that are quantised already; {}: plain ones."""
+    config = AutoConfig.from_pretrained(request["base"], **_where(request))
+    text = config.get_text_config()
+    own = getattr(config, "quantization_config", None) or getattr(text, "quantization_config", None)
+    return own or {}
+
+
+def _in_16_bits(request: dict[str, Any], settings: dict[str, Any]) -> Any:
+    """Return the base model, whatever its checkpoint is quantised in, without quantisation."""
+    own = _own_form(request)
+    method = own.get("quant_method")
+    ways = {"fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}
+    given = {"quantization_config": ways[method](dequantize=True)} if method in ways else {}
+    base = AutoModelForCausalLM.from_pretrained(
+        request["base"], **_where(request), **settings, **given
+    )
+    if not own:
+        return base
+    base = base if given else base.dequantize(dtype=settings["dtype"])
+    # Else saving would quantise again, which transformers cannot: only the model's own renaming.
+    base._weight_conversions = None
+    return base
 
 
 def _where(request: dict[str, Any]) -> dict[str, Any]:

@@ -246,9 +246,13 @@ def _model_rows(space: Space, check: Check) -> Iterator[Row]:
     yield (
         "base model",
         f"{space.settings.base_model}, {_millions(memory['base_parameters'])} parameters in "
-        f"{space.settings.quantization}; the largest adapter has "
+        f"{space.quantization}; the largest adapter has "
         f"{_millions(memory['adapter_parameters'])}",
     )
+    if (form := space.checkpoint) is not None:
+        gib = f"{memory['weights_gib']:.1f} GiB"
+        bits = f", turned into 16 bits when loaded: {gib}" if form.is_dequantised else f": {gib}"
+        yield "checkpoint", f"quantised already, {form.name}{bits}"
     yield (
         "memory",
         f"at most about {total:.1f} GiB for the largest trial: weights "

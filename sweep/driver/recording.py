@@ -160,7 +160,7 @@ def _parent_params(job: Job) -> dict[str, object]:
     params |= {
         "base_model": settings.base_model,
         "backend": job.backend,
-        "quantization": settings.quantization,
+        "quantization": space.quantization,
         "compute_dtype": settings.compute_dtype,
         "sampler": settings.sampler,
         "seed": settings.seed,

@@ -59,8 +59,10 @@ def _against_unsloth(space: Space, *, on_gpus: bool) -> str | None:
         return "Unsloth has no kernels for use_dora"
     if settings.compute_dtype == "float32":
         return "Unsloth's kernels compute in 16 bits"
-    if settings.quantization == "int8":
+    if space.quantization == "int8":
         return "Unsloth has no fast path for int8"
+    if (form := space.checkpoint) is not None and form.is_dequantised:
+        return f"Unsloth does not turn {form.name} into 16 bits"
     if not _has_unsloth():
         return "Unsloth is not installed"
     return None

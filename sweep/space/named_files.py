@@ -1,6 +1,7 @@
 """Files, folders and hub names that a space names: are they there?"""
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -62,6 +63,9 @@ def missing_model(folder: Path, given: str) -> str | None:
         ]
         if not lacks:
             return None
+        if (path / "adapter_config.json").exists():
+            rule = f"must be a whole model, but {given} is an adapter; name its base model."
+            return f"{rule}{_base_of(path)}"
         rule = f"a model's folder must hold {', '.join(MODEL_FILES)}"
         return f"{rule}; missing in {given}: {', '.join(lacks)}.{_only_pickles(path)}"
     if path.is_file():
@@ -93,6 +97,14 @@ def missing_template(folder: Path, given: str) -> str | None:
     except UnicodeDecodeError as error:
         return f"{given} must be UTF-8, but byte {error.start} is not; save it as UTF-8."
     return None if wrong is None else f"{given} is not valid Jinja: {wrong}. Fix that line."
+
+
+def _base_of(adapter: Path) -> str:
+    try:
+        found = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        return f" It was made on {found['base_model_name_or_path']}."
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _only_pickles(folder: Path) -> str:

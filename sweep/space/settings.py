@@ -167,8 +167,9 @@ class Settings(_Strict):
     """Whether the model's own Python code may run."""
     backend: Literal["auto", "transformers", "unsloth"] = "auto"
     """The trainer. auto: Unsloth on GPUs if installed, else transformers with peft."""
-    quantization: Literal["nf4", "int8", "none"] = "nf4"
-    """Of the frozen weights: 4 bits with double quantisation, 8 bits, or 16 bits."""
+    quantization: Literal["nf4", "int8", "none"] | None = None
+    """Of the frozen weights: 4 bits with double quantisation, 8 bits, or 16 bits. A checkpoint that
+    is quantised already keeps its own; FP8 and MXFP4 are turned into 16 bits."""
     compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Of the matrix products. auto: bfloat16, or float16 on a GPU that only emulates it."""
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
@@ -225,6 +226,7 @@ class Settings(_Strict):
 UNSET: dict[str, str] = {
     "name": "the file's name",
     "revision": "the hub's default branch",
+    "quantization": "nf4; the checkpoint's own form if it is quantised already",
     "data.max_length": "1024",
     "data.chat": "true if the model has a chat template and `prompt` is not set",
     "budget.trials": "24, if no other budget is given",

@@ -11,9 +11,10 @@ from sweep.space.hyperparameters import Value
 from sweep.space.objective import metric_path, objective_of
 from sweep.space.settings import Settings
 from sweep.space.usual_points import Start
-from trials.config import Objective
+from trials.config import Objective, Quantization
 from trials.data import chat_templates
-from trials.data.addresses import is_address
+from trials.data.addresses import is_address, local_path
+from trials.models.checkpoint import Form, form_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,21 @@ class Space:
             return self.template_file.read_text(encoding="utf-8")
         name = self.settings.data.chat_template
         return None if name is None else chat_templates.named(name)
+
+    @property
+    def checkpoint(self) -> Form | None:
+        """The form of a base model that is quantised already; None: plain weights."""
+        given = local_path(self.settings.base_model)
+        beside = self.folder / given
+        return form_of(str(beside) if beside.is_dir() else given, self.settings.revision)
+
+    @property
+    def quantization(self) -> Quantization:
+        """As the file says; where it does not, the checkpoint's own."""
+        if self.settings.quantization is not None:
+            return self.settings.quantization
+        form = self.checkpoint
+        return (form and form.loads_as) or "nf4"
 
     def may_be(self, name: str, value: Value) -> bool:
         """Whether a trial may have this value, such as true of `use_dora`."""

@@ -39,8 +39,11 @@ def keep_to_task(
     Raises:
         StudyError: It is another task; says what has changed, and the mend.
     """
+    form = space.checkpoint
+    # Older versions read these weights without their scales: their losses do not compare.
+    dequantised = {"checkpoint": form.name} if form is not None and form.is_dequantised else {}
     task = {
-        "base_model": asdict(model_config(space, backend)),
+        "base_model": asdict(model_config(space, backend)) | dequantised,
         "train": found["train_fingerprint"],
         "eval": found["eval_fingerprint"],
         "tokenizer": found["tokenizer"],

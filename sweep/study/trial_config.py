@@ -44,7 +44,7 @@ def model_config(space: Space, backend: Backend) -> ModelConfig:
     return ModelConfig(
         name=name,
         revision=settings.revision,
-        quantization=settings.quantization,
+        quantization=space.quantization,
         compute_dtype=settings.compute_dtype,
         backend=backend,
         max_length=int(space.largest["max_length"]),

@@ -18,6 +18,7 @@ from transformers import AutoConfig
 from trials.backends.proof import content_hash
 from trials.config import ModelConfig
 from trials.memory.device import give_back_memory, is_out_of_memory
+from trials.models.checkpoint import form_of
 from trials.models.sources import local_or_hub
 from trials.whole_file import new_folder
 
@@ -139,9 +140,12 @@ class _Entry:
 def _key(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> str | None:
     """Digest of all that decides the quantised weights; None for models that are not kept.
 
-    Code that comes with a model could do anything when it is saved and read again.
+    Code that comes with a model could do anything when it is saved and read again. A checkpoint
+    that is quantised already is as good as an entry.
     """
     if config.quantization == "none" or config.trust_remote_code:
+        return None
+    if form_of(config.name, config.revision) is not None:
         return None
     source = _source(config)
     if source is None:

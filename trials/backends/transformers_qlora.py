@@ -9,11 +9,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own spelling
 from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    FineGrainedFP8Config,
+    GenerationConfig,
+    Mxfp4Config,
+)
 from transformers.utils import is_flash_attn_2_available
 
 from trials.backends.adapter_layers import SpareLayers, draw_weights, lora_settings
-from trials.backends.loading import compute_dtype
+from trials.backends.loading import check_keys, compute_dtype
 from trials.backends.packing import Batch, ForwardCost, Layout, packed, padded
 from trials.backends.proof import Proof
 from trials.backends.quantised import load_quantised
@@ -21,6 +27,7 @@ from trials.backends.rows_apart import most_tokens, rows_stay_apart
 from trials.config import ModelConfig, TrialConfig
 from trials.memory.device import give_back_memory
 from trials.memory.estimate import activation_bytes_per_token
+from trials.models.checkpoint import check_form, form_of
 from trials.models.frozen_base import FrozenBase
 from trials.models.sources import local_or_hub
 
@@ -41,7 +48,7 @@ def load(config: ModelConfig) -> FrozenBase:
             dtype,
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
-            quantization_config=_quantization(config, dtype),
+            **_quantization(config, dtype),
         ),
         read=lambda folder: _from_pretrained(str(folder), device, dtype),
         write=lambda model, folder: model.save_pretrained(folder),
@@ -54,9 +61,18 @@ def load(config: ModelConfig) -> FrozenBase:
 
 def _from_pretrained(name: str, device: torch.device, dtype: torch.dtype, **settings: Any) -> Any:
     # use_safetensors: other weights are pickles, which can run code when they are read.
-    return AutoModelForCausalLM.from_pretrained(
-        name, dtype=dtype, device_map={"": device}, use_safetensors=True, **settings
+    # ignore_mismatched_sizes: told in our words, not in transformers' table.
+    model, found = AutoModelForCausalLM.from_pretrained(
+        name,
+        dtype=dtype,
+        device_map={"": device},
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **settings,
     )
+    check_keys(name, found)
+    return model
 
 
 def _use_flash_attention(model: Any, device: torch.device, dtype: torch.dtype) -> None:
@@ -70,17 +86,30 @@ def _use_flash_attention(model: Any, device: torch.device, dtype: torch.dtype) -
         model.set_attn_implementation("flash_attention_2")
 
 
-def _quantization(config: ModelConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+def _quantization(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """What transformers is told; nothing where the checkpoint says it itself: even None would hide
+    that."""
+    form = form_of(config.name, config.revision)
+    check_form(config, form)
+    if form is not None:
+        return {"quantization_config": DEQUANTISED[form.name]()} if form.is_dequantised else {}
     if config.quantization == "nf4":
-        return BitsAndBytesConfig(
+        nf4 = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
+        return {"quantization_config": nf4}
     if config.quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return None
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    return {}
+
+
+DEQUANTISED = {
+    "FP8": lambda: FineGrainedFP8Config(dequantize=True),
+    "MXFP4": lambda: Mxfp4Config(dequantize=True),
+}
 
 
 def _keep_cpu_kernels_differentiable(model: torch.nn.Module) -> None:

@@ -32,6 +32,7 @@ from trials.backends.quantised import load_quantised
 from trials.config import ConfigError, ModelConfig, TrialConfig
 from trials.memory.device import give_back_memory
 from trials.memory.estimate import activation_bytes_per_token
+from trials.models.checkpoint import check_form, form_of
 from trials.models.frozen_base import FrozenBase
 from trials.models.sources import local_or_hub
 
@@ -42,6 +43,7 @@ def load(config: ModelConfig) -> FrozenBase:
     device = torch.device("cuda", 0)
     dtype = compute_dtype(config.compute_dtype, device)
     tokenizer: Any = None
+    check_form(config, form_of(config.name, config.revision))
 
     def from_pretrained(name: str, revision: str | None) -> Any:
         nonlocal tokenizer

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from trials.config import ModelConfig, TrialConfig
 from trials.distributed.group import Group
@@ -68,7 +69,12 @@ def estimate(
         for name, module in linears.items()
         if wanted == "all-linear" or name.rsplit(".", 1)[-1] in wanted
     ]
-    n_linear = sum(module.weight.numel() for module in linears.values())
+    skipped = (getattr(config, "quantization_config", None) or {}).get("llm_int8_skip_modules")
+    n_linear = sum(
+        module.weight.numel()
+        for name, module in linears.items()
+        if should_convert_module(name, skipped)
+    )
     n_base = sum(parameter.numel() for parameter in shapes.parameters())
     n_adapter = rank * sum(module.in_features + module.out_features for module in targets)
     activations = micro_batch_size * max_length * activation_bytes_per_token(shapes)

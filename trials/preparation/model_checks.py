@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 MODEL_TEXT_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"}
 """Files of a model's folder that hold its configuration, tokenizer and chat template."""
 SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+ADAPTER_CONFIG = "adapter_config.json"
+MOST_SHOWN = 5
+"""Of the files that are wrong."""
 
 
 def model_digest(model: ModelConfig) -> str:
@@ -41,17 +45,82 @@ def model_digest(model: ModelConfig) -> str:
     return digest.hexdigest()
 
 
+def check_folder(model: ModelConfig) -> None:
+    """Refuse a folder whose weights are not all there, or that holds an adapter too.
+
+    Raises:
+        ConfigError: With every file that is missing or cut.
+    """
+    folder = Path(local_or_hub(model.name))
+    if not folder.is_dir():
+        return
+    _check_no_adapter(model.name, {file.name for file in folder.iterdir()})
+    single, index = (folder / name for name in SAFE_WEIGHTS)
+    names = [single.name] if single.exists() else _shards(index)
+    wrong = [words for name in names if (words := _wrong_weights(folder / name))]
+    if wrong:
+        shown = "; ".join(wrong[:MOST_SHOWN])
+        more = f"; and {len(wrong) - MOST_SHOWN} more" if len(wrong) > MOST_SHOWN else ""
+        raise ConfigError(
+            f"base_model: every file of weights must be whole, but in {model.name} {shown}{more}. "
+            f"Copy or download them again."
+        )
+
+
+def _check_no_adapter(name: str, files: Collection[str]) -> None:
+    if ADAPTER_CONFIG not in files:
+        return
+    if set(SAFE_WEIGHTS).isdisjoint(files):
+        raise ConfigError(
+            f"base_model: must be a whole model, but {name} is an adapter ({ADAPTER_CONFIG}). Name "
+            f"its base model, or the two merged into one."
+        )
+    raise ConfigError(
+        f"base_model: must be a model alone, but {name} also holds an adapter ({ADAPTER_CONFIG}), "
+        f"which transformers would load with it. Move adapter_* elsewhere, or merge the two."
+    )
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        raise ConfigError(
+            f"base_model: {index} must be JSON that names a file for each weight, but is not. Copy "
+            f"or download it again."
+        ) from None
+
+
+def _wrong_weights(file: Path) -> str | None:
+    """Compare the file's size with what its header says: 8 bytes of its length, then JSON."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length)) if 2 <= length <= size - 8 else None
+    except FileNotFoundError:
+        return f"{file.name} is missing"
+    except ValueError:
+        header = None
+    if header is None:
+        return f"{file.name} is cut or no safetensors ({size:,} bytes)"
+    ends = [about["data_offsets"][1] for key, about in header.items() if key != "__metadata__"]
+    wanted = 8 + length + max(ends, default=0)
+    return None if size >= wanted else f"{file.name} is cut: {size:,} of {wanted:,} bytes"
+
+
 def check_weights(model: ModelConfig) -> None:
     """Refuse a model of the hub that has pickles alone: loading would fail once a GPU is held."""
     from huggingface_hub import list_repo_files
     from huggingface_hub.errors import HFValidationError
 
     if Path(local_or_hub(model.name)).is_dir():
-        return  # `sweep.space.loading` has looked into it
+        return  # `check_folder` has looked into it
     try:
         names = list_repo_files(model.name, revision=model.revision)
     except (OSError, HFValidationError):  # not reached, or not allowed: the tokenizer will tell
         return
+    _check_no_adapter(model.name, names)
     if any(name in SAFE_WEIGHTS for name in names):
         return
     pickles = next((f"; {name} is a pickle" for name in names if name.endswith(".bin")), "")

@@ -24,9 +24,16 @@ from trials.data.examples import Example, Reading, fingerprint
 from trials.data.rendering import LossOn, Renderer
 from trials.data.tokens import SplitCounts, TokenSplit
 from trials.faults import fault_of
+from trials.models.checkpoint import check_form, form_of
 from trials.models.sources import load_tokenizer
 from trials.parent import end_with_parent
-from trials.preparation.model_checks import check_token_ids, check_weights, model_digest, reachable
+from trials.preparation.model_checks import (
+    check_folder,
+    check_token_ids,
+    check_weights,
+    model_digest,
+    reachable,
+)
 from trials.preparation.prompts import Ask, allowed_tokens, write_prompts
 from trials.preparation.rendered import examples, rendering_notes, token_rows, usable
 from trials.preparation.rows import Splits, check_plain, notes, read_splits
@@ -98,6 +105,8 @@ def prepare(request: Request) -> dict[str, Any]:
         request.train, request.eval, request.reading, chat=request.chat, seed=request.seed
     )
     fingerprints = {name: fingerprint(rows) for name, rows in splits.items()}
+    check_folder(request.model)
+    check_form(request.model, form_of(request.model.name, request.model.revision))
     folder = Path(request.output_dir)
     done = folder / DATA_REPORT
     earlier = None

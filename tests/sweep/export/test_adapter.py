@@ -20,6 +20,7 @@ from sweep.export import adapter as exporting
 from sweep.export.adapter import Measured, export, verdict
 from sweep.results.reading import read_sweep
 from sweep.results.trial_record import Record, record_of
+from tests import prequantised
 from tests.sweep.reviewed import write_sweep
 from trials.config import EvalPoint, Quantization, TrialConfig
 
@@ -29,13 +30,15 @@ Trained = Callable[[Quantization], Path]
 @pytest.fixture(scope="module")
 def trained(
     tiny_base: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[Quantization, Callable[..., TrialConfig]], Path]:
+) -> Callable[..., Path]:
     """Trains one real trial on a base of a kind, once, and writes its sweep; returns the folder."""
-    made: dict[str, Path] = {}
+    made: dict[tuple[str, str], Path] = {}
 
-    def train(quantization: Quantization, config: Callable[..., TrialConfig]) -> Path:
-        if quantization in made:
-            return made[quantization]
+    def train(
+        quantization: Quantization, config: Callable[..., TrialConfig], base: Path = tiny_base
+    ) -> Path:
+        if (quantization, str(base)) in made:
+            return made[quantization, str(base)]
         from trials.backends.loading import load
         from trials.memory.micro_batches import MicroBatchMemory
         from trials.training.train import run_trial
@@ -46,7 +49,7 @@ def trained(
         usual = config(epochs=30, learning_rate=1e-2, n_evaluations=1, evaluate_base=True)
         one = replace(
             usual,
-            model=replace(usual.model, quantization=quantization),
+            model=replace(usual.model, name=str(base), quantization=quantization),
             output_dir=str(folder / "trials" / "000"),
         )
         Path(one.output_dir).mkdir(parents=True)
@@ -56,7 +59,7 @@ def trained(
         base_loss, loss = curve[0].eval_loss, curve[-1].eval_loss
         assert abs(loss / base_loss - 1) > 0.015  # above the tolerance
         (folder / "data").symlink_to(tiny_data)
-        made[quantization] = folder
+        made[quantization, str(base)] = folder
         return folder
 
     return train
@@ -93,6 +96,26 @@ def test_a_merged_model_has_the_logged_eval_loss(
     names = {path.name for path in target.iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= names
     assert "adapter_config.json" not in names
+
+
+@pytest.mark.parametrize(
+    ("write", "quantization"), [(prequantised.nf4, "nf4"), (prequantised.fp8, "none")]
+)
+def test_a_base_that_is_quantised_already_is_merged_from_its_dequantised_form(
+    trained: Callable[..., Path],
+    config: Callable[..., TrialConfig],
+    tiny_base: Path,
+    tmp_path: Path,
+    write: Callable[[Path, Path], Path],
+    quantization: Quantization,
+) -> None:
+    base = write(tiny_base, tmp_path / "base")
+    record = record_of(read_sweep(trained(quantization, config, base)))
+    [found] = export(record, tmp_path / "merged", merge=True, check=True, say=lambda _: None)
+    assert abs(found.difference) < 0.01
+    assert "quantization_config" not in (tmp_path / "merged" / "config.json").read_text()
+    alone = export(record, tmp_path / "adapter", merge=False, check=True, say=lambda _: None)
+    assert max(abs(one.difference) for one in alone) < 0.01
 
 
 @pytest.mark.parametrize("merge", [False, True])

@@ -81,7 +81,7 @@ def test_what_is_not_written_has_the_usual_value(load: Load) -> None:
     settings = space.settings
     assert settings.budget == BudgetSettings(trials=24)
     assert settings.evaluate == Evaluate(times=20, rows=256)
-    assert (settings.quantization, settings.sampler, settings.seed) == ("nf4", "tpe", 0)
+    assert (space.quantization, settings.sampler, settings.seed) == ("nf4", "tpe", 0)
     assert (settings.compute_dtype, settings.gpus_per_trial) == ("auto", 1)
     assert settings.checkpoint_minutes == 10
     assert space.domains["use_dora"] == Choices((False,))

@@ -68,6 +68,25 @@ def test_a_study_from_before_there_were_arguments_goes_on_unless_some_are_given(
         keep(space(tmp_path, "{thinking: false}"))
 
 
+def test_weights_that_were_read_without_their_scales_before_are_another_task(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "model").mkdir()
+    for name in ("tokenizer.json", "model.safetensors"):
+        (tmp_path / "model" / name).touch()
+    about = tmp_path / "model" / "config.json"
+    about.write_text("{}")
+    text = SPACE.format(arguments="{}").replace("smollm2-135m", "model\nquantization: none")
+    (tmp_path / "rows.jsonl").write_text("{}")
+    (tmp_path / "mine.yaml").write_text(text)
+    one = load_space(tmp_path / "mine.yaml")
+    study = keep(one)
+    assert "checkpoint" not in study.user_attrs[TASK]["base_model"]
+    about.write_text('{"quantization_config": {"quant_method": "fp8"}}')
+    with pytest.raises(StudyError, match="base_model.checkpoint: nothing → FP8"):
+        keep(one)
+
+
 def test_a_study_has_one_date(tmp_path: Path) -> None:
     one = space(tmp_path)
     dates = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,34 @@ def test_the_backend_is_chosen_and_the_reason_is_said(
     space = load(**sets)
     assert backend_in_words(space, on_gpus=on_gpus).startswith(words)
     assert choose_backend(space, on_gpus=on_gpus) == words.split("(")[0].split(",")[0].strip()
+
+
+@pytest.mark.parametrize(
+    ("about", "quantization", "words"),
+    [
+        (None, "nf4", "unsloth (installed"),
+        ({"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "nf4", "unsloth (installed"),
+        ({"load_in_8bit": True}, "int8", "transformers (Unsloth has no fast path for int8)"),
+        ({"quant_method": "fp8"}, "none", "transformers (Unsloth does not turn FP8 into 16 bits)"),
+    ],
+)
+def test_a_checkpoint_that_is_quantised_already_keeps_its_form(
+    load: Load,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    about: dict[str, object] | None,
+    quantization: str,
+    words: str,
+) -> None:
+    install_unsloth(monkeypatch, True)
+    (tmp_path / "model").mkdir()
+    for name in ("tokenizer.json", "model.safetensors"):
+        (tmp_path / "model" / name).touch()
+    config = {} if about is None else {"quantization_config": about}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    space = load(base_model="model")
+    assert model_config(space, "transformers").quantization == quantization
+    assert backend_in_words(space, on_gpus=True).startswith(words)
 
 
 def test_unsloth_that_is_asked_for_and_missing_is_told(

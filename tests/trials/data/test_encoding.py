@@ -199,13 +199,13 @@ def test_a_mark_that_takes_white_space_with_it(built_in: Any, side: str) -> None
     assert behind >= len(found.ids) - 1
 
 
-class Letters(PreTrainedTokenizer):
+class Letters(PreTrainedTokenizer):  # type: ignore[misc]
     """A tokenizer in Python, which tells no offsets: each character is a token."""
 
     vocab_size = 0x1100
 
     def get_vocab(self) -> dict[str, int]:
-        return {chr(n): n for n in range(self.vocab_size)} | self.added_tokens_encoder
+        return {**{chr(n): n for n in range(self.vocab_size)}, **self.added_tokens_encoder}
 
     def _tokenize(self, text: str, **_: object) -> list[str]:
         return list(text)

@@ -319,7 +319,9 @@ def with_tokens_beyond_the_embeddings(base: Path) -> None:
 def test_a_token_without_an_embedding_is_refused(asked: Request, base: Path) -> None:
     n = len(tiny.make_tokenizer())
     with_tokens_beyond_the_embeddings(base)
-    write(Path(asked.train), [*TRAIN, pair("oslo :", " rain stop"), pair("oslo :", " stop stop")])
+    write(
+        Path(str(asked.train)), [*TRAIN, pair("oslo :", " rain stop"), pair("oslo :", " stop stop")]
+    )
     words = rf"has {n}, of ids 0 to {n - 1}: data\.train has stop \(id {n + 1}\) in 2 of 15 rows\. "
     with pytest.raises(ConfigError, match=words):
         prepare(asked)

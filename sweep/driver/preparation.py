@@ -320,7 +320,7 @@ def _counts_in_words(counts: dict[str, int], length: str | None) -> str:
     )
     words += f"; {counts['cut']:,} cut" if counts["cut"] else "; none cut"
     if counts["dropped"]:
-        words += f", {counts['dropped']:,} dropped: no completion token left"
+        words += f", {counts['dropped']:,} dropped: nothing that is learnt is within max_length"
     return words + (f" at max_length {length}" if length else "")
 
 

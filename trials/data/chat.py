@@ -21,6 +21,8 @@ Turn = dict[str, Any]
 
 _UNFINISHED = re.compile(r"[<\[][^>\]\s]*$")
 """The beginning of a mark whose end is cut off: `<|` of `<|user|>`."""
+_MARK = re.compile(r"<[|/]?[^<>|\s]+\|?>|\[/?[A-Z_]+\]")
+"""A mark that is no token by itself."""
 _UNBEGUN = re.compile(r"^[^<\[\s]*[>\]]")
 """The end of a mark whose beginning is cut off."""
 
@@ -121,7 +123,7 @@ class ChatTemplate:
         try:
             rendered = self._tokenizer.apply_chat_template(
                 [self._shaped(turn) for turn in turns] if self.takes_parts else list(turns),
-                tools=tools,
+                tools=self._no_tools if tools is None else tools,
                 tokenize=False,
                 add_generation_prompt=prompt,
                 **self._arguments,
@@ -169,6 +171,21 @@ class ChatTemplate:
         return [], None
 
     @functools.cached_property
+    def _no_tools(self) -> list[Any] | None:
+        """What stands for no tools: some templates go through the list without asking."""
+        self.__dict__["_no_tools"] = None  # for the rendering below
+        question = [{"role": "user", "content": "qxq"}]
+        nothing: list[Any] | None
+        for nothing in (None, []):
+            self.__dict__["_no_tools"] = nothing
+            try:
+                self.render(question, None)
+            except RowRefused:
+                continue
+            return nothing
+        return None
+
+    @functools.cached_property
     def marks(self) -> Marks:
         """How turns begin and end, as far as a plain conversation tells."""
         words = ("qxqa", "qxqb", "qxqc", "qxqd")
@@ -213,15 +230,32 @@ class ChatTemplate:
             return (found + eos if not common and eos and behind.startswith(eos) else found), True
         if eos and answered.lstrip().startswith(eos):
             return eos, True
-        special = self._specials.search(answered)
-        if special is None:
+        mark = answered[: self.first_mark(answered)].lstrip()
+        if not mark:
             return answered.rstrip(), False
-        return special[0], asked.lstrip().startswith(special[0])
+        mark = mark[self._begin_of_last(mark) :]
+        return mark, asked.lstrip().startswith(mark)
 
-    def ends_special(self, text: str) -> bool:
-        """Whether the last token of `text` is a special one."""
-        found = list(self._specials.finditer(text))
-        return bool(found) and found[-1].end() == len(text)
+    def is_special(self, text: str) -> bool:
+        """Whether `text` is one token by itself."""
+        return self._specials.fullmatch(text) is not None
+
+    def _begin_of_last(self, text: str) -> int:
+        """Where the mark begins that `text` ends with; its length if it ends with none."""
+        for marks in (self._specials, _MARK):
+            found = list(marks.finditer(text))
+            if found and found[-1].end() == len(text):
+                return found[-1].start()
+        return len(text)
+
+    def ends_with_mark(self, text: str) -> bool:
+        """Whether `text` ends with a mark, such as a special token."""
+        return self._begin_of_last(text) < len(text)
+
+    def first_mark(self, text: str) -> int:
+        """Return where the first special token of `text` ends, else the first mark; 0: none."""
+        found = self._specials.search(text) or _MARK.search(text)
+        return found.end() if found else 0
 
     def first_special(self, text: str) -> int:
         """Return where the first special token of `text` ends; 0 where it has none."""

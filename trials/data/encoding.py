@@ -36,6 +36,7 @@ class Encoder:
         self.opening = tokens if tokens == [tokenizer.bos_token_id] else []
         """The beginning of sequence, if the tokenizer puts one before a text by itself."""
         self._backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+        self._added = frozenset(tokenizer.added_tokens_decoder)
         self._known: dict[tuple[str, str], bool] = {}
         self._prefix = self._prefix_of_texts() if self._backend else ""
 
@@ -61,12 +62,24 @@ class Encoder:
             for place in borders
             if place and (_may_cross(encoding, place) or self._looks_ahead(row.text, place))
         ]
+        ends = (span.stop for span in row.spans if span.stop < len(row.text))
+        crossed += [place for place in ends if self._runs_on(encoding, place)]
         if crossed:
-            ends = pairwise([0, *dict.fromkeys(crossed), len(row.text)])
-            pieces = [self._piece(row.text, begin, end) for begin, end in ends]
+            stretches = pairwise([0, *sorted(set(crossed)), len(row.text)])
+            pieces = [self._piece(row.text, begin, end) for begin, end in stretches]
             ids = list(chain.from_iterable(p.ids for p in pieces))
             return EncodedRow(ids, self._spans(row, pieces, ids), ids != encoding.ids)
         return EncodedRow(encoding.ids, self._spans(row, whole, encoding.ids))
+
+    def _runs_on(self, encoding: Any, place: int) -> bool:
+        """Whether the token that ends a turn holds a part of what follows.
+
+        A special token may, which takes white space along.
+        """
+        last = encoding.char_to_token(place - 1)
+        if last is None or last != encoding.char_to_token(place):
+            return False
+        return encoding.ids[last] not in self._added
 
     def _looks_ahead(self, text: str, place: int) -> bool:
         """Whether white space before a border has other tokens for what follows.

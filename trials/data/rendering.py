@@ -127,7 +127,7 @@ class Renderer:
             RowRefused: The chat template rejects the conversation, or its turns cannot be told.
         """
         if self.is_chat(example):
-            return rendered(example, self.template)
+            return rendered(self._with_one_end(example), self.template)
         if example.text is not None:
             text = self._closed(example.text)
             return Rendered(text, [Span(0, len(text))])
@@ -136,6 +136,19 @@ class Renderer:
             f"{example.prompt}{self._closed(str(example.completion))}",
         )
         return Rendered(text, [Span(len(prompt), len(text))])
+
+    def _with_one_end(self, example: Example) -> Example:
+        """Take off the end that an answer brings along: the template writes it."""
+        marks = self.template.marks
+        ends = tuple(end for end in (self._eos, marks.end if marks.ends_turns else "") if end)
+        turns = example.conversation()
+        if not any(t.role == "assistant" and t.content.rstrip().endswith(ends) for t in turns):
+            return example
+        messages = tuple(
+            replace(t, content=_without(t.content.rstrip(), ends)) if t.role == "assistant" else t
+            for t in turns
+        )
+        return replace(example, messages=messages, system=None)
 
     def _why(self, example: Example, error: RowRefused) -> str:
         """Why a row is refused; where it is for its system turn, say so."""
@@ -155,7 +168,7 @@ class Renderer:
 
     def _closed(self, text: str) -> str:
         """End a text as the model ends it; one that comes with its end gets no second."""
-        return text if self._eos and text.endswith(self._eos) else text + self._eos
+        return text if self._eos and text.rstrip().endswith(self._eos) else text + self._eos
 
     def prompt(self, example: Example) -> list[int] | None:
         """Return the tokens that the last learnt turn is generated from, as inference has them.
@@ -210,7 +223,7 @@ class Renderer:
                 continue
             is_chat = self.is_chat(example)
             if is_chat:
-                counts.count(example, one)
+                counts.count(self._with_one_end(example), one)
             found.append(one)
             opened.append(not is_chat and not self._opens(one.text))
         ids, supervised = [], []
@@ -230,3 +243,9 @@ class Renderer:
             supervised=np.concatenate(supervised) if supervised else np.zeros(0, np.bool_),
             lengths=lengths,
         )
+
+
+def _without(text: str, ends: Sequence[str]) -> str:
+    for end in ends:
+        text = text.removesuffix(end).rstrip()
+    return text

@@ -175,8 +175,8 @@ class _Row:
         own = len(_OPENS.sub("", self._template.shared(alone, behind).rstrip()))
         if marks.ends_turns:  # such as a call, which ends otherwise
             return last + own
-        special = self._template.first_special(behind[own:])
-        return last + (own + special if special else len(behind.rstrip()))
+        mark = self._template.first_mark(behind[own:])
+        return last + (own + mark if mark else len(behind.rstrip()))
 
     def _white_space(self, index: int, behind: str) -> str:
         """What a text itself ends with, where that is what stands behind it."""
@@ -189,7 +189,7 @@ class _Row:
         last, marks = found.spans[-1], self._template.marks
         turn, eos = found.text[last.start : last.stop], self._template.end_of_sequence
         if turn.endswith(eos) or (
-            marks.ends_turns and (turn.endswith(marks.end) or self._template.ends_special(turn))
+            marks.ends_turns and (turn.endswith(marks.end) or self._ends_otherwise(turn))
         ):
             return
         end = marks.end if marks.ends_turns else self._next_mark(found.text)
@@ -197,10 +197,16 @@ class _Row:
         found.spans[-1] = Span(last.start, last.stop + len(end), last.departs_from)
         found.closed = True
 
+    def _ends_otherwise(self, turn: str) -> bool:
+        """Whether the template writes an end behind the text that earlier turns do not have."""
+        content = self._messages[-1].content.strip()
+        behind = turn.rpartition(content)[2] if content else turn
+        return self._template.ends_with_mark(behind.rstrip())
+
     def _next_mark(self, text: str) -> str:
         """The mark of the role that follows the last turn, if it is one token, else the end."""
         end = self._template.marks.end
-        if not self._messages[-1].tool_calls and self._template.first_special(end) == len(end) > 0:
+        if not self._messages[-1].tool_calls and self._template.is_special(end):
             return end
         following = {"role": "tool", "content": "qxq"}
         try:
@@ -208,7 +214,7 @@ class _Row:
         except RowRefused:
             longer = ""
         behind = longer[len(text) :] if longer.startswith(text) else ""
-        first = self._template.first_special(behind.partition("qxq")[0])
+        first = self._template.first_mark(behind.partition("qxq")[0])
         return behind[:first].strip() if first else self._template.end_of_sequence
 
     @functools.cached_property

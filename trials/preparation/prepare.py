@@ -207,7 +207,7 @@ def _write(
         "sample_tokens": data.sample_tokens(folder / EVAL_SAMPLE),
         "evaluation_share": _evaluation_share(request, counts[shortest], cost),
         **({"generation": generation} if generation else {}),
-        "examples": examples(train, train_tokens, found.renderer),
+        "examples": examples(train, train_tokens, found.renderer, longest),
         "rows": token_rows(train, train_tokens, found.renderer, request.show_rows),
         "notes": [*found.notes, *notes(train, chat=found.report["chat"], n_eval_rows=len(kept))],
     }

@@ -6,6 +6,8 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from trials.config import DataError
 from trials.data.conversation import Example
 from trials.data.left_out import CALLS, REASONING
@@ -32,13 +34,15 @@ def usable(splits: Splits, counts: Mapping[str, RowCounts], *, skip: bool) -> Sp
         DataError: Rows are refused and not to be skipped, or none is left; or the template leaves
             out all of one kind of content.
     """
-    problems = []
+    problems: dict[str, list[str]] = {}  # words → the splits that they are true of
     for name, seen in counts.items():
         if seen.refused and (not skip or len(seen.refused_rows) == len(splits[name])):
-            problems += [f"data.{name}: {words}" for words in _refused(seen, splits[name])]
-        problems += [f"data.{name}: {words}" for words in _all_left_out(seen)]
+            for words in _refused(seen, splits[name]):
+                problems.setdefault(words, []).append(f"data.{name}")
+        for words in _all_left_out(seen):
+            problems.setdefault(words, []).append(f"data.{name}")
     if problems:
-        raise DataError("\n".join(problems))
+        raise DataError("\n".join(f"{', '.join(k)}: {w}" for w, k in problems.items()))
     return {
         name: [row for n, row in enumerate(rows) if n not in set(counts[name].refused_rows)]
         if counts[name].refused_rows
@@ -50,6 +54,8 @@ def usable(splits: Splits, counts: Mapping[str, RowCounts], *, skip: bool) -> Sp
 def _refused(seen: RowCounts, rows: Sequence[Example]) -> Iterator[str]:
     for reason, (n, *places) in seen.refused.items():
         mend = "Fix or remove these rows, or set data.skip_bad_rows: true."
+        if n == len(rows) > 1:
+            mend = "All rows fail alike: fix the template, or name another (data.chat_template)."
         if reason.endswith(SYSTEM_REFUSED):
             mend = "Put the system text before the first user turn, or leave it out."
         yield f"{n:,} of {len(rows):,} rows: {reason} ({_listed(n, places)}). {mend}"
@@ -59,10 +65,7 @@ def _all_left_out(seen: RowCounts) -> Iterator[str]:
     for kind, (n, n_lost, _) in seen.parts.items():
         if n and n == n_lost and kind != REASONING:
             mend = _MENDS.get(kind, "name another template: data.chat_template")
-            yield (
-                f"the chat template leaves out all {n:,} {kind} of the rows, so nothing of them "
-                f"would be seen; {mend}."
-            )
+            yield f"the chat template leaves out all {kind} of the rows; {mend}."
 
 
 def rendering_notes(counts: Iterable[RowCounts]) -> list[str]:
@@ -97,9 +100,9 @@ def _noted(seen: RowCounts) -> Iterator[str]:
         )
     if seen.split:
         yield (
-            f"In {seen.split:,} rows a token would lie across the border of prompt and answer: "
-            f"they are tokenised in two there, as when a model generates. If prompts end with a "
-            f"space, move it to the beginning of the answers."
+            f"In {seen.split:,} rows a token would lie across the border of what is learnt: they "
+            f"are tokenised in two there, as when a model generates. Where a prompt of yours ends "
+            f"with a space, move it to the beginning of the answer."
         )
 
 
@@ -108,14 +111,22 @@ def _listed(n: int, places: Sequence[str]) -> str:
 
 
 def examples(
-    rows: Sequence[Example], split: TokenSplit, renderer: Renderer
+    rows: Sequence[Example], split: TokenSplit, renderer: Renderer, max_length: int
 ) -> list[dict[str, Any]]:
-    """Return the first row of each form: `place` and `segments`, each a text and whether learnt."""
+    """Return the first row of each form: `place` and `segments`, each a text and whether learnt.
+
+    Args:
+        max_length: Rows are shown up to there; those of which nothing is then learnt are not.
+    """
     firsts: dict[tuple[bool, ...], int] = {}
-    for index, row in enumerate(rows):
-        firsts.setdefault(_form(row), index)
+    for index in np.flatnonzero(split.supervised_tokens(max_length)).tolist():
+        firsts.setdefault(_form(rows[index]), index)
     return [
-        {"place": rows[index].place, "segments": _segments(split, index, renderer)}
+        {
+            "place": rows[index].place
+            + (f", its first {max_length} tokens" if split.lengths[index] > max_length else ""),
+            "segments": _segments(split, index, renderer, max_length),
+        }
         for index in sorted(firsts.values())[:_EXAMPLES]
     ]
 
@@ -133,8 +144,11 @@ def _form(row: Example) -> tuple[bool, ...]:
     )
 
 
-def _segments(split: TokenSplit, index: int, renderer: Renderer) -> list[list[Any]]:
-    begin, end = split.offsets[index], split.offsets[index + 1]
+def _segments(
+    split: TokenSplit, index: int, renderer: Renderer, max_length: int
+) -> list[list[Any]]:
+    begin = split.offsets[index]
+    end = min(split.offsets[index + 1], begin + max_length)
     ids, learnt = split.ids[begin:end].tolist(), split.supervised[begin:end].tolist()
     starts = [n for n in range(len(ids)) if n == 0 or learnt[n] != learnt[n - 1]]
     return [

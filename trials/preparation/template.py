@@ -27,6 +27,8 @@ def give_template(
     Raises:
         ConfigError: The template does not read an argument, which would then do nothing.
     """
+    if text is not None and not text.strip():
+        raise ConfigError("data.chat_template: must hold a Jinja template, but the file is empty.")
     if text is not None:
         tokenizer.chat_template = _fitted(text, tokenizer)
     texts = texts_of(tokenizer) if arguments else []

@@ -235,8 +235,7 @@ def test_a_template_that_needs_tools_is_probed_with_tools(tokenizer: Any) -> Non
     tools = json.dumps([TOOL])
     opened = talk(*TURNS.conversation(), tools=tools)
     assert learnt(tokenizer, "needs-tools", opened) == CHATML_ROWS[2][1]
-    with pytest.raises(RowRefused, match="rejects the conversation: 'NoneType' object"):
-        using.render(TURNS)
+    assert learnt(tokenizer, "needs-tools", TURNS) == CHATML_ROWS[2][1]  # none: an empty list
 
 
 def test_a_template_that_needs_a_system_turn_is_probed_with_one(tokenizer: Any) -> None:
@@ -371,3 +370,55 @@ def test_turns_whose_history_is_rendered_otherwise_are_counted(tokenizer: Any) -
     moved = talk(SYSTEM, *TURNS.conversation())
     assert counts("system-in-last", moved).rewritten == 3
     assert counts("think-last", TURNS).rewritten == 0
+
+
+RETURNS = (
+    EACH + "<|start|>{{ m.role }}<|message|>{{ m.content }}{% if loop.last and "
+    "m.role == 'assistant' %}<|return|>{% else %}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant<|message|>{% endif %}"
+)
+"""Ends the last turn otherwise, as gpt-oss does."""
+
+
+def test_marks_that_are_no_tokens_end_turns_as_exactly(built_in: Any) -> None:
+    """A token across the end of a turn is cut there: nothing of the next header is learnt."""
+    using = renderer(built_in, RETURNS)
+    split, counts = using.tokenized([TURNS])
+    assert counts.split == 1 and counts.closed == 0
+    right = ["One.<|end|>", "Two.<|end|>", "Three.<|return|>"]
+    found = using.render(TURNS)
+    assert [found.text[span.start : span.stop] for span in found.spans] == right
+    assert built_in.decode(split.ids[split.supervised]) == "".join(right)
+    assert built_in.decode(split.ids) == found.text
+
+
+def test_a_call_ends_at_its_own_mark_though_it_is_no_token(built_in: Any) -> None:
+    template = (
+        EACH + "{% if m.role == 'tool' %}<|observation|>\n<answer>\n{{ m.content }}\n</answer>"
+        "{% else %}<|{{ m.role }}|>\n{{ m.content }}{% for c in m.tool_calls or [] %}"
+        "<call>{{ c.function.name }} {{ c.function.arguments.at }}</call>{% endfor %}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    )
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": "sky"}}}
+    row = talk(
+        user("Colour?"),
+        answer("", tool_calls=json.dumps([call])),
+        Message("tool", "grey"),
+        answer("Grey."),
+    )
+    found = renderer(built_in, template).render(row)
+    first, last = (found.text[span.start : span.stop] for span in found.spans)
+    assert first == "<call>look sky</call><|observation|>"
+    assert last.startswith("Grey.") and found.closed
+
+
+@pytest.mark.parametrize("end", ["<|im_end|>", EOS, f" {EOS}\n"])
+def test_an_answer_that_brings_its_end_along_gets_no_second(tokenizer: Any, end: str) -> None:
+    row = talk(ASKED, answer(f"It is 4.{end}"))
+    assert learnt(tokenizer, "plain", row) == ["It is 4.<|im_end|>"]
+
+
+def test_a_pair_that_brings_its_end_along_gets_no_second(tokenizer: Any) -> None:
+    pair = Example(None, "2+2=", f"4{EOS}\n", None, "row 1")
+    plain = Renderer(tokenizer, chat=False, loss_on="completion")
+    assert plain.render(pair).text == f"2+2=4{EOS}\n"

@@ -86,8 +86,8 @@ def test_what_is_left_out_of_all_rows_is_an_error_and_what_of_some_a_note(
     splits = {"train": [PAIR, row(USER, calling, tools=[tool])]}
     with pytest.raises(DataError) as raised:
         usable(splits, {"train": seen(renderer, splits["train"])}, skip=True)
-    tools = [line for line in str(raised.value).splitlines() if " tools of " in line]
-    assert "leaves out all 1 tools" in tools[0] and "data.ignore: [tools]" in tools[0]
+    tools = [line for line in str(raised.value).splitlines() if " all tools of " in line]
+    assert "leaves out all tools of the rows" in tools[0] and "data.ignore: [tools]" in tools[0]
     some = {"train": RowCounts(parts={CALLS: [4, 1, 9], "system turns": [3, 0, 0]})}
     assert usable({"train": [PAIR]}, some, skip=False) == {"train": [PAIR]}
     [note] = rendering_notes(some.values())
@@ -120,7 +120,10 @@ def test_the_first_row_of_each_form_is_shown(renderer: Renderer) -> None:
     masked = row(USER, Message("assistant", "snow", learnt=False), USER, ANSWER, place="row 4")
     rows = [PAIR, row(USER, ANSWER, place="row 2"), masked]
     split, _ = renderer.tokenized(rows)
-    shown = examples(rows, split, renderer)
+    shown = examples(rows, split, renderer, 64)
+    [cut, *_] = examples(rows, split, renderer, int(split.lengths[0]) - 1)
+    assert cut["place"].endswith(f", its first {split.lengths[0] - 1} tokens")
+    assert examples(rows, split, renderer, 1) == []  # nothing is learnt of it
     assert [each["place"] for each in shown] == ["row 1", "row 4"]
     for index, each in zip((0, 2), shown, strict=True):
         begin, end = split.offsets[index], split.offsets[index + 1]

@@ -69,7 +69,8 @@ class Encoder:
             pieces = [self._piece(row.text, begin, end) for begin, end in stretches]
             ids = list(chain.from_iterable(p.ids for p in pieces))
             return EncodedRow(ids, self._spans(row, pieces, ids), ids != encoding.ids)
-        return EncodedRow(encoding.ids, self._spans(row, whole, encoding.ids))
+        ids = encoding.ids  # a list made anew at each asking
+        return EncodedRow(ids, self._spans(row, whole, ids))
 
     def _runs_on(self, encoding: Any, place: int) -> bool:
         """Whether the token that ends a turn holds a part of what follows.

@@ -35,11 +35,20 @@ def init(
     model: Annotated[
         str, typer.Option(help="The base model: a hub id or a folder.")
     ] = "smollm2-135m",
+    chat_template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A known chat template or a .jinja file. Default: the model's.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Write a space for your rows, which `sweep check` passes.
 
     Finds their form, eval rows beside them and their length; writes NAME.yaml, never over a file.
-    NAME is that of DATA, or of its folder if DATA is called train or data.
+    NAME is that of DATA, or of its folder if DATA is called train or data. Where the model's chat
+    template leaves out tools or their calls, name one that has them: --chat-template chatml.
     Example: sweep init orders/train.jsonl --model Qwen/Qwen2.5-1.5B-Instruct
     """
     from sweep.driver.new_space import new_space, usual_path
@@ -52,7 +61,7 @@ def init(
             f"sweep init {data} my.yaml, or print it with `-`."
         )
     say = console(stderr=True).print
-    text = new_space(data, path, model, on_gpus=wants_gpus(workers=None), say=say)
+    text = new_space(data, path, model, chat_template, on_gpus=wants_gpus(workers=None), say=say)
     if file == "-":
         typer.echo(text, nl=False)
         return

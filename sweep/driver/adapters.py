@@ -30,8 +30,23 @@ Trial {number}: {score}eval loss {eval_loss:.4f} nats per completion token ({out
     model = PeftModel.from_pretrained(base, "{adapter}")
     tokenizer = AutoTokenizer.from_pretrained("{tokenizer}")
 {rendered}
+{trained_on}`config.json` holds the trial's whole configuration.
+"""
+ON_ANOTHER_BASE = """\
 It was trained on a base in `{quantization}`; on a base in 16 bits, as above, its outputs differ
-slightly. `config.json` holds the trial's whole configuration.
+measurably: `sweep export` tells how much.
+"""
+THE_BASE_IN_4_BITS = """\
+The base as it was trained on:
+
+    from transformers import BitsAndBytesConfig
+
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype="bfloat16",
+    )
+    base = AutoModelForCausalLM.from_pretrained("{base}", dtype="bfloat16", quantization_config=nf4)
+
 """
 
 
@@ -124,7 +139,7 @@ class Adapters(Tracker):
             adapter=in_best,
             tokenizer=in_best if (adapter / TOKENIZER_CONFIG).exists() else base,
             rendered=f"    {rendered}\n" if rendered else "",
-            quantization=config["model"]["quantization"],
+            trained_on=_trained_on(config["model"]["quantization"], base),
         )
         (unfinished / "README.md").write_text(words)
         # Aside, not deleted first: a folder cannot replace another in one call, and a process
@@ -139,6 +154,13 @@ class Adapters(Tracker):
         """Remove what a killed process left: the sweep's lock says that no other one writes."""
         for leftover in self._output_dir.glob(f"{layout.BEST}.*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _trained_on(quantization: str, base: str) -> str:
+    if quantization == "none":
+        return ""
+    another = ON_ANOTHER_BASE.format(quantization=quantization)
+    return another + (THE_BASE_IN_4_BITS.format(base=base) if quantization == "nf4" else "")
 
 
 def _loadable_base(adapter_dir: Path) -> str:

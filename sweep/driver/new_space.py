@@ -12,15 +12,20 @@ from sweep.driver.preparation import answered, request
 from sweep.errors import SpaceError
 from sweep.folder import layout
 from sweep.space.loading import DEFAULT_TRIALS, checked
-from sweep.space.named_files import missing, missing_model
+from sweep.space.named_files import missing, missing_model, missing_template
 from sweep.space.settings import as_name
+from sweep.space.space import Space
 from sweep.space.yaml_file import of_text
+from sweep.text.numbers import counted
+from trials.data.chat_templates import SUFFIX
 from trials.data.table import data_suffix
 from trials.parent import module_command
 
 LONGEST = 4096
 """Tokens of a row, at most: else a few long rows decide how much memory all trials need."""
 _KEYS = ("train", "eval", "columns", "ignore", "skip_bad_rows", "chat_template", "max_length")
+_MOST_EVALUATION = 0.3
+"""Of the shortest trial's training time: `sweep check` says so of more."""
 _NAMELESS = ("train", "training", "data", "dataset", "rows")
 """Names of files that say nothing of what they hold."""
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
@@ -36,9 +41,18 @@ def usual_path(data: Path) -> Path:
 
 
 def new_space(
-    data: Path, path: Path, model: str, *, on_gpus: bool, say: Callable[[str], None]
+    data: Path,
+    path: Path,
+    model: str,
+    template: str | None = None,
+    *,
+    on_gpus: bool,
+    say: Callable[[str], None],
 ) -> str:
     """Return the text of a space for the rows of `data`, to lie at `path`.
+
+    Args:
+        template: A chat template's name or file; None: the model's own.
 
     Raises:
         SpaceError: The rows cannot be read, or the model cannot be had; in the reader's words.
@@ -49,24 +63,78 @@ def new_space(
     base_model = _seen_from(folder, Path(model)) if Path(model).is_dir() else model
     if words := missing(missing_model, folder, base_model):
         raise SpaceError(f"--model: {words}")
-    keys = {"train": train, "eval": 0.1, "max_length": LONGEST}
+    given = {} if template is None else {"chat_template": _template(folder, template)}
+    keys: dict[str, Any] = {"train": train, "eval": 0.1, "max_length": LONGEST, **given}
     draft = checked(of_text(_text(base_model, keys, {}, n_rows=1), path))
+    report = _discovered(draft, on_gpus=on_gpus, say=say)
+    found, [counts] = report["found"], report["train"].values()
+    n_rows = counts["rows"] - counts["dropped"]
+    keys = {"train": train, **found["keys"], **given}
+    if isinstance(keys["eval"], str):
+        keys["eval"] = _seen_from(folder, data.parent / keys["eval"])
+    why = {**found["why"], "unread": ", ".join(report["unread"])}
+    if given:
+        why["chat_template"] = "as --chat-template said, in place of the model's own"
+    if "skip_bad_rows" in keys:
+        say(_skipped(why["skip_bad_rows"], report))
+        why["skip_bad_rows"] += ": a check says why"
+    share = report["evaluation_share"] * draft.smallest["epochs"] / _epochs(n_rows)[0]
+    if share > _MOST_EVALUATION:
+        keys["times"], why["times"] = _fewer_evaluations(draft, share, n_rows)
+    text = _text(base_model, keys, why, n_rows=n_rows)
+    checked(of_text(text, path))
+    return text
 
+
+def _template(folder: Path, given: str) -> str:
+    name = _seen_from(folder, Path(given)) if given.endswith(SUFFIX) else given
+    if words := missing(missing_template, folder, name):
+        raise SpaceError(f"--chat-template: {words}")
+    return name
+
+
+def _discovered(draft: Space, *, on_gpus: bool, say: Callable[[str], None]) -> dict[str, Any]:
     def command(*paths: str) -> list[str]:
         return module_command("trials.preparation.discover", *paths)
 
     with tempfile.TemporaryDirectory() as scratch:
         asked = request(draft, Path(scratch) / layout.DATA, on_gpus=on_gpus)
-        report = answered(asked, say, command)
-    found = report["found"]
-    [counts] = report["train"].values()
-    keys = {"train": train, **found["keys"]}
-    if isinstance(keys["eval"], str):
-        keys["eval"] = _seen_from(folder, data.parent / keys["eval"])
-    why = {**found["why"], "unread": ", ".join(report["unread"])}
-    text = _text(base_model, keys, why, n_rows=counts["rows"] - counts["dropped"])
-    checked(of_text(text, path))
-    return text
+        try:
+            return answered(asked, say, command)
+        except SpaceError as error:
+            if "data.chat_template" not in str(error):
+                raise
+            mend = "Here data.chat_template is the option --chat-template, such as chatml."
+            raise SpaceError(f"{error}\n{mend}") from None
+
+
+def _skipped(rule: str, report: Mapping[str, Any]) -> str:
+    """Say how many rows are left out, and why: the reader's, and the chat template's reasons."""
+    reasons = [
+        f"{counted(why['rows'], 'row')}, {why['reason']}: {why['places']}"
+        for why in report.get("skipped", ())
+    ]
+    reasons += [note for note in report["notes"] if "rows are skipped" in note]
+    return "\n  ".join([f"{rule}, so data.skip_bad_rows leaves them out:", *reasons])
+
+
+def _fewer_evaluations(draft: Space, share: float, n_rows: int) -> tuple[int, str]:
+    """Return how many cost little, and why.
+
+    Args:
+        share: What the usual number of them adds to the shortest trial's training time.
+    """
+    usual, overfit = draft.settings.evaluate.times, draft.settings.pruning.overfit
+    # Of very few rows a trial has fewer steps than that, and is evaluated after each.
+    times = max(1, int(min(usual, n_rows) * _MOST_EVALUATION / share))
+    why = f"{usual} would add {share:.0%} to the shortest trial's training time"
+    if overfit and times <= overfit.patience:
+        why += "; so seldom, none is stopped as overfit"
+    return times, why
+
+
+def _epochs(n_rows: int) -> list[int]:
+    return [1, 2, 3] if n_rows >= 1000 else [2, 4, 6]
 
 
 def _seen_from(folder: Path, path: Path) -> str:
@@ -81,7 +149,7 @@ def _text(base_model: str, keys: Mapping[str, Any], why: Mapping[str, str], *, n
     """
     # Ten steps an epoch at least, as far as batches of four rows have that.
     batch = next((n for n in (32, 16, 8) if n_rows >= 10 * n), 4)
-    epochs = [1, 2, 3] if n_rows >= 1000 else [2, 4, 6]
+    times = f"evaluate: {{times: {keys.get('times')}}}"
     lines = [
         (f"base_model: {in_flow(base_model)}", "a hub id, a folder, or the built-in smollm2-135m"),
         ("data:", f"not read: {why['unread']}" if why.get("unread") else ""),
@@ -92,8 +160,9 @@ def _text(base_model: str, keys: Mapping[str, Any], why: Mapping[str, str], *, n
             "  learning_rate: {min: 1e-4, max: 2e-3, log: true}",
             "published bests of LoRA: 3e-4 to 1e-3",
         ),
-        (f"  epochs: {epochs}", "passes over the rows; the more, the sooner it overfits"),
+        (f"  epochs: {_epochs(n_rows)}", "passes over the rows; the more, the sooner it overfits"),
         (f"  effective_batch_size: [{batch // 2}, {batch}]", f"of {n_rows:,} train rows"),
+        *([(times, why["times"])] if "times" in keys else []),
         (f"budget: {{trials: {DEFAULT_TRIALS}}}", "or hours, or gpu_hours"),
     ]
     return "".join(_lines(lines))

@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -118,7 +119,8 @@ class SweepRecording:
         job, tracker = self._job, self._tracker
         page, plots, noise, shown = None, [], "", None
         try:
-            stored = read_sweep(job.output_dir, job.storage)
+            # This process holds the folder yet, but the sweep has ended, and the report says how.
+            stored = replace(read_sweep(job.output_dir, job.storage), held_by=None)
             if found := curve_values(stored.trials):
                 shown = value_range(found, stored.objective)
             plots = write_plots(stored)

@@ -58,7 +58,7 @@ def discover(request: Request) -> dict[str, Any]:
     found.why["train"] = f"{len(rows):,} rows: {_form(rows)}"
     eval_ = _eval(train, rows, lenient, found)
     request = replace(request, reading=reading, eval=eval_)
-    if _needs_template(request, rows):
+    if request.chat_template is None and _needs_template(request, rows):
         found.add("chat_template", chat_templates.CHATML, "the model has no chat template")
         request = replace(request, chat_template=chat_templates.named(chat_templates.CHATML))
     n_rows = len(rows) + sum(why["rows"] for why in source.skipped)
@@ -148,8 +148,7 @@ def _prepared(request: Request, n_rows: int, found: Found) -> dict[str, Any]:
             n_used += report["eval"]["rows"] - report["eval"]["dropped"]
         if n_used * 2 < n_rows:
             raise
-    why = f"{n_rows - n_used:,} of {n_rows:,} rows cannot be used: a check says why"
-    found.add("skip_bad_rows", True, why)
+    found.add("skip_bad_rows", True, f"{n_rows - n_used:,} of {n_rows:,} rows cannot be used")
     return report
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,18 @@ def test_the_winners_folder_says_how_it_was_rendered(
     how = (adapters.best_dir / "README.md").read_text()
     assert f'AutoTokenizer.from_pretrained("{adapters.best_dir / "adapter"}")' in how
     assert "(messages, add_generation_prompt=True, enable_thinking=False)" in how
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])
+def test_the_winners_folder_tells_of_the_base_it_was_trained_on(
+    adapters: Adapters, study: Ranked, config: MakeConfig, quantization: Any
+) -> None:
+    trained = config(0)
+    model = replace(trained.model, quantization=quantization)
+    end(adapters, study, replace(trained, model=model), 1.0)
+    how = (adapters.best_dir / "README.md").read_text()
+    assert ("differ\nmeasurably: `sweep export`" in how) == (quantization != "none")
+    assert ("quantization_config=nf4" in how) == (quantization == "nf4")
 
 
 def winner(adapters: Adapters) -> int:

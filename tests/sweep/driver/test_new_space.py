@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,55 @@ def test_a_dash_prints_the_file_alone(tiny_base: Path, tmp_path: Path) -> None:
     assert printed.startswith("base_model: ")
     run("init", train, tmp_path / "mine.yaml", "--model", tiny_base)
     assert (tmp_path / "mine.yaml").read_text() == printed
+
+
+def test_a_template_that_renders_tool_calls_can_be_named(tiny_base: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    turn = "{% for turn in messages %}{{ turn.role + ' ' + (turn.content or '') }}{% endfor %}"
+    (base / "chat_template.jinja").write_text(turn)
+    call = {"function": {"name": "look", "arguments": {"at": "x"}}}
+    rows = [
+        [
+            {"role": "user", "content": f"question {n}"},
+            {"role": "assistant", "content": "I look", "tool_calls": [call]},
+        ]
+        for n in range(40)
+    ]
+    train = tmp_path / "calls.jsonl"
+    train.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    refused = run("init", train, "-", "--model", base)
+    assert "option --chat-template" in str(refused.exception)
+    done = run("init", train, "-", "--model", base, "--chat-template", "chatml")
+    assert "chat_template: chatml " in done.stdout
+    assert "as --chat-template said" in done.stdout
+
+
+def test_an_unknown_template_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    train = tiny.write_rows(tmp_path / "weather.jsonl", 4, seed=2)
+    done = run("init", train, "--model", tiny_base, "--chat-template", "chatlm")
+    assert "--chat-template: must be" in str(done.exception)
+
+
+def test_rows_that_are_left_out_are_told(tiny_base: Path, tmp_path: Path) -> None:
+    train = tiny.write_rows(tmp_path / "weather.jsonl", 48, seed=2)
+    with train.open("a") as file:
+        file.write('{"prompt": "a", "completion": 5}\n')
+    done = run("init", train, "-", "--model", tiny_base)
+    assert "skip_bad_rows: true" in done.stdout
+    assert "1 of 49 rows cannot be used, so data.skip_bad_rows leaves" in done.stderr
+    assert "1 row, " in done.stderr
+
+
+def test_few_rows_are_evaluated_so_seldom_that_it_costs_little(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    train = tiny.write_rows(tmp_path / "weather.jsonl", 64, seed=2)
+    run("init", train, "--model", tiny_base)
+    text = (tmp_path / "weather.yaml").read_text()
+    assert "to the shortest trial's training time; so seldom, none is stopped as overfit" in text
+    done = run("check", tmp_path / "weather.yaml")
+    assert "evaluate.times to cut" not in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize("name", ["true", "naïve 🙂: #1.jsonl", "a\x85b'\"\n", "5e-5", "", "- a"])

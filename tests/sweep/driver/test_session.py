@@ -53,6 +53,7 @@ def test_on_a_full_disk_it_pauses_and_goes_on_by_itself(
     assert code == 0
     assert said.index("Paused") < said.index("There is space again") < said.index("trial 0")
     assert "All trials have run." in said
+    assert "The sweep: finished." in (tmp_path / "sweeps/tiny/report.html").read_text()
     code, said = ran(tmp_path)
     assert (code, "tiny: all trials have run; raise --trials to go on." in said) == (0, True)
 

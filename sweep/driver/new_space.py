@@ -126,11 +126,10 @@ def _fewer_evaluations(draft: Space, share: float, n_rows: int) -> tuple[int, st
     """
     usual, overfit = draft.settings.evaluate.times, draft.settings.pruning.overfit
     # Of very few rows a trial has fewer steps than that, and is evaluated after each.
-    times = max(1, int(min(usual, n_rows) * _MOST_EVALUATION / share))
-    why = f"{usual} would add {share:.0%} to the shortest trial's training time"
-    if overfit and times <= overfit.patience:
-        why += "; so seldom, none is stopped as overfit"
-    return times, why
+    # Seldom enough, and often enough for a trial to be stopped as overfit.
+    least = overfit.patience + 2 if overfit else 1
+    times = max(least, int(min(usual, n_rows) * _MOST_EVALUATION / share))
+    return times, f"{usual} would add {share:.0%} to the shortest trial's training time"
 
 
 def _epochs(n_rows: int) -> list[int]:

@@ -12,7 +12,7 @@ from trials.data.hints import columns_hint
 from trials.data.table import Row, Table, nearest, quoted, text_of
 from trials.data.templates import Pieces, filled, names_in, pieces_of
 from trials.data.tools import tools_of
-from trials.data.turns import SYSTEM, Turns, content_of, is_said
+from trials.data.turns import SYSTEM, Turns, content_of, holds_turns, is_said
 
 CHANGES_MEANING = frozenset(
     "label labels kto_tag chosen rejected rejected_response rejected_messages "
@@ -75,6 +75,12 @@ class _Record:
     def turns(self, name: str) -> tuple[Message, ...]:
         return self.turns_of.read(self.values[name], self._named(name))
 
+    def turns_or_text(self, name: str, role: str) -> tuple[Message, ...]:
+        """The turns of a column, or the one whose text it is."""
+        if isinstance(self.values[name], list) or holds_turns(self.values[name]):
+            return self.turns(name)
+        return (Message(role, self.text(name, may_be_empty=role == "user")),)
+
     def history(self) -> tuple[Message, ...]:
         given = self.values.get("history")
         return self.turns_of.history(given, self._named("history")) if is_said(given) else ()
@@ -130,12 +136,15 @@ def _from_turns(name: str, record: _Record) -> Example:
 
 def _from_prompt(record: _Record) -> Example:
     values = record.values
-    if isinstance(values["prompt"], list) and isinstance(values["completion"], list):
+    both = values["prompt"], values["completion"]
+    if any(isinstance(value, list) for value in both) or all(map(holds_turns, both)):
+        asked = record.turns_or_text("prompt", "user")
         prompt = (
             replace(turn, learnt=False) if turn.role == "assistant" else turn
-            for turn in (*record.history(), *record.turns("prompt"))
+            for turn in (*record.history(), *asked)
         )
-        return _conversation((*prompt, *record.turns("completion")), record)
+        answer = record.turns_or_text("completion", "assistant")
+        return _conversation((*prompt, *answer), record)
     return _pair(record.text("prompt", may_be_empty=True), record.text("completion"), record)
 
 

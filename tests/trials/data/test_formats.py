@@ -246,3 +246,21 @@ def test_turns_that_are_wrong_alike_are_one_kind_wherever_they_stand() -> None:
     rows = [{"messages": [MESSAGES[0], empty]}, {"messages": [*MESSAGES, MESSAGES[0], empty]}]
     _, [problem] = read(rows)
     assert problem.startswith("2 rows of t.jsonl: `content` of a turn of `messages` must not be")
+
+
+@pytest.mark.parametrize("form", [lambda turns: turns, json.dumps])
+def test_prompt_and_completion_may_be_turns_or_their_json(form: Any) -> None:
+    assert example({"prompt": form(MESSAGES[:1]), "completion": form(MESSAGES[1:])}).messages == (
+        USER,
+        ASSISTANT,
+    )
+
+
+def test_one_of_prompt_and_completion_may_be_turns_and_the_other_a_text() -> None:
+    assert example({"prompt": MESSAGES[:1], "completion": "4"}).messages == (USER, ASSISTANT)
+    assert example({"prompt": "2+2?", "completion": MESSAGES[1:]}).messages == (USER, ASSISTANT)
+
+
+def test_a_text_that_only_begins_as_json_stays_a_text() -> None:
+    row = {"prompt": '[{"a": 1}]', "completion": '[{"b": 2}]'}
+    assert example(row).prompt == row["prompt"]

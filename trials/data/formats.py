@@ -12,7 +12,7 @@ from trials.data.hints import columns_hint
 from trials.data.table import Row, Table, nearest, quoted, text_of
 from trials.data.templates import Pieces, filled, names_in, pieces_of
 from trials.data.tools import tools_of
-from trials.data.turns import SYSTEM, Turns, content_of, holds_turns, is_said
+from trials.data.turns import SYSTEM, Turns, as_list, content_of, holds_turns, is_said, is_system
 
 CHANGES_MEANING = frozenset(
     "label labels kto_tag chosen rejected rejected_response rejected_messages "
@@ -73,7 +73,20 @@ class _Record:
         return text_of(self.values[name], f"`{self._named(name)}`", may_be_empty=may_be_empty)
 
     def turns(self, name: str) -> tuple[Message, ...]:
-        return self.turns_of.read(self.values[name], self._named(name))
+        return self.turns_of.read(self._without_tools(name), self._named(name))
+
+    def _without_tools(self, name: str) -> object:
+        """A column of turns; tools that its system turn has become the row's, if it has none."""
+        turns = as_list(self.values[name])
+        first = turns[0] if turns else None
+        if not turns or not isinstance(first, dict) or not is_system(first):
+            return self.values[name] if turns is None else turns
+        for key in ("tools", "functions"):
+            known = key in self.turns_of.ignore or self.tools() is not None
+            if not known and is_said(tools := first.get(key)):
+                self.values = {**self.values, key: tools}
+                first = {k: v for k, v in first.items() if k != key}
+        return [first, *turns[1:]]
 
     def turns_or_text(self, name: str, role: str) -> tuple[Message, ...]:
         """The turns of a column, or the one whose text it is."""
@@ -233,7 +246,7 @@ def converted(table: Table, reading: Reading) -> tuple[Rows, list[str]]:
             table.bad.add(row.position, bad)
     rows.unread = _unread(table, chosen, kept, reading) + turns.unread
     rows.ignored |= turns.ignored
-    return rows, list(_changed_meanings(rows.unread, reading, table.title))
+    return rows, list(_changed_meanings(rows, reading, table.title))
 
 
 def _unknown_columns(columns: Mapping[str, str], present: Sequence[str], title: str) -> list[str]:
@@ -280,7 +293,8 @@ def _unread(table: Table, chosen: _Format, present: list[str], reading: Reading)
     return Counter({name: n for name, n in counts.items() if n})
 
 
-def _changed_meanings(unread: Counter[str], reading: Reading, title: str) -> Iterator[str]:
+def _changed_meanings(rows: Rows, reading: Reading, title: str) -> Iterator[str]:
+    unread = rows.unread
     last = {name: name.rpartition("[].")[2] for name in unread}
     # Weights of turns are read; those left are of turns that only the assistant's side could have.
     changing = {
@@ -289,7 +303,8 @@ def _changed_meanings(unread: Counter[str], reading: Reading, title: str) -> Ite
     if not changing:
         return
     counts = ", ".join(f"`{name}` ({unread[name]:,})" for name in changing)
-    names = dict.fromkeys([*reading.ignore, *changing.values()])
+    ignored = [name for name in reading.ignore if name in rows.ignored]
+    names = dict.fromkeys([*ignored, *changing.values()])
     yield (
         f"what changes the meaning of a row must be read, but {title} has {counts}, which is not. "
         f"Remove what should not be learnt; to train on all rows without it, write "

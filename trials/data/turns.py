@@ -149,6 +149,11 @@ def as_list(value: object) -> list[Any] | None:
     return given if isinstance(given, list) else None
 
 
+def is_system(turn: Mapping[str, object]) -> bool:
+    role = turn.get(_first(ROLE_KEYS, turn) or "")
+    return isinstance(role, str) and ROLES.get(role.strip().lower()) in SYSTEM
+
+
 def holds_turns(value: object) -> bool:
     """Whether these are turns, or their JSON text: JSON of other things is a text to learn."""
     turns = as_list(value)

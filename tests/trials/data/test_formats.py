@@ -264,3 +264,33 @@ def test_one_of_prompt_and_completion_may_be_turns_and_the_other_a_text() -> Non
 def test_a_text_that_only_begins_as_json_stays_a_text() -> None:
     row = {"prompt": '[{"a": 1}]', "completion": '[{"b": 2}]'}
     assert example(row).prompt == row["prompt"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"dialog": ["hi", "yo"]},
+        {"id": "a1", "pairs": [["hi", "yo"]]},
+        {"turns": [{"human": "q", "assistant": "a"}]},
+    ],
+)
+def test_a_column_of_lists_is_told_what_a_turn_is(row: dict[str, Any]) -> None:
+    [problem] = read([row])[1]
+    assert f"`{list(row)[-1]}` seems to hold turns: write each as" in problem
+    assert "data.columns" not in problem
+
+
+def test_tools_of_the_system_turn_are_the_rows_if_it_has_none() -> None:
+    turns = [{"role": "system", "content": "S", "tools": [TOOL]}, *MESSAGES]
+    found, _ = read([{"messages": turns}])
+    assert found.examples[0].tool_list() == [TOOL]
+    assert not found.unread
+    other = {**TOOL, "function": {"name": "other", "parameters": {}}}
+    found, _ = read([{"messages": turns, "tools": [other]}])
+    assert found.examples[0].tool_list() == [other]
+    assert found.unread == {"messages[].tools": 1}
+
+
+def test_a_name_to_ignore_that_is_not_there_is_not_advised_again() -> None:
+    [problem] = read([{**ALPACA, "label": True}], ignore=["lable"])[1]
+    assert problem.endswith("data.ignore: [label]")

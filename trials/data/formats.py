@@ -1,7 +1,7 @@
 """Rows of columns → conversations, prompts with completions, or texts; or what is wrong."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -215,10 +215,13 @@ _FORMATS = (  # the first that fits is taken: instruction before text, since Alp
 )
 
 
-def converted(table: Table, reading: Reading) -> tuple[Rows, list[str]]:
+def converted(
+    table: Table, reading: Reading, elsewhere: Collection[str] = ()
+) -> tuple[Rows, list[str]]:
     """Return the rows of a table, and what is wrong with all of them or with their columns.
 
-    A row that is wrong by itself goes to `table.bad`.
+    A row that is wrong by itself goes to `table.bad`. Columns that only other tables have, those
+    `elsewhere`, need no name here where the table's own form fits without.
     """
     rows = Rows()
     if not table.rows:
@@ -227,7 +230,10 @@ def converted(table: Table, reading: Reading) -> tuple[Rows, list[str]]:
     present = list(dict.fromkeys(name for shape in shapes for name in shape))
     rows.ignored = {name for name in reading.ignore if name in present}
     kept = [name for name in present if name not in rows.ignored]
-    if problems := _unknown_columns(reading.columns, kept, table.title):
+    here = {o: name for o, name in reading.columns.items() if name in kept or name not in elsewhere}
+    if _has_form(kept, without := replace(reading, columns=here)):
+        reading = without
+    if problems := _unknown_columns(reading, kept, table.title):
         return rows, problems
     try:
         chosen = _format(table, shapes, kept, reading)
@@ -249,11 +255,18 @@ def converted(table: Table, reading: Reading) -> tuple[Rows, list[str]]:
     return rows, list(_changed_meanings(rows, reading, table.title))
 
 
-def _unknown_columns(columns: Mapping[str, str], present: Sequence[str], title: str) -> list[str]:
+def _has_form(names: Sequence[str], reading: Reading) -> bool:
+    return any(one.fits(_ours(names, reading)) for one in _FORMATS)
+
+
+def _unknown_columns(reading: Reading, present: Sequence[str], title: str) -> list[str]:
+    mend = ""
+    if _has_form(present, replace(reading, columns={})):
+        mend = " It is read without data.columns; if other files need them, rename theirs."
     return [
         f"data.columns takes `{ours}` from `{theirs}`, which is not a column of "
-        f"{title}{nearest(theirs, present)} Its columns are {quoted(present)}."
-        for ours, theirs in columns.items()
+        f"{title}{nearest(theirs, present)} Its columns are {quoted(present)}.{mend}"
+        for ours, theirs in reading.columns.items()
         if theirs not in present
     ]
 

@@ -294,3 +294,13 @@ def test_tools_of_the_system_turn_are_the_rows_if_it_has_none() -> None:
 def test_a_name_to_ignore_that_is_not_there_is_not_advised_again() -> None:
     [problem] = read([{**ALPACA, "label": True}], ignore=["lable"])[1]
     assert problem.endswith("data.ignore: [label]")
+
+
+def test_a_file_without_the_columns_of_others_is_read_in_its_own_form() -> None:
+    columns = {"prompt": "question", "completion": "answer"}
+    table = Table("b.jsonl", "b.jsonl", [Row("line 1", {"prompt": "2+2?", "completion": "4"})])
+    found, problems = converted(table, Reading(columns=columns), {"question", "answer"})
+    assert not problems
+    assert found.examples[0].prompt == "2+2?"
+    problems = converted(table, Reading(columns=columns))[1]
+    assert all("It is read without data.columns" in problem for problem in problems)

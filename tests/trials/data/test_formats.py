@@ -304,3 +304,8 @@ def test_a_file_without_the_columns_of_others_is_read_in_its_own_form() -> None:
     assert found.examples[0].prompt == "2+2?"
     problems = converted(table, Reading(columns=columns))[1]
     assert all("It is read without data.columns" in problem for problem in problems)
+
+
+def test_a_message_has_one_full_stop_behind_a_text_that_has_its_own() -> None:
+    [problem] = read([{"messages": ["Hi."]}])[1]
+    assert "found the text 'Hi.' Fix or remove that row" in problem

@@ -140,6 +140,8 @@ OFTEN_MEANT = {"low": "min", "lower": "min", "high": "max", "upper": "max", "log
 def _parse_range(
     path: tuple[str | int, ...], hyperparameter: Hyperparameter, raw: Mapping[str, Any]
 ) -> tuple[Range | None, list[Problem]]:
+    if mend := _mend_of_call(raw):
+        return None, [Problem(path, mend)]
     if hyperparameter.kind in (bool, str):
         return None, [Problem(path, "takes no range, since its values have no order: give a list.")]
     problems = [
@@ -159,6 +161,37 @@ def _parse_range(
         return None, problems
     low, high, log, step = raw["min"], raw["max"], raw.get("log", False), raw.get("step")
     return Range(low, high, log, step, hyperparameter.kind is int), []
+
+
+_CALLS: Mapping[str, tuple[str, ...] | None] = {
+    **dict.fromkeys(("choice", "grid_search", "categorical", "suggest_categorical"), ()),
+    **dict.fromkeys(("uniform", "randint", "suggest_float", "suggest_int"), ("min", "max")),
+    **dict.fromkeys(("loguniform", "lograndint"), ("min", "max", "log")),
+    **dict.fromkeys(("quniform", "qrandint"), ("min", "max", "step")),
+    **dict.fromkeys(("qloguniform", "qlograndint", "randn", "qrandn", "normal", "sample_from")),
+}
+"""Functions of Ray and Optuna → the keys of our range; none: a list; None: nothing is like it."""
+
+
+def _mend_of_call(raw: Mapping[str, Any]) -> str:
+    """Say what to write for `{loguniform: [1e-5, 1e-3]}`; empty if this is no such thing."""
+    key, given = next(iter(raw.items())) if len(raw) == 1 else ("", None)
+    call = str(key).rpartition(".")[2]
+    if call not in _CALLS:
+        return ""
+    keys = _CALLS[call]
+    if keys is None:
+        return f"{key} has no counterpart here: give a value, a list or a range."
+    values = given if isinstance(given, list) else []
+    if call in ("randint", "lograndint") and len(values) == 2 and type(values[1]) is int:
+        values = [values[0], values[1] - 1]  # Ray leaves the upper end out
+    said = [str(value) for value in values]
+    if not keys:
+        return f"{key} is not said here: write the list, [{', '.join(said or ['…'])}]."
+    ends = [key for key in keys if key != "log"]
+    said = said if len(said) == len(ends) else ["…"] * len(ends)
+    parts = ", ".join(f"{key}: {value}" for key, value in zip(keys, [*said, "true"], strict=False))
+    return f"{key} is not said here: write the range, {{{parts}}}."
 
 
 def _unknown_range_key(key: str, path: Sequence[str | int]) -> str:

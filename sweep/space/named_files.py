@@ -85,7 +85,7 @@ def missing_template(folder: Path, given: str) -> str | None:
         known = chat_templates.names()
         if given in known:
             return None
-        near = difflib.get_close_matches(given, known, n=1, cutoff=0.7)
+        near = difflib.get_close_matches(given.lower(), known, n=1, cutoff=0.7)
         mend = did_you_mean(near) if near else ""
         rule = "must be a Jinja file beside this one, such as mine.jinja, or a known name"
         return f"{rule}, not {shortened(given)}{mend or '.'} Known: {', '.join(known)}."

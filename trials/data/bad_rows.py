@@ -59,7 +59,8 @@ class BadRows:
             if kind.is_meant:
                 continue
             if n == 1:
-                yield f"{kind.sentence}. Fix or remove that row, or {SKIP}."
+                stop = "" if kind.sentence.endswith((".", ".'")) else "."
+                yield f"{kind.sentence}{stop} Fix or remove that row, or {SKIP}."
                 continue
             first = "" if kind.found is None else f", found {kind.found} in the first"
             yield (

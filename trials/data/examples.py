@@ -62,10 +62,12 @@ def read_examples(sources: str | Sequence[str], *, key: str, reading: Reading) -
         except DataError as error:
             problems.append(str(error))
     names = Counter(table.name for table in tables)
+    several = tables if reading.columns and len(tables) > 1 else []
+    elsewhere = {name for table in several for row in table.rows for name in row.columns}
     for table in tables:
         if names[table.name] > 1:  # of two folders
             table.name = table.title
-        rows, wrong = converted(table, reading)
+        rows, wrong = converted(table, reading, elsewhere)
         problems += [
             *table.problems,
             *wrong,

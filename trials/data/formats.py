@@ -1,7 +1,7 @@
 """Rows of columns → conversations, prompts with completions, or texts; or what is wrong."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -12,7 +12,7 @@ from trials.data.hints import columns_hint
 from trials.data.table import Row, Table, nearest, quoted, text_of
 from trials.data.templates import Pieces, filled, names_in, pieces_of
 from trials.data.tools import tools_of
-from trials.data.turns import SYSTEM, Turns, content_of, is_said
+from trials.data.turns import SYSTEM, Turns, as_list, content_of, holds_turns, is_said, is_system
 
 CHANGES_MEANING = frozenset(
     "label labels kto_tag chosen rejected rejected_response rejected_messages "
@@ -73,7 +73,26 @@ class _Record:
         return text_of(self.values[name], f"`{self._named(name)}`", may_be_empty=may_be_empty)
 
     def turns(self, name: str) -> tuple[Message, ...]:
-        return self.turns_of.read(self.values[name], self._named(name))
+        return self.turns_of.read(self._without_tools(name), self._named(name))
+
+    def _without_tools(self, name: str) -> object:
+        """A column of turns; tools that its system turn has become the row's, if it has none."""
+        turns = as_list(self.values[name])
+        first = turns[0] if turns else None
+        if not turns or not isinstance(first, dict) or not is_system(first):
+            return self.values[name] if turns is None else turns
+        for key in ("tools", "functions"):
+            known = key in self.turns_of.ignore or self.tools() is not None
+            if not known and is_said(tools := first.get(key)):
+                self.values = {**self.values, key: tools}
+                first = {k: v for k, v in first.items() if k != key}
+        return [first, *turns[1:]]
+
+    def turns_or_text(self, name: str, role: str) -> tuple[Message, ...]:
+        """The turns of a column, or the one whose text it is."""
+        if isinstance(self.values[name], list) or holds_turns(self.values[name]):
+            return self.turns(name)
+        return (Message(role, self.text(name, may_be_empty=role == "user")),)
 
     def history(self) -> tuple[Message, ...]:
         given = self.values.get("history")
@@ -130,12 +149,15 @@ def _from_turns(name: str, record: _Record) -> Example:
 
 def _from_prompt(record: _Record) -> Example:
     values = record.values
-    if isinstance(values["prompt"], list) and isinstance(values["completion"], list):
+    both = values["prompt"], values["completion"]
+    if any(isinstance(value, list) for value in both) or all(map(holds_turns, both)):
+        asked = record.turns_or_text("prompt", "user")
         prompt = (
             replace(turn, learnt=False) if turn.role == "assistant" else turn
-            for turn in (*record.history(), *record.turns("prompt"))
+            for turn in (*record.history(), *asked)
         )
-        return _conversation((*prompt, *record.turns("completion")), record)
+        answer = record.turns_or_text("completion", "assistant")
+        return _conversation((*prompt, *answer), record)
     return _pair(record.text("prompt", may_be_empty=True), record.text("completion"), record)
 
 
@@ -193,10 +215,13 @@ _FORMATS = (  # the first that fits is taken: instruction before text, since Alp
 )
 
 
-def converted(table: Table, reading: Reading) -> tuple[Rows, list[str]]:
+def converted(
+    table: Table, reading: Reading, elsewhere: Collection[str] = ()
+) -> tuple[Rows, list[str]]:
     """Return the rows of a table, and what is wrong with all of them or with their columns.
 
-    A row that is wrong by itself goes to `table.bad`.
+    A row that is wrong by itself goes to `table.bad`. Columns that only other tables have, those
+    `elsewhere`, need no name here where the table's own form fits without.
     """
     rows = Rows()
     if not table.rows:
@@ -205,7 +230,10 @@ def converted(table: Table, reading: Reading) -> tuple[Rows, list[str]]:
     present = list(dict.fromkeys(name for shape in shapes for name in shape))
     rows.ignored = {name for name in reading.ignore if name in present}
     kept = [name for name in present if name not in rows.ignored]
-    if problems := _unknown_columns(reading.columns, kept, table.title):
+    here = {o: name for o, name in reading.columns.items() if name in kept or name not in elsewhere}
+    if _has_form(kept, without := replace(reading, columns=here)):
+        reading = without
+    if problems := _unknown_columns(reading, kept, table.title):
         return rows, problems
     try:
         chosen = _format(table, shapes, kept, reading)
@@ -224,14 +252,21 @@ def converted(table: Table, reading: Reading) -> tuple[Rows, list[str]]:
             table.bad.add(row.position, bad)
     rows.unread = _unread(table, chosen, kept, reading) + turns.unread
     rows.ignored |= turns.ignored
-    return rows, list(_changed_meanings(rows.unread, reading, table.title))
+    return rows, list(_changed_meanings(rows, reading, table.title))
 
 
-def _unknown_columns(columns: Mapping[str, str], present: Sequence[str], title: str) -> list[str]:
+def _has_form(names: Sequence[str], reading: Reading) -> bool:
+    return any(one.fits(_ours(names, reading)) for one in _FORMATS)
+
+
+def _unknown_columns(reading: Reading, present: Sequence[str], title: str) -> list[str]:
+    mend = ""
+    if _has_form(present, replace(reading, columns={})):
+        mend = " It is read without data.columns; if other files need them, rename theirs."
     return [
         f"data.columns takes `{ours}` from `{theirs}`, which is not a column of "
-        f"{title}{nearest(theirs, present)} Its columns are {quoted(present)}."
-        for ours, theirs in columns.items()
+        f"{title}{nearest(theirs, present)} Its columns are {quoted(present)}.{mend}"
+        for ours, theirs in reading.columns.items()
         if theirs not in present
     ]
 
@@ -271,7 +306,8 @@ def _unread(table: Table, chosen: _Format, present: list[str], reading: Reading)
     return Counter({name: n for name, n in counts.items() if n})
 
 
-def _changed_meanings(unread: Counter[str], reading: Reading, title: str) -> Iterator[str]:
+def _changed_meanings(rows: Rows, reading: Reading, title: str) -> Iterator[str]:
+    unread = rows.unread
     last = {name: name.rpartition("[].")[2] for name in unread}
     # Weights of turns are read; those left are of turns that only the assistant's side could have.
     changing = {
@@ -280,7 +316,8 @@ def _changed_meanings(unread: Counter[str], reading: Reading, title: str) -> Ite
     if not changing:
         return
     counts = ", ".join(f"`{name}` ({unread[name]:,})" for name in changing)
-    names = dict.fromkeys([*reading.ignore, *changing.values()])
+    ignored = [name for name in reading.ignore if name in rows.ignored]
+    names = dict.fromkeys([*ignored, *changing.values()])
     yield (
         f"what changes the meaning of a row must be read, but {title} has {counts}, which is not. "
         f"Remove what should not be learnt; to train on all rows without it, write "

@@ -25,7 +25,7 @@ ROLES = {said: role or said for said, role in _ROLES.items()}
 ROLE_KEYS = ("role", "from", "speaker", "author", "sender")
 _CONTENT_KEYS = ("content", "value", "text", "message", "parts")
 _REASONING = ("reasoning_content", "thinking", "reasoning")
-_WEIGHTS = ("weight", "train", "training", "loss")
+_WEIGHTS = ("weight", "train", "training", "train_on_turn", "loss")
 SYSTEM = ("system", "developer")
 
 
@@ -117,7 +117,7 @@ class Turns:
         asked = next(keys, None)
         calls = None if asked is None else self._calls(rest.pop(asked), rest, shown)
         learnt = _learnt(rest, shown)
-        if calls is None and reasoning is None:
+        if calls is None and reasoning is None and learnt:
             return Message(role, text_of(content, content_name), learnt=learnt)
         text = "" if content is None else text_of(content, content_name, may_be_empty=True)
         return Message(role, text, reasoning, calls, learnt=learnt)
@@ -147,6 +147,19 @@ def as_list(value: object) -> list[Any] | None:
             return None
         return [dict(zip(columns, turn, strict=True)) for turn in zip(*lists, strict=True)]
     return given if isinstance(given, list) else None
+
+
+def is_system(turn: Mapping[str, object]) -> bool:
+    role = turn.get(_first(ROLE_KEYS, turn) or "")
+    return isinstance(role, str) and ROLES.get(role.strip().lower()) in SYSTEM
+
+
+def holds_turns(value: object) -> bool:
+    """Whether these are turns, or their JSON text: JSON of other things is a text to learn."""
+    turns = as_list(value)
+    return bool(turns) and all(
+        isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in turns or ()
+    )
 
 
 def _role(said: object, shown: str) -> str:

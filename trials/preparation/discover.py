@@ -103,12 +103,15 @@ def _eval(train: Path, rows: Sequence[Example], reading: Reading, found: Found) 
         try:
             held_out = read_examples(str(file), key="data.eval", reading=reading).examples
         except DataError:
+            why = f"held out: {file.name} cannot be read as the train rows are"
             continue
         if both := shared_rows(rows, held_out):
             why = f"held out: {file.name} has {len(both):,} of the train rows"
         elif _kinds(held_out) == _kinds(rows):
             found.add("eval", file.name, f"{len(held_out):,} rows")
             return str(file)
+        else:
+            why = f"held out: {file.name} has {_form(held_out)}, unlike the train rows"
     share = round(min(max(_SHARE, LEAST_SAMPLE_ROWS / len(rows)), _MOST), 2)
     found.add("eval", share, why)
     return share

@@ -80,6 +80,23 @@ def test_a_mistyped_key_of_a_range_names_the_right_one(key: str, meant: str) -> 
     assert problem.words == f"no such key of a range; did you mean `{meant}`?"
 
 
+@pytest.mark.parametrize(
+    ("name", "raw", "words"),
+    [
+        ("learning_rate", {"loguniform": [1e-4, 1e-3]}, "{min: 0.0001, max: 0.001, log: true}."),
+        ("rank", {"tune.choice": [8, 16]}, "write the list, [8, 16]."),
+        ("rank", {"randint": [8, 65]}, "{min: 8, max: 64}."),
+        ("dropout", {"quniform": [0.0, 0.2, 0.1]}, "{min: 0.0, max: 0.2, step: 0.1}."),
+        ("dropout", {"suggest_float": "…"}, "{min: …, max: …}."),
+        ("target_modules", {"choice": ["qv", "mlp"]}, "write the list, [qv, mlp]."),
+        ("learning_rate", {"randn": [0, 1]}, "give a value, a list or a range."),
+    ],
+)
+def test_a_function_of_ray_or_optuna_is_led_to_ours(name: str, raw: Any, words: str) -> None:
+    _, [problem] = parse_domain(name, raw)
+    assert problem.words.endswith(words)
+
+
 def test_a_key_like_no_other_names_them_all() -> None:
     _, [problem] = parse_domain("rank", {"values": [8, 16]})
     assert problem.words == (

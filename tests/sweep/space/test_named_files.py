@@ -39,6 +39,7 @@ def test_a_template_is_a_file_beside_the_space_or_a_known_name(tmp_path: Path) -
         ("latin.jinja", r"latin\.jinja must be UTF-8, but byte 2 is not; save it as UTF-8\."),
         ("broken.jinja", r"broken\.jinja is not valid Jinja: line 2: .*\. Fix that line\."),
         ("qwen33", r"not qwen33; did you mean qwen3\? Known: chatml, .*qwen3_training"),
+        ("ChatML", r"not ChatML; did you mean chatml\?"),
         ("'{{ messages }}'", r"must be a Jinja file beside this one, such as mine\.jinja, or"),
     ],
 )

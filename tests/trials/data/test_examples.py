@@ -207,7 +207,7 @@ BROKEN_ROWS = [
     ({"text": "\ud83d"}, "lone surrogate"),
     ({"prompt": "a", "completion": ""}, "`completion` must not be empty"),
     ({"prompt": "a", "completion": 4}, "`completion` must be text, found the number 4"),
-    ({"prompt": [ASKED], "completion": "4"}, "`prompt` must be text, found a list"),
+    ({"prompt": ["2+2?"], "completion": "4"}, "turn 1 of `prompt` must be an object"),
     ({"instruction": "a", "input": 3, "output": "b"}, "`input` must be text, found the number 3"),
     ({"messages": []}, "must end with a turn of the assistant, found no turns"),
     (

@@ -246,3 +246,66 @@ def test_turns_that_are_wrong_alike_are_one_kind_wherever_they_stand() -> None:
     rows = [{"messages": [MESSAGES[0], empty]}, {"messages": [*MESSAGES, MESSAGES[0], empty]}]
     _, [problem] = read(rows)
     assert problem.startswith("2 rows of t.jsonl: `content` of a turn of `messages` must not be")
+
+
+@pytest.mark.parametrize("form", [lambda turns: turns, json.dumps])
+def test_prompt_and_completion_may_be_turns_or_their_json(form: Any) -> None:
+    assert example({"prompt": form(MESSAGES[:1]), "completion": form(MESSAGES[1:])}).messages == (
+        USER,
+        ASSISTANT,
+    )
+
+
+def test_one_of_prompt_and_completion_may_be_turns_and_the_other_a_text() -> None:
+    assert example({"prompt": MESSAGES[:1], "completion": "4"}).messages == (USER, ASSISTANT)
+    assert example({"prompt": "2+2?", "completion": MESSAGES[1:]}).messages == (USER, ASSISTANT)
+
+
+def test_a_text_that_only_begins_as_json_stays_a_text() -> None:
+    row = {"prompt": '[{"a": 1}]', "completion": '[{"b": 2}]'}
+    assert example(row).prompt == row["prompt"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"dialog": ["hi", "yo"]},
+        {"id": "a1", "pairs": [["hi", "yo"]]},
+        {"turns": [{"human": "q", "assistant": "a"}]},
+    ],
+)
+def test_a_column_of_lists_is_told_what_a_turn_is(row: dict[str, Any]) -> None:
+    [problem] = read([row])[1]
+    assert f"`{list(row)[-1]}` seems to hold turns: write each as" in problem
+    assert "data.columns" not in problem
+
+
+def test_tools_of_the_system_turn_are_the_rows_if_it_has_none() -> None:
+    turns = [{"role": "system", "content": "S", "tools": [TOOL]}, *MESSAGES]
+    found, _ = read([{"messages": turns}])
+    assert found.examples[0].tool_list() == [TOOL]
+    assert not found.unread
+    other = {**TOOL, "function": {"name": "other", "parameters": {}}}
+    found, _ = read([{"messages": turns, "tools": [other]}])
+    assert found.examples[0].tool_list() == [other]
+    assert found.unread == {"messages[].tools": 1}
+
+
+def test_a_name_to_ignore_that_is_not_there_is_not_advised_again() -> None:
+    [problem] = read([{**ALPACA, "label": True}], ignore=["lable"])[1]
+    assert problem.endswith("data.ignore: [label]")
+
+
+def test_a_file_without_the_columns_of_others_is_read_in_its_own_form() -> None:
+    columns = {"prompt": "question", "completion": "answer"}
+    table = Table("b.jsonl", "b.jsonl", [Row("line 1", {"prompt": "2+2?", "completion": "4"})])
+    found, problems = converted(table, Reading(columns=columns), {"question", "answer"})
+    assert not problems
+    assert found.examples[0].prompt == "2+2?"
+    problems = converted(table, Reading(columns=columns))[1]
+    assert all("It is read without data.columns" in problem for problem in problems)
+
+
+def test_a_message_has_one_full_stop_behind_a_text_that_has_its_own() -> None:
+    [problem] = read([{"messages": ["Hi."]}])[1]
+    assert "found the text 'Hi.' Fix or remove that row" in problem

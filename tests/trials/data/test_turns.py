@@ -179,3 +179,17 @@ def test_a_history_is_questions_and_answers_or_turns() -> None:
         assert turns.history(given, "history") == messages
     with pytest.raises(BadRow, match=r"turn 1 of `history` must be \[question, answer\]"):
         turns.history([["2+2?"]], "history")
+
+
+def test_train_on_turn_says_whether_a_turn_is_learnt() -> None:
+    first, last = ({"role": "assistant", "content": text} for text in "ab")
+    turns = Turns((), is_typed=False)
+    read = turns.read([{**first, "train_on_turn": False}, last], "messages")
+    assert [turn.learnt for turn in read] == [False, True]
+    assert not turns.unread
+
+
+def test_an_empty_turn_that_is_not_learnt_is_context() -> None:
+    turn = {"role": "assistant", "content": "", "weight": 0}
+    [read] = Turns((), is_typed=False).read([turn], "messages")
+    assert (read.content, read.learnt) == ("", False)

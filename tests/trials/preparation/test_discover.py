@@ -28,7 +28,12 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def found(train: Path, base: Path, tmp_path: Path) -> dict[str, Any]:
     """The keys of `data` that are found."""
-    request = Request(
+    keys: dict[str, Any] = discover(request_of(train, base, tmp_path))["found"]["keys"]
+    return keys
+
+
+def request_of(train: Path, base: Path, tmp_path: Path) -> Request:
+    return Request(
         train=str(train),
         eval=0.1,
         reading=Reading(),
@@ -47,8 +52,6 @@ def found(train: Path, base: Path, tmp_path: Path) -> dict[str, Any]:
         seed=0,
         output_dir=str(tmp_path / "prepared"),
     )
-    keys: dict[str, Any] = discover(request)["found"]["keys"]
-    return keys
 
 
 @pytest.mark.parametrize(
@@ -118,3 +121,19 @@ def test_what_cannot_be_told_is_refused_in_the_words_of_the_reader(
 ) -> None:
     with pytest.raises(DataError, match=words):
         found(write(tmp_path / "train.jsonl", rows), tiny_base, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{"text": "a"}], "valid.jsonl has plain texts, unlike the train rows"),
+        ([{"a": "b"}], "valid.jsonl cannot be read as the train rows are"),
+    ],
+)
+def test_a_file_that_is_not_taken_for_eval_rows_is_told(
+    tiny_base: Path, tmp_path: Path, rows: list[dict[str, Any]], words: str
+) -> None:
+    write(tmp_path / "valid.jsonl", rows)
+    train = write(tmp_path / "train.jsonl", PAIRS)
+    why = discover(request_of(train, tiny_base, tmp_path))["found"]["why"]["eval"]
+    assert words in why

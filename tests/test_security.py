@@ -23,10 +23,10 @@ from trials.backends.loading import load
 from trials.config import ConfigError, DataError, ModelConfig
 from trials.data.examples import Example, Message
 from trials.data.formats import Reading, converted
-from trials.data.rendering import Renderer
 from trials.data.table import Row, Table
 from trials.memory.estimate import estimate
 from trials.preparation.model_checks import check_weights, reachable
+from trials.rendering.renderer import Renderer
 
 ROOT = Path(__file__).parents[1]
 MARK = "code-was-run"

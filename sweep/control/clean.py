@@ -13,7 +13,7 @@ from sweep.errors import StudyError
 from sweep.folder import layout
 from sweep.folder.lock import holder, locked
 from sweep.results.reading import read_sweep
-from trials.data import token_cache
+from trials.rendering import token_cache
 from trials.trial_folder import CHECKPOINT
 
 

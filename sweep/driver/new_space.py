@@ -17,9 +17,9 @@ from sweep.space.settings import as_name
 from sweep.space.space import Space
 from sweep.space.yaml_file import of_text
 from sweep.text.numbers import counted
-from trials.data.chat_templates import SUFFIX
 from trials.data.table import data_suffix
 from trials.parent import module_command
+from trials.rendering.chat_templates import SUFFIX
 
 LONGEST = 4096
 """Tokens of a row, at most: else a few long rows decide how much memory all trials need."""

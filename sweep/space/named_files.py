@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sweep.space.hyperparameters import shown
 from sweep.space.yaml_file import did_you_mean, shortened
-from trials.data import chat_templates
 from trials.data.addresses import is_address, local_path, wrong_address
+from trials.rendering import chat_templates
 
 
 def missing(look: Callable[[Path, str], str | None], folder: Path, given: str) -> str | None:

@@ -12,9 +12,9 @@ from sweep.space.objective import metric_path, objective_of
 from sweep.space.settings import Settings
 from sweep.space.usual_points import Start
 from trials.config import Objective, Quantization
-from trials.data import chat_templates
 from trials.data.addresses import is_address, local_path
 from trials.models.checkpoint import Form, form_of
+from trials.rendering import chat_templates
 
 
 @dataclass(frozen=True, slots=True)

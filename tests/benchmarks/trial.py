@@ -123,8 +123,8 @@ def main() -> None:
 def write_rows(folder: Path, data: Path, n_rows: int, n_steps: int) -> None:
     """Write the rows of a run twice: tokenised for us, and in the order of our steps for TRL."""
     from trials.data.batches import EffectiveBatches
-    from trials.data.rendering import Renderer
     from trials.models.sources import load_tokenizer
+    from trials.rendering.renderer import Renderer
 
     examples = read_examples(str(data.resolve()), key="--data", reading=Reading()).examples
     random.Random(SEED).shuffle(examples)

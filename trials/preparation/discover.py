@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from trials.config import DataError
-from trials.data import chat_templates
 from trials.data.examples import Example, Reading, read_examples, shared_rows
 from trials.data.files import read_file
 from trials.data.formats import converted
@@ -22,6 +21,7 @@ from trials.models.sources import load_tokenizer
 from trials.parent import end_with_parent
 from trials.preparation.model_checks import reachable
 from trials.preparation.prepare import Request, main, prepare
+from trials.rendering import chat_templates
 
 _EVAL_WORDS = ("eval", "evaluation", "valid", "validation", "val", "dev", "test")
 """Of file names, the first choice first: a test set is rather kept for the end."""

@@ -18,10 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trials.config import DataError, ModelConfig, UserError
-from trials.data import chat_templates, token_cache
 from trials.data import tokens as data
 from trials.data.examples import Example, Reading, fingerprint
-from trials.data.rendering import LossOn, Renderer
 from trials.data.tokens import SplitCounts, TokenSplit
 from trials.faults import fault_of
 from trials.models.checkpoint import check_form, form_of
@@ -38,6 +36,8 @@ from trials.preparation.prompts import Ask, allowed_tokens, write_prompts
 from trials.preparation.rendered import examples, rendering_notes, token_rows, usable
 from trials.preparation.rows import Splits, check_plain, notes, read_splits
 from trials.preparation.template import give_template, is_chat, marks_in_words, see_used
+from trials.rendering import chat_templates, token_cache
+from trials.rendering.renderer import LossOn, Renderer
 from trials.trial_folder import DATA_REPORT, EVAL_SAMPLE, TOKENIZER
 from trials.whole_file import new_folder
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from trials.config import DataError
 from trials.data.conversation import Example, Message
-from trials.data.rendering import Renderer
 from trials.data.tokens import EVALUATION_COST, EVALUATION_SHARE
 from trials.evaluation.answers import Reader, Written
+from trials.rendering.renderer import Renderer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

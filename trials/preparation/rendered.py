@@ -10,10 +10,10 @@ import numpy as np
 
 from trials.config import DataError
 from trials.data.conversation import Example
-from trials.data.left_out import CALLS, REASONING
-from trials.data.rendering import SYSTEM_REFUSED, Renderer, RowCounts
 from trials.data.tokens import TokenSplit
 from trials.preparation.rows import Splits
+from trials.rendering.left_out import CALLS, REASONING
+from trials.rendering.renderer import SYSTEM_REFUSED, Renderer, RowCounts
 
 _MENDS = {
     "tools": "name a template that renders them (data.chat_template), or leave them out knowingly: "

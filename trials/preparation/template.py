@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trials.config import ConfigError
-from trials.data.chat_templates import CHATML_TEXT, texts_of, variables_of
 from trials.data.examples import Example
+from trials.rendering.chat_templates import CHATML_TEXT, texts_of, variables_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,9 +12,9 @@ from sweep.cli.app import app
 from sweep.control.clean import clean
 from sweep.folder.lock import locked
 from tests.sweep.reviewed import make_config, point, result, write_sweep
-from trials.data import token_cache
-from trials.data.rendering import RowCounts
 from trials.data.tokens import TokenSplit
+from trials.rendering import token_cache
+from trials.rendering.renderer import RowCounts
 
 
 @pytest.fixture

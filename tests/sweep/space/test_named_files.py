@@ -9,7 +9,7 @@ import pytest
 from sweep.errors import SpaceError
 from sweep.space.loading import load_space
 from sweep.space.space import Space
-from trials.data.chat_templates import CHATML_TEXT, named
+from trials.rendering.chat_templates import CHATML_TEXT, named
 
 SPACE = """\
 base_model: smollm2-135m

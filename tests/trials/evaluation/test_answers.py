@@ -12,12 +12,12 @@ import pytest
 from transformers import AutoTokenizer
 
 from trials.data.conversation import Example, Message
-from trials.data.rendering import Renderer
 from trials.evaluation.answers import Reader
 from trials.evaluation.generate import Prompts
 from trials.evaluation.metrics import exact_match
 from trials.models.smollm2 import ModelError, smollm2_dir
 from trials.preparation.prompts import Ask, write_prompts
+from trials.rendering.renderer import Renderer
 
 HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>")
 """gpt-oss's."""

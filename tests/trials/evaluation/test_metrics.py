@@ -235,8 +235,8 @@ def test_few_training_rows_afford_few_prompts(tiny_base: Path, tmp_path: Path) -
 
 def test_plain_text_has_nothing_to_generate_for(tiny_base: Path, tmp_path: Path) -> None:
     from trials.data.conversation import Example
-    from trials.data.rendering import Renderer
     from trials.preparation.prompts import prompted
+    from trials.rendering.renderer import Renderer
 
     text = Example(messages=None, prompt=None, completion=None, text="oslo", place="rows line 1")
     with pytest.raises(DataError, match="needs rows with prompts .* are plain text"):

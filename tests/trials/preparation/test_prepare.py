@@ -17,9 +17,9 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 from tests import tiny
 from trials.config import ConfigError
 from trials.data.examples import Reading
-from trials.data.rendering import LossOn
 from trials.data.tokens import TokenRows, TokenSplit
 from trials.preparation.prepare import Request, main, prepare
+from trials.rendering.renderer import LossOn
 
 TEMPLATE = (
     "{% for m in messages %}{{ 'today' if m.role == 'user' else 'tonight' }} {{ m.content }} </s> "

@@ -11,9 +11,9 @@ import pytest
 from tests import tiny
 from trials.config import DataError
 from trials.data.conversation import Example, Message
-from trials.data.left_out import CALLS, REASONING
-from trials.data.rendering import Renderer, RowCounts
 from trials.preparation.rendered import examples, rendering_notes, token_rows, usable
+from trials.rendering.left_out import CALLS, REASONING
+from trials.rendering.renderer import Renderer, RowCounts
 
 USER, ANSWER = Message("user", "oslo rain"), Message("assistant", "rain")
 TEMPLATE = (

@@ -9,9 +9,9 @@ from tokenizers.processors import TemplateProcessing
 
 from tests import tiny
 from trials.config import ConfigError
-from trials.data.chat_templates import CHATML_TEXT
 from trials.data.examples import Example, Message
 from trials.preparation.template import give_template, is_chat, marks_in_words, see_used
+from trials.rendering.chat_templates import CHATML_TEXT
 
 TEXT = Example(None, None, None, "rain", "row 1")
 PAIR = Example(None, "oslo :", " rain", None, "row 1")

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Any
 
-from trials.data.chat import ChatTemplate, RowRefused, Turn
 from trials.data.conversation import Example, Message
+from trials.rendering.chat import ChatTemplate, RowRefused, Turn
 
 _FIRST_MARKS = (0xF0000, 0x100000)
 """Of characters for private use: Unicode gives them no meaning, and texts hardly ever hold them."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests import tiny
-from trials.data import chat_templates
+from trials.rendering import chat_templates
 
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {}}}
@@ -71,7 +71,7 @@ def test_trls_templates_have_names_and_texts() -> None:
 
 def test_trl_is_not_imported_for_a_name() -> None:
     code = (
-        "import sys; from trials.data import chat_templates as c; c.named('qwen3'); c.names();"
+        "import sys; from trials.rendering import chat_templates as c; c.named('qwen3'); c.names();"
         "print([m for m in ('trl', 'torch', 'transformers', 'jinja2') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

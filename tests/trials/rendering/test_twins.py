@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from trials.data.conversation import Example, Message
-from trials.data.rendering import Renderer
+from trials.rendering.renderer import Renderer
 
 _SPEC = importlib.util.find_spec("trl")
 assert _SPEC is not None and _SPEC.origin is not None

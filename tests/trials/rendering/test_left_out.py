@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from trials.data.conversation import Example, Message
-from trials.data.left_out import CALLS, REASONING, pieces
+from trials.rendering.left_out import CALLS, REASONING, pieces
 
 CALL = [{"type": "function", "function": {"name": "sky", "arguments": {"city": 'Ro"me', "n": 3}}}]
 TOOL = [{"type": "function", "function": {"name": "sky", "parameters": {}}}]

@@ -9,8 +9,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
-from trials.data.encoding import EncodedRow, Encoder
-from trials.data.spans import Rendered, Span
+from trials.rendering.encoding import EncodedRow, Encoder
+from trials.rendering.spans import Rendered, Span
 
 TALK = "<s>[INST] Hi there[/INST] Hello you 👩‍🚀</s>[INST]Bye[/INST]Good bye</s>"
 ANSWERS = (" Hello you 👩‍🚀</s>", "Good bye</s>")

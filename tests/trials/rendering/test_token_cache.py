@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from trials.data import token_cache
-from trials.data.rendering import RowCounts
 from trials.data.tokens import PARTS, TokenSplit
+from trials.rendering import token_cache
+from trials.rendering.renderer import RowCounts
 
 SPLIT = TokenSplit.of(
     ids=np.array([5, 6, 7], np.int32),

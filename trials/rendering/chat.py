@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trials.config import DataError
-from trials.data.chat_templates import context, texts_of
 from trials.data.conversation import Message
+from trials.rendering.chat_templates import context, texts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

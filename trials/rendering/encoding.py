@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
-from trials.data.spans import Rendered
+from trials.rendering.spans import Rendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from trials.data.chat import RowRefused
 from trials.data.conversation import Example, Message
-from trials.data.rendering import Renderer, RowCounts
+from trials.rendering.chat import RowRefused
+from trials.rendering.renderer import Renderer, RowCounts
 
 OPEN = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 TURN = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"

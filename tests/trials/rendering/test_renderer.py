@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from trials.data import rendering
 from trials.data.conversation import Example, Message
-from trials.data.rendering import LossOn, Renderer, RowCounts
-from trials.data.spans import Rendered, Span
 from trials.data.tokens import TokenSplit
+from trials.rendering import renderer as rendering
+from trials.rendering.renderer import LossOn, Renderer, RowCounts
+from trials.rendering.spans import Rendered, Span
 
 PLACE = "train.jsonl line 1"
 SYSTEM = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"  # noqa: E501

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from platformdirs import user_cache_path
 
-from trials.data.rendering import LossOn, RowCounts
 from trials.data.tokens import PARTS, TokenSplit
+from trials.rendering.renderer import LossOn, RowCounts
 from trials.whole_file import link_or_copy
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from trials.data.chat import ChatTemplate, RowRefused
 from trials.data.conversation import Example
-from trials.data.encoding import Encoder
-from trials.data.left_out import pieces
-from trials.data.spans import Rendered, Span, rendered
 from trials.data.tokens import TokenSplit
+from trials.rendering.chat import ChatTemplate, RowRefused
+from trials.rendering.encoding import Encoder
+from trials.rendering.left_out import pieces
+from trials.rendering.spans import Rendered, Span, rendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

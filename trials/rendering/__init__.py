@@ -1,0 +1,1 @@
+"""Rows in normal form → tokens: chat templates, what is learnt, and what is kept of it."""

@@ -27,6 +27,7 @@ OTHER_FILES = {
     *(("sweep/space/named_files.py", "config.json"), ("trials/node_check.py", "config.json")),
     ("trials/preparation/model_checks.py", "config.json"),
     ("trials/backends/quantised.py", "config.json"),  # a base model's own
+    ("trials/models/checkpoint.py", "config.json"),
     ("trials/exported.py", "tokenizer_config.json"),  # which imports nothing of ours
     ("sweep/cluster/kuberay.py", "data"),  # in the package of a job
 }

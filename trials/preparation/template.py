@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from trials.config import ConfigError
 from trials.data.examples import Example
-from trials.rendering.chat_templates import CHATML_TEXT, texts_of, variables_of
+from trials.rendering.chat_templates import CHATML_TEXT, sets, texts_of, variables_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,11 +34,16 @@ def give_template(
     texts = texts_of(tokenizer) if arguments else []
     read = {name for one in texts for name in variables_of(one)}
     free = sorted(read - OURS - set(tokenizer.SPECIAL_TOKENS_ATTRIBUTES))
-    there = f"It reads: {', '.join(free)}." if free else "It takes none."
-    unread = [name for name in arguments if name not in free]
-    if texts and unread:
-        rule = "the chat template reads no such variable, so it would have no effect."
-        lines = [f"data.template_arguments.{name}: {rule} {there}" for name in unread]
+    shown = [name for name in free if not any(sets(text, name) for text in texts)]
+    there = f"It reads: {', '.join(shown)}." if shown else "It takes none."
+    rule = "the chat template reads no such variable, so it would have no effect."
+    lines = [
+        f"data.template_arguments.{name}: "
+        + ("is filled by the rows and cannot be given." if name in OURS else f"{rule} {there}")
+        for name in arguments
+        if name not in free
+    ]
+    if texts and lines:
         raise ConfigError("\n".join(lines))
 
 

@@ -106,6 +106,14 @@ def variables_of(text: str) -> set[str]:
     return meta.find_undeclared_variables(environment.parse(text)) - environment.globals.keys()
 
 
+def sets(text: str, name: str) -> bool:
+    """Whether a template sets a variable itself, as that of a loop."""
+    from jinja2 import nodes
+
+    names = _environment().parse(text).find_all(nodes.Name)
+    return any(found.ctx == "store" and found.name == name for found in names)
+
+
 def texts_of(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return its chat template; some have several, such as one for tools."""
     template = tokenizer.chat_template

@@ -24,6 +24,18 @@ def test_an_argument_that_the_template_does_not_read_is_refused() -> None:
     with pytest.raises(ConfigError, match="enable_thinkng: .* It reads: enable_thinking.") as told:
         give_template(tiny.make_tokenizer(), text, {"enable_thinkng": False, "messages": []})
     assert str(told.value).count("\n") == 1  # both at once
+    assert "messages: is filled by the rows and cannot be given." in str(told.value)
+
+
+def test_what_a_template_sets_itself_is_no_argument_to_offer() -> None:
+    text = "{% for m in messages %}{% set said = m.content %}{% endfor %}{{ said }}{{ thinking }}"
+    with pytest.raises(ConfigError, match=r"nothing: .* It reads: thinking\."):
+        give_template(tiny.make_tokenizer(), text, {"nothing": 1})
+
+
+def test_an_empty_template_is_refused_under_its_own_key() -> None:
+    with pytest.raises(ConfigError, match="data.chat_template: must hold a Jinja template"):
+        give_template(tiny.make_tokenizer(), " \n", {})
 
 
 def test_a_tokenizers_own_template_is_asked_too() -> None:

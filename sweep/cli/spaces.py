@@ -39,7 +39,7 @@ def init(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="A known chat template or a .jinja file. Default: the model's.",
+            help="A known chat template, or a .jinja file of yours.",
             show_default=False,
         ),
     ] = None,

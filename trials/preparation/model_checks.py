@@ -56,7 +56,7 @@ def check_folder(model: ModelConfig) -> None:
         return
     _check_no_adapter(model.name, {file.name for file in folder.iterdir()})
     single, index = (folder / name for name in SAFE_WEIGHTS)
-    names = [single.name] if single.exists() else _shards(index)
+    names = [single.name] if single.exists() else _shards(index) if index.exists() else []
     wrong = [words for name in names if (words := _wrong_weights(folder / name))]
     if wrong:
         shown = "; ".join(wrong[:MOST_SHOWN])

@@ -283,7 +283,7 @@ def test_a_changed_tokenizer_in_the_models_folder_is_noticed(asked: Request, bas
 
 def test_weights_are_not_read_to_know_a_models_folder(asked: Request, base: Path) -> None:
     before = prepare(asked)
-    (base / "model.safetensors").write_bytes(b"weights")
+    (base / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")  # of no weights
     assert prepare(asked)["content"] == before["content"]
 
 

@@ -123,8 +123,8 @@ def test_the_logged_eval_loss_is_what_plain_peft_gives(
     result, _ = run(trial, base)
     assert result.best is not None
     plain = AutoModelForCausalLM.from_pretrained(
-        trial.model.name, dtype=torch.bfloat16, quantization_config=base.model.quantization_method
-        and transformers_qlora._quantization(trial.model, torch.bfloat16),
+        trial.model.name, dtype=torch.bfloat16,
+        **transformers_qlora._quantization(trial.model, torch.bfloat16),
     )  # fmt: skip
     model = PeftModel.from_pretrained(plain, Path(trial.output_dir) / "adapter").eval()
     assert loss_by_hand(tiny_data, model) == pytest.approx(result.best.eval_loss, rel=1e-2)

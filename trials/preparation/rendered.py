@@ -43,10 +43,9 @@ def usable(splits: Splits, counts: Mapping[str, RowCounts], *, skip: bool) -> Sp
             problems.setdefault(words, []).append(f"data.{name}")
     if problems:
         raise DataError("\n".join(f"{', '.join(k)}: {w}" for w, k in problems.items()))
+    refused = {name: set(seen.refused_rows) for name, seen in counts.items()}
     return {
-        name: [row for n, row in enumerate(rows) if n not in set(counts[name].refused_rows)]
-        if counts[name].refused_rows
-        else rows
+        name: [row for n, row in enumerate(rows) if n not in refused[name]]
         for name, rows in splits.items()
     }
 
@@ -147,9 +146,7 @@ def _form(row: Example) -> tuple[bool, ...]:
 def _segments(
     split: TokenSplit, index: int, renderer: Renderer, max_length: int
 ) -> list[list[Any]]:
-    begin = split.offsets[index]
-    end = min(split.offsets[index + 1], begin + max_length)
-    ids, learnt = split.ids[begin:end].tolist(), split.supervised[begin:end].tolist()
+    ids, learnt = (part[:max_length] for part in _tokens(split, index))
     starts = [n for n in range(len(ids)) if n == 0 or learnt[n] != learnt[n - 1]]
     return [
         [_decoded(ids[a:b], renderer), learnt[a]]
@@ -166,15 +163,17 @@ def token_rows(
             "place": rows[index].place,
             "tokens": [
                 [_decoded([token], renderer), token, learnt]
-                for token, learnt in zip(
-                    split.ids[split.offsets[index] : split.offsets[index + 1]].tolist(),
-                    split.supervised[split.offsets[index] : split.offsets[index + 1]].tolist(),
-                    strict=True,
-                )
+                for token, learnt in zip(*_tokens(split, index), strict=True)
             ],
         }
         for index in range(min(n, len(rows)))
     ]
+
+
+def _tokens(split: TokenSplit, index: int) -> tuple[list[int], list[bool]]:
+    """The ids of a row, and whether each is learnt."""
+    row = slice(split.offsets[index], split.offsets[index + 1])
+    return split.ids[row].tolist(), split.supervised[row].tolist()
 
 
 def _decoded(ids: Sequence[int], renderer: Renderer) -> str:

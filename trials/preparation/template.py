@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trials.config import ConfigError
 from trials.data.examples import Example
 from trials.rendering.chat_templates import CHATML_TEXT, sets, texts_of, variables_of
+from trials.rendering.encoding import opening
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,9 +52,7 @@ def _fitted(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """Our ChatML opens a row as the tokenizer opens a text."""
     if text != CHATML_TEXT:
         return text
-    opening = tokenizer("").input_ids[:1]
-    opens = opening and opening == [tokenizer.bos_token_id]
-    return "{{- bos_token }}\n" + text if opens else text
+    return "{{- bos_token }}\n" + text if opening(tokenizer) else text
 
 
 def is_chat(

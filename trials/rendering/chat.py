@@ -211,8 +211,8 @@ class ChatTemplate:
 
         It is what the last answer and one before another turn have in common behind them; where a
         template always opens the next answer, what an answer has behind it that the first user
-        turn has not before it; else the first special token: the mark of the next role, unless it
-        ends the user's turns too.
+        turn has not before it; else the first mark: that of the next role, unless it ends the
+        user's turns too.
 
         Args:
             start: Before the first user turn.
@@ -255,11 +255,6 @@ class ChatTemplate:
     def first_mark(self, text: str) -> int:
         """Return where the first special token of `text` ends, else the first mark; 0: none."""
         found = self._specials.search(text) or _MARK.search(text)
-        return found.end() if found else 0
-
-    def first_special(self, text: str) -> int:
-        """Return where the first special token of `text` ends; 0 where it has none."""
-        found = self._specials.search(text)
         return found.end() if found else 0
 
     def shared(self, one: str, other: str) -> str:

@@ -19,7 +19,13 @@ class EncodedRow:
     spans: list[tuple[int, int]]
     """(first token, behind the last) of each span."""
     is_split: bool = False
-    """Whether a token lay across the border of a prompt, so that the text was tokenised in two."""
+    """Whether a token lay across a border of a span, so that the text was tokenised in two."""
+
+
+def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the beginning of sequence, if the tokenizer puts one before a text by itself."""
+    tokens: list[int] = tokenizer("").input_ids[:1]
+    return tokens if tokens == [tokenizer.bos_token_id] else []
 
 
 class Encoder:
@@ -31,10 +37,8 @@ class Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
-        # A plain call first: it takes away what the file says of padding and cutting.
-        tokens: list[int] = tokenizer("").input_ids[:1]
-        self.opening = tokens if tokens == [tokenizer.bos_token_id] else []
-        """The beginning of sequence, if the tokenizer puts one before a text by itself."""
+        # First, since its plain call takes away what the file says of padding and cutting.
+        self.opening = opening(tokenizer)
         self._backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         self._added = frozenset(tokenizer.added_tokens_decoder)
         self._known: dict[tuple[str, str], bool] = {}

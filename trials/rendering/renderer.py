@@ -41,7 +41,7 @@ class RowCounts:
     closed: int = 0
     """Rows whose end the template does not write."""
     split: int = 0
-    """Rows with a token across the border of a prompt and its answer, tokenised in two there."""
+    """Rows with a token across a border of what is learnt, tokenised in two there."""
     parts: dict[str, list[int]] = field(default_factory=dict)
     """Kind → [parts of rows, those that the template leaves out, their characters]."""
     refused: dict[str, list[Any]] = field(default_factory=dict)
@@ -126,8 +126,11 @@ class Renderer:
         Raises:
             RowRefused: The chat template rejects the conversation, or its turns cannot be told.
         """
+        return self._rendered(self._with_one_end(example))
+
+    def _rendered(self, example: Example) -> Rendered:
         if self.is_chat(example):
-            return rendered(self._with_one_end(example), self.template)
+            return rendered(example, self.template)
         if example.text is not None:
             text = self._closed(example.text)
             return Rendered(text, [Span(0, len(text))])
@@ -139,6 +142,8 @@ class Renderer:
 
     def _with_one_end(self, example: Example) -> Example:
         """Take off the end that an answer brings along: the template writes it."""
+        if not self.is_chat(example):
+            return example
         marks = self.template.marks
         ends = tuple(end for end in (self._eos, marks.end if marks.ends_turns else "") if end)
         turns = example.conversation()
@@ -178,7 +183,7 @@ class Renderer:
         if not self.is_chat(example):
             opening = [] if self._opens(str(example.prompt)) else self._encoder.opening
             return opening + self._encoder.ids(str(example.prompt))
-        messages = example.conversation()
+        messages = self._with_one_end(example).conversation()
         last = max(n for n, m in enumerate(messages) if m.role == "assistant" and m.learnt)
         turns = [self.template.turn(message) for message in messages[:last]]
         try:
@@ -215,15 +220,15 @@ class Renderer:
         found: list[Rendered] = []
         opened: list[bool] = []
         for index in rows:
-            example = examples[index]
+            example = self._with_one_end(examples[index])
             try:
-                one = self.render(example)
+                one = self._rendered(example)
             except RowRefused as error:
                 counts.refuse(self._why(example, error), index, example.place)
                 continue
             is_chat = self.is_chat(example)
             if is_chat:
-                counts.count(self._with_one_end(example), one)
+                counts.count(example, one)
             found.append(one)
             opened.append(not is_chat and not self._opens(one.text))
         ids, supervised = [], []

@@ -129,29 +129,42 @@ def eval_loss(base: FrozenBase, model: Any, rows: TokenRows, batch_size: int) ->
     return measure(base, model, rows, batch_size, ALONE).loss
 
 
+def request(base: Path, output_dir: Path, **asked: Any) -> Request:
+    """What the preparation is asked for the tiny model, unless `asked` otherwise."""
+    usual: dict[str, Any] = {
+        "reading": Reading(),
+        "chat": None,
+        "loss_on": "completion",
+        "model": model_config(base),
+        "max_lengths": [64],
+        "n_evaluations": 4,
+        "sample_rows": 256,
+        "smallest_epochs": 1.0,
+        "smallest_batch": 8,
+        "largest_rank": 8,
+        "target_modules": "all-linear",
+        "micro_batch_size": 8,
+        "optimizer": "adamw",
+        "seed": 0,
+        "output_dir": str(output_dir),
+    }
+    return Request(**usual | asked)
+
+
 def prepared_data(
     base: Path, folder: Path, *, n_train: int, n_eval: int, generation: Ask | None = None
 ) -> Path:
     """Write and prepare a data set for the tiny model; returns the prepared folder."""
+    train = str(write_rows(folder / "train.jsonl", n_train, seed=2))
+    eval_ = str(write_rows(folder / "eval.jsonl", n_eval, seed=3))
     prepare(
-        Request(
-            train=str(write_rows(folder / "train.jsonl", n_train, seed=2)),
-            eval=str(write_rows(folder / "eval.jsonl", n_eval, seed=3)),
-            reading=Reading(),
-            chat=None,
-            loss_on="completion",
-            model=model_config(base),
-            max_lengths=[64],
-            n_evaluations=4,
+        request(
+            base,
+            folder / "prepared",
+            train=train,
+            eval=eval_,
             sample_rows=n_eval,
             smallest_epochs=100,
-            smallest_batch=8,
-            largest_rank=8,
-            target_modules="all-linear",
-            micro_batch_size=8,
-            optimizer="adamw",
-            seed=0,
-            output_dir=str(folder / "prepared"),
             generation=generation,
         )
     )

@@ -10,7 +10,6 @@ import pytest
 
 from tests import tiny
 from trials.config import DataError
-from trials.data.examples import Reading
 from trials.preparation.discover import discover
 from trials.preparation.prepare import Request
 
@@ -33,24 +32,15 @@ def found(train: Path, base: Path, tmp_path: Path) -> dict[str, Any]:
 
 
 def request_of(train: Path, base: Path, tmp_path: Path) -> Request:
-    return Request(
+    return tiny.request(
+        base,
+        tmp_path / "prepared",
         train=str(train),
         eval=0.1,
-        reading=Reading(),
-        chat=None,
-        loss_on="completion",
-        model=tiny.model_config(base),
         max_lengths=[4096],
-        n_evaluations=4,
         sample_rows=32,
-        smallest_epochs=1,
         smallest_batch=4,
-        largest_rank=8,
-        target_modules="all-linear",
         micro_batch_size=4,
-        optimizer="adamw",
-        seed=0,
-        output_dir=str(tmp_path / "prepared"),
     )
 
 

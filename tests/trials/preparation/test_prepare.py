@@ -67,24 +67,13 @@ EVAL = [
 @pytest.fixture
 def asked(tmp_path: Path, base: Path) -> Request:
     """A request for pairs; one eval row is short, 16 tokens cut three."""
-    return Request(
+    return tiny.request(
+        base,
+        tmp_path / "prepared",
         train=write(tmp_path / "train.jsonl", TRAIN),
         eval=write(tmp_path / "eval.jsonl", EVAL),
-        reading=Reading(),
         chat=False,
-        loss_on="completion",
-        model=tiny.model_config(base),
         max_lengths=[12, 16],
-        n_evaluations=4,
-        sample_rows=256,
-        smallest_epochs=1.0,
-        smallest_batch=8,
-        largest_rank=8,
-        target_modules="all-linear",
-        micro_batch_size=8,
-        optimizer="adamw",
-        seed=0,
-        output_dir=str(tmp_path / "prepared"),
     )
 
 

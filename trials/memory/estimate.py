@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from trials.config import ModelConfig, TrialConfig
@@ -11,7 +10,7 @@ from trials.distributed.group import Group
 from trials.memory.device import free_bytes
 from trials.models.frozen_base import FrozenBase
 from trials.models.presets import TARGET_MODULES
-from trials.models.sources import local_or_hub
+from trials.models.shapes import on_meta
 
 ADAMW_BYTES = {"adamw": 8.0, "adamw_8bit": 2.0, "paged_adamw_8bit": 2.0}
 """Bytes of optimizer state for each trained parameter: two moments."""
@@ -57,11 +56,8 @@ def estimate(
         weights, gradients, optimizer); `activations_gib` for one micro-batch of the longest rows
         without gradient checkpointing. A rough upper guess, since rows are seldom all that long.
     """
-    config = AutoConfig.from_pretrained(
-        local_or_hub(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
-    )
-    with torch.device("meta"):
-        shapes = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+    shapes = on_meta(model)
+    config = shapes.config
     linears = linear_layers(shapes)
     wanted = TARGET_MODULES[target_modules]
     targets = [

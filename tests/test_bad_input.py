@@ -14,6 +14,7 @@ import pytest
 
 from sweep.cli.app import main
 from sweep.space.loading import load_space
+from tests import tiny
 from trials.config import ConfigError, DataError, ModelConfig
 from trials.data.examples import Reading
 from trials.preparation.prepare import Request, prepare
@@ -556,8 +557,7 @@ def asked(folder: Path) -> Request:
         sample_rows=256,
         smallest_epochs=1.0,
         smallest_batch=8,
-        largest_rank=16,
-        target_modules="all-linear",
+        adapters=tiny.ADAPTERS,
         micro_batch_size=8,
         optimizer="adamw",
         seed=0,

@@ -10,7 +10,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trials.config import ModelConfig
+from trials.config import AdapterChoices, ModelConfig
 from trials.data.examples import Reading
 from trials.preparation.prepare import Request, prepare
 from trials.preparation.prompts import Ask
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from trials.data.tokens import TokenRows
     from trials.models.frozen_base import FrozenBase
 
+ADAPTERS = AdapterChoices(
+    target_modules=["all-linear"], experts=[False], use_dora=False, largest_rank=8
+)
 PLACES = "oslo bergen lund turku riga tartu gdansk bremen ghent lille cork galway hull".split()
 SKIES = "rain snow sun fog hail cloud".split()
 WINDS = "calm light fresh strong wild".split()
@@ -141,8 +144,7 @@ def request(base: Path, output_dir: Path, **asked: Any) -> Request:
         "sample_rows": 256,
         "smallest_epochs": 1.0,
         "smallest_batch": 8,
-        "largest_rank": 8,
-        "target_modules": "all-linear",
+        "adapters": ADAPTERS,
         "micro_batch_size": 8,
         "optimizer": "adamw",
         "seed": 0,

@@ -28,6 +28,10 @@ TOKEN_ACCURACY = "token_accuracy"
 GENERATED_METRICS = ("exact_match", "rouge_l")
 """Built-in metrics of completions that the model writes, of prompts that were held out."""
 
+PRESETS = ("all-linear", "attention", "mlp", "qv")
+"""Kinds of modules by name, the widest first (see `trials.models.target_modules`)."""
+PATTERN = "re:"
+"""Before a pattern that full names of modules must match as a whole."""
 
 Fault = Literal["machine_lost", "not_begun", "disk_full"]
 """What ends a trial that is not its own doing: its process, GPU or machine is gone; its worker did
@@ -63,6 +67,17 @@ class ModelConfig:
     """Tokens of the longest row that a trial of the study may give it."""
     trust_remote_code: bool
     """Whether the model's own Python code may run. Off unless asked for by name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdapterChoices:
+    """What the trials of a study may choose of their adapters."""
+
+    target_modules: list[str]
+    experts: list[bool]
+    use_dora: bool
+    """Whether a trial may have it."""
+    largest_rank: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +162,7 @@ class TrialConfig:
     optimizer: str
     max_grad_norm: float
     target_modules: str
-    """A preset of `trials.backends`: all-linear, attention, mlp or qv."""
+    """A preset, `re:` and a pattern, or names with commas between them."""
     use_rslora: bool
     use_dora: bool
     """Whether the weights' magnitudes are trained apart from their directions (DoRA)."""
@@ -162,6 +177,8 @@ class TrialConfig:
     stall_minutes: float
     """Without a step for so long, the trial's process is taken for hung and ended."""
     seed: int
+    experts: bool = False
+    """Whether routed experts are adapted too."""
     objective: Objective = BY_EVAL_LOSS
     row_nlls_at: tuple[int, ...] = ()
     """Indices: the first evaluation from each on reports the loss of each eval row too."""

@@ -16,8 +16,9 @@ from rich.text import Text
 
 from sweep.errors import SpaceError
 from sweep.space.backend import backend_in_words, backend_notes, choose_backend
-from sweep.space.domains import is_fixed
+from sweep.space.domains import Choices, is_fixed
 from sweep.space.epochs import epochs_text
+from sweep.space.hyperparameters import Value
 from sweep.space.space import Space
 from sweep.study.task import NO_ROWS_YET, RowsSoFar
 from sweep.study.trial_config import model_config, trial_settings
@@ -80,8 +81,12 @@ def request(
         "generation": _generation(space, so_far) if space.objective.is_generated else None,
         "smallest_epochs": smallest["epochs"],
         "smallest_batch": int(smallest["effective_batch_size"]),
-        "largest_rank": int(largest["rank"]),
-        "target_modules": _widest_target(space),
+        "adapters": {
+            "target_modules": list(_values(space, "target_modules")),
+            "experts": list(_values(space, "experts")),
+            "use_dora": space.may_be("use_dora", True),
+            "largest_rank": int(largest["rank"]),
+        },
         "micro_batch_size": min(fixed.micro_batch_size, n_rows_of_a_process),
         "optimizer": fixed.optimizer,
         "seed": settings.seed,
@@ -165,9 +170,10 @@ def answered(
     return report
 
 
-def _widest_target(space: Space) -> str:
-    presets = getattr(space.domains["target_modules"], "values", ("all-linear",))
-    return next(p for p in ("all-linear", "mlp", "attention", "qv") if p in presets)
+def _values(space: Space, name: str) -> tuple[Value, ...]:
+    domain = space.domains[name]
+    assert isinstance(domain, Choices)
+    return domain.values
 
 
 def check_table(space: Space, check: Check) -> RenderableType:
@@ -249,6 +255,8 @@ def _model_rows(space: Space, check: Check) -> Iterator[Row]:
         f"{space.quantization}; the largest adapter has "
         f"{_millions(memory['adapter_parameters'])}",
     )
+    for adapter in check.report["adapters"]:
+        yield from _adapter_rows(space, adapter, memory["base_parameters"])
     if (form := space.checkpoint) is not None:
         gib = f"{memory['weights_gib']:.1f} GiB"
         bits = f", turned into 16 bits when loaded: {gib}" if form.is_dequantised else f": {gib}"
@@ -260,6 +268,16 @@ def _model_rows(space: Space, check: Check) -> Iterator[Row]:
         f"{memory['activations_gib']:.1f}",
     )
     yield "backend", backend_in_words(space, on_gpus=check.on_gpus)
+
+
+def _adapter_rows(space: Space, adapter: dict[str, Any], n_base: float) -> Iterator[Row]:
+    experts = " and experts" if adapter["experts"] else ""
+    shown = str(Choices((adapter["target"],)))
+    yield (
+        "adapter",
+        f"{shown}{experts}: {adapter['modules']}; {_millions(adapter['trained'])} parameters at "
+        f"rank {int(space.largest['rank'])}, on {adapter['covered'] / n_base:.0%} of the model's",
+    )
 
 
 def _search_rows(space: Space) -> Iterator[Row]:
@@ -309,6 +327,8 @@ def _budget_in_words(space: Space) -> str:
 
 
 def _millions(count: float) -> str:
+    if count < 1e5:
+        return f"{count:,.0f}"
     return f"{count / 1e6:,.0f} M" if count >= 1e8 else f"{count / 1e6:,.1f} M"
 
 

@@ -15,6 +15,7 @@ from sweep.samplers import search_space
 from sweep.space.hyperparameters import HYPERPARAMETERS, Value, shown
 from sweep.space.search_section import not_shared
 from sweep.space.space import Space
+from sweep.space.target_modules import as_one
 from sweep.space.unknown_keys import unknown_key
 from trials.config import TrialConfig
 from trials.trial_folder import CONFIG
@@ -40,7 +41,8 @@ def named_params(space: Space, text: str) -> dict[str, Value]:
         raise SpaceError(f"--params {text}: must be JSON or YAML; quote it, {EXAMPLE}.") from None
     if not isinstance(given, dict):
         raise SpaceError(f"--params {text}: must be hyperparameters and values, {EXAMPLE}.")
-    return checked_params(space, {str(name): value for name, value in given.items()}, "--params")
+    values = {str(name): as_one(str(name), value) for name, value in given.items()}
+    return checked_params(space, values, "--params")
 
 
 def recorded_params(space: Space, recorded: Recorded) -> dict[str, Value]:

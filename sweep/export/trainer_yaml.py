@@ -17,7 +17,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from sweep.export.training_run import Run, run_of
 from sweep.results.trial_record import Record
-from trials.models.presets import SCHEDULERS, TARGET_MODULES
+from trials.models.presets import SCHEDULERS
 
 Trainer = Literal["trl", "axolotl", "llama-factory"]
 
@@ -141,7 +141,6 @@ def _of_transformers(run: Run) -> dict[str, Any]:
 
 def _trl(run: Run) -> CommentedMap:
     model = run.config.model
-    target = TARGET_MODULES[run.config.target_modules]
     keys: dict[str, Any] = {"model_name_or_path": run.base}
     if model.revision is not None:
         keys["model_revision"] = model.revision
@@ -161,7 +160,9 @@ def _trl(run: Run) -> CommentedMap:
         "use_dora": "use_dora",
     }
     keys |= {"use_peft": True, **_adapter(run, names)}
-    keys["lora_target_modules"] = [target] if isinstance(target, str) else list(target)
+    keys["lora_target_modules"] = run.target_modules
+    if run.target_parameters:
+        keys["lora_target_parameters"] = run.target_parameters
     keys["datasets"] = [_loaded(source) for source in run.train]
     if run.held_out is not None:
         keys["test_split_size"] = run.held_out
@@ -210,11 +211,12 @@ def _axolotl(run: Run) -> CommentedMap:
     keys |= _adapter(run, names)
     if isinstance(keys["lora_alpha"], float):  # Axolotl refuses a fraction
         keys["lora_alpha"] = max(1, round(config.alpha))
-    target = TARGET_MODULES[config.target_modules]
-    if target == "all-linear":
+    if run.target_modules == ["all-linear"]:
         keys["lora_target_linear"] = True
     else:
-        keys["lora_target_modules"] = list(target)
+        keys["lora_target_modules"] = run.target_modules
+    if run.target_parameters:
+        keys["lora_target_parameters"] = run.target_parameters
     keys["datasets"] = [_axolotl_data(run, source) for source in run.train]
     if run.held_out is not None:
         keys["val_set_size"] = run.held_out
@@ -285,8 +287,8 @@ def _llama_factory(run: Run) -> CommentedMap:
         "use_dora": "use_dora",
     }
     keys |= {"stage": "sft", "do_train": True, "finetuning_type": "lora", **_adapter(run, names)}
-    target = TARGET_MODULES[config.target_modules]
-    keys["lora_target"] = "all" if target == "all-linear" else ",".join(target)
+    is_all = run.target_modules == ["all-linear"]
+    keys["lora_target"] = "all" if is_all else ",".join(run.target_modules)
     keys |= {"dataset": ",".join(_named("train", run.train)), "dataset_dir": "data"}
     if not run.chat:
         keys["template"] = "empty"

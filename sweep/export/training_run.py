@@ -13,7 +13,7 @@ from ruamel.yaml.error import YAMLError
 from sweep.folder import layout
 from sweep.results.trial_record import Record
 from trials.config import TrialConfig
-from trials.models.presets import DECAY_SHARE
+from trials.models.presets import DECAY_SHARE, EARLIER_TARGETS
 from trials.models.sources import local_or_hub
 from trials.trial_folder import DATA_REPORT, TEMPLATE, TOKENIZER
 
@@ -37,6 +37,10 @@ class Run:
     """That fitted."""
     checkpointing: bool
     """Whether it fitted only with activations computed again."""
+    target_modules: list[str]
+    """Names of the adapted modules, as peft takes them; or `all-linear` alone."""
+    target_parameters: list[str]
+    """Weights of the adapted experts."""
 
     @property
     def accumulation(self) -> int:
@@ -124,7 +128,23 @@ def run_of(record: Record) -> Run:
         n_steps=_n_steps(record, config, report),
         micro_batch_size=(result and result.micro_batch_size) or config.micro_batch_size,
         checkpointing=bool(result and result.gradient_checkpointing),
+        target_modules=_target_modules(config, report),
+        target_parameters=_adapter(config, report).get("parameters", []),
     )
+
+
+def _adapter(config: TrialConfig, report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the check found of the trial's adapter; empty where an earlier version made it."""
+    wanted = config.target_modules, config.experts
+    found: list[Mapping[str, Any]] = report.get("adapters", [])
+    return next((one for one in found if (one["target"], one["experts"]) == wanted), {})
+
+
+def _target_modules(config: TrialConfig, report: Mapping[str, Any]) -> list[str]:
+    if names := _adapter(config, report).get("names"):
+        return list(names)
+    earlier = EARLIER_TARGETS.get(config.target_modules, config.target_modules.split(","))
+    return [earlier] if isinstance(earlier, str) else list(earlier)
 
 
 def _template_path(record: Record) -> Path | None:

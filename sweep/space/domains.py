@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from sweep.space import target_modules
 from sweep.space.hyperparameters import (
     HYPERPARAMETERS,
     Hyperparameter,
@@ -15,6 +16,7 @@ from sweep.space.hyperparameters import (
     is_number,
     shown,
 )
+from trials.config import PATTERN
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ def is_fixed(domain: Domain) -> bool:
 
 
 def _shown(value: Value) -> str:
+    if isinstance(value, str) and "," in value and not value.startswith(PATTERN):
+        return f"[{value.replace(',', ', ')}]"  # names of modules, one choice
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -102,6 +106,11 @@ def parse_domain(name: str, raw: Any) -> tuple[Domain | None, list[Problem]]:
             if key != "times_rank"
         ]
         return (TimesRank(factor) if factor and not problems else None), problems
+    if name == "target_modules" and not isinstance(raw, Mapping):
+        raw, wrong = target_modules.choices(raw)
+        if wrong:
+            return None, [Problem((name, *place), words) for place, words in wrong.items()]
+        raw = raw[0] if len(raw) == 1 else raw
     return _parse((name,), HYPERPARAMETERS[name], raw)
 
 

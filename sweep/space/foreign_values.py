@@ -8,6 +8,7 @@ from typing import Any
 
 from sweep.space.foreign_keys import HERE, VALUES
 from sweep.space.hyperparameters import HYPERPARAMETERS, is_number, shown
+from trials.config import PATTERN, PRESETS
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,8 @@ def _kind_of_modules(value: Any) -> Any:
     if isinstance(value, str):
         value = "all-linear" if value in ("all", "all_linear") else value
         if "," not in value:
-            return value
+            is_choice = value in PRESETS or value.startswith(PATTERN)
+            return value if is_choice else [value]
     names = re.split(r"\s*,\s*", value) if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return value
@@ -101,7 +103,7 @@ def _kind_of_modules(value: Any) -> Any:
         return "all-linear"
     found = set(names) - {"qkv_proj", "gate_up_proj"}
     kinds = {**_MODULES, "all-linear": _MODULES["attention"] | _MODULES["mlp"]}
-    return next((kind for kind, modules in kinds.items() if modules == found), value)
+    return next((kind for kind, modules in kinds.items() if modules == found), names)
 
 
 def _batch(key: str, value: Any, given: Mapping[str, Any]) -> Lead:

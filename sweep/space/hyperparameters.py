@@ -1,9 +1,12 @@
 """The hyperparameters that can be searched, and the domains a space may give them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from sweep.space import target_modules
+from trials.config import PRESETS
 
 Value = bool | int | float | str
 LONGEST = 2**24
@@ -26,12 +29,16 @@ class Hyperparameter:
     below: float = math.inf
     names: tuple[str, ...] = ()
     """The values of a str."""
+    other: Callable[[Any], str | None] | None = None
+    """Says why any other value of a str cannot be, or None; without it no other can."""
 
     def problem(self, value: Any) -> str | None:
         """Say why `value` cannot be, or None."""
         if self.kind is bool:
             return None if isinstance(value, bool) else f"must be true or false, not {shown(value)}"
         if self.kind is str:
+            if self.other is not None:
+                return self.other(value)
             if value in self.names:
                 return None
             return f"must be one of {', '.join(self.names)}, not {shown(value)}"
@@ -109,7 +116,14 @@ HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
     ),
     "max_grad_norm": Hyperparameter(float, 1.0, "norm at which gradients are clipped", above=0),
     "target_modules": Hyperparameter(
-        str, "all-linear", "adapted layers", names=("all-linear", "attention", "mlp", "qv")
+        str,
+        "all-linear",
+        "adapted layers: a preset, a list of module names, or `re:` and a pattern of full names",
+        names=PRESETS,
+        other=target_modules.problem,
+    ),
+    "experts": Hyperparameter(
+        bool, False, "adapt routed experts too (mixture of experts); needs dropout 0 and no DoRA"
     ),
     "use_rslora": Hyperparameter(bool, False, "scale by alpha / √rank instead"),
     "use_dora": Hyperparameter(

@@ -16,6 +16,7 @@ from sweep.space.search_section import as_mapping, domains_of, only_value, searc
 from sweep.space.setting_problems import problems_of
 from sweep.space.settings import BudgetSettings, Settings, as_name
 from sweep.space.space import Space
+from sweep.space.target_modules import as_one
 from sweep.space.unknown_keys import without_explained
 from sweep.space.usual_points import Start, usual_starts
 from sweep.space.yaml_file import SpaceFile, read
@@ -152,7 +153,8 @@ def _build(raw: dict[str, Any], file: SpaceFile) -> Space:
     if "start_with" in raw:
         rank = only_value(domains["rank"])
         fixed = {} if rank is None else {"rank": rank}  # alpha may be a multiple of it
-        starts = [Start({**fixed, **values}, "start_with") for values in raw["start_with"]]
+        given = ({n: as_one(n, v) for n, v in point.items()} for point in raw["start_with"])
+        starts = [Start({**fixed, **values}, "start_with") for values in given]
     if all(limit is None for limit in settings.budget.model_dump().values()):
         settings = settings.model_copy(update={"budget": BudgetSettings(trials=DEFAULT_TRIALS)})
     return Space(

@@ -64,6 +64,10 @@ def _for_editors(node: Any) -> Any:
 
 
 def _value(hyperparameter: Hyperparameter) -> dict[str, Any]:
+    if hyperparameter.other is not None:  # target_modules
+        text = {"type": "string"}
+        preset = {**text, "enum": list(hyperparameter.names)}
+        return {"anyOf": [preset, text, {"type": "array", "items": text, "minItems": 1}]}
     schema: dict[str, Any] = {"type": KINDS[hyperparameter.kind]}
     if hyperparameter.names:
         schema["enum"] = list(hyperparameter.names)

@@ -4,9 +4,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sweep.space.domains import Choices, Domain, Range, TimesRank, parse_domain
+from sweep.space.domains import Choices, Domain, Range, TimesRank, is_fixed, parse_domain
 from sweep.space.hyperparameters import HYPERPARAMETERS, Problem, Value, shown
 from sweep.space.space import size_of
+from sweep.space.target_modules import as_one
 from sweep.space.unknown_keys import unknown_key, written_elsewhere
 
 MOST_GRID_POINTS = 100_000
@@ -33,6 +34,7 @@ def search_problems(raw: dict[str, Any]) -> list[Problem]:
         problems += [Problem(("search", *p.path), p.words) for p in parse_domain(name, given)[1]]
     domains = domains_of(raw)
     problems += _batch_problems(raw, domains)
+    problems += _experts_problems(domains)
     if raw.get("sampler") == "grid":
         problems += _grid_problems(domains)
     if isinstance(start_with, list):
@@ -72,6 +74,18 @@ def _batch_problems(raw: Mapping[str, Any], domains: Mapping[str, Domain]) -> It
             yield Problem(path, wrong)
 
 
+def _experts_problems(domains: Mapping[str, Domain]) -> Iterator[Problem]:
+    """peft adapts a whole tensor of experts, on which neither dropout nor DoRA can be computed."""
+    experts = domains.get("experts")
+    if not isinstance(experts, Choices) or True not in experts:
+        return
+    for name, only in (("dropout", 0), ("use_dora", False)):
+        domain = domains.get(name)
+        if domain is not None and (not is_fixed(domain) or only not in domain):  # type: ignore[operator]
+            words = f"must be {shown(only)} where experts may be true, not {domain}."
+            yield Problem(("search", name), words)
+
+
 def not_shared(effective_batch_size: Any, gpus_per_trial: int) -> str | None:
     """Say that an effective batch cannot be shared by the GPUs of a trial, or None."""
     below, rest = divmod(effective_batch_size, gpus_per_trial)
@@ -97,9 +111,11 @@ def _start_problems(
             path = ("start_with", index, name)
             if name not in HYPERPARAMETERS:
                 problems += unknown_key(path, value, list(HYPERPARAMETERS), raw)
-            elif wrong := HYPERPARAMETERS[name].problem(value):
+            elif wrong := HYPERPARAMETERS[name].problem(as_one(name, value)):
                 problems.append(Problem(path, f"{wrong}."))
-            elif name in domains and (outside := _outside(name, value, start, domains)):
+            elif name in domains and (
+                outside := _outside(name, as_one(name, value), start, domains)
+            ):
                 problems.append(Problem(path, outside))
     return problems
 

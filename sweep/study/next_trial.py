@@ -242,7 +242,9 @@ def _stored(space: Space, name: str, value: Any) -> BaseDistribution:
     if hyperparameter.kind is bool:
         return CategoricalDistribution((False, True))
     if hyperparameter.kind is str:
-        return CategoricalDistribution(hyperparameter.names)
+        domain = space.domains[name]
+        given = domain.values if isinstance(domain, Choices) else ()
+        return CategoricalDistribution(tuple(dict.fromkeys((*hyperparameter.names, *given, value))))
     low, high = _ends(space, space.domains[name])
     low, high = min(low, value), max(high, value)
     if hyperparameter.kind is int:

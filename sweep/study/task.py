@@ -24,6 +24,9 @@ from trials.config import Backend, Objective
 SAMPLE_TOKENS = "sample_tokens"
 """A digest of the token ids and labels of the eval sample, with its counts."""
 
+ADAPTED = "adapted"
+"""Which modules each choice of `target_modules` means, as a digest of their names."""
+
 EARLIER_TOKENS = "earlier_sample_tokens"
 """In a report: those that an older version, which noted none, had left in the folder."""
 
@@ -57,6 +60,7 @@ def keep_to_task(
         "objective": _objective(space, found),
         "optimizer": trial_settings(space, on_gpus=on_gpus).optimizer,
         "seed": space.settings.seed,
+        ADAPTED: _adapted(found, "digest"),
     }
     known = study.user_attrs.get(TASK)
     if DATE not in study.user_attrs and found.get("date") is not None:
@@ -67,17 +71,35 @@ def keep_to_task(
         study.set_user_attr(OBJECTIVE_ROWS, space.settings.objective.rows)
         return
     # Older versions knew of no other objective and no arguments, and noted no tokens.
-    earlier = {"template_arguments": "{}", SAMPLE_TOKENS: found.get(EARLIER_TOKENS)}
+    earlier = {
+        "template_arguments": "{}",
+        SAMPLE_TOKENS: found.get(EARLIER_TOKENS),
+        ADAPTED: _adapted(found, "earlier"),
+    }
     before = {"objective": asdict(Objective()), **earlier, **known}
-    changed = changes(before, task)
+    both = before[ADAPTED].keys() & task[ADAPTED].keys()  # others are searched anew, or no more
+    now = {**task, ADAPTED: {choice: task[ADAPTED][choice] for choice in both}}
+    changed = changes(
+        {**before, ADAPTED: {choice: before[ADAPTED][choice] for choice in both}}, now
+    )
     if not changed:
-        if SAMPLE_TOKENS not in known:
+        task[ADAPTED] = {**before[ADAPTED], **task[ADAPTED]}
+        if task != known:
             study.set_user_attr(TASK, task)
         return
     raise StudyError(
         f"{space.name}: the task must stay that of the sweep's trials (changed: "
         f"{'; '.join(changed)}); else losses are not comparable. {_mend(space, before, backend)}"
     )
+
+
+def _adapted(found: Mapping[str, Any], which: str) -> dict[str, str]:
+    """A digest for each choice of modules; those that cannot have been trained are left out."""
+    return {
+        f"{one['target']}{' and experts' if one['experts'] else ''}": one[which]
+        for one in found.get("adapters", [])
+        if one[which] is not None
+    }
 
 
 def _mend(space: Space, known: Mapping[str, Any], backend: Backend) -> str:

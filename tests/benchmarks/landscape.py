@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trials.config import EvalPoint, ModelConfig, TrialConfig, largest_divisor
+from trials.config import AdapterChoices, EvalPoint, ModelConfig, TrialConfig, largest_divisor
 
 N_TRAIN, N_EVAL = 256, 128
 N_EVALUATIONS = 20
@@ -117,8 +117,9 @@ def prepared(model: str, rows: Path, work: Path) -> tuple[ModelConfig, Path]:
         sample_rows=N_EVAL,
         smallest_epochs=min(EPOCHS),
         smallest_batch=min(BATCHES),
-        largest_rank=max(RANKS),
-        target_modules="all-linear",
+        adapters=AdapterChoices(
+            target_modules=["all-linear"], experts=[False], use_dora=False, largest_rank=max(RANKS)
+        ),
         micro_batch_size=16,
         optimizer="adamw",
         seed=0,

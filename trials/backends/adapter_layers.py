@@ -4,28 +4,9 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
 
 from trials.config import TrialConfig
-from trials.models.presets import TARGET_MODULES
-
-ADAPTER = "default"
-"""Its name, where peft could have several on one base."""
-
-_LEFT_ON_BASE = ("peft_config", "_hf_peft_config_loaded")
-
-
-def lora_settings(config: TrialConfig) -> dict[str, Any]:
-    """A trial's adapter in the words of peft."""
-    return {
-        "r": config.rank,
-        "lora_alpha": config.alpha,
-        "lora_dropout": config.dropout,
-        "use_rslora": config.use_rslora,
-        "use_dora": config.use_dora,
-        "target_modules": TARGET_MODULES[config.target_modules],
-        "bias": "none",
-    }
+from trials.models.lora import ADAPTER, LEFT_ON_BASE, take_off_adapter
 
 
 class SpareLayers:
@@ -38,9 +19,7 @@ class SpareLayers:
     def __init__(self, model: torch.nn.Module, adapted: Any) -> None:
         """Take the adapter `adapted` (a peft model) off its base `model`."""
         self._model, self._adapted = model, adapted
-        self._attributes = {
-            name: vars(model)[name] for name in _LEFT_ON_BASE if name in vars(model)
-        }
+        self._attributes = {name: vars(model)[name] for name in LEFT_ON_BASE if name in vars(model)}
         self._places = take_off_adapter(model)
         for _, _, layer in self._places:
             layer.lora_A[ADAPTER].weight = layer.lora_B[ADAPTER].weight = None
@@ -48,7 +27,9 @@ class SpareLayers:
     @staticmethod
     def kind(config: TrialConfig) -> tuple[str, bool] | None:
         """What trials share whose layers serve each other; None: no other trial's will do."""
-        return None if config.use_dora else (config.target_modules, config.dropout > 0)
+        if config.use_dora or config.experts:  # layers on experts lie on each other
+            return None
+        return config.target_modules, config.dropout > 0
 
     def put_on(self, config: TrialConfig) -> Any:
         """Return the adapted base; its layers have no weights before `draw_weights`."""
@@ -80,24 +61,3 @@ def draw_weights(adapted: Any, seed: int) -> None:
     for layer in adapted.modules():
         if isinstance(layer, LoraLayer):
             layer.reset_lora_parameters(ADAPTER, init_lora_weights=True)
-
-
-def take_off_adapter(model: torch.nn.Module) -> list[tuple[torch.nn.Module, str, Any]]:
-    """Put a base model's own layers back in place, and delete what peft has written onto it.
-
-    As peft's `unload` does, which takes ten times as long and leaves some of it.
-
-    Returns:
-        The layers taken off, each with the module it was in and its name there.
-    """
-    places = [
-        (parent, name, layer)
-        for parent in list(model.modules())
-        for name, layer in parent.named_children()
-        if isinstance(layer, BaseTunerLayer)
-    ]
-    for parent, name, layer in places:
-        setattr(parent, name, layer.get_base_layer())
-    for left_over in _LEFT_ON_BASE:
-        vars(model).pop(left_over, None)
-    return places

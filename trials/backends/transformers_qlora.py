@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own spelling
-from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import (
     AutoModelForCausalLM,
@@ -18,7 +17,7 @@ from transformers import (
 )
 from transformers.utils import is_flash_attn_2_available
 
-from trials.backends.adapter_layers import SpareLayers, draw_weights, lora_settings
+from trials.backends.adapter_layers import SpareLayers, draw_weights
 from trials.backends.loading import check_keys, compute_dtype
 from trials.backends.packing import Batch, ForwardCost, Layout, packed, padded
 from trials.backends.proof import Proof
@@ -29,7 +28,9 @@ from trials.memory.device import give_back_memory
 from trials.memory.estimate import activation_bytes_per_token
 from trials.models.checkpoint import check_form, form_of
 from trials.models.frozen_base import FrozenBase
+from trials.models.lora import lora_settings, put_on
 from trials.models.sources import local_or_hub
+from trials.models.target_modules import find
 
 
 def load(config: ModelConfig) -> FrozenBase:
@@ -153,8 +154,8 @@ class TransformersBase:
         return self._adapted
 
     def _built(self, config: TrialConfig) -> Any:
-        lora = LoraConfig(**lora_settings(config), task_type="CAUSAL_LM")
-        adapted = get_peft_model(self.model, lora)
+        targets = find(self.model, config.target_modules, experts=config.experts)
+        adapted = put_on(self.model, lora_settings(config, targets))
         for layer in adapted.modules():
             if isinstance(layer, BaseTunerLayer):
                 # Autocast chooses the type; on processors peft does not see that it is on, and

@@ -25,7 +25,6 @@ os.environ.setdefault(
 from unsloth import FastLanguageModel  # isort: skip
 import torch
 
-from trials.backends.adapter_layers import lora_settings, take_off_adapter
 from trials.backends.loading import compute_dtype
 from trials.backends.proof import Proof
 from trials.backends.quantised import load_quantised
@@ -34,7 +33,9 @@ from trials.memory.device import give_back_memory
 from trials.memory.estimate import activation_bytes_per_token
 from trials.models.checkpoint import check_form, form_of
 from trials.models.frozen_base import FrozenBase
+from trials.models.lora import lora_settings, take_off_adapter
 from trials.models.sources import local_or_hub
+from trials.models.target_modules import find
 
 NO_METRICS = "objective: Unsloth measures only eval loss; write backend: transformers."
 
@@ -98,7 +99,9 @@ class UnslothBase:
     def add_adapter(self, config: TrialConfig) -> Any:
         self._adapted = FastLanguageModel.get_peft_model(
             self.model,
-            **lora_settings(config),  # DoRA is handed on to peft, without the fast kernels
+            **lora_settings(
+                config, find(self.model, config.target_modules)
+            ),  # DoRA is handed on to peft, without the fast kernels
             use_gradient_checkpointing=False,
             random_state=config.seed,
         )

@@ -9,8 +9,6 @@ from trials.config import ModelConfig, TrialConfig
 from trials.distributed.group import Group
 from trials.memory.device import free_bytes
 from trials.models.frozen_base import FrozenBase
-from trials.models.presets import TARGET_MODULES
-from trials.models.shapes import on_meta
 
 ADAMW_BYTES = {"adamw": 8.0, "adamw_8bit": 2.0, "paged_adamw_8bit": 2.0}
 """Bytes of optimizer state for each trained parameter: two moments."""
@@ -41,30 +39,27 @@ def activation_bytes_per_token(model: Any) -> float:
 
 
 def estimate(
+    shapes: Any,
     model: ModelConfig,
     *,
-    rank: int,
-    target_modules: str,
+    n_adapter: int,
     optimizer: str,
     micro_batch_size: int,
     max_length: int,
 ) -> dict[str, float]:
     """Estimate the device memory of the largest trial, in GiB, from the shapes of the model alone.
 
+    Args:
+        shapes: The model on the meta device.
+        n_adapter: Parameters of the largest adapter.
+
     Returns:
         `base_parameters` and `adapter_parameters` (counts); `weights_gib`; `adapter_gib` (float32
         weights, gradients, optimizer); `activations_gib` for one micro-batch of the longest rows
         without gradient checkpointing. A rough upper guess, since rows are seldom all that long.
     """
-    shapes = on_meta(model)
     config = shapes.config
     linears = linear_layers(shapes)
-    wanted = TARGET_MODULES[target_modules]
-    targets = [
-        module
-        for name, module in linears.items()
-        if wanted == "all-linear" or name.rsplit(".", 1)[-1] in wanted
-    ]
     skipped = (getattr(config, "quantization_config", None) or {}).get("llm_int8_skip_modules")
     n_linear = sum(
         module.weight.numel()
@@ -72,7 +67,6 @@ def estimate(
         if should_convert_module(name, skipped)
     )
     n_base = sum(parameter.numel() for parameter in shapes.parameters())
-    n_adapter = rank * sum(module.in_features + module.out_features for module in targets)
     activations = micro_batch_size * max_length * activation_bytes_per_token(shapes)
     gib = 2.0**30
     return {

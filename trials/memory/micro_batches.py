@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from trials.config import TrialConfig, largest_divisor
 
-Key = tuple[int, int, str, bool]
+Key = tuple[int, int, str, bool, bool]
 
 
 class DoesNotFit(Exception):
@@ -74,7 +74,8 @@ class MicroBatchMemory:
 
 
 def _key(config: TrialConfig) -> Key:
-    return config.max_length, config.rank, config.target_modules, config.use_dora
+    adapted = config.target_modules, config.experts, config.use_dora
+    return config.max_length, config.rank, *adapted
 
 
 class Fit:

@@ -1,14 +1,14 @@
-"""Names a space may use: kinds of modules, and learning rate schedules."""
+"""Names a space may use of learning rate schedules; of modules, as earlier versions meant them."""
 
 from collections.abc import Mapping
 
-TARGET_MODULES: Mapping[str, str | list[str]] = {
-    # Names of Llama, Mistral, Qwen, Gemma and SmolLM; the packed ones are those of Phi-3 and later.
+EARLIER_TARGETS: Mapping[str, str | list[str]] = {
     "all-linear": "all-linear",
     "attention": ["q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"],
     "mlp": ["gate_proj", "up_proj", "down_proj", "gate_up_proj"],
     "qv": ["q_proj", "v_proj", "qkv_proj"],
 }
+"""What peft was given for each preset, before a model's own modules decided what it means."""
 
 
 SCHEDULERS = {

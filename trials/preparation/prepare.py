@@ -17,7 +17,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trials.config import DataError, ModelConfig, UserError
+from trials.config import AdapterChoices, DataError, ModelConfig, UserError
 from trials.data import tokens as data
 from trials.data.examples import Example, Reading, fingerprint
 from trials.data.tokens import SplitCounts, TokenSplit
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-FORMAT = 4
+FORMAT = 5
 """Of the prepared folder; a folder of another format is made anew."""
 
 
@@ -67,8 +67,7 @@ class Request:
     smallest_epochs: float
     smallest_batch: int
     """The smallest effective batch: the most optimizer steps in an epoch."""
-    largest_rank: int
-    target_modules: str
+    adapters: AdapterChoices
     micro_batch_size: int
     optimizer: str
     seed: int
@@ -128,10 +127,9 @@ def prepare(request: Request) -> dict[str, Any]:
     give_template(tokenizer, request.chat_template, request.template_arguments)
     with new_folder(folder) as unfinished:
         report = _write(request, tokenizer, splits, fingerprints, unfinished)
-        longest = max(counts["longest"] for counts in report["train"].values())
-        memory = reachable(request.model, lambda: _memory(request, longest))
+        reachable(request.model, lambda: _size_up(request, report))
         # The content only now: a model of the hub has been fetched, so its commit is known.
-        report |= {"content": _content(request, fingerprints), "memory": memory, **told}
+        report |= {"content": _content(request, fingerprints), **told}
         if earlier is not None:
             report["earlier_sample_tokens"] = earlier
         (unfinished / DATA_REPORT).write_text(json.dumps(report, indent=1))
@@ -330,13 +328,20 @@ def _evaluation_share(request: Request, train: SplitCounts, cost: float) -> floa
     return n_evaluations * cost / (train.tokens * request.smallest_epochs)
 
 
-def _memory(request: Request, longest_row: int) -> dict[str, float]:
+def _size_up(request: Request, report: dict[str, Any]) -> None:
+    """Add what adapters may be trained, and what memory the largest trial takes."""
     from trials.memory.estimate import estimate
+    from trials.models.shapes import on_meta
+    from trials.preparation import adapters
 
-    return estimate(
+    longest_row = max(counts["longest"] for counts in report["train"].values())
+    shapes = on_meta(request.model)
+    found = report["adapters"] = adapters.adapters(shapes, request.adapters)
+    report["notes"] += adapters.notes(found, request.model)
+    report["memory"] = estimate(
+        shapes,
         request.model,
-        rank=request.largest_rank,
-        target_modules=request.target_modules,
+        n_adapter=max(adapter["trained"] for adapter in found),
         optimizer=request.optimizer,
         micro_batch_size=request.micro_batch_size,
         max_length=min(max(request.max_lengths), longest_row),
@@ -350,6 +355,7 @@ def main(
     raw = json.loads(Path(request_path).read_text())
     raw["model"] = ModelConfig(**raw["model"])
     raw["reading"] = Reading(**raw["reading"])
+    raw["adapters"] = AdapterChoices(**raw["adapters"])
     if raw.get("generation") is not None:
         raw["generation"] = Ask(**raw["generation"])
     answer: dict[str, Any]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import shutil
 import time
@@ -25,6 +24,7 @@ from trials.evaluation.row_nlls import as_text
 from trials.memory.device import give_back_memory, is_out_of_memory, memory_in_words
 from trials.memory.micro_batches import DoesNotFit, MicroBatchMemory
 from trials.models.frozen_base import BaseNotClean, FrozenBase
+from trials.models.lora import as_saved
 from trials.training.checkpoint import Checkpoints, State, on_host
 from trials.training.learner import Learner
 from trials.trial_folder import ADAPTER, TOKENIZER, write_result
@@ -322,8 +322,7 @@ class _Trial:
         """Write the adapter of the best evaluation, whole or not at all."""
         if self._best is None or self._group.rank > 0:
             return
-        about = copy.copy(learner.model.peft_config["default"])
-        about.inference_mode = True
+        about = as_saved(learner.model)
         # As peft's save_pretrained writes it, but straight from the copy on the host and without
         # an empty model card: the next trial waits for this.
         with new_folder(Path(self._config.output_dir) / ADAPTER) as folder:

@@ -57,6 +57,12 @@ def space(tmp_path: Path) -> MakeSpace:
         ("{use_rslora: [true, false]}", "use_rslora", CategoricalDistribution((True, False))),
         ("{target_modules: [qv, mlp]}", "target_modules", CategoricalDistribution(("qv", "mlp"))),
         (
+            "{target_modules: [qv, [fc1, fc2], 're:.*(q|v)_proj']}",
+            "target_modules",
+            CategoricalDistribution(("qv", "fc1,fc2", "re:.*(q|v)_proj")),
+        ),
+        ("{experts: [true, false]}", "experts", CategoricalDistribution((True, False))),
+        (
             "{learning_rate: {min: 5e-5, max: 1e-3, log: true}}",
             "learning_rate",
             FloatDistribution(5e-5, 1e-3, log=True),
@@ -103,6 +109,7 @@ def test_every_hyperparameter_has_a_value(space: MakeSpace) -> None:
         "lr_scheduler": "cosine",
         "max_grad_norm": 1.0,
         "target_modules": "all-linear",
+        "experts": False,
         "use_rslora": False,
         "use_dora": False,
         "neftune_alpha": 0.0,

@@ -59,7 +59,24 @@ def test_what_a_space_says_is_a_domain(name: str, raw: Any, domain: Domain) -> N
             {"min": 0, "max": 1},
             "takes no range, since its values have no order: give a list.",
         ),
-        ("target_modules", "all", "must be one of all-linear, attention, mlp, qv, not 'all'."),
+        (
+            "target_modules",
+            "all",
+            "is no preset; did you mean all-linear? Names of modules are a list: [all].",
+        ),
+        (
+            "target_modules",
+            "re:(",
+            "must be a regular expression behind re:, but missing ), "
+            "unterminated subpattern at position 0.",
+        ),
+        (
+            "target_modules",
+            ["attention", "fc1", "fc2"],
+            "mixes presets and names of modules: to search, write [attention, [fc1, fc2]]; to "
+            "adapt the named modules alone, write [fc1, fc2].",
+        ),
+        ("target_modules", [["q_proj", "mlp"]], "must hold names of modules alone, not 'mlp'."),
         ("alpha", {"times_rank": []}, "must hold at least one value, not an empty list."),
         ("alpha", {"times_rank": -1}, "must be above 0, not -1."),
     ],
@@ -150,3 +167,18 @@ def test_a_domain_in_words(domain: Domain, words: str) -> None:
 )
 def test_a_value_in_words(value: object, words: str) -> None:
     assert shown(value) == words
+
+
+@pytest.mark.parametrize(
+    ("raw", "values"),
+    [
+        (["q_proj", "v_proj"], ("q_proj,v_proj",)),
+        (["c_attn"], ("c_attn",)),
+        ("fc1", ("fc1",)),
+        (["attention", "all-linear"], ("attention", "all-linear")),
+        ([["fc1", "fc2"], "qv", "re:.*w1"], ("fc1,fc2", "qv", "re:.*w1")),
+        (["layers.0.mlp.fc1"], ("layers.0.mlp.fc1",)),
+    ],
+)
+def test_a_flat_list_of_names_is_one_choice(raw: Any, values: tuple[str, ...]) -> None:
+    assert parse_domain("target_modules", raw) == (Choices(values), [])

@@ -205,10 +205,8 @@ def test_a_key_that_is_missing_is_not_said_beside_the_one_that_leads_to_it(tmp_p
         ),
         ("lora: {alpha: 32}", "lora.alpha: is `search.alpha` here; write `search: {alpha: 32}`."),
         ("search.rank: 8", "search.rank: is `search.rank` here; write `search: {rank: 8}`."),
-        (
-            "search: {target_modules: [q_proj, v_proj]}",
-            "otherwise here; write `target_modules: qv`",
-        ),
+        ("search: {target_modules: all}", "otherwise here; write `target_modules: all-linear`"),
+        ("lora_target: query_key_value", "write `search: {target_modules: [query_key_value]}`"),
         ("search: {rank: {values: [8, 16]}}", "is written otherwise here; write `rank: [8, 16]`."),
         ("load_in_8bit: true\nadapter: lora", "adapter: is `quantization` here; write `quantizat"),
         ("quantization_bit: 4\nquantization_method: hqq", "is `quantization` here: nf4, int8 or n"),

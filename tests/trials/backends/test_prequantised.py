@@ -122,13 +122,14 @@ def test_modules_that_a_checkpoint_left_in_16_bits_are_estimated_so(
     tiny_base: Path, tmp_path: Path
 ) -> None:
     from trials.memory.estimate import estimate
+    from trials.models.shapes import on_meta
 
     def weights_gib(**about: Any) -> float:
         nf4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
         prequantised.say_quantised(folder, nf4 | about)
-        sizes: dict[str, Any] = dict.fromkeys(("rank", "micro_batch_size", "max_length"), 8)
+        sizes = dict.fromkeys(("n_adapter", "micro_batch_size", "max_length"), 8)
         model = tiny.model_config(folder)
-        found = estimate(model, target_modules="all-linear", optimizer="adamw", **sizes)
+        found = estimate(on_meta(model), model, optimizer="adamw", **sizes)
         return found["weights_gib"]
 
     folder = tmp_path / "model"

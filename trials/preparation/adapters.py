@@ -1,0 +1,146 @@
+"""The adapters that a study may train, built by peft itself on a model without weights."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+
+from trials.config import AdapterChoices, ConfigError, ModelConfig
+from trials.models.lora import misread_names, put_on, shortest, take_off_adapter, trained_parameters
+from trials.models.presets import EARLIER_TARGETS
+from trials.models.target_modules import Targets, adaptable, by_kind, find
+
+
+def adapters(shapes: Any, asked: AdapterChoices) -> list[dict[str, Any]]:
+    """Describe each adapter that is searched, at the largest rank.
+
+    Args:
+        shapes: The model on the meta device; given back as it was.
+
+    Returns:
+        Of each choice of modules: `target`, `experts`, `modules` (by kind, in words), `names` and
+        `parameters` (what a trainer is told), `trained` (parameters), `covered` (parameters of the
+        base that it lies on), `digest` of the full names, `earlier`: the same as an earlier
+        version would have had it, `misread`: modules that plain peft finds by their weights alone.
+
+    Raises:
+        ConfigError: A choice matches nothing, or nothing that can be adapted; all are told.
+    """
+    found, problems = [], []
+    for target in asked.target_modules:
+        for experts in asked.experts:
+            try:
+                targets = find(shapes, target, experts=experts)
+                found.append(_described(shapes, asked, target, targets, experts=experts))
+            except ConfigError as error:
+                problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+    return found
+
+
+def _described(
+    shapes: Any, asked: AdapterChoices, target: str, targets: Targets, *, experts: bool
+) -> dict[str, Any]:
+    misread = misread_names(shapes, list(targets.modules))
+    if misread and asked.use_dora:
+        raise ConfigError(
+            f"search.use_dora: must be false where search.target_modules is {target}, since peft "
+            f"could not read DoRA on {misread[0]} again (huggingface/peft issue 3711); or choose "
+            f"modules without {misread[0].rpartition('.')[2]}."
+        )
+    sizes = {name: parameter.numel() for name, parameter in shapes.named_parameters()}
+    weights = [*(f"{name}.weight" for name in targets.modules), *targets.parameters]
+    return {
+        "target": target,
+        "experts": experts,
+        "modules": by_kind(targets.modules, targets.parameters),
+        "names": shortest(targets.modules, dict(shapes.named_modules())),
+        "parameters": list(targets.parameters),
+        "trained": _trained(shapes, asked, targets),
+        "covered": sum(sizes[name] for name in weights),
+        "digest": _digest([*targets.modules, *targets.parameters]),
+        "earlier": None if experts else _earlier(shapes, target),
+        "misread": len(misread),
+        "layers": [len(_layers(targets.modules)), len(_layers(adaptable(shapes)))],
+    }
+
+
+def _layers(names: Iterable[str]) -> set[str]:
+    """The decoder layers that modules lie in: names up to their first number."""
+    found = (re.match(r".*?\.\d+(?=\.)", name) for name in names)
+    return {match[0] for match in found if match}
+
+
+def notes(found: Sequence[Mapping[str, Any]], model: ModelConfig) -> list[str]:
+    """Say what surprises: layers without an adapter, and what plain peft cannot read."""
+    told = []
+    for one in found:
+        n, total = one["layers"]
+        if n < total and not one["experts"]:
+            told.append(
+                f"search.target_modules: {one['target']} adapts {n} of the {total} layers: the "
+                f"others have no such modules."
+            )
+    if any(one["misread"] for one in found) and model.quantization != "none":
+        told.append(
+            "search.target_modules: peft reads an adapter on these dense layers and shared "
+            "experts only on a base in 16 or 32 bits (huggingface/peft issue 3711): load the base "
+            "so, or merge with `sweep export --merge`. Training here is not affected."
+        )
+    return told
+
+
+def _trained(shapes: Any, asked: AdapterChoices, targets: Targets) -> int:
+    """Count the adapter's parameters at ranks 1 and 2, which tells them at any rank."""
+    one, two = (
+        _count(shapes, {"r": rank, "use_dora": asked.use_dora, **_placed(targets)})
+        for rank in (1, 2)
+    )
+    return one + (two - one) * (asked.largest_rank - 1)
+
+
+def _placed(targets: Targets) -> dict[str, Any]:
+    parameters = list(targets.parameters) or None
+    return {"target_modules": list(targets.modules), "target_parameters": parameters}
+
+
+def _count(shapes: Any, settings: dict[str, Any]) -> int:
+    try:
+        return trained_parameters(put_on(shapes, settings, is_empty=True))
+    except ValueError as error:  # peft takes no such module
+        raise ConfigError(f"search.target_modules: peft cannot adapt this model: {error}") from None
+    finally:
+        take_off_adapter(shapes)
+
+
+def _earlier(shapes: Any, target: str) -> str | None:
+    """The digest of what an earlier version adapted; None: it could not, or knew no such choice."""
+    if target not in EARLIER_TARGETS:
+        return None
+    lora = LoraConfig(r=1, target_modules=EARLIER_TARGETS[target], task_type="CAUSAL_LM")
+    try:
+        adapted = get_peft_model(shapes, lora, low_cpu_mem_usage=True)
+        return _digest(list(_adapted_names(adapted.get_base_model())))
+    except ValueError:
+        return None
+    finally:
+        take_off_adapter(shapes)
+
+
+def _adapted_names(model: Any) -> Iterator[str]:
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            parameter = getattr(module, "parameter_name", None)
+            place = name.replace(".base_layer", "")
+            yield place if parameter is None else f"{place}.{parameter}"
+
+
+def _digest(names: Sequence[str]) -> str:
+    text = "\n".join(sorted(names))
+    return f"{len(names)} modules, {hashlib.sha256(text.encode()).hexdigest()[:8]}"

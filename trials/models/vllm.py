@@ -18,11 +18,9 @@ NO_ADAPTERS = frozenset(
     "zamba2".split()
 )
 
-# model_executor/models/registry.py, _PREVIOUSLY_SUPPORTED_MODELS: an error, also with the
-# transformers backend of vLLM.
-DROPPED = frozenset(
-    "aya_vision bamba chameleon dots1 fuyu minimax mllama mpt persimmon phi4_multimodal".split()
-)
+# Not in that registry, and not for vLLM's transformers backend (_try_resolve_transformers: their
+# attention cannot be set).
+NOT_SERVED = frozenset("codegen gpt_neo gpt_neox_japanese mpt openai-gpt rwkv xglm".split())
 
 # `is_3d_moe_weight` of their classes (gpt_oss.py, qwen3_vl_moe.py; in qwen3_5.py only that of the
 # wrapper): they take the stacked experts that peft writes.
@@ -50,10 +48,10 @@ def notes(
         rank: The largest.
         use_dora: Whether a trial may have it.
     """
-    if model_type in DROPPED:
-        return [f"{VLLM} does not serve {model_type} any more."]
+    if model_type in NOT_SERVED:
+        return [f"{VLLM} does not serve {model_type}."]
     if model_type in NO_ADAPTERS:
-        return [f"{VLLM} takes no adapter on {model_type}: export --merge for it."]
+        return [f"{VLLM}'s own {model_type} takes no adapter: export --merge for it."]
     return [
         *_of_settings(rank, use_dora),
         *_of_modules(model_type, modules),

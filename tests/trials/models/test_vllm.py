@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import transformers
 from transformers import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from trials.models import vllm
 
@@ -17,8 +19,8 @@ MLA = ["model.layers.0.self_attn.kv_b_proj"]
     [
         ("llama", LINEAR, [], 64, True, ["no adapter with use_dora"]),
         ("llama", LINEAR, [], 513, False, ["rank above 512, as 513 is"]),
-        ("gpt2", LINEAR, [], 8, False, ["no adapter on gpt2: export --merge"]),
-        ("bamba", LINEAR, [], 8, False, ["does not serve bamba any more"]),
+        ("gpt2", LINEAR, [], 8, False, ["own gpt2 takes no adapter: export --merge"]),
+        ("mpt", LINEAR, [], 8, False, ["does not serve mpt."]),
         ("deepseek_v3", MLA, [], 8, False, ["adapter of kv_b_proj out when it generates"]),
         ("qwen3_moe", LINEAR, EXPERTS, 8, False, ["only with --enable-mixed-moe-lora-format"]),
         ("gpt_oss", LINEAR, EXPERTS[:1], 8, False, ["gate_up_proj and down_proj are both"]),
@@ -56,6 +58,13 @@ def test_nothing_is_said_of_what_it_loads(
     assert vllm.notes(model_type, modules, parameters, rank=512, use_dora=False) == []
 
 
+def test_those_not_served_cannot_set_their_attention() -> None:
+    """The way in which vLLM asks."""
+    for name in vllm.NOT_SERVED:
+        found = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[name])
+        assert not (found.is_backend_compatible() or found._can_set_attn_implementation())
+
+
 def test_the_model_types_are_those_of_transformers() -> None:
-    named = vllm.NO_ADAPTERS | vllm.DROPPED | vllm.STACKED_EXPERTS | vllm.OTHER_EXPERT_NAMES
+    named = vllm.NO_ADAPTERS | vllm.NOT_SERVED | vllm.STACKED_EXPERTS | vllm.OTHER_EXPERT_NAMES
     assert named <= set(CONFIG_MAPPING)

@@ -5,13 +5,14 @@ import importlib.util
 from sweep.errors import SpaceError
 from sweep.space.space import Space
 from trials.config import Backend
+from trials.models.unsloth_kernels import objection
 
 
 def choose_backend(space: Space, *, on_gpus: bool) -> Backend:
     """The backend of a space; auto is Unsloth where nothing speaks against it.
 
     Raises:
-        SpaceError: Unsloth is asked for and not installed.
+        SpaceError: Unsloth is asked for and not installed, or is not for this base model.
     """
     asked = space.settings.backend
     if asked == "unsloth" and not _has_unsloth():
@@ -19,6 +20,8 @@ def choose_backend(space: Space, *, on_gpus: bool) -> Backend:
             "backend: unsloth needs its extra: pip install -c constraints.txt -e '.[unsloth]', "
             "or write backend: transformers."
         )
+    if asked == "unsloth" and (why := _against_kernels(space)):
+        raise SpaceError(f"backend: {why}; write auto, or backend: transformers.")
     if asked != "auto":
         return asked
     return "transformers" if _against_unsloth(space, on_gpus=on_gpus) else "unsloth"
@@ -59,10 +62,20 @@ def _against_unsloth(space: Space, *, on_gpus: bool) -> str | None:
         return "Unsloth has no kernels for use_dora"
     if settings.compute_dtype == "float32":
         return "Unsloth's kernels compute in 16 bits"
-    if space.quantization == "int8":
-        return "Unsloth has no fast path for int8"
-    if (form := space.checkpoint) is not None and form.is_dequantised:
-        return f"Unsloth does not turn {form.name} into 16 bits"
     if not _has_unsloth():
         return "Unsloth is not installed"
-    return None
+    if (form := space.checkpoint) is not None and form.is_dequantised:
+        return f"Unsloth does not turn {form.name} into 16 bits"
+    if space.base_config is None:
+        return "Unsloth is not for every model, and this one's config.json cannot be read here"
+    return _against_kernels(space)
+
+
+def _against_kernels(space: Space) -> str | None:
+    return objection(
+        space.base_config,
+        name=space.settings.base_model,
+        quantization=space.quantization,
+        max_length=int(space.largest["max_length"]),
+        trust_remote_code=space.settings.trust_remote_code,
+    )

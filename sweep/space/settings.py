@@ -166,7 +166,7 @@ class Settings(_Strict):
     trust_remote_code: bool = False
     """Whether the model's own Python code may run."""
     backend: Literal["auto", "transformers", "unsloth"] = "auto"
-    """The trainer. auto: Unsloth on GPUs if installed, else transformers with peft."""
+    """The trainer. auto: Unsloth on GPUs if installed and fit, else transformers with peft."""
     quantization: Literal["nf4", "int8", "none"] | None = None
     """Of the frozen weights: 4 bits with double quantisation, 8 bits, or 16 bits. A checkpoint that
     is quantised already keeps its own; FP8 and MXFP4 are turned into 16 bits."""

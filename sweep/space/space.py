@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sweep.space.domains import Choices, Domain, Range, TimesRank
 from sweep.space.hyperparameters import Value
@@ -13,7 +13,7 @@ from sweep.space.settings import Settings
 from sweep.space.usual_points import Start
 from trials.config import Objective, Quantization
 from trials.data.addresses import is_address, local_path
-from trials.models.checkpoint import Form, form_of
+from trials.models.checkpoint import Form, config_of, form_in
 from trials.rendering import chat_templates
 
 
@@ -69,11 +69,17 @@ class Space:
         return None if name is None else chat_templates.named(name)
 
     @property
-    def checkpoint(self) -> Form | None:
-        """The form of a base model that is quantised already; None: plain weights."""
+    def base_config(self) -> dict[str, Any] | None:
+        """The base model's config.json; None: not to be read here."""
         given = local_path(self.settings.base_model)
         beside = self.folder / given
-        return form_of(str(beside) if beside.is_dir() else given, self.settings.revision)
+        return config_of(str(beside) if beside.is_dir() else given, self.settings.revision)
+
+    @property
+    def checkpoint(self) -> Form | None:
+        """The form of a base model that is quantised already; None: plain weights."""
+        config = self.base_config
+        return None if config is None else form_in(config)
 
     @property
     def quantization(self) -> Quantization:

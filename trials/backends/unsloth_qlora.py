@@ -5,6 +5,8 @@ Written by the source of Unsloth 2026.10.7; not yet seen on a GPU, and it runs n
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,17 +27,19 @@ os.environ.setdefault(
 from unsloth import FastLanguageModel  # isort: skip
 import torch
 
+from trials.backends.adapted import check_adapted
 from trials.backends.loading import compute_dtype
 from trials.backends.proof import Proof
 from trials.backends.quantised import load_quantised
 from trials.config import ConfigError, ModelConfig, TrialConfig
 from trials.memory.device import give_back_memory
 from trials.memory.estimate import activation_bytes_per_token
-from trials.models.checkpoint import check_form, form_of
+from trials.models.checkpoint import check_form, config_of, form_in
 from trials.models.frozen_base import FrozenBase
 from trials.models.lora import lora_settings, take_off_adapter
 from trials.models.sources import local_or_hub
 from trials.models.target_modules import find
+from trials.models.unsloth_kernels import check_kernels
 
 NO_METRICS = "objective: Unsloth measures only eval loss; write backend: transformers."
 
@@ -44,7 +48,9 @@ def load(config: ModelConfig) -> FrozenBase:
     device = torch.device("cuda", 0)
     dtype = compute_dtype(config.compute_dtype, device)
     tokenizer: Any = None
-    check_form(config, form_of(config.name, config.revision))
+    found = config_of(config.name, config.revision)
+    check_form(config, form_in(found or {}))
+    check_kernels(config, found)
 
     def from_pretrained(name: str, revision: str | None) -> Any:
         nonlocal tokenizer
@@ -97,14 +103,16 @@ class UnslothBase:
         self._proof = Proof(model)
 
     def add_adapter(self, config: TrialConfig) -> Any:
-        self._adapted = FastLanguageModel.get_peft_model(
-            self.model,
-            **lora_settings(
-                config, find(self.model, config.target_modules)
-            ),  # DoRA is handed on to peft, without the fast kernels
-            use_gradient_checkpointing=False,
-            random_state=config.seed,
-        )
+        settings = lora_settings(config, find(self.model, config.target_modules))
+        # It prints a line for each name that is more than a leaf, and takes them all.
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._adapted = FastLanguageModel.get_peft_model(
+                self.model,
+                **settings,  # DoRA is handed on to peft, without the fast kernels
+                use_gradient_checkpointing=False,
+                random_state=config.seed,
+            )
+        check_adapted(self.model, settings["target_modules"])
         return self._adapted
 
     def recompute_activations(self) -> None:

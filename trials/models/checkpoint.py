@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trials.config import ConfigError, ModelConfig, Quantization
-from trials.models.smollm2 import is_builtin
+from trials.models.smollm2 import CONFIG, is_builtin
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +50,27 @@ def form_in(config: Mapping[str, Any]) -> Form | None:
     return BY_METHOD.get(method, Form(method, None))
 
 
-def form_of(name: str, revision: str | None) -> Form | None:
-    """Return the form of a folder or of a model of the hub.
+def config_of(name: str, revision: str | None) -> dict[str, Any] | None:
+    """Return the config.json of a folder or of a model of the hub.
 
-    Of what was fetched already the network is not asked. None also where nothing can be read:
-    whoever loads it says why.
+    Of what was fetched already the network is not asked. None where nothing can be read: whoever
+    loads it says why.
     """
     if is_builtin(name):
-        return None
+        return dict(CONFIG)
     folder = Path(name)
     try:
         path = folder / "config.json" if folder.is_dir() else _fetched(name, revision)
         config = json.loads(path.read_text(encoding="utf-8")) if path is not None else None
     except (OSError, ValueError):
         return None
-    return form_in(config) if isinstance(config, dict) else None
+    return config if isinstance(config, dict) else None
+
+
+def form_of(name: str, revision: str | None) -> Form | None:
+    """Return the form of a folder or of a model of the hub; None also where none can be read."""
+    config = config_of(name, revision)
+    return None if config is None else form_in(config)
 
 
 def _fetched(name: str, revision: str | None) -> Path | None:

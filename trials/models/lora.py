@@ -12,6 +12,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import transformers_weight_conversion as conversion
+from peft.utils.other import AuxiliaryTrainingWrapper
 
 from trials.config import TrialConfig
 from trials.models.target_modules import Targets
@@ -86,6 +87,16 @@ def as_saved(adapted: Any) -> LoraConfig:
         ]
         about.lora_dropout = 0.0
     return about
+
+
+def adapted_names(model: Any) -> Iterator[str]:
+    """The modules and experts' weights that peft has put something on, by full name."""
+    for name, module in model.named_modules():
+        if isinstance(module, ParamWrapper):
+            # Several weights of one module: wrappers one around the other.
+            yield f"{name.replace('.base_layer', '')}.{module.parameter_name}"
+        elif isinstance(module, LoraLayer | AuxiliaryTrainingWrapper):
+            yield name
 
 
 def _is_adapted(module: Any) -> bool:

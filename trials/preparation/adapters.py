@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from peft import LoraConfig, get_peft_model
-from peft.tuners.lora import LoraLayer
 
 from trials.config import AdapterChoices, ConfigError, ModelConfig
-from trials.models.lora import misread_names, put_on, shortest, take_off_adapter, trained_parameters
+from trials.models import vllm
+from trials.models.lora import (
+    adapted_names,
+    misread_names,
+    put_on,
+    shortest,
+    take_off_adapter,
+    trained_parameters,
+)
 from trials.models.presets import EARLIER_TARGETS
 from trials.models.target_modules import Targets, adaptable, by_kind, find
 
@@ -77,8 +84,10 @@ def _layers(names: Iterable[str]) -> set[str]:
     return {match[0] for match in found if match}
 
 
-def notes(found: Sequence[Mapping[str, Any]], model: ModelConfig) -> list[str]:
-    """Say what surprises: layers without an adapter, and what plain peft cannot read."""
+def notes(
+    shapes: Any, found: Sequence[Mapping[str, Any]], asked: AdapterChoices, model: ModelConfig
+) -> list[str]:
+    """Say what surprises: layers without an adapter, what peft and vLLM cannot read."""
     told = []
     for one in found:
         n, total = one["layers"]
@@ -93,7 +102,15 @@ def notes(found: Sequence[Mapping[str, Any]], model: ModelConfig) -> list[str]:
             "experts only on a base in 16 or 32 bits (huggingface/peft issue 3711): load the base "
             "so, or merge with `sweep export --merge`. Training here is not affected."
         )
-    return told
+    for one in found:
+        told += vllm.notes(
+            shapes.config.model_type,
+            one["names"],
+            one["parameters"],
+            rank=asked.largest_rank,
+            use_dora=asked.use_dora,
+        )
+    return list(dict.fromkeys(told))
 
 
 def _trained(shapes: Any, asked: AdapterChoices, targets: Targets) -> int:
@@ -126,19 +143,11 @@ def _earlier(shapes: Any, target: str) -> str | None:
     lora = LoraConfig(r=1, target_modules=EARLIER_TARGETS[target], task_type="CAUSAL_LM")
     try:
         adapted = get_peft_model(shapes, lora, low_cpu_mem_usage=True)
-        return _digest(list(_adapted_names(adapted.get_base_model())))
+        return _digest(list(adapted_names(adapted.get_base_model())))
     except ValueError:
         return None
     finally:
         take_off_adapter(shapes)
-
-
-def _adapted_names(model: Any) -> Iterator[str]:
-    for name, module in model.named_modules():
-        if isinstance(module, LoraLayer):
-            parameter = getattr(module, "parameter_name", None)
-            place = name.replace(".base_layer", "")
-            yield place if parameter is None else f"{place}.{parameter}"
 
 
 def _digest(names: Sequence[str]) -> str:

@@ -337,7 +337,7 @@ def _size_up(request: Request, report: dict[str, Any]) -> None:
     longest_row = max(counts["longest"] for counts in report["train"].values())
     shapes = on_meta(request.model)
     found = report["adapters"] = adapters.adapters(shapes, request.adapters)
-    report["notes"] += adapters.notes(found, request.model)
+    report["notes"] += adapters.notes(shapes, found, request.adapters, request.model)
     report["memory"] = estimate(
         shapes,
         request.model,

@@ -92,11 +92,31 @@ def test_a_checkpoint_that_is_quantised_already_keeps_its_form(
     (tmp_path / "model").mkdir()
     for name in ("tokenizer.json", "model.safetensors"):
         (tmp_path / "model" / name).touch()
-    config = {} if about is None else {"quantization_config": about}
+    config = {"model_type": "llama"} | ({} if about is None else {"quantization_config": about})
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     space = load(base_model="model")
     assert model_config(space, "transformers").quantization == quantization
     assert backend_in_words(space, on_gpus=True).startswith(words)
+
+
+@pytest.mark.parametrize("config", ['{"model_type": "gpt2"}', None])
+def test_a_model_that_is_not_for_unsloth_is_told(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str | None
+) -> None:
+    install_unsloth(monkeypatch, True)
+    (tmp_path / "model").mkdir()
+    for name in ("tokenizer.json", "model.safetensors"):
+        (tmp_path / "model" / name).touch()
+    (tmp_path / "model" / "config.json").write_text(config or "{")
+    words = "config.json cannot be read" if config is None else "no kernels of its own for gpt2"
+    assert words in backend_in_words(load(base_model="model"), on_gpus=True)
+    assert choose_backend(load(base_model="model"), on_gpus=True) == "transformers"
+    asked = load(base_model="model", backend="unsloth")
+    if config is None:  # the worker reads it, or says why not
+        assert choose_backend(asked, on_gpus=True) == "unsloth"
+        return
+    with pytest.raises(SpaceError, match=r"for gpt2, .*; write auto, or backend: transformers"):
+        choose_backend(asked, on_gpus=True)
 
 
 def test_unsloth_that_is_asked_for_and_missing_is_told(

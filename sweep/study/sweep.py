@@ -30,6 +30,9 @@ SAME_CAUSE_LIMIT = 5
 """So many failures in a row with one cause are not bad luck."""
 RUNS_AGAIN = 2
 """So many times at most, when its process or machine is lost: more often it may be the trial."""
+BASE_TOLERANCE = 5e-3
+"""Relative: so far the base model's eval loss may be from what an earlier version measured. Rows
+that saw each other moved it by 1.6 % and more; another order of sums in 16 bits by less."""
 NOTED_EVERY_SECONDS = 5.0
 """GPU seconds are written down this often at most: a thousand GPUs report many times a second."""
 
@@ -71,6 +74,9 @@ class Sweep:
         """The base model's own eval loss; None until the first trial has measured it."""
         self.base_value: float | None = known.get(attributes.BASE_VALUE, self.base_eval_loss)
         """The base model's own objective; None as above."""
+        self._is_base_doubtful = self.base_eval_loss is not None and not known.get(
+            attributes.BASE_IS_ROW_BY_ROW
+        )
         self._gpu_seconds = float(known.get(attributes.GPU_SECONDS, 0.0))
         self._gpu_seconds_noted = 0.0
         """When they were written down last."""
@@ -124,7 +130,8 @@ class Sweep:
         or the sampler's choice.
         """
         trial = self._view.next_trial() if paused is None else self._paused.take_up(paused)
-        measures_base = self.base_eval_loss is None and self._measures_base is None
+        is_base_known = self.base_eval_loss is not None and not self._is_base_doubtful
+        measures_base = not is_base_known and self._measures_base is None
         config = self._resolve(trial.number, trial.user_attrs[POINT], measures_base)
         if measures_base:
             self._measures_base = trial.number
@@ -142,6 +149,9 @@ class Sweep:
         """Take an evaluation of a running trial and return the verdict: None to go on.
 
         A point that the study has already (of a trial that began again) is not judged twice.
+
+        Raises:
+            SweepFailed: An earlier version had another loss of the base model.
         """
         trial, curve = self._running[number], self._curves[number]
         self._count_gpu_seconds(number)
@@ -158,6 +168,18 @@ class Sweep:
         return verdict
 
     def _take_base(self, point: EvalPoint) -> None:
+        before, now = self.base_eval_loss, point.eval_loss
+        if self._is_base_doubtful and before is not None:
+            if abs(now - before) > BASE_TOLERANCE * abs(before):
+                raise SweepFailed(
+                    f"The base model's eval loss is {now:.4f}, but an earlier version measured "
+                    f"{before:.4f}: it computed this model otherwise, so the sweep's trials do not "
+                    f"compare with new ones. Use a new name: --name {self._space.name}-2."
+                )
+            self._is_base_doubtful = False
+            self._study.set_user_attr(attributes.BASE_IS_ROW_BY_ROW, True)
+            return
+        self._study.set_user_attr(attributes.BASE_IS_ROW_BY_ROW, True)
         self.base_eval_loss, self.base_value = point.eval_loss, point.value
         self._study.set_user_attr(attributes.BASE_EVAL_LOSS, point.eval_loss)
         if point.score is not None:

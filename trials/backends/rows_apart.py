@@ -12,6 +12,7 @@ import torch
 
 from trials.backends.packing import Batch, Layout, padded
 from trials.data.tokens import IGNORED
+from trials.models.shapes import carries_state
 
 LENGTHS = ((31, 19), (31, 27), (17, 23))
 """Tokens of the two rows of each draw. Odd, so that no chunk or block ends where the first does."""
@@ -32,25 +33,6 @@ where a row alone is computed otherwise (Llama 4 at the border of a chunk).
 
 Logits = Callable[[Layout], torch.Tensor]
 """Makes the logits of a layout's targets, (targets, vocabulary)."""
-
-
-def carries_state(model: Any) -> bool:
-    """Whether a layer is recurrent, a state-space model, a convolution or linear attention.
-
-    Such a layer hands on what it has seen: where one row ends it cannot be told.
-    """
-    config = model.config.get_text_config()
-    kinds = (
-        kind
-        for name in ("layer_types", "layers_block_type", "block_types")
-        for kind in getattr(config, name, None) or ()
-    )
-    decoder = model.get_decoder() or model  # without the towers of images and sounds
-    return (
-        getattr(model, "_is_stateful", False)
-        or any(kind.startswith("linear") or "attention" not in kind for kind in kinds)
-        or any(isinstance(module, torch.nn.Conv1d) for module in decoder.modules())
-    )
 
 
 def most_tokens(model: Any) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -46,7 +47,9 @@ def put_on(model: Any, settings: dict[str, Any], *, is_empty: bool = False) -> A
         is_empty: Whether its weights are to be on the meta device.
     """
     lora = LoraConfig(**settings, task_type="CAUSAL_LM")
-    with _names_as_they_are():
+    with _names_as_they_are(), warnings.catch_warnings():
+        # That GPT-2's layers are Conv1D: it sees it itself, and does what they need.
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")
         return get_peft_model(model, lora, low_cpu_mem_usage=is_empty)
 
 

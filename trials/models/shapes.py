@@ -28,3 +28,22 @@ def on_meta(model: ModelConfig) -> Any:
     config = read_config(model)
     with torch.device("meta"):
         return auto_class(config).from_config(config, trust_remote_code=model.trust_remote_code)
+
+
+def carries_state(model: Any) -> bool:
+    """Whether a layer is recurrent, a state-space model, a convolution or linear attention.
+
+    Such a layer hands on what it has seen: where one row ends it cannot be told.
+    """
+    config = model.config.get_text_config()
+    kinds = (
+        kind
+        for name in ("layer_types", "layers_block_type", "block_types")
+        for kind in getattr(config, name, None) or ()
+    )
+    decoder = model.get_decoder() or model  # without the towers of images and sounds
+    return (
+        getattr(model, "_is_stateful", False)
+        or any(kind.startswith("linear") or "attention" not in kind for kind in kinds)
+        or any(isinstance(module, torch.nn.Conv1d) for module in decoder.modules())
+    )

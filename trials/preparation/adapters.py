@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from trials.models.lora import (
     trained_parameters,
 )
 from trials.models.presets import EARLIER_TARGETS
+from trials.models.shapes import carries_state
 from trials.models.target_modules import Targets, adaptable, by_kind, find
 
 
@@ -137,13 +139,18 @@ def _count(shapes: Any, settings: dict[str, Any]) -> int:
 
 
 def _earlier(shapes: Any, target: str) -> str | None:
-    """The digest of what an earlier version adapted; None: it could not, or knew no such choice."""
+    """The digest of what an earlier version adapted; None: it could not, or knew no such choice.
+
+    Of models whose layers carry a state it says that rows were packed, as they were in 16 bits.
+    """
     if target not in EARLIER_TARGETS:
         return None
     lora = LoraConfig(r=1, target_modules=EARLIER_TARGETS[target], task_type="CAUSAL_LM")
     try:
-        adapted = get_peft_model(shapes, lora, low_cpu_mem_usage=True)
-        return _digest(list(adapted_names(adapted.get_base_model())))
+        with warnings.catch_warnings(action="ignore"):  # it was so, and is not done again
+            adapted = get_peft_model(shapes, lora, low_cpu_mem_usage=True)
+        mixed = ", in rows that saw each other" if carries_state(shapes) else ""
+        return _digest(list(adapted_names(adapted.get_base_model()))) + mixed
     except ValueError:
         return None
     finally:

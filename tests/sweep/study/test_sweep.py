@@ -423,3 +423,31 @@ def test_gpu_seconds_are_those_of_all_runs(
     assert sweep.gpu_seconds() == 30
     again, _, _ = asked(space, tmp_path)
     assert again.gpu_seconds() == 30
+
+
+@pytest.mark.parametrize("found", [2.002, 1.6])
+def test_the_base_model_of_an_earlier_version_is_measured_again(
+    space: Space, tmp_path: Path, found: float
+) -> None:
+    study = open_study(space, f"sqlite:///{tmp_path}/study.db")
+    study.set_user_attr("base_eval_loss", 2.0)
+    sweep = Sweep(space, study, resolve)
+    number, config = sweep.ask()
+    assert config.evaluate_base
+    if found == 1.6:
+        with pytest.raises(SweepFailed, match=r"is 1\.6000, but an earlier version measured 2\.0"):
+            sweep.report(number, point(0, found))
+        return
+    sweep.report(number, point(0, found))
+    assert sweep.base_eval_loss == 2.0
+    assert not sweep.ask()[1].evaluate_base
+    assert not Sweep(space, study, resolve).ask()[1].evaluate_base
+
+
+def test_the_base_model_is_measured_once(space: Space, tmp_path: Path) -> None:
+    study = open_study(space, f"sqlite:///{tmp_path}/study.db")
+    sweep = Sweep(space, study, resolve)
+    number, config = sweep.ask()
+    assert config.evaluate_base
+    sweep.report(number, point(0, 2.0))
+    assert not Sweep(space, study, resolve).ask()[1].evaluate_base

@@ -94,3 +94,39 @@ def test_a_study_has_one_date(tmp_path: Path) -> None:
         storage: Any = keep(one, date)._storage
         dates.append(rows_so_far(one, tmp_path, storage).date)
     assert dates == [None, "2026-01-02", "2026-01-02"]
+
+
+def adapters(digest: str, earlier: str | None, target: str = "all-linear") -> dict[str, Any]:
+    one = {"target": target, "experts": False, "digest": digest, "earlier": earlier}
+    return {**FOUND, "adapters": [one]}
+
+
+def keep_adapters(one: Space, found: dict[str, Any]) -> optuna.Study:
+    study = open_study(one, f"sqlite:///{one.folder}/study.db")
+    keep_to_task(study, one, found, "transformers", on_gpus=False)
+    return study
+
+
+@pytest.mark.parametrize("earlier", ["as now", "fewer", None])
+def test_a_study_goes_on_only_where_its_adapters_had_the_same_modules(
+    tmp_path: Path, earlier: str | None
+) -> None:
+    one = space(tmp_path)
+    study = keep_adapters(one, adapters("as now", None))
+    task = dict(study.user_attrs[TASK])
+    del task["adapted"]  # as a version before this had it
+    study.set_user_attr(TASK, task)
+    if earlier == "fewer":
+        with pytest.raises(StudyError, match=r"adapted\.all-linear: fewer → as now"):
+            keep_adapters(one, adapters("as now", earlier))
+        return
+    study = keep_adapters(one, adapters("as now", earlier))
+    with pytest.raises(StudyError, match=r"adapted\.all-linear: as now → others"):
+        keep_adapters(one, adapters("others", earlier))
+
+
+def test_another_choice_of_modules_is_no_other_task(tmp_path: Path) -> None:
+    one = space(tmp_path)
+    keep_adapters(one, adapters("a", None))
+    study = keep_adapters(one, adapters("b", None, target="attention"))
+    assert study.user_attrs[TASK]["adapted"] == {"all-linear": "a", "attention": "b"}

@@ -151,7 +151,7 @@ def comparable(task: Mapping[str, Any]) -> str:
 def judged_by(task: Mapping[str, Any]) -> dict[str, Any]:
     """Return what trials are judged by: a study's task (`sweep.study.task`) without what is learnt,
     and by whom."""
-    others = ("base_model", "train", "optimizer", "evaluations")
+    others = ("base_model", "train", "optimizer", "evaluations", "adapted")
     kept = {key: value for key, value in task.items() if key not in others}
     if kept.get("template_arguments") == "{}":  # as a task of an older version, without the key
         del kept["template_arguments"]

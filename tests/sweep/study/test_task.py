@@ -115,6 +115,7 @@ def test_a_study_goes_on_only_where_its_adapters_had_the_same_modules(
     study = keep_adapters(one, adapters("as now", None))
     task = dict(study.user_attrs[TASK])
     del task["adapted"]  # as a version before this had it
+    assert comparable(task) == comparable(study.user_attrs[TASK])
     study.set_user_attr(TASK, task)
     if earlier == "fewer":
         with pytest.raises(StudyError, match=r"adapted\.all-linear: fewer → as now"):

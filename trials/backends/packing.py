@@ -98,18 +98,14 @@ class ForwardCost:
     @classmethod
     def of(cls, model: Any) -> ForwardCost:
         """Read it off a model of transformers."""
-        config = model.config.get_text_config()
         head = model.get_output_embeddings()
-        width = config.num_attention_heads * (
-            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        )
         return cls(
             linear_weights=sum(
                 module.in_features * module.out_features
                 for module in model.modules()
                 if isinstance(module, torch.nn.Linear) and module is not head
             ),
-            attention_width=config.num_hidden_layers * width,
+            attention_width=_attention_width(model),
             # Measured with SmolLM2 on a processor with AVX-512, in bfloat16; a GPU's are as fast.
             attention_slowness=3.0 if model.device.type == "cpu" else 1.0,
         )
@@ -141,6 +137,24 @@ class ForwardCost:
             return False
         slow = self.attention_slowness
         return self.flops(tokens, slow * tokens) < self.flops(rows * longest, slow * longest / 2)
+
+
+def _attention_width(model: Any) -> int:
+    """Heads × width of a head, summed over the layers.
+
+    Where a configuration has no such numbers, or lists, the embeddings' width stands for them: an
+    estimate of a cost must not end a worker.
+    """
+    config = model.config.get_text_config()
+    # Gemma 4 has wider heads in some layers, and refuses to name one width for all.
+    layers = getattr(config, "per_layer_config", None) or [config] * config.num_hidden_layers
+    hidden = model.get_input_embeddings().embedding_dim
+    width = 0
+    for layer in layers:
+        heads, of_head = (getattr(layer, n, None) for n in ("num_attention_heads", "head_dim"))
+        is_told = isinstance(heads, int) and isinstance(of_head, int)
+        width += heads * of_head if is_told else hidden
+    return width
 
 
 LONGEST_PACKED = 8192

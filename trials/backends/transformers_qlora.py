@@ -10,7 +10,6 @@ import torch.nn.functional as F  # noqa: N812 - torch's own spelling
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import (
     AutoModelForCausalLM,
-    BitsAndBytesConfig,
     FineGrainedFP8Config,
     GenerationConfig,
     Mxfp4Config,
@@ -29,6 +28,8 @@ from trials.memory.estimate import activation_bytes_per_token
 from trials.models.checkpoint import check_form, form_of
 from trials.models.frozen_base import FrozenBase
 from trials.models.lora import lora_settings, put_on
+from trials.models.quantisation import bitsandbytes_config, keep_cpu_kernels_differentiable
+from trials.models.shapes import on_meta
 from trials.models.sources import local_or_hub
 from trials.models.target_modules import find
 
@@ -55,7 +56,7 @@ def load(config: ModelConfig) -> FrozenBase:
         write=lambda model, folder: model.save_pretrained(folder),
     )
     model.requires_grad_(False)
-    _keep_cpu_kernels_differentiable(model)
+    keep_cpu_kernels_differentiable(model)
     _use_flash_attention(model, device, dtype)
     return TransformersBase(model, device, dtype)
 
@@ -94,36 +95,16 @@ def _quantization(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
     check_form(config, form)
     if form is not None:
         return {"quantization_config": DEQUANTISED[form.name]()} if form.is_dequantised else {}
-    if config.quantization == "nf4":
-        nf4 = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
-        return {"quantization_config": nf4}
-    if config.quantization == "int8":
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
-    return {}
+    if config.quantization == "none":
+        return {}
+    shapes = on_meta(config)
+    return {"quantization_config": bitsandbytes_config(config.quantization, dtype, shapes)}
 
 
 DEQUANTISED = {
     "FP8": lambda: FineGrainedFP8Config(dequantize=True),
     "MXFP4": lambda: Mxfp4Config(dequantize=True),
 }
-
-
-def _keep_cpu_kernels_differentiable(model: torch.nn.Module) -> None:
-    """Turn off a kernel of bitsandbytes that breaks training after the first evaluation.
-
-    On a CPU with AVX512-BF16, `Linear4bit` repacks its weight in place in the first forward pass
-    without gradients, and from then on uses a kernel that has no backward pass.
-    """
-    from bitsandbytes.nn import Linear4bit
-
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
 
 
 class TransformersBase:

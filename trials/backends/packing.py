@@ -142,19 +142,24 @@ class ForwardCost:
 def _attention_width(model: Any) -> int:
     """Heads × width of a head, summed over the layers.
 
-    Where a configuration has no such numbers, or lists, the embeddings' width stands for them: an
-    estimate of a cost must not end a worker.
+    Where a configuration lacks such a number, or lists many, the embedding's width stands for
+    them: an estimate of a cost must not end a worker.
     """
     config = model.config.get_text_config()
-    # Gemma 4 has wider heads in some layers, and refuses to name one width for all.
-    layers = getattr(config, "per_layer_config", None) or [config] * config.num_hidden_layers
-    hidden = model.get_input_embeddings().embedding_dim
+    layers = [config] * (_number(config, "num_hidden_layers") or 1)
+    if getattr(config, "is_heterogeneous", False):  # Gemma 4, whose heads differ in width
+        layers = config.per_layer_config
     width = 0
     for layer in layers:
-        heads, of_head = (getattr(layer, n, None) for n in ("num_attention_heads", "head_dim"))
-        is_told = isinstance(heads, int) and isinstance(of_head, int)
-        width += heads * of_head if is_told else hidden
+        heads, of_head = _number(layer, "num_attention_heads"), _number(layer, "head_dim")
+        known = heads * of_head if heads and of_head else None
+        width += known or model.get_input_embeddings().embedding_dim
     return width
+
+
+def _number(config: Any, name: str) -> int | None:
+    value = getattr(config, name, None)
+    return value if isinstance(value, int) else None
 
 
 LONGEST_PACKED = 8192

@@ -1,6 +1,7 @@
 """LoRA and QLoRA with transformers, peft and bitsandbytes, on CUDA and on processors."""
 
 import contextlib
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -8,12 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own spelling
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import (
-    AutoModelForCausalLM,
-    FineGrainedFP8Config,
-    GenerationConfig,
-    Mxfp4Config,
-)
+from transformers import AutoModelForCausalLM, FineGrainedFP8Config, GenerationConfig, Mxfp4Config
 from transformers.utils import is_flash_attn_2_available
 
 from trials.backends.adapter_layers import SpareLayers, draw_weights
@@ -21,7 +17,7 @@ from trials.backends.loading import check_keys, compute_dtype
 from trials.backends.packing import Batch, ForwardCost, Layout, packed, padded
 from trials.backends.proof import Proof
 from trials.backends.quantised import load_quantised
-from trials.backends.rows_apart import most_tokens, rows_stay_apart
+from trials.backends.rows_apart import most_tokens, padding_is_unseen, rows_stay_apart
 from trials.config import ModelConfig, TrialConfig
 from trials.memory.device import give_back_memory
 from trials.memory.estimate import activation_bytes_per_token
@@ -178,29 +174,66 @@ class TransformersBase:
     def generate(
         self, prompts: Sequence[Sequence[int]], *, stop_ids: Sequence[int], max_new_tokens: int
     ) -> list[list[int]]:
+        is_padded = len({len(prompt) for prompt in prompts}) > 1
+        one_by_one = is_padded and not self._padding_is_unseen
+        batches = [[prompt] for prompt in prompts] if one_by_one else [prompts]
+        return [
+            tokens
+            for batch in batches
+            for tokens in self._continued(batch, list(stop_ids), max_new_tokens)
+        ]
+
+    def _continued(
+        self, prompts: Sequence[Sequence[int]], stop_ids: list[int], max_new_tokens: int
+    ) -> list[list[int]]:
         longest = max(map(len, prompts))
         pads = [longest - len(prompt) for prompt in prompts]
         rows = [[stop_ids[0]] * n + list(prompt) for n, prompt in zip(pads, prompts, strict=True)]
         mask = [[0] * n + [1] * (longest - n) for n in pads]
-        greedy = GenerationConfig(
-            do_sample=False,
-            num_beams=1,
+        found = self._greedy(
+            torch.tensor(rows),
+            torch.tensor(mask),
             max_new_tokens=max_new_tokens,
-            eos_token_id=list(stop_ids),
+            eos_token_id=stop_ids,
             pad_token_id=stop_ids[0],
         )
+        return [_until(row[longest:], stop_ids) for row in found.tolist()]
+
+    def _greedy(
+        self, ids: torch.Tensor, mask: torch.Tensor, allowed: Any = None, **settings: Any
+    ) -> Any:
+        greedy = GenerationConfig(do_sample=False, num_beams=1, **settings)
         # Whatever its makers would sample with (a penalty on repetition, say) is left out.
         own, self.model.generation_config = self.model.generation_config, GenerationConfig()
         try:
             with self._autocast():
-                found = self.model.generate(
-                    input_ids=self._on_device(torch.tensor(rows)),
-                    attention_mask=self._on_device(torch.tensor(mask)),
+                return self.model.generate(
+                    input_ids=self._on_device(ids),
+                    attention_mask=self._on_device(mask),
                     generation_config=greedy,
+                    prefix_allowed_tokens_fn=allowed,
                 )
         finally:
             self.model.generation_config = own
-        return [_until(row[longest:], stop_ids) for row in found.tolist()]
+
+    @functools.cached_property
+    def _padding_is_unseen(self) -> bool:
+        """Seen once, and only where prompts are continued."""
+        asked = {"max_new_tokens": 3, "output_logits": True, "return_dict_in_generate": True}
+
+        def logits(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            # Always the token 0: where two are as likely, rounding would choose another text.
+            found = self._greedy(ids, mask, lambda *_: [0], **asked)
+            return torch.cat(found.logits)
+
+        is_unseen = padding_is_unseen(self.model, logits)
+        if not is_unseen:
+            print(
+                "answers are generated one at a time: this model takes the padding of a batch for "
+                "a part of the prompt",
+                flush=True,
+            )
+        return is_unseen
 
     def _layout(self, batch: Batch) -> Layout:
         return self._packed(batch) if self._packs(batch) else padded(batch)

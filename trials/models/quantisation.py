@@ -62,7 +62,6 @@ def reads_weights(model: torch.nn.Module) -> list[str]:
     return sorted(found)
 
 
-@functools.cache
 def _read_by(kind: type) -> tuple[str, ...]:
     """Ends of the names of linear layers whose weight a module's code takes, or its file's."""
     files = {one.__module__ for one in kind.__mro__ if not one.__module__.startswith("torch.")}

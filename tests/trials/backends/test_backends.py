@@ -11,12 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma4TextConfig,
-    MambaConfig,
-    PreTrainedConfig,
-)
+from transformers import AutoModelForCausalLM, Gemma4TextConfig, MambaConfig, PreTrainedConfig
 
 from tests.tiny import model_config, transformers_base
 from trials.backends import packing

@@ -1,4 +1,4 @@
-"""Which models keep rows apart, end to end or after padding, shown on tiny ones of several kinds."""
+"""Which models keep rows apart, packed or padded, shown on tiny ones of several kinds."""
 
 from __future__ import annotations
 

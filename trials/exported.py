@@ -1,7 +1,7 @@
 """What was exported, used as its receiver would: with torch, transformers and peft alone.
 
-Run in a process of its own: `python -m trials.exported REQUEST.json ANSWER.json`. Nothing of this
-project is imported, so that a loss measured here needs nothing of it.
+Run in a process of its own: `python -m trials.exported REQUEST.json ANSWER.json`. Of this project
+it imports only how a base is quantised, so that a loss measured here needs nothing else of it.
 """
 
 import json
@@ -18,10 +18,11 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    BitsAndBytesConfig,
     FineGrainedFP8Config,
     Mxfp4Config,
 )
+
+from trials.models.quantisation import bitsandbytes_config, keep_cpu_kernels_differentiable
 
 IGNORED = -100
 BATCH_SIZE = 8
@@ -60,27 +61,27 @@ def load(request: dict[str, Any], quantization: str) -> Any:
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
     dtype = dtype_of(request["compute_dtype"])
     settings: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "use_safetensors": True}
-    if not request["is_merged"] and quantization == "none":
-        base = _in_16_bits(request, settings)
-        return PeftModel.from_pretrained(base, request["exported"]).eval()
-    own = {} if request["is_merged"] else _own_form(request)
-    if own:  # a checkpoint that is quantised already stays as it is
-        pass
-    elif quantization == "nf4":
-        settings["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
-    elif quantization == "int8":
-        settings["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     if request["is_merged"]:
         return AutoModelForCausalLM.from_pretrained(
             request["exported"], trust_remote_code=request["trust_remote_code"], **settings
         ).eval()
+    if quantization == "none":
+        base = _in_16_bits(request, settings)
+        return PeftModel.from_pretrained(base, request["exported"]).eval()
+    if not _own_form(request):  # a checkpoint that is quantised already stays as it is
+        shapes = _on_meta(request)
+        settings["quantization_config"] = bitsandbytes_config(quantization, dtype, shapes)
     base = AutoModelForCausalLM.from_pretrained(request["base"], **_where(request), **settings)
+    keep_cpu_kernels_differentiable(base)
     return PeftModel.from_pretrained(base, request["exported"]).eval()
+
+
+def _on_meta(request: dict[str, Any]) -> Any:
+    config = AutoConfig.from_pretrained(request["base"], **_where(request))
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(
+            config, trust_remote_code=request["trust_remote_code"]
+        )
 
 
 def _own_form(request: dict[str, Any]) -> dict[str, Any]:

@@ -98,18 +98,14 @@ class ForwardCost:
     @classmethod
     def of(cls, model: Any) -> ForwardCost:
         """Read it off a model of transformers."""
-        config = model.config.get_text_config()
         head = model.get_output_embeddings()
-        width = config.num_attention_heads * (
-            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        )
         return cls(
             linear_weights=sum(
                 module.in_features * module.out_features
                 for module in model.modules()
                 if isinstance(module, torch.nn.Linear) and module is not head
             ),
-            attention_width=config.num_hidden_layers * width,
+            attention_width=_attention_width(model),
             # Measured with SmolLM2 on a processor with AVX-512, in bfloat16; a GPU's are as fast.
             attention_slowness=3.0 if model.device.type == "cpu" else 1.0,
         )
@@ -141,6 +137,29 @@ class ForwardCost:
             return False
         slow = self.attention_slowness
         return self.flops(tokens, slow * tokens) < self.flops(rows * longest, slow * longest / 2)
+
+
+def _attention_width(model: Any) -> int:
+    """Heads × width of a head, summed over the layers.
+
+    Where a configuration lacks such a number, or lists many, the embedding's width stands for
+    them: an estimate of a cost must not end a worker.
+    """
+    config = model.config.get_text_config()
+    layers = [config] * (_number(config, "num_hidden_layers") or 1)
+    if getattr(config, "is_heterogeneous", False):  # Gemma 4, whose heads differ in width
+        layers = config.per_layer_config
+    width = 0
+    for layer in layers:
+        heads, of_head = _number(layer, "num_attention_heads"), _number(layer, "head_dim")
+        known = heads * of_head if heads and of_head else None
+        width += known or model.get_input_embeddings().embedding_dim
+    return width
+
+
+def _number(config: Any, name: str) -> int | None:
+    value = getattr(config, name, None)
+    return value if isinstance(value, int) else None
 
 
 LONGEST_PACKED = 8192

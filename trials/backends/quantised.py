@@ -22,7 +22,7 @@ from trials.models.checkpoint import form_of
 from trials.models.sources import local_or_hub
 from trials.whole_file import new_folder
 
-FORMAT = 1
+FORMAT = 2
 """Of an entry; entries of another format are not found."""
 
 SMALLEST_BYTES = 100 * 2**20

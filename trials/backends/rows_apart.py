@@ -1,4 +1,4 @@
-"""Whether a model keeps rows apart that lie end to end: only then may they be packed."""
+"""Whether a model keeps rows apart: only then may they lie end to end, or be padded on the left."""
 
 from __future__ import annotations
 
@@ -29,6 +29,13 @@ ROUNDING = 0.2
 
 Of the same models: at most 0.06 (a router in bfloat16 that chooses other experts), at least 0.4
 where a row alone is computed otherwise (Llama 4 at the border of a chunk).
+"""
+
+OFF = 0.1
+"""How far a continued token's logits may be from those without padding, relative to their norm.
+
+Of 13 tiny models in float32, bfloat16, nf4 and int8: at most 0.021 where padding is unseen. MiniMax
+goes wrong only after the first token, by 0.17 and more.
 """
 
 Logits = Callable[[Layout], torch.Tensor]
@@ -76,6 +83,35 @@ def rows_stay_apart(model: Any, logits: Logits, packed: Callable[[Batch], Layout
             if not (moved < LEAK and (after_first - alone).norm() < ROUNDING * alone.norm()):
                 return False
     return True
+
+
+@torch.no_grad()
+def padding_is_unseen(
+    model: Any, continued: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+) -> bool:
+    """Whether a prompt is continued as it is alone when padding lies on its left, in a batch.
+
+    A layer that carries a state may take the padding for the prompt's beginning.
+
+    Args:
+        continued: Makes the logits of new tokens, (tokens, vocabulary), which are always the same,
+            from a prompt and its mask, (1, tokens).
+    """
+    vocabulary = model.get_input_embeddings().num_embeddings
+    chance = torch.Generator().manual_seed(0)
+    prompt, *paddings = (torch.randint(vocabulary, (n,), generator=chance) for n in (19, 12, 12, 0))
+    with _rows_in_8_bits_apart(model):
+        after_first, after_other, alone = (
+            continued(torch.cat([padding, prompt])[None], _mask(len(padding), len(prompt))).float()
+            for padding in paddings
+        )
+    size = alone.norm(dim=-1)
+    moved, off = (((after_first - o).norm(dim=-1) / size).max() for o in (after_other, alone))
+    return bool(moved < LEAK and off < OFF)
+
+
+def _mask(padding: int, tokens: int) -> torch.Tensor:
+    return torch.tensor([[0] * padding + [1] * tokens])
 
 
 def _batch(*rows: torch.Tensor) -> Batch:

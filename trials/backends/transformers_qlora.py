@@ -1,6 +1,7 @@
 """LoRA and QLoRA with transformers, peft and bitsandbytes, on CUDA and on processors."""
 
 import contextlib
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -8,13 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own spelling
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import (
-    AutoModelForCausalLM,
-    BitsAndBytesConfig,
-    FineGrainedFP8Config,
-    GenerationConfig,
-    Mxfp4Config,
-)
+from transformers import AutoModelForCausalLM, FineGrainedFP8Config, GenerationConfig, Mxfp4Config
 from transformers.utils import is_flash_attn_2_available
 
 from trials.backends.adapter_layers import SpareLayers, draw_weights
@@ -22,13 +17,15 @@ from trials.backends.loading import check_keys, compute_dtype
 from trials.backends.packing import Batch, ForwardCost, Layout, packed, padded
 from trials.backends.proof import Proof
 from trials.backends.quantised import load_quantised
-from trials.backends.rows_apart import most_tokens, rows_stay_apart
+from trials.backends.rows_apart import most_tokens, padding_is_unseen, rows_stay_apart
 from trials.config import ModelConfig, TrialConfig
 from trials.memory.device import give_back_memory
 from trials.memory.estimate import activation_bytes_per_token
 from trials.models.checkpoint import check_form, form_of
 from trials.models.frozen_base import FrozenBase
 from trials.models.lora import lora_settings, put_on
+from trials.models.quantisation import bitsandbytes_config, keep_cpu_kernels_differentiable
+from trials.models.shapes import on_meta
 from trials.models.sources import local_or_hub
 from trials.models.target_modules import find
 
@@ -55,7 +52,7 @@ def load(config: ModelConfig) -> FrozenBase:
         write=lambda model, folder: model.save_pretrained(folder),
     )
     model.requires_grad_(False)
-    _keep_cpu_kernels_differentiable(model)
+    keep_cpu_kernels_differentiable(model)
     _use_flash_attention(model, device, dtype)
     return TransformersBase(model, device, dtype)
 
@@ -94,36 +91,16 @@ def _quantization(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
     check_form(config, form)
     if form is not None:
         return {"quantization_config": DEQUANTISED[form.name]()} if form.is_dequantised else {}
-    if config.quantization == "nf4":
-        nf4 = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
-        return {"quantization_config": nf4}
-    if config.quantization == "int8":
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
-    return {}
+    if config.quantization == "none":
+        return {}
+    shapes = on_meta(config)
+    return {"quantization_config": bitsandbytes_config(config.quantization, dtype, shapes)}
 
 
 DEQUANTISED = {
     "FP8": lambda: FineGrainedFP8Config(dequantize=True),
     "MXFP4": lambda: Mxfp4Config(dequantize=True),
 }
-
-
-def _keep_cpu_kernels_differentiable(model: torch.nn.Module) -> None:
-    """Turn off a kernel of bitsandbytes that breaks training after the first evaluation.
-
-    On a CPU with AVX512-BF16, `Linear4bit` repacks its weight in place in the first forward pass
-    without gradients, and from then on uses a kernel that has no backward pass.
-    """
-    from bitsandbytes.nn import Linear4bit
-
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
 
 
 class TransformersBase:
@@ -197,29 +174,66 @@ class TransformersBase:
     def generate(
         self, prompts: Sequence[Sequence[int]], *, stop_ids: Sequence[int], max_new_tokens: int
     ) -> list[list[int]]:
+        is_padded = len({len(prompt) for prompt in prompts}) > 1
+        one_by_one = is_padded and not self._padding_is_unseen
+        batches = [[prompt] for prompt in prompts] if one_by_one else [prompts]
+        return [
+            tokens
+            for batch in batches
+            for tokens in self._continued(batch, list(stop_ids), max_new_tokens)
+        ]
+
+    def _continued(
+        self, prompts: Sequence[Sequence[int]], stop_ids: list[int], max_new_tokens: int
+    ) -> list[list[int]]:
         longest = max(map(len, prompts))
         pads = [longest - len(prompt) for prompt in prompts]
         rows = [[stop_ids[0]] * n + list(prompt) for n, prompt in zip(pads, prompts, strict=True)]
         mask = [[0] * n + [1] * (longest - n) for n in pads]
-        greedy = GenerationConfig(
-            do_sample=False,
-            num_beams=1,
+        found = self._greedy(
+            torch.tensor(rows),
+            torch.tensor(mask),
             max_new_tokens=max_new_tokens,
-            eos_token_id=list(stop_ids),
+            eos_token_id=stop_ids,
             pad_token_id=stop_ids[0],
         )
+        return [_until(row[longest:], stop_ids) for row in found.tolist()]
+
+    def _greedy(
+        self, ids: torch.Tensor, mask: torch.Tensor, allowed: Any = None, **settings: Any
+    ) -> Any:
+        greedy = GenerationConfig(do_sample=False, num_beams=1, **settings)
         # Whatever its makers would sample with (a penalty on repetition, say) is left out.
         own, self.model.generation_config = self.model.generation_config, GenerationConfig()
         try:
             with self._autocast():
-                found = self.model.generate(
-                    input_ids=self._on_device(torch.tensor(rows)),
-                    attention_mask=self._on_device(torch.tensor(mask)),
+                return self.model.generate(
+                    input_ids=self._on_device(ids),
+                    attention_mask=self._on_device(mask),
                     generation_config=greedy,
+                    prefix_allowed_tokens_fn=allowed,
                 )
         finally:
             self.model.generation_config = own
-        return [_until(row[longest:], stop_ids) for row in found.tolist()]
+
+    @functools.cached_property
+    def _padding_is_unseen(self) -> bool:
+        """Seen once, and only where prompts are continued."""
+        asked = {"max_new_tokens": 3, "output_logits": True, "return_dict_in_generate": True}
+
+        def logits(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            # Always the token 0: where two are as likely, rounding would choose another text.
+            found = self._greedy(ids, mask, lambda *_: [0], **asked)
+            return torch.cat(found.logits)
+
+        is_unseen = padding_is_unseen(self.model, logits)
+        if not is_unseen:
+            print(
+                "answers are generated one at a time: this model takes the padding of a batch for "
+                "a part of the prompt",
+                flush=True,
+            )
+        return is_unseen
 
     def _layout(self, batch: Batch) -> Layout:
         return self._packed(batch) if self._packs(batch) else padded(batch)

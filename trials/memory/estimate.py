@@ -9,6 +9,7 @@ from trials.config import ModelConfig, TrialConfig
 from trials.distributed.group import Group
 from trials.memory.device import free_bytes
 from trials.models.frozen_base import FrozenBase
+from trials.models.quantisation import kept_plain
 
 ADAMW_BYTES = {"adamw": 8.0, "adamw_8bit": 2.0, "paged_adamw_8bit": 2.0}
 """Bytes of optimizer state for each trained parameter: two moments."""
@@ -61,6 +62,7 @@ def estimate(
     config = shapes.config
     linears = linear_layers(shapes)
     skipped = (getattr(config, "quantization_config", None) or {}).get("llm_int8_skip_modules")
+    skipped = skipped or kept_plain(shapes)
     n_linear = sum(
         module.weight.numel()
         for name, module in linears.items()

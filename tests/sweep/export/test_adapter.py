@@ -98,8 +98,20 @@ def test_a_merged_model_has_the_logged_eval_loss(
     assert "adapter_config.json" not in names
 
 
+def gpt_oss_in_mxfp4(base: Path, folder: Path) -> Path:
+    return prequantised.mxfp4(
+        prequantised.tiny_gpt_oss(base, folder.with_name(f"{folder.name}-plain")), folder
+    )
+
+
 @pytest.mark.parametrize(
-    ("write", "quantization"), [(prequantised.nf4, "nf4"), (prequantised.fp8, "none")]
+    ("write", "quantization"),
+    [
+        (prequantised.nf4, "nf4"),
+        (prequantised.int8, "int8"),
+        (prequantised.fp8, "none"),
+        (gpt_oss_in_mxfp4, "none"),
+    ],
 )
 def test_a_base_that_is_quantised_already_is_merged_from_its_dequantised_form(
     trained: Callable[..., Path],
@@ -146,7 +158,9 @@ def test_its_receiver_needs_only_transformers_and_peft(record: Record, tmp_path:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = set(done.stdout.split())
     ours = {name for name in modules if name.startswith(("sweep", "trials"))}
-    assert ours == {"trials", "trials.exported"}
+    # How a base is quantised must be as in a trial; the rest of the project has no part in it.
+    shared = {"trials.models", "trials.models.quantisation"}
+    assert ours == {"trials", "trials.exported", *shared}
     assert not modules & {"optuna", "ray", "mlflow", "pydantic", "typer"}
 
 

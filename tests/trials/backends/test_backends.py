@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, Gemma4TextConfig, MambaConfig, PreTrainedConfig
 
 from tests.tiny import model_config, transformers_base
 from trials.backends import packing
@@ -181,6 +182,32 @@ def test_the_cost_of_a_pass_is_read_off_the_model(exact: TransformersBase) -> No
         attention_width=2 * 64,
         attention_slowness=3.0,
     )
+
+
+SMALL = {"hidden_size": 64, "num_hidden_layers": 2}
+TWO_KINDS = ["sliding_attention", "full_attention"]
+
+
+@pytest.mark.parametrize(
+    ("config", "width"),
+    [
+        # Some heads are wider than others.
+        (Gemma4TextConfig(**SMALL, layer_types=TWO_KINDS, num_attention_heads=4), 4 * (256 + 512)),
+        (MambaConfig(**SMALL), 2 * 64),  # no heads
+    ],
+    ids=["gemma4", "mamba"],
+)
+def test_an_odd_configuration_has_a_cost_too(config: PreTrainedConfig, width: int) -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert ForwardCost.of(model).attention_width == width
+
+
+def test_heads_that_a_configuration_lists_are_taken_to_be_as_wide_as_the_embedding(
+    exact: TransformersBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vars(exact.model.config), "num_attention_heads", [2, 4])
+    assert ForwardCost.of(exact.model).attention_width == 2 * 64
 
 
 def test_float32_is_exact(exact: TransformersBase, batch: dict[str, torch.Tensor]) -> None:

@@ -14,6 +14,7 @@ from bitsandbytes.nn import Linear4bit
 from transformers import AutoModelForCausalLM
 
 from tests import prequantised, tiny
+from trials.backends.proof import content_hash
 from trials.config import ComputeDtype, ConfigError, Quantization
 from trials.data.batches import collate
 from trials.data.tokens import TokenRows
@@ -78,6 +79,15 @@ def test_the_base_loss_is_that_of_plain_transformers(
     if quantization == "none":  # what is dequantised is near what it was made from
         before = plain_loss(base, getattr(torch, dtype), rows)
         assert expected == pytest.approx(before, rel=0.1)
+
+
+def test_what_is_dequantised_is_the_same_at_every_load(tiny_base: Path, tmp_path: Path) -> None:
+    folder = prequantised.mxfp4(
+        prequantised.tiny_gpt_oss(tiny_base, tmp_path / "plain"), tmp_path / "mxfp4"
+    )
+    model = replace(tiny.model_config(folder), quantization="none")
+    one, other = (content_hash(tiny.transformers_base(model).model) for _ in range(2))
+    assert one == other
 
 
 def test_weights_that_are_missing_are_an_error_and_are_not_drawn(

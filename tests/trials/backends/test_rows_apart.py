@@ -1,4 +1,4 @@
-"""Which models keep rows apart that lie end to end, shown on tiny ones of several kinds."""
+"""Which models keep rows apart, packed or padded, shown on tiny ones of several kinds."""
 
 from __future__ import annotations
 
@@ -65,6 +65,11 @@ MODELS: dict[str, dict[str, Any]] = {
         "num_layers": 2,
         "num_heads": 4,
         "window_size": 16,
+    },
+    "recurrent_gemma": {
+        "block_types": ["recurrent", "attention"],
+        "lru_width": 64,
+        "attention_window_size": 16,
     },
     # Takes `logits_to_keep`, and makes all logits.
     "xlstm": {"num_heads": 4, "num_blocks": 2, "embedding_dim": 64},
@@ -176,3 +181,35 @@ def test_a_model_that_makes_all_logits_is_asked_for_those_of_completions(folder:
         loss = float(base.nll_sum(base.model, batch))
     alone = torch.nn.functional.cross_entropy(logits, ids[4:], reduction="sum")
     assert loss == pytest.approx(2 * float(alone), rel=1e-5)
+
+
+def continued_alone(base: TransformersBase, prompt: list[int], n: int) -> list[int]:
+    """Of a plain loop: no batch, no padding, no cache."""
+    ids = list(prompt)
+    for _ in range(n):
+        with torch.no_grad():
+            ids.append(int(base.model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("kind", ["llama", "opt", "bamba", "lfm2", "minimax", "recurrent_gemma"])
+def test_prompts_of_a_batch_are_continued_as_they_are_alone(
+    folder: Make, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = loaded(folder(kind), "none", "float32")
+    chance = torch.Generator().manual_seed(3)
+    prompts = [torch.randint(3, 319, (n,), generator=chance).tolist() for n in (5, 23, 1)]
+    for _ in range(2):
+        found = base.generate(prompts, stop_ids=[319], max_new_tokens=8)
+        alone = [continued_alone(base, prompt, 8) for prompt in prompts]
+        assert found == [row[: row.index(319)] if 319 in row else row for row in alone]
+    said = capsys.readouterr().out.count("answers are generated one at a time")
+    assert said == (kind in ("minimax", "recurrent_gemma"))
+
+
+def test_prompts_of_one_length_need_no_look_at_padding(folder: Make) -> None:
+    base = loaded(folder("recurrent_gemma"), "none", "float32")
+    prompts = [[5, 6, 7], [8, 9, 10]]
+    alone = [continued_alone(base, prompt, 4) for prompt in prompts]
+    assert base.generate(prompts, stop_ids=[319], max_new_tokens=4) == alone
+    assert "_padding_is_unseen" not in vars(base)

@@ -57,7 +57,7 @@ def reads_weights(model: torch.nn.Module) -> list[str]:
         if not (names := _read_by(type(module))):
             continue
         for name, layer in module.named_modules(prefix=path):
-            if type(layer) in (torch.nn.Linear, Conv1D) and f".{name}".endswith(names):
+            if isinstance(layer, torch.nn.Linear | Conv1D) and f".{name}".endswith(names):
                 found.add(name)
     return sorted(found)
 

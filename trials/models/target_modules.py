@@ -14,6 +14,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from trials.config import PATTERN, PRESETS, ConfigError
+from trials.models.quantisation import reads_weights
 
 
 class Kind(StrEnum):
@@ -90,14 +91,15 @@ def find(model: Any, target: str, *, experts: bool = False) -> Targets:
 def adaptable(model: Any) -> dict[str, Kind]:
     """Return the linear layers of the text model, by full name.
 
-    Without the head; routers, which choose among experts; layers whose weights are read by a
-    kernel that does not call them. Towers of images and sounds are no part of it: text alone would
+    Without the head; routers, which choose among experts; layers whose weights the model's code
+    takes past their forward pass, where an adapter would be left out. Towers of images and sounds are no part of it: text alone would
     never give them a gradient.
     """
+    read = set(reads_weights(model))
     return {
         name: _kind(model, name)
         for name in _linears(model, _decoder_prefix(model))
-        if not (_is_router(model, name) or _is_own_adapter(name) or _is_read_only(model, name))
+        if not (name in read or _is_router(model, name) or _is_own_adapter(name))
     }
 
 
@@ -150,14 +152,6 @@ def _is_router(model: Any, name: str) -> bool:
 def _is_own_adapter(name: str) -> bool:
     """Zamba2 has adapters of its own in layers that are shared; most are in no place's path."""
     return any(part.endswith("adapter_list") for part in name.split("."))
-
-
-def _is_read_only(model: Any, name: str) -> bool:
-    """Whether Mamba's fused kernels on GPUs take its weight alone, and would pass an adapter by."""
-    leaf = name.rpartition(".")[2]
-    called, parent = next(_around(model, name), ("", None))
-    is_mamba = "mamba" in f"{called} {type(parent).__name__}".lower()
-    return is_mamba and leaf in ("x_proj", "dt_proj", "out_proj")
 
 
 def _fused_experts(model: Any) -> Iterator[str]:

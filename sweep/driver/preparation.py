@@ -89,6 +89,7 @@ def request(
         },
         "micro_batch_size": min(fixed.micro_batch_size, n_rows_of_a_process),
         "optimizer": fixed.optimizer,
+        "on_gpus": on_gpus,
         "seed": settings.seed,
         "output_dir": str(data_dir.resolve()),
     }
@@ -267,6 +268,8 @@ def _model_rows(space: Space, check: Check) -> Iterator[Row]:
         f"{memory['weights_gib']:.1f}, adapter {memory['adapter_gib']:.1f}, activations "
         f"{memory['activations_gib']:.1f}",
     )
+    if words := _left_in_words(memory, space.quantization):
+        yield "", words
     yield "backend", backend_in_words(space, on_gpus=check.on_gpus)
 
 
@@ -278,6 +281,19 @@ def _adapter_rows(space: Space, adapter: dict[str, Any], n_base: float) -> Itera
         f"{shown}{experts}: {adapter['modules']}; {_millions(adapter['trained'])} parameters at "
         f"rank {int(space.largest['rank'])}, on {adapter['covered'] / n_base:.0%} of the model's",
     )
+
+
+LARGE_SHARE = 0.2
+"""Of the weights' bytes."""
+
+
+def _left_in_words(memory: dict[str, Any], quantization: str) -> str | None:
+    """What transformers does not quantise, where that is much: `FalconLinear (12.5 GiB)`."""
+    gib = {name: n * 2 / 2**30 for name, n in memory.get("left", {}).items()}
+    if sum(gib.values()) <= LARGE_SHARE * memory["weights_gib"]:
+        return None
+    parts = ", ".join(f"{n} ({gib[n]:.1f} GiB)" for n in sorted(gib, key=lambda n: -gib[n])[:3])
+    return f"of the weights transformers leaves these in 16 bits, in {quantization} too: {parts}"
 
 
 def _search_rows(space: Space) -> Iterator[Row]:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, FineGrainedFP8Config, GenerationC
 from transformers.utils import is_flash_attn_2_available
 
 from trials.backends.adapter_layers import SpareLayers, draw_weights
-from trials.backends.loading import check_keys, compute_dtype
+from trials.backends.loading import compute_dtype
 from trials.backends.packing import Batch, ForwardCost, Layout, packed, padded
 from trials.backends.proof import Proof
 from trials.backends.quantised import load_quantised
@@ -28,6 +28,7 @@ from trials.models.quantisation import bitsandbytes_config, keep_cpu_kernels_dif
 from trials.models.shapes import on_meta
 from trials.models.sources import local_or_hub
 from trials.models.target_modules import find
+from trials.models.weights import check_keys
 
 
 def load(config: ModelConfig) -> FrozenBase:

@@ -53,6 +53,14 @@ def adapters(shapes: Any, asked: AdapterChoices) -> list[dict[str, Any]]:
     return found
 
 
+def with_largest(shapes: Any, found: Sequence[Mapping[str, Any]], asked: AdapterChoices) -> Any:
+    """Return the model on the meta device with the adapter on it that has the most parameters."""
+    largest = max(found, key=lambda one: int(one["trained"]))
+    targets = find(shapes, largest["target"], experts=largest["experts"])
+    settings = {"r": asked.largest_rank, "use_dora": asked.use_dora, **_placed(targets)}
+    return put_on(shapes, settings, is_empty=True)
+
+
 def _described(
     shapes: Any, asked: AdapterChoices, target: str, targets: Targets, *, experts: bool
 ) -> dict[str, Any]:

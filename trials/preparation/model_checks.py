@@ -55,9 +55,7 @@ def check_folder(model: ModelConfig) -> None:
     if not folder.is_dir():
         return
     _check_no_adapter(model.name, {file.name for file in folder.iterdir()})
-    single, index = (folder / name for name in SAFE_WEIGHTS)
-    names = [single.name] if single.exists() else _shards(index) if index.exists() else []
-    wrong = [words for name in names if (words := _wrong_weights(folder / name))]
+    wrong = [words for file in _files_of(folder) if (words := _wrong_weights(file))]
     if wrong:
         shown = "; ".join(wrong[:MOST_SHOWN])
         more = f"; and {len(wrong) - MOST_SHOWN} more" if len(wrong) > MOST_SHOWN else ""
@@ -79,6 +77,27 @@ def _check_no_adapter(name: str, files: Collection[str]) -> None:
         f"base_model: must be a model alone, but {name} also holds an adapter ({ADAPTER_CONFIG}), "
         f"which transformers would load with it. Move adapter_* elsewhere, or merge the two."
     )
+
+
+def weight_files(model: ModelConfig) -> list[Path]:
+    """Return the files of weights on this machine; none where one of the hub's is not fetched."""
+    folder = Path(local_or_hub(model.name))
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        fetched = try_to_load_from_cache(model.name, "config.json", revision=model.revision)
+        if not isinstance(fetched, str):
+            return []
+        folder = Path(fetched).parent
+    files = _files_of(folder)
+    return files if all(file.exists() for file in files) else []
+
+
+def _files_of(folder: Path) -> list[Path]:
+    single, index = (folder / name for name in SAFE_WEIGHTS)
+    if single.exists():
+        return [single]
+    return [folder / name for name in _shards(index)] if index.exists() else []
 
 
 def _shards(index: Path) -> list[str]:

@@ -31,6 +31,7 @@ from trials.preparation.model_checks import (
     check_weights,
     model_digest,
     reachable,
+    weight_files,
 )
 from trials.preparation.prompts import Ask, allowed_tokens, write_prompts
 from trials.preparation.rendered import examples, rendering_notes, token_rows, usable
@@ -73,6 +74,7 @@ class Request:
     seed: int
     output_dir: str
     """The prepared folder; made whole or not at all."""
+    on_gpus: bool = False
     n_sample_rows: int | None = None
     """Eval rows of each evaluation, where earlier trials have set them."""
     generation: Ask | None = None
@@ -330,22 +332,27 @@ def _evaluation_share(request: Request, train: SplitCounts, cost: float) -> floa
 
 def _size_up(request: Request, report: dict[str, Any]) -> None:
     """Add what adapters may be trained, and what memory the largest trial takes."""
-    from trials.memory.estimate import estimate
+    from trials.memory.estimate import estimate, weight_sizes
     from trials.models.shapes import on_meta
+    from trials.models.weights import check_headers
     from trials.preparation import adapters
 
     longest_row = max(counts["longest"] for counts in report["train"].values())
     shapes = on_meta(request.model)
+    check_headers(shapes, request.model, weight_files(request.model))
+    weights = weight_sizes(shapes, request.model)
     found = report["adapters"] = adapters.adapters(shapes, request.adapters)
     report["notes"] += adapters.notes(shapes, found, request.adapters, request.model)
-    report["memory"] = estimate(
-        shapes,
+    sizes = estimate(
+        adapters.with_largest(shapes, found, request.adapters),
         request.model,
-        n_adapter=max(adapter["trained"] for adapter in found),
+        weights,
         optimizer=request.optimizer,
         micro_batch_size=request.micro_batch_size,
         max_length=min(max(request.max_lengths), longest_row),
+        on_gpu=request.on_gpus,
     )
+    report["memory"] = {**sizes, "left": weights.left}
 
 
 def main(

@@ -131,18 +131,16 @@ def test_another_form_is_refused_at_load_too(tiny_base: Path, tmp_path: Path) ->
 def test_modules_that_a_checkpoint_left_in_16_bits_are_estimated_so(
     tiny_base: Path, tmp_path: Path
 ) -> None:
-    from trials.memory.estimate import estimate
+    from trials.memory.estimate import weight_sizes
     from trials.models.shapes import on_meta
 
-    def weights_gib(**about: Any) -> float:
+    def weight_bytes(**about: Any) -> float:
         nf4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
         prequantised.say_quantised(folder, nf4 | about)
-        sizes = dict.fromkeys(("n_adapter", "micro_batch_size", "max_length"), 8)
         model = tiny.model_config(folder)
-        found = estimate(on_meta(model), model, optimizer="adamw", **sizes)
-        return found["weights_gib"]
+        return weight_sizes(on_meta(model), model).n_bytes
 
     folder = tmp_path / "model"
     shutil.copytree(tiny_base, folder)
-    left = weights_gib(llm_int8_skip_modules=["model.layers.0.mlp"]) - weights_gib()
-    assert left * 2**30 == pytest.approx(3 * 64 * 192 * (2 - 0.5 - 0.127 / 8))
+    left = weight_bytes(llm_int8_skip_modules=["model.layers.0.mlp"]) - weight_bytes()
+    assert left == pytest.approx(3 * 64 * 192 * (2 - 0.5 - 0.127 / 8))

@@ -240,11 +240,12 @@ def checked(space: SpaceText) -> None:
 
 
 _COUNTS = {"rows": 2, "tokens": 9, "supervised_tokens": 5, "median": 4, "longest": 5}
-REPORT = {
+REPORT: dict[str, Any] = {
     "train": {"64": {**_COUNTS, "cut": 0, "dropped": 0}},
     "eval": {**_COUNTS, "cut": 0, "dropped": 0},
     "sample_rows": 2,
     "evaluation_share": 0.1,
+    "adapters": [],
     "memory": dict.fromkeys(
         ("weights_gib", "adapter_gib", "activations_gib", "base_parameters", "adapter_parameters"),
         1.0,

@@ -92,9 +92,7 @@ def _quantised(shapes: Any, model: ModelConfig) -> list[Any]:
         return []
     own = getattr(shapes.config, "quantization_config", None) or {}
     kept = HfQuantizer.get_modules_to_not_convert(
-        shapes,
-        own.get("llm_int8_skip_modules") or kept_plain(shapes),
-        shapes._keep_in_fp32_modules,
+        shapes, own.get("llm_int8_skip_modules") or kept_plain(shapes), shapes._keep_in_fp32_modules
     )
     embedded = shapes.get_input_embeddings().weight
     return [

@@ -94,3 +94,15 @@ def test_the_check_begins_with_what_is_not_read_and_not_used(tmp_path: Path) -> 
         "train files a.jsonl 30 rows (75.0%), b.csv 10 rows (25.0%)",
     ]
     assert "data.ignore: no column `x`" in lines
+
+
+def test_large_weights_that_stay_in_16_bits_are_told(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}")
+    file = tmp_path / "space.yaml"
+    data = "{train: rows.jsonl, eval: 0.1}"
+    file.write_text(f"base_model: none\ndata: {data}\nsearch: {{rank: [8, 16]}}\n")
+    said = io.StringIO()
+    memory = {**REPORT["memory"], "weights_gib": 12.9, "left": {"FalconLinear": 6_650_000_000}}
+    found = Check(tmp_path / "data", {**REPORT, "memory": memory}, on_gpus=False)
+    Console(file=said, width=200).print(check_table(load_space(file), found))
+    assert "leaves these in 16 bits, in nf4 too: FalconLinear (12.4 GiB)" in said.getvalue()

@@ -5,6 +5,7 @@ it imports only how a base is quantised, so that a loss measured here needs noth
 """
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own spelling
-from peft import PeftModel
+import transformers
+from peft import PeftConfig, PeftModel
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoConfig,
@@ -21,12 +23,24 @@ from transformers import (
     FineGrainedFP8Config,
     Mxfp4Config,
 )
+from transformers.utils import cached_file
 
 from trials.models.quantisation import bitsandbytes_config, keep_cpu_kernels_differentiable
 
 IGNORED = -100
 BATCH_SIZE = 8
 """Rows of a forward pass, the longest together."""
+
+PROCESSOR_FILES = (
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "chat_template.json",
+)
+_OPTIONAL = {
+    "_raise_exceptions_for_missing_entries": False,
+    "_raise_exceptions_for_connection_errors": False,
+}
 
 Row = dict[str, list[int]]
 """`input_ids` and `labels`; a label is -100 where there is no loss."""
@@ -50,6 +64,9 @@ def merge(request: dict[str, Any], target: Path) -> None:
     # safe_merge: an adapter with values that are no numbers is refused.
     merged = PeftModel.from_pretrained(base, request["adapter"]).merge_and_unload(safe_merge=True)
     merged.save_pretrained(target)
+    for name in PROCESSOR_FILES:  # how a wrapper reads images and sounds
+        if file := cached_file(request["base"], name, **_OPTIONAL, revision=request["revision"]):
+            shutil.copy(file, target)
     # The adapter's has the chat template that it was trained with; older ones have none.
     is_there = (Path(request["adapter"]) / "tokenizer_config.json").exists()
     source = request["adapter"] if is_there else request["base"]
@@ -62,7 +79,7 @@ def load(request: dict[str, Any], quantization: str) -> Any:
     dtype = dtype_of(request["compute_dtype"])
     settings: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "use_safetensors": True}
     if request["is_merged"]:
-        return AutoModelForCausalLM.from_pretrained(
+        return _class_of(request).from_pretrained(
             request["exported"], trust_remote_code=request["trust_remote_code"], **settings
         ).eval()
     if quantization == "none":
@@ -71,17 +88,27 @@ def load(request: dict[str, Any], quantization: str) -> Any:
     if not _own_form(request):  # a checkpoint that is quantised already stays as it is
         shapes = _on_meta(request)
         settings["quantization_config"] = bitsandbytes_config(quantization, dtype, shapes)
-    base = AutoModelForCausalLM.from_pretrained(request["base"], **_where(request), **settings)
+    base = _class_of(request).from_pretrained(request["base"], **_where(request), **settings)
     keep_cpu_kernels_differentiable(base)
     return PeftModel.from_pretrained(base, request["exported"]).eval()
 
 
 def _on_meta(request: dict[str, Any]) -> Any:
     config = AutoConfig.from_pretrained(request["base"], **_where(request))
+    kind = _class_of(request)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
-            config, trust_remote_code=request["trust_remote_code"]
-        )
+        if kind is AutoModelForCausalLM:
+            return kind.from_config(config, trust_remote_code=request["trust_remote_code"])
+        return kind._from_config(config)
+
+
+def _class_of(request: dict[str, Any]) -> Any:
+    """Return the class that the adapter was trained on, as peft notes it for all but text models.
+
+    Adapters of older versions, of which it notes none, were trained on what this class loads.
+    """
+    noted = PeftConfig.from_pretrained(request["adapter"]).auto_mapping or {}
+    return getattr(transformers, noted.get("base_model_class", ""), AutoModelForCausalLM)
 
 
 def _own_form(request: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +125,7 @@ def _in_16_bits(request: dict[str, Any], settings: dict[str, Any]) -> Any:
     method = own.get("quant_method")
     ways = {"fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}
     given = {"quantization_config": ways[method](dequantize=True)} if method in ways else {}
-    base = AutoModelForCausalLM.from_pretrained(
+    base = _class_of(request).from_pretrained(
         request["base"], **_where(request), **settings, **given
     )
     if not own:

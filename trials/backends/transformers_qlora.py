@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own spelling
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import AutoModelForCausalLM, FineGrainedFP8Config, GenerationConfig, Mxfp4Config
+from transformers import AutoConfig, FineGrainedFP8Config, GenerationConfig, Mxfp4Config
 from transformers.utils import is_flash_attn_2_available
 
 from trials.backends.adapter_layers import SpareLayers, draw_weights
@@ -25,7 +25,7 @@ from trials.models.checkpoint import check_form, form_of
 from trials.models.frozen_base import FrozenBase
 from trials.models.lora import lora_settings, put_on
 from trials.models.quantisation import bitsandbytes_config, keep_cpu_kernels_differentiable
-from trials.models.shapes import on_meta
+from trials.models.shapes import auto_class, on_meta
 from trials.models.sources import local_or_hub
 from trials.models.target_modules import find
 
@@ -58,9 +58,11 @@ def load(config: ModelConfig) -> FrozenBase:
 
 
 def _from_pretrained(name: str, device: torch.device, dtype: torch.dtype, **settings: Any) -> Any:
+    place = {key: settings[key] for key in ("revision", "trust_remote_code") if key in settings}
+    config = AutoConfig.from_pretrained(name, **place)
     # use_safetensors: other weights are pickles, which can run code when they are read.
     # ignore_mismatched_sizes: told in our words, not in transformers' table.
-    model, found = AutoModelForCausalLM.from_pretrained(
+    model, found = auto_class(config).from_pretrained(
         name,
         dtype=dtype,
         device_map={"": device},

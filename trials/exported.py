@@ -5,7 +5,6 @@ it imports only how a base is quantised, so that a loss measured here needs noth
 """
 
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,11 +36,7 @@ PROCESSOR_FILES = (
     "video_preprocessor_config.json",
     "chat_template.json",
 )
-_OPTIONAL = {
-    "_raise_exceptions_for_missing_entries": False,
-    "_raise_exceptions_for_connection_errors": False,
-}
-
+"""How a model reads images and sounds."""
 Row = dict[str, list[int]]
 """`input_ids` and `labels`; a label is -100 where there is no loss."""
 
@@ -64,13 +59,28 @@ def merge(request: dict[str, Any], target: Path) -> None:
     # safe_merge: an adapter with values that are no numbers is refused.
     merged = PeftModel.from_pretrained(base, request["adapter"]).merge_and_unload(safe_merge=True)
     merged.save_pretrained(target)
-    for name in PROCESSOR_FILES:  # how a wrapper reads images and sounds
-        if file := cached_file(request["base"], name, **_OPTIONAL, revision=request["revision"]):
-            shutil.copy(file, target)
     # The adapter's has the chat template that it was trained with; older ones have none.
     is_there = (Path(request["adapter"]) / "tokenizer_config.json").exists()
     source = request["adapter"] if is_there else request["base"]
     AutoTokenizer.from_pretrained(source, **_where(request)).save_pretrained(target)
+    _copy_processor(request, target)
+
+
+def _copy_processor(request: dict[str, Any], target: Path) -> None:
+    """Copy it as it is, but for a chat template: it would win over the one trained with."""
+    quiet = ("missing_entries", "connection_errors", "gated_repo")
+    for name in PROCESSOR_FILES:
+        file = cached_file(
+            request["base"],
+            name,
+            revision=request["revision"],
+            **{f"_raise_exceptions_for_{kind}": False for kind in quiet},
+        )
+        about = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
+        if (target / "chat_template.jinja").exists():
+            about.pop("chat_template", None)
+        if about:
+            (target / name).write_text(json.dumps(about, indent=2), encoding="utf-8")
 
 
 def load(request: dict[str, Any], quantization: str) -> Any:

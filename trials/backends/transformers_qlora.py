@@ -17,15 +17,20 @@ from trials.backends.loading import check_keys, compute_dtype
 from trials.backends.packing import Batch, ForwardCost, Layout, packed, padded
 from trials.backends.proof import Proof
 from trials.backends.quantised import load_quantised
-from trials.backends.rows_apart import most_tokens, padding_is_unseen, rows_stay_apart
-from trials.config import ModelConfig, TrialConfig
+from trials.backends.rows_apart import (
+    most_tokens,
+    padding_is_unseen,
+    rows_stay_apart,
+    sees_ahead,
+)
+from trials.config import ConfigError, ModelConfig, TrialConfig
 from trials.memory.device import give_back_memory
 from trials.memory.estimate import activation_bytes_per_token
 from trials.models.checkpoint import check_form, form_of
 from trials.models.frozen_base import FrozenBase
 from trials.models.lora import lora_settings, put_on
 from trials.models.quantisation import bitsandbytes_config, keep_cpu_kernels_differentiable
-from trials.models.shapes import auto_class, on_meta
+from trials.models.shapes import auto_class, no_next_token, on_meta
 from trials.models.sources import local_or_hub
 from trials.models.target_modules import find
 
@@ -118,6 +123,8 @@ class TransformersBase:
         self._kind: tuple[str, bool] | None = None
         self._spare: dict[tuple[str, bool] | None, SpareLayers] = {}
         self._has_flash_attention = model.config._attn_implementation == "flash_attention_2"
+        if sees_ahead(model, lambda layout: self._logits(model, layout)[0]):
+            raise ConfigError(no_next_token(model.config, "one whose tokens see those after them"))
         self._rows_stay_apart = self._tells_rows_apart()
         # Elsewhere it is of no use, and Mamba has no heads to count.
         self._cost = ForwardCost.of(model) if self._rows_stay_apart else None

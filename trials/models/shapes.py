@@ -44,12 +44,17 @@ def auto_class(config: Any) -> Any:
     as_named = (auto for auto, model in made.items() if model and model.__name__ == named)
     auto = next(as_named, next(iter(made), None))
     if why := _why_not(config, named or config.model_type, made.get(auto)):
-        raise ConfigError(
-            f"base_model: must be a model that continues a text by its next token, but "
-            f"{config.name_or_path} is {why}. Choose a decoder, alone or with towers for images or "
-            f"sounds."
-        )
+        raise ConfigError(no_next_token(config, why))
     return auto
+
+
+def no_next_token(config: Any, what: str) -> str:
+    """Say that the model cannot be trained here, since it is `what`."""
+    return (
+        f"base_model: must be a model that continues a text by its next token, but "
+        f"{config.name_or_path} is {what}. Choose a decoder, alone or with towers for images or "
+        f"sounds."
+    )
 
 
 def _why_not(config: Any, named: str, model: Any) -> str | None:
@@ -61,11 +66,13 @@ def _why_not(config: Any, named: str, model: Any) -> str | None:
     is_decoder = getattr(config, "is_decoder", False)
     is_encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not is_decoder
     if sees_all or is_encoder:
-        return f"one whose tokens also see those after them ({named})"
+        return f"one whose tokens see those after them ({named})"
     if model is None:
         return None if getattr(config, "auto_map", None) else f"of no such kind ({named})"
     taken = inspect.signature(model.forward).parameters
-    needed = {name for name, one in taken.items() if one.default is one.empty and one.kind is _PLAIN}
+    needed = {
+        name for name, one in taken.items() if one.default is one.empty and one.kind is _PLAIN
+    }
     needed -= {"self", "input_ids"}
     if needed or "input_ids" not in taken:
         return f"one that needs more than a text: {', '.join(sorted(needed)) or named}"

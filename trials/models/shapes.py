@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_MULTIMODAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
 )
 
@@ -22,6 +24,7 @@ _LOADABLE = {
     AutoModelForCausalLM: MODEL_FOR_CAUSAL_LM_MAPPING,
     # A text model within a wrapper, beside towers that read images or sounds.
     AutoModelForMultimodalLM: MODEL_FOR_MULTIMODAL_LM_MAPPING,
+    AutoModelForImageTextToText: MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
 }
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from tests import wrappers
 from tests.tiny import model_config, transformers_base
@@ -87,6 +87,13 @@ def all_rows(data: Path) -> list[exported.Row]:
     return [json.loads(line) for line in lines]
 
 
+def request(base: Path, adapter: Path, target: Path) -> dict[str, Any]:
+    """What `trials.exported` is asked."""
+    where = {"base": str(base), "adapter": str(adapter), "exported": str(target)}
+    plain = {"revision": None, "trust_remote_code": False, "is_merged": False}
+    return {**where, **plain, "compute_dtype": "float32"}
+
+
 def pack_where_possible(base: TransformersBase) -> None:
     if base._cost is not None:
         base._cost = replace(base._cost, linear_weights=10**12)
@@ -131,16 +138,7 @@ def test_a_merged_model_keeps_its_towers_and_its_processor(
 ) -> None:
     done = trained(kind, config)
     (done.adapter / "chat_template.jinja").write_text(TEMPLATE)
-    request = {
-        "base": str(done.base),
-        "adapter": str(done.adapter),
-        "exported": str(tmp_path),
-        "revision": None,
-        "trust_remote_code": False,
-        "compute_dtype": "float32",
-        "is_merged": True,
-    }
-    exported.merge(request, tmp_path)
+    exported.merge(request(done.base, done.adapter, tmp_path), tmp_path)
     before, after = (load_file(path / "model.safetensors") for path in (done.base, tmp_path))
     assert before.keys() == after.keys()
     text = ("language_model", "model.layers", "model.embed", "model.norm", "lm_head")
@@ -154,6 +152,17 @@ def test_a_merged_model_keeps_its_towers_and_its_processor(
     merged = done.named.from_pretrained(tmp_path, dtype=torch.float32).eval()
     loss = exported.eval_loss(merged, all_rows(tiny_data), torch.float32)
     assert loss == pytest.approx(done.eval_loss, rel=5e-3)
+
+
+def test_an_adapter_of_a_text_class_stays_on_that_class(
+    folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """As trials of Qwen3.5 left it when only `AutoModelForCausalLM` was known."""
+    base = AutoModelForCausalLM.from_pretrained(folder("qwen3_5"))
+    lora = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")
+    get_peft_model(base, lora).save_pretrained(tmp_path)
+    found = exported.load(request(folder("qwen3_5"), tmp_path, tmp_path), "none")
+    assert type(found.base_model.model) is type(base) is transformers.Qwen3_5ForCausalLM
 
 
 @pytest.mark.parametrize(
@@ -176,6 +185,12 @@ def test_a_model_that_continues_no_text_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=f"must be a model that continues a text.*{why}"):
         auto_class(AutoConfig.for_model(kind, **settings))
+
+
+@pytest.mark.parametrize("auto", ["AutoModelForCausalLM", "AutoModelForImageTextToText"])
+def test_a_model_with_code_of_its_own_is_loaded_as_it_says(auto: str) -> None:
+    config = PretrainedConfig(architectures=["Own"], auto_map={auto: "code.Own"})
+    assert auto_class(config) is getattr(transformers, auto)
 
 
 def test_a_decoder_of_an_encoders_kind_is_taken() -> None:

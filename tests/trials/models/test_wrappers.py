@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from tests import wrappers
+from tests import tiny, wrappers
 from tests.tiny import model_config, transformers_base
 from trials import exported
 from trials.backends.transformers_qlora import TransformersBase
@@ -24,6 +24,7 @@ from trials.data.batches import collate
 from trials.data.tokens import TokenRows
 from trials.memory.micro_batches import MicroBatchMemory
 from trials.models.shapes import auto_class
+from trials.preparation.prepare import prepare
 from trials.training.train import run_trial
 
 MakeConfig = Callable[..., TrialConfig]
@@ -191,6 +192,13 @@ def test_a_model_that_continues_no_text_is_refused(
 def test_a_model_with_code_of_its_own_is_loaded_as_it_says(auto: str) -> None:
     config = PretrainedConfig(architectures=["Own"], auto_map={auto: "code.Own"})
     assert auto_class(config) is getattr(transformers, auto)
+
+
+def test_the_preparation_refuses_it_before_it_asks_for_a_tokenizer(tmp_path: Path) -> None:
+    train = str(tiny.write_rows(tmp_path / "train.jsonl", 8, seed=2))
+    AutoConfig.for_model("bert").save_pretrained(tmp_path / "bert")
+    with pytest.raises(ConfigError, match="must be a model that continues a text"):
+        prepare(tiny.request(tmp_path / "bert", tmp_path / "prepared", train=train, eval=0.5))
 
 
 def test_a_decoder_of_an_encoders_kind_is_taken() -> None:

@@ -79,6 +79,21 @@ WRAPPERS: dict[str, dict[str, Any]] = {
         "eoi_token_index": 126,
         **IMAGE,
     },
+    # Its layers have heads of two widths.
+    "gemma4": {
+        "text_config": {
+            **TEXT,
+            "global_head_dim": 32,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "sliding_window": 16,
+            "vocab_size_per_layer_input": 128,
+            "hidden_size_per_layer_input": 16,
+        },
+        "vision_config": {**VISION, "head_dim": 16, "num_key_value_heads": 2},
+        **dict.fromkeys(("image_token_id", "video_token_id", "audio_token_id"), 127),
+        "boi_token_id": 125,
+        "eoi_token_id": 126,
+    },
 }
 TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}"
 

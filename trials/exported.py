@@ -89,9 +89,13 @@ def load(request: dict[str, Any], quantization: str) -> Any:
     dtype = dtype_of(request["compute_dtype"])
     settings: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "use_safetensors": True}
     if request["is_merged"]:
-        return _class_of(request).from_pretrained(
-            request["exported"], trust_remote_code=request["trust_remote_code"], **settings
-        ).eval()
+        return (
+            _class_of(request)
+            .from_pretrained(
+                request["exported"], trust_remote_code=request["trust_remote_code"], **settings
+            )
+            .eval()
+        )
     if quantization == "none":
         base = _in_16_bits(request, settings)
         return PeftModel.from_pretrained(base, request["exported"]).eval()
@@ -107,7 +111,7 @@ def _on_meta(request: dict[str, Any]) -> Any:
     config = AutoConfig.from_pretrained(request["base"], **_where(request))
     kind = _class_of(request)
     with torch.device("meta"):
-        if kind is AutoModelForCausalLM:
+        if hasattr(kind, "from_config"):  # an Auto class
             return kind.from_config(config, trust_remote_code=request["trust_remote_code"])
         return kind._from_config(config)
 

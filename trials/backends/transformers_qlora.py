@@ -17,12 +17,7 @@ from trials.backends.loading import check_keys, compute_dtype
 from trials.backends.packing import Batch, ForwardCost, Layout, packed, padded
 from trials.backends.proof import Proof
 from trials.backends.quantised import load_quantised
-from trials.backends.rows_apart import (
-    most_tokens,
-    padding_is_unseen,
-    rows_stay_apart,
-    sees_ahead,
-)
+from trials.backends.rows_apart import most_tokens, padding_is_unseen, rows_stay_apart, sees_ahead
 from trials.config import ConfigError, ModelConfig, TrialConfig
 from trials.memory.device import give_back_memory
 from trials.memory.estimate import activation_bytes_per_token

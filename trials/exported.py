@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own spelling
-from peft import PeftModel
+import transformers
+from peft import PeftConfig, PeftModel
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoConfig,
@@ -21,6 +22,7 @@ from transformers import (
     FineGrainedFP8Config,
     Mxfp4Config,
 )
+from transformers.utils import cached_file
 
 from trials.models.quantisation import bitsandbytes_config, keep_cpu_kernels_differentiable
 
@@ -28,6 +30,13 @@ IGNORED = -100
 BATCH_SIZE = 8
 """Rows of a forward pass, the longest together."""
 
+PROCESSOR_FILES = (
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "chat_template.json",
+)
+"""How a model reads images and sounds."""
 Row = dict[str, list[int]]
 """`input_ids` and `labels`; a label is -100 where there is no loss."""
 
@@ -54,6 +63,24 @@ def merge(request: dict[str, Any], target: Path) -> None:
     is_there = (Path(request["adapter"]) / "tokenizer_config.json").exists()
     source = request["adapter"] if is_there else request["base"]
     AutoTokenizer.from_pretrained(source, **_where(request)).save_pretrained(target)
+    _copy_processor(request, target)
+
+
+def _copy_processor(request: dict[str, Any], target: Path) -> None:
+    """Copy it as it is, but for a chat template: it would win over the one trained with."""
+    quiet = ("missing_entries", "connection_errors", "gated_repo")
+    for name in PROCESSOR_FILES:
+        file = cached_file(
+            request["base"],
+            name,
+            revision=request["revision"],
+            **{f"_raise_exceptions_for_{kind}": False for kind in quiet},
+        )
+        about = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
+        if (target / "chat_template.jinja").exists():
+            about.pop("chat_template", None)
+        if about:
+            (target / name).write_text(json.dumps(about, indent=2), encoding="utf-8")
 
 
 def load(request: dict[str, Any], quantization: str) -> Any:
@@ -62,26 +89,40 @@ def load(request: dict[str, Any], quantization: str) -> Any:
     dtype = dtype_of(request["compute_dtype"])
     settings: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "use_safetensors": True}
     if request["is_merged"]:
-        return AutoModelForCausalLM.from_pretrained(
-            request["exported"], trust_remote_code=request["trust_remote_code"], **settings
-        ).eval()
+        return (
+            _class_of(request)
+            .from_pretrained(
+                request["exported"], trust_remote_code=request["trust_remote_code"], **settings
+            )
+            .eval()
+        )
     if quantization == "none":
         base = _in_16_bits(request, settings)
         return PeftModel.from_pretrained(base, request["exported"]).eval()
     if not _own_form(request):  # a checkpoint that is quantised already stays as it is
         shapes = _on_meta(request)
         settings["quantization_config"] = bitsandbytes_config(quantization, dtype, shapes)
-    base = AutoModelForCausalLM.from_pretrained(request["base"], **_where(request), **settings)
+    base = _class_of(request).from_pretrained(request["base"], **_where(request), **settings)
     keep_cpu_kernels_differentiable(base)
     return PeftModel.from_pretrained(base, request["exported"]).eval()
 
 
 def _on_meta(request: dict[str, Any]) -> Any:
     config = AutoConfig.from_pretrained(request["base"], **_where(request))
+    kind = _class_of(request)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
-            config, trust_remote_code=request["trust_remote_code"]
-        )
+        if hasattr(kind, "from_config"):  # an Auto class
+            return kind.from_config(config, trust_remote_code=request["trust_remote_code"])
+        return kind._from_config(config)
+
+
+def _class_of(request: dict[str, Any]) -> Any:
+    """Return the class that the adapter was trained on, as peft notes it for all but text models.
+
+    Adapters of older versions, of which it notes none, were trained on what this class loads.
+    """
+    noted = PeftConfig.from_pretrained(request["adapter"]).auto_mapping or {}
+    return getattr(transformers, noted.get("base_model_class", ""), AutoModelForCausalLM)
 
 
 def _own_form(request: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +139,7 @@ def _in_16_bits(request: dict[str, Any], settings: dict[str, Any]) -> Any:
     method = own.get("quant_method")
     ways = {"fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}
     given = {"quantization_config": ways[method](dequantize=True)} if method in ways else {}
-    base = AutoModelForCausalLM.from_pretrained(
+    base = _class_of(request).from_pretrained(
         request["base"], **_where(request), **settings, **given
     )
     if not own:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sweep.events import Tracker
-from sweep.export.model_card import rendered_with
+from sweep.export.model_card import base_class, rendered_with
 from sweep.folder import layout
 from sweep.study.ended import StoredTrial
 from sweep.study.sweep import Sweep
@@ -24,9 +24,9 @@ HOW_TO_LOAD = """\
 Trial {number}: {score}eval loss {eval_loss:.4f} nats per completion token ({outcome}).
 
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import {kind}, AutoTokenizer
 
-    base = AutoModelForCausalLM.from_pretrained("{base}", dtype="bfloat16")
+    base = {kind}.from_pretrained("{base}", dtype="bfloat16")
     model = PeftModel.from_pretrained(base, "{adapter}")
     tokenizer = AutoTokenizer.from_pretrained("{tokenizer}")
 {rendered}
@@ -45,7 +45,7 @@ The base as it was trained on:
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype="bfloat16",
     )
-    base = AutoModelForCausalLM.from_pretrained("{base}", dtype="bfloat16", quantization_config=nf4)
+    base = {kind}.from_pretrained("{base}", dtype="bfloat16", quantization_config=nf4)
 
 """
 
@@ -123,7 +123,8 @@ class Adapters(Tracker):
         shutil.copytree(of_winner / ADAPTER, adapter, copy_function=link_or_copy)
         shutil.copy(of_winner / CONFIG, unfinished)
         config = json.loads((unfinished / CONFIG).read_text())
-        base, in_best = _loadable_base(adapter), str((self.best_dir / ADAPTER).resolve())
+        base, kind = _loadable_base(adapter), base_class(adapter)
+        in_best = str((self.best_dir / ADAPTER).resolve())
         rendered = rendered_with(self._arguments)
         words = HOW_TO_LOAD.format(
             name=self._output_dir.name,
@@ -136,10 +137,11 @@ class Adapters(Tracker):
             eval_loss=winner.eval_loss,
             outcome=winner.outcome,
             base=base,
+            kind=kind,
             adapter=in_best,
             tokenizer=in_best if (adapter / TOKENIZER_CONFIG).exists() else base,
             rendered=f"    {rendered}\n" if rendered else "",
-            trained_on=_trained_on(config["model"]["quantization"], base),
+            trained_on=_trained_on(config["model"]["quantization"], base, kind),
         )
         (unfinished / "README.md").write_text(words)
         # Aside, not deleted first: a folder cannot replace another in one call, and a process
@@ -156,11 +158,13 @@ class Adapters(Tracker):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _trained_on(quantization: str, base: str) -> str:
+def _trained_on(quantization: str, base: str, kind: str) -> str:
     if quantization == "none":
         return ""
     another = ON_ANOTHER_BASE.format(quantization=quantization)
-    return another + (THE_BASE_IN_4_BITS.format(base=base) if quantization == "nf4" else "")
+    return another + (
+        THE_BASE_IN_4_BITS.format(base=base, kind=kind) if quantization == "nf4" else ""
+    )
 
 
 def _loadable_base(adapter_dir: Path) -> str:

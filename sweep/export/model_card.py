@@ -15,6 +15,7 @@ from trials.models.smollm2 import is_builtin
 from trials.models.sources import local_or_hub
 from trials.trial_folder import TOKENIZER_CONFIG
 
+TEXT_MODEL = "AutoModelForCausalLM"
 IN_WORDS = {"nf4": "4 bits (NF4 with double quantisation)", "int8": "8 bits", "none": "16 bits"}
 
 
@@ -44,8 +45,7 @@ def model_card(
     given = {"chat_template": template, "template_arguments": json.dumps(arguments)}
     shown = [*_values(config), *((name, v) for name, v in given.items() if v not in (None, "{}"))]
     values = "\n".join(f"| {name} | {value} |" for name, value in shown)
-    has_tokenizer = record.adapter is not None and (record.adapter / TOKENIZER_CONFIG).exists()
-    how_to_load = _how_to_load(config, is_merged=is_merged, has_tokenizer=has_tokenizer)
+    how_to_load = _how_to_load(config, record.adapter, is_merged=is_merged)
     how_to_load = f"{how_to_load}\n{rendered_with(arguments)}".rstrip()
     against = "" if base_loss is None else f" The base model has {base_loss:.4f}."
     if record.best is not None:
@@ -107,27 +107,38 @@ def _values(config: TrialConfig) -> list[tuple[str, str]]:
     return [(name, f"{v:g}" if isinstance(v, float) else str(v)) for name, v in values.items()]
 
 
-def _how_to_load(config: TrialConfig, *, is_merged: bool, has_tokenizer: bool) -> str:
+def _how_to_load(config: TrialConfig, adapter: Path | None, *, is_merged: bool) -> str:
     dtype = "float16" if config.model.compute_dtype == "float16" else "bfloat16"
+    kind = base_class(adapter)
     if is_merged:
         return f"""\
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {kind}, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER", dtype="{dtype}")
+model = {kind}.from_pretrained("THIS_FOLDER", dtype="{dtype}")
 tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")"""
     name = local_or_hub(config.model.name)
     where = "  # a folder, where it was trained" if Path(name).is_dir() else ""
     revision = f', revision="{config.model.revision}"' if config.model.revision else ""
     code = ", trust_remote_code=True" if config.model.trust_remote_code else ""
+    has_tokenizer = adapter is not None and (adapter / TOKENIZER_CONFIG).exists()
     tokenizer = f'"THIS_FOLDER"{code}' if has_tokenizer else f"name{revision}{code}"
     return f"""\
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {kind}, AutoTokenizer
 
 name = "{name}"{where}
-base = AutoModelForCausalLM.from_pretrained(name, dtype="{dtype}"{revision}{code})
+base = {kind}.from_pretrained(name, dtype="{dtype}"{revision}{code})
 model = PeftModel.from_pretrained(base, "THIS_FOLDER")
 tokenizer = AutoTokenizer.from_pretrained({tokenizer})"""
+
+
+def base_class(adapter: Path | None) -> str:
+    """Return the class of transformers that an adapter's base is loaded with: of a model with
+    towers for images or sounds peft notes it beside the adapter."""
+    if adapter is None:
+        return TEXT_MODEL
+    about = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    return str((about.get("auto_mapping") or {}).get("base_model_class", TEXT_MODEL))
 
 
 def rendered_with(arguments: Mapping[str, Any]) -> str:

@@ -114,7 +114,24 @@ def _mask(padding: int, tokens: int) -> torch.Tensor:
     return torch.tensor([[0] * padding + [1] * tokens])
 
 
-def _batch(*rows: torch.Tensor) -> Batch:
+@torch.no_grad()
+def sees_ahead(model: Any, logits: Logits) -> bool:
+    """Whether tokens see those after them, as an encoder's do: what is learnt would be given away.
+
+    Other tokens at the end of a row must not move the logits before them.
+    """
+    vocabulary = model.get_input_embeddings().num_embeddings
+    chance = torch.Generator().manual_seed(0)
+    first, *ends = (torch.randint(vocabulary, (15,), generator=chance) for _ in range(3))
+    batches = [_batch(torch.cat([first, end])) for end in ends]
+    for batch in batches:
+        batch["labels"][:, len(first) :] = IGNORED
+    with _rows_in_8_bits_apart(model):
+        one, other = (logits(padded(batch)).float() for batch in batches)
+    return bool(((one - other).norm(dim=-1) > LEAK * one.norm(dim=-1)).any())
+
+
+def _batch(*rows: torch.Tensor) -> dict[str, torch.Tensor]:
     """Rows of which the last alone has targets."""
     pad = torch.nn.utils.rnn.pad_sequence
     mask = pad([torch.ones_like(row) for row in rows], batch_first=True)

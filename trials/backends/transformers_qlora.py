@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own spelling
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import AutoModelForCausalLM, FineGrainedFP8Config, GenerationConfig, Mxfp4Config
+from transformers import AutoConfig, FineGrainedFP8Config, GenerationConfig, Mxfp4Config
 from transformers.utils import is_flash_attn_2_available
 
 from trials.backends.adapter_layers import SpareLayers, draw_weights
@@ -17,15 +17,15 @@ from trials.backends.loading import compute_dtype
 from trials.backends.packing import Batch, ForwardCost, Layout, packed, padded
 from trials.backends.proof import Proof
 from trials.backends.quantised import load_quantised
-from trials.backends.rows_apart import most_tokens, padding_is_unseen, rows_stay_apart
-from trials.config import ModelConfig, TrialConfig
+from trials.backends.rows_apart import most_tokens, padding_is_unseen, rows_stay_apart, sees_ahead
+from trials.config import ConfigError, ModelConfig, TrialConfig
 from trials.memory.device import give_back_memory
 from trials.memory.estimate import activation_bytes_per_token
 from trials.models.checkpoint import check_form, form_of
 from trials.models.frozen_base import FrozenBase
 from trials.models.lora import lora_settings, put_on
 from trials.models.quantisation import bitsandbytes_config, keep_cpu_kernels_differentiable
-from trials.models.shapes import on_meta
+from trials.models.shapes import auto_class, no_next_token, on_meta
 from trials.models.sources import local_or_hub
 from trials.models.target_modules import find
 from trials.models.weights import check_keys
@@ -59,9 +59,11 @@ def load(config: ModelConfig) -> FrozenBase:
 
 
 def _from_pretrained(name: str, device: torch.device, dtype: torch.dtype, **settings: Any) -> Any:
+    place = {key: settings[key] for key in ("revision", "trust_remote_code") if key in settings}
+    config = AutoConfig.from_pretrained(name, **place)
     # use_safetensors: other weights are pickles, which can run code when they are read.
     # ignore_mismatched_sizes: told in our words, not in transformers' table.
-    model, found = AutoModelForCausalLM.from_pretrained(
+    model, found = auto_class(config).from_pretrained(
         name,
         dtype=dtype,
         device_map={"": device},
@@ -117,6 +119,8 @@ class TransformersBase:
         self._kind: tuple[str, bool] | None = None
         self._spare: dict[tuple[str, bool] | None, SpareLayers] = {}
         self._has_flash_attention = model.config._attn_implementation == "flash_attention_2"
+        if sees_ahead(model, lambda layout: self._logits(model, layout)[0]):
+            raise ConfigError(no_next_token(model.config, "one whose tokens see those after them"))
         self._rows_stay_apart = self._tells_rows_apart()
         # Elsewhere it is of no use, and Mamba has no heads to count.
         self._cost = ForwardCost.of(model) if self._rows_stay_apart else None

@@ -14,8 +14,10 @@ from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import transformers_weight_conversion as conversion
 from peft.utils.other import AuxiliaryTrainingWrapper
+from transformers import AutoModelForCausalLM
 
 from trials.config import TrialConfig
+from trials.models.shapes import auto_class
 from trials.models.target_modules import Targets
 
 ADAPTER = "default"
@@ -46,11 +48,22 @@ def put_on(model: Any, settings: dict[str, Any], *, is_empty: bool = False) -> A
     Args:
         is_empty: Whether its weights are to be on the meta device.
     """
-    lora = LoraConfig(**settings, task_type="CAUSAL_LM")
+    lora = LoraConfig(**settings, **_task(model))
     with _names_as_they_are(), warnings.catch_warnings():
         # That GPT-2's layers are Conv1D: it sees it itself, and does what they need.
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")
         return get_peft_model(model, lora, low_cpu_mem_usage=is_empty)
+
+
+def _task(model: Any) -> dict[str, Any]:
+    """What peft notes of the base: of a wrapper its class, as peft does of one with no task."""
+    auto = auto_class(model.config)
+    if auto is AutoModelForCausalLM:
+        return {"task_type": "CAUSAL_LM"}
+    is_known = type(model).__module__.startswith("transformers.")
+    kind = type(model) if is_known else auto  # code of its own is found through the latter
+    noted = {"base_model_class": kind.__name__, "parent_library": kind.__module__}
+    return {"auto_mapping": noted}
 
 
 @contextlib.contextmanager

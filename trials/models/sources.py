@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trials.config import ConfigError, ModelConfig
@@ -35,8 +37,28 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
             f"base_model {config.name}: its tokenizer has no end-of-sequence token, so a model "
             f"could never learn where a completion ends. Choose a model with a complete tokenizer."
         )
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = _processors_template(config)
     loaded: PreTrainedTokenizerBase = tokenizer
     return loaded
+
+
+def _processors_template(config: ModelConfig) -> str | None:
+    """Return the chat template that a checkpoint for images keeps apart from its tokenizer."""
+    from transformers.utils import cached_file
+
+    quiet = ("missing_entries", "connection_errors", "gated_repo")
+    for name in ("chat_template.json", "processor_config.json"):
+        path = cached_file(
+            local_or_hub(config.name),
+            name,
+            revision=config.revision,
+            **{f"_raise_exceptions_for_{kind}": False for kind in quiet},
+        )
+        about = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+        if template := about.get("chat_template"):
+            return str(template)
+    return None
 
 
 def _keeps_texts(tokenizer: PreTrainedTokenizerBase) -> bool:

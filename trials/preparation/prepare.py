@@ -125,6 +125,7 @@ def prepare(request: Request) -> dict[str, Any]:
     if not request.model.name.startswith("/"):
         print(f"reading the tokenizer of {request.model.name}", flush=True)
     check_weights(request.model)
+    reachable(request.model, lambda: _check_kind(request.model))
     tokenizer = reachable(request.model, lambda: load_tokenizer(request.model))
     give_template(tokenizer, request.chat_template, request.template_arguments)
     with new_folder(folder) as unfinished:
@@ -328,6 +329,13 @@ def _evaluation_share(request: Request, train: SplitCounts, cost: float) -> floa
     steps = math.ceil((train.rows - train.dropped) / request.smallest_batch)
     n_evaluations = min(request.n_evaluations, max(1, round(steps * request.smallest_epochs)))
     return n_evaluations * cost / (train.tokens * request.smallest_epochs)
+
+
+def _check_kind(model: ModelConfig) -> None:
+    """Refuse what cannot be trained to continue a text, before its tokenizer says less of it."""
+    from trials.models.shapes import auto_class, read_config
+
+    auto_class(read_config(model))
 
 
 def _size_up(request: Request, report: dict[str, Any]) -> None:

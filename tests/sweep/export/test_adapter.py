@@ -20,7 +20,7 @@ from sweep.export import adapter as exporting
 from sweep.export.adapter import Measured, export, verdict
 from sweep.results.reading import read_sweep
 from sweep.results.trial_record import Record, record_of
-from tests import prequantised
+from tests import prequantised, wrappers
 from tests.sweep.reviewed import write_sweep
 from trials.config import EvalPoint, Quantization, TrialConfig
 
@@ -176,6 +176,17 @@ def test_the_card_can_be_read_and_its_code_runs(record: Record, tmp_path: Path) 
     assert len(code.strip().splitlines()) <= 10
     # The tiny tokenizer lies with its base; a model of the hub has its own.
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_of_a_model_that_also_reads_images_the_card_names_its_own_class(
+    trained: Callable[..., Path], config: Callable[..., TrialConfig], tmp_path: Path
+) -> None:
+    base = wrappers.make("llava", tmp_path / "base")
+    record = record_of(read_sweep(trained("none", config, base)))
+    [found] = export(record, tmp_path / "mine", merge=False, check=True, say=lambda _: None)
+    assert abs(found.difference) < 0.005
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert "base = LlavaForConditionalGeneration.from_pretrained(name" in card
 
 
 def test_a_difference_is_said_loudly(record: Record) -> None:

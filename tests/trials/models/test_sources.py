@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from tests import tiny
+from tests import tiny, wrappers
 from trials.models.sources import load_tokenizer
 
 TEXT = "It is 4.\n  Über 😀"
@@ -35,3 +37,14 @@ def test_a_byte_level_tokenizer_that_names_llamas_class_keeps_its_texts(
     assert ids == stored.encode(TEXT, add_special_tokens=False).ids
     assert tokenizer.decode(ids) == TEXT
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("<s>", "</s>")
+
+
+@pytest.mark.parametrize("name", ["chat_template.json", "processor_config.json"])
+def test_a_chat_template_of_the_processor_is_the_tokenizers(
+    tiny_base: Path, tmp_path: Path, name: str
+) -> None:
+    """As checkpoints for images keep it, beside a tokenizer without one."""
+    folder = Path(shutil.copytree(tiny_base, tmp_path / "base"))
+    assert load_tokenizer(tiny.model_config(folder)).chat_template is None
+    (folder / name).write_text(json.dumps({"chat_template": wrappers.TEMPLATE}))
+    assert load_tokenizer(tiny.model_config(folder)).chat_template == wrappers.TEMPLATE

@@ -92,8 +92,8 @@ def adaptable(model: Any) -> dict[str, Kind]:
     """Return the linear layers of the text model, by full name.
 
     Without the head; routers, which choose among experts; layers whose weights the model's code
-    takes past their forward pass, where an adapter would be left out. Towers of images and sounds are no part of it: text alone would
-    never give them a gradient.
+    takes past their forward pass, where an adapter would be left out. Towers of images and sounds
+    are no part of it: text alone would never give them a gradient.
     """
     read = set(reads_weights(model))
     return {

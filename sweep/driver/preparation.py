@@ -257,7 +257,7 @@ def _model_rows(space: Space, check: Check) -> Iterator[Row]:
         f"{_millions(memory['adapter_parameters'])}",
     )
     for adapter in check.report["adapters"]:
-        yield from _adapter_rows(space, adapter, memory["base_parameters"])
+        yield _adapter_row(space, adapter)
     if (form := space.checkpoint) is not None:
         gib = f"{memory['weights_gib']:.1f} GiB"
         bits = f", turned into 16 bits when loaded: {gib}" if form.is_dequantised else f": {gib}"
@@ -273,13 +273,16 @@ def _model_rows(space: Space, check: Check) -> Iterator[Row]:
     yield "backend", backend_in_words(space, on_gpus=check.on_gpus)
 
 
-def _adapter_rows(space: Space, adapter: dict[str, Any], n_base: float) -> Iterator[Row]:
+def _adapter_row(space: Space, adapter: dict[str, Any]) -> Row:
     experts = " and experts" if adapter["experts"] else ""
     shown = str(Choices((adapter["target"],)))
-    yield (
+    quantised = "" if space.quantization == "none" else " nor quantised"
+    verb = "neither adapted" if quantised else "not adapted"
+    return (
         "adapter",
         f"{shown}{experts}: {adapter['modules']}; {_millions(adapter['trained'])} parameters at "
-        f"rank {int(space.largest['rank'])}, on {adapter['covered'] / n_base:.0%} of the model's",
+        f"rank {int(space.largest['rank'])}; {adapter['untouched']:.0%} of the weights are "
+        f"{verb}{quantised}",
     )
 
 

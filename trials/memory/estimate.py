@@ -104,6 +104,12 @@ def _quantised(shapes: Any, model: ModelConfig) -> list[Any]:
     ]
 
 
+def quantised_weights(shapes: Any, model: ModelConfig) -> set[str]:
+    """Name the weights that are quantised."""
+    layers = {id(layer.weight) for layer in _quantised(shapes, model)}
+    return {name for name, weight in shapes.named_parameters() if id(weight) in layers}
+
+
 def _n_outputs(layer: Any) -> int:
     return int(layer.weight.shape[1 if isinstance(layer, Conv1D) else 0])
 

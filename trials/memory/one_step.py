@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ def peak_bytes(adapted: Any, *, rows: int, length: int, on_gpu: bool) -> int:
     targets = torch.zeros(rows * (length - 1), dtype=torch.long, device="meta")
     held = _Held([*adapted.parameters(), *adapted.buffers()])
     try:
-        with held, _FusedAttention(on_gpu=on_gpu):
+        with held, _FusedAttention(on_gpu=on_gpu), _without_autocast():
             output = adapted(input_ids=ids, logits_to_keep=predicting, use_cache=False)
             logits = output.logits[:, : length - 1].flatten(0, 1)
             nll = F.cross_entropy(logits.float(), targets, reduction="sum")
@@ -36,6 +37,17 @@ def peak_bytes(adapted: Any, *, rows: int, length: int, on_gpu: bool) -> int:
     finally:
         adapted.zero_grad()
     return held.most
+
+
+@contextlib.contextmanager
+def _without_autocast() -> Iterator[None]:
+    """peft turns it off around experts, but torch knows of none on the meta device."""
+    own = torch.autocast
+    vars(torch)["autocast"] = lambda *args, **kwargs: contextlib.nullcontext()
+    try:
+        yield
+    finally:
+        vars(torch)["autocast"] = own
 
 
 class TooLong(Exception):

@@ -51,6 +51,13 @@ def auto_class(config: Any) -> Any:
     return auto
 
 
+def was_loaded_as_text(config: Any) -> bool:
+    """Whether earlier versions loaded a wrapper's text part alone, as AutoModelForCausalLM does."""
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and auto_class(config) is not (
+        AutoModelForCausalLM
+    )
+
+
 def no_next_token(config: Any, what: str) -> str:
     """Say that the model cannot be trained here, since it is `what`."""
     return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from peft import LoraConfig, get_peft_model
@@ -21,21 +21,25 @@ from trials.models.lora import (
     trained_parameters,
 )
 from trials.models.presets import EARLIER_TARGETS
-from trials.models.shapes import carries_state
+from trials.models.shapes import carries_state, was_loaded_as_text
 from trials.models.target_modules import Targets, adaptable, by_kind, find
 
 
-def adapters(shapes: Any, asked: AdapterChoices) -> list[dict[str, Any]]:
+def adapters(
+    shapes: Any, asked: AdapterChoices, quantised: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """Describe each adapter that is searched, at the largest rank.
 
     Args:
         shapes: The model on the meta device; given back as it was.
+        quantised: Names of the weights that are quantised.
 
     Returns:
         Of each choice of modules: `target`, `experts`, `modules` (by kind, in words), `names` and
-        `parameters` (what a trainer is told), `trained` (parameters), `covered` (parameters of the
-        base that it lies on), `digest` of the full names, `earlier`: the same as an earlier
-        version would have had it, `misread`: modules that plain peft finds by their weights alone.
+        `parameters` (what a trainer is told), `trained` (parameters), `untouched` (the share of
+        the base's parameters that are neither adapted nor quantised), `digest` of the full names,
+        `earlier`: the same as an earlier version would have had it, `misread`: modules that plain
+        peft finds by their weights alone, `layers`: adapted ones, and all.
 
     Raises:
         ConfigError: A choice matches nothing, or nothing that can be adapted; all are told.
@@ -45,7 +49,8 @@ def adapters(shapes: Any, asked: AdapterChoices) -> list[dict[str, Any]]:
         for experts in asked.experts:
             try:
                 targets = find(shapes, target, experts=experts)
-                found.append(_described(shapes, asked, target, targets, experts=experts))
+                one = _described(shapes, asked, target, targets, experts=experts)
+                found.append({**one, "untouched": _untouched(shapes, targets, quantised)})
             except ConfigError as error:
                 problems.append(str(error))
     if problems:
@@ -71,8 +76,6 @@ def _described(
             f"could not read DoRA on {misread[0]} again (huggingface/peft issue 3711); or choose "
             f"modules without {misread[0].rpartition('.')[2]}."
         )
-    sizes = {name: parameter.numel() for name, parameter in shapes.named_parameters()}
-    weights = [*(f"{name}.weight" for name in targets.modules), *targets.parameters]
     return {
         "target": target,
         "experts": experts,
@@ -80,12 +83,17 @@ def _described(
         "names": shortest(targets.modules, dict(shapes.named_modules())),
         "parameters": list(targets.parameters),
         "trained": _trained(shapes, asked, targets),
-        "covered": sum(sizes[name] for name in weights),
         "digest": _digest([*targets.modules, *targets.parameters]),
         "earlier": None if experts else _earlier(shapes, target),
         "misread": len(misread),
         "layers": [len(_layers(targets.modules)), len(_layers(adaptable(shapes)))],
     }
+
+
+def _untouched(shapes: Any, targets: Targets, quantised: Collection[str]) -> float:
+    touched = {*(f"{name}.weight" for name in targets.modules), *targets.parameters, *quantised}
+    sizes = {name: parameter.numel() for name, parameter in shapes.named_parameters()}
+    return sum(n for name, n in sizes.items() if name not in touched) / sum(sizes.values())
 
 
 def _layers(names: Iterable[str]) -> set[str]:
@@ -149,7 +157,8 @@ def _count(shapes: Any, settings: dict[str, Any]) -> int:
 def _earlier(shapes: Any, target: str) -> str | None:
     """The digest of what an earlier version adapted; None: it could not, or knew no such choice.
 
-    Of models whose layers carry a state it says that rows were packed, as they were in 16 bits.
+    Of models whose layers carry a state it says that rows were packed, as they were in 16 bits; of
+    wrappers that their text part was loaded alone, under other names.
     """
     if target not in EARLIER_TARGETS:
         return None
@@ -157,8 +166,9 @@ def _earlier(shapes: Any, target: str) -> str | None:
     try:
         with warnings.catch_warnings(action="ignore"):  # it was so, and is not done again
             adapted = get_peft_model(shapes, lora, low_cpu_mem_usage=True)
-        mixed = ", in rows that saw each other" if carries_state(shapes) else ""
-        return _digest(list(adapted_names(adapted.get_base_model()))) + mixed
+        otherwise = ", in rows that saw each other" if carries_state(shapes) else ""
+        otherwise += ", in the text part alone" if was_loaded_as_text(shapes.config) else ""
+        return _digest(list(adapted_names(adapted.get_base_model()))) + otherwise
     except ValueError:
         return None
     finally:

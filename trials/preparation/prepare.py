@@ -340,7 +340,7 @@ def _check_kind(model: ModelConfig) -> None:
 
 def _size_up(request: Request, report: dict[str, Any]) -> None:
     """Add what adapters may be trained, and what memory the largest trial takes."""
-    from trials.memory.estimate import estimate, weight_sizes
+    from trials.memory.estimate import estimate, quantised_weights, weight_sizes
     from trials.models.shapes import on_meta
     from trials.models.weights import check_headers
     from trials.preparation import adapters
@@ -349,7 +349,8 @@ def _size_up(request: Request, report: dict[str, Any]) -> None:
     shapes = on_meta(request.model)
     check_headers(shapes, request.model, weight_files(request.model))
     weights = weight_sizes(shapes, request.model)
-    found = report["adapters"] = adapters.adapters(shapes, request.adapters)
+    quantised = quantised_weights(shapes, request.model)
+    found = report["adapters"] = adapters.adapters(shapes, request.adapters, quantised)
     report["notes"] += adapters.notes(shapes, found, request.adapters, request.model)
     sizes = estimate(
         adapters.with_largest(shapes, found, request.adapters),

@@ -93,7 +93,8 @@ def _described(
 def _untouched(shapes: Any, targets: Targets, quantised: Collection[str]) -> float:
     touched = {*(f"{name}.weight" for name in targets.modules), *targets.parameters, *quantised}
     sizes = {name: parameter.numel() for name, parameter in shapes.named_parameters()}
-    return sum(n for name, n in sizes.items() if name not in touched) / sum(sizes.values())
+    untouched = sum(n for name, n in sizes.items() if name not in touched)
+    return float(untouched / sum(sizes.values()))
 
 
 def _layers(names: Iterable[str]) -> set[str]:

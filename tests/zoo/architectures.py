@@ -276,12 +276,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "biogpt": _text("biogpt", **TIED),
     "persimmon": _text("persimmon"),
     "bloom": _bare("bloom", hidden_size=64, n_layer=2, n_head=4, **TIED),
-    "falcon": _text(
-        "falcon", new_decoder_architecture=True, num_kv_heads=2, alibi=False, **TIED
-    ),
-    "falcon_alibi": _text(
-        "falcon", alibi=True, multi_query=False, parallel_attn=False, **TIED
-    ),
+    "falcon": _text("falcon", new_decoder_architecture=True, num_kv_heads=2, alibi=False, **TIED),
+    "falcon_alibi": _text("falcon", alibi=True, multi_query=False, parallel_attn=False, **TIED),
     "mpt": _bare("mpt", d_model=64, n_heads=4, n_layers=2, max_seq_len=256, **TIED),
     # Experts that a router chooses.
     "mixtral": _text("mixtral"),
@@ -294,7 +290,10 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "glm4_moe": _text("glm4_moe", **SHARED),
     "glm4_moe_lite": _text(
-        "glm4_moe_lite", mlp_layer_types=["dense", "sparse"], n_shared_experts=1, **LATENT,
+        "glm4_moe_lite",
+        mlp_layer_types=["dense", "sparse"],
+        n_shared_experts=1,
+        **LATENT,
         **ONE_GROUP,
     ),
     "gpt_oss": _text("gpt_oss", rope_parameters={**YARN, "truncate": False}, **SLIDING),
@@ -308,14 +307,22 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "hunyuan_v1_moe": _text("hunyuan_v1_moe", moe_topk=2),
     "minimax_m2": _text("minimax_m2"),
     "ernie4_5_moe": _text(
-        "ernie4_5_moe", moe_num_experts=4, moe_k=2, moe_num_shared_experts=1,
+        "ernie4_5_moe",
+        moe_num_experts=4,
+        moe_k=2,
+        moe_num_shared_experts=1,
         moe_layer_start_index=1,
     ),
     "dots1": _text("dots1", layer_types=["full_attention"] * 2, **SHARED),
     "llama4_text": _text("llama4_text", floor_scale=8, **LLAMA4),
     "jetmoe": _text("jetmoe", kv_channels=16, num_key_value_heads=2),
-    "exaone_moe": _text("exaone_moe", mlp_layer_types=["dense", "sparse"], num_shared_experts=1,
-                        **ONE_GROUP, **SLIDING),
+    "exaone_moe": _text(
+        "exaone_moe",
+        mlp_layer_types=["dense", "sparse"],
+        num_shared_experts=1,
+        **ONE_GROUP,
+        **SLIDING,
+    ),
     "solar_open": _text("solar_open", n_shared_experts=1, **ONE_GROUP),
     "afmoe": _text("afmoe", num_dense_layers=1, num_shared_experts=1, **SLIDING),
     # States beside attention, or instead of it.
@@ -392,10 +399,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         block_types=["recurrent", "recurrent", "attention"],
         **TIED,
     ),
-    "lfm2": _text("lfm2", block_auto_adjust_ff_dim=False, layer_types=["conv", "full_attention"],
-                  **TIED),
-    "lfm2_moe": _text("lfm2_moe", num_dense_layers=1, layer_types=["conv", "full_attention"],
-                      **TIED),
+    "lfm2": _text(
+        "lfm2", block_auto_adjust_ff_dim=False, layer_types=["conv", "full_attention"], **TIED
+    ),
+    "lfm2_moe": _text(
+        "lfm2_moe", num_dense_layers=1, layer_types=["conv", "full_attention"], **TIED
+    ),
     "mamba": _text("mamba", state_size=8, time_step_rank=4),
     "mamba2": _text("mamba2", num_heads=8, state_size=16, n_groups=1, chunk_size=16),
     "falcon_mamba": _text("falcon_mamba", state_size=8, time_step_rank=4),
@@ -424,8 +433,11 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         audio_token_id=504,
     ),
     "paligemma": _sees(
-        "paligemma", _text("gemma", **TIED), {**SIGLIP, "projection_dim": 64},
-        projection_dim=64, image_token_index=510,
+        "paligemma",
+        _text("gemma", **TIED),
+        {**SIGLIP, "projection_dim": 64},
+        projection_dim=64,
+        image_token_index=510,
     ),
     "qwen2_vl": _sees(
         "qwen2_vl",
@@ -462,12 +474,22 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "llava": _sees("llava", _text("llama"), CLIP, image_token_index=510),
     "llava_next": _sees("llava_next", _text("mistral"), CLIP, image_token_index=510),
     "internvl": _sees(
-        "internvl", _text("qwen2"), {**PLAIN_TOWER, "image_size": [28, 28], "patch_size": [14, 14],
-                                     "model_type": "internvl_vision"}, image_token_id=510,
+        "internvl",
+        _text("qwen2"),
+        {
+            **PLAIN_TOWER,
+            "image_size": [28, 28],
+            "patch_size": [14, 14],
+            "model_type": "internvl_vision",
+        },
+        image_token_id=510,
     ),
     "smolvlm": _sees(
-        "smolvlm", _text("llama"), {**PLAIN_TOWER, "model_type": "smolvlm_vision"},
-        image_token_id=510, scale_factor=2,
+        "smolvlm",
+        _text("llama"),
+        {**PLAIN_TOWER, "model_type": "smolvlm_vision"},
+        image_token_id=510,
+        scale_factor=2,
     ),
     "llama4": _sees(
         "llama4",

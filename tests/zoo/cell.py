@@ -187,7 +187,10 @@ class Bench:
 
     def sample(self) -> list[Row]:
         rows = self.rows("sample")
-        return [rows[index] for index in range(len(rows.lengths))]
+        return [
+            {name: values.tolist() for name, values in rows[index].items()}
+            for index in range(len(rows.lengths))
+        ]
 
     @property
     def adapter(self) -> Path:
@@ -390,8 +393,7 @@ NEW_TOKENS = 8
 def generation(bench: Bench) -> Iterator[Finding]:
     """Prompts that are continued together are so as each is alone, but for ties."""
     prompts = [
-        list(map(int, row["input_ids"][:n]))
-        for row, n in zip(bench.sample(), (5, 8, 3, 7), strict=False)
+        list(row["input_ids"][:n]) for row, n in zip(bench.sample(), (5, 8, 3, 7), strict=False)
     ]
     try:
         alone = [
@@ -404,9 +406,7 @@ def generation(bench: Bench) -> Iterator[Finding]:
     bench.base.add_adapter(bench.config(0)).eval()
     together = bench.base.generate(prompts, stop_ids=[STOP], max_new_tokens=NEW_TOKENS)
     bench.base.remove_adapter()
-    worst = max(
-        _gap(bench.plain, *three) for three in zip(prompts, alone, together, strict=True)
-    )
+    worst = max(_gap(bench.plain, *three) for three in zip(prompts, alone, together, strict=True))
     yield Finding("generation in a batch", worst, NEAR_TIE.get(bench.precision, USUAL_NEAR_TIE))
 
 

@@ -60,7 +60,7 @@ def main() -> int:
     asked = _asked()
     os.nice(10)  # behind whatever else the machine does
     _set_up(asked.out)
-    from tests.zoo.cell import PRECISIONS
+    from tests.zoo.bench import PRECISIONS
 
     places = [
         Place(asked.out, name, precision)
@@ -122,8 +122,8 @@ def _measure(places: Sequence[Place], *, n_at_once: int) -> None:
 
 def _built(places: Iterator[Place]) -> Iterator[Place]:
     """Make each model before its cells, which need it at once."""
+    from tests.zoo.bench import in_words
     from tests.zoo.build import built
-    from tests.zoo.cell import in_words
 
     for place in places:
         if place.result.exists():
@@ -174,8 +174,11 @@ def _say(place: Place) -> None:
 
 def _cell(place: Place) -> None:
     """In a process of its own: what it prints goes into its log."""
+    import torch
+
     from tests.zoo.cell import measured
 
+    torch.set_num_threads(1)  # makes torch's pool anew, before several threads ask for it at once
     # One of its own: cells that run at once would wait for each other's tokens.
     os.environ["XDG_CACHE_HOME"] = str(place.work / "cache")
     with place.log.open("w", encoding="utf-8") as log:

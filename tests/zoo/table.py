@@ -144,7 +144,7 @@ def _shown(precisions: Sequence[str]) -> str:
 
 def _kind(words: str, name: str) -> str:
     """Words without what differs between two cells of the same fault."""
-    words = re.sub(r"/\S*|'[^']*'|\([^()]*\)", "…", words.replace(name, "…"))
+    words = re.sub(r"/\S*|\{[^}]*\}|'[^']*'|\([^()]*\)", "…", words.replace(name, "…"))
     return re.sub(r"\d[\d.e+-]*|0x\w+", "#", words)
 
 

@@ -68,7 +68,7 @@ def modules_of_presets(bench: Bench) -> Iterator[Finding]:
             bench.modules[preset] = f"refused: {error}"
             continue
         wrong: list[str] = []
-        with bench.guarded(preset):
+        with bench.guarded(f"{preset}: passes the check, and fails in a trial"):
             adapted = bench.base.add_adapter(bench.config(0, target_modules=preset))
             bench.modules[preset] = adapted_kinds(adapted)
             if preset == "all-linear":

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-ROUTER = re.compile(r"\.(gate|router|router\.layer|shared_expert_gate|wg|classifier)$")
+# Not the gate of a shared expert, which chooses none.
+ROUTER = re.compile(r"\.(gate|router|router\.\w+|wg|classifier)$")
 TOWER = re.compile(r"vision|visual|image|audio|multi_modal_projector|connector|embed_tokens_per")
 
 

@@ -92,7 +92,7 @@ class Bench:
             "output_dir": str(self.work / "trials" / f"{number:03d}"),
             "rank": 4 if number % 2 else 8,
             "alpha": 16.0,
-            "learning_rate": 2e-2,
+            "learning_rate": 5e-2,
             "epochs": 1,
             "effective_batch_size": 4,
             "gpus_per_trial": 1,
@@ -177,9 +177,10 @@ class Bench:
 
 
 def in_words(error: BaseException) -> str:
-    """Return an error in one line, with where it was raised."""
+    """Return an error in one line, with where it was raised: in our own code, if it was there."""
     frames = traceback.extract_tb(error.__traceback__)
-    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "nowhere"
+    own = [frame for frame in frames if "/trials/" in frame.filename] or frames
+    where = f"{Path(own[-1].filename).name}:{own[-1].lineno}"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]} ({where})"
 
 

@@ -20,10 +20,10 @@ def built(name: str, folder: Path) -> Path:
         return folder
     config = tiny_config(name)
     torch.manual_seed(0)
-    model = _auto_class(config).from_config(config, dtype=torch.float32)
+    model = _auto_class(config).from_config(config, dtype=torch.bfloat16)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(folder) as unfinished:
-        model.to(torch.bfloat16).save_pretrained(unfinished)
+        model.save_pretrained(unfinished)
         make_tokenizer().save_pretrained(unfinished)
     return folder
 

@@ -90,14 +90,15 @@ def rows_apart(bench: Bench) -> Iterator[Finding]:
         bench.notes.append("not packed")
         return
     chance = torch.Generator().manual_seed(5)
+    moved = 0.0
     for first_length, second_length in LENGTHS:
         first, other, second = (
             torch.randint(3, 80, (n,), generator=chance)
             for n in (first_length, first_length, second_length)
         )
         one, another = (_logits_after(base, row, second) for row in (first, other))
-        moved = float((one - another).norm() / one.norm())
-        yield Finding("packed rows leak", moved, LEAK.get(bench.precision, USUAL_LEAK))
+        moved = max(moved, float((one - another).norm() / one.norm()))
+    yield Finding("packed rows leak", moved, LEAK.get(bench.precision, USUAL_LEAK))
 
 
 def _logits_after(base: TransformersBase, first: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
@@ -146,6 +147,9 @@ def _losses_of_trial(bench: Bench, base: TransformersBase, number: int) -> list[
 
 def checkpointing(bench: Bench) -> Iterator[Finding]:
     """Activations that are computed again give the same gradients; all that is trained has one."""
+    if not bench.base.model.supports_gradient_checkpointing:
+        bench.notes.append("transformers itself does not compute its activations again")
+        return
     adapted = bench.base.add_adapter(bench.config(0))
     adapted.train()
     chance = torch.Generator().manual_seed(0)
@@ -240,7 +244,7 @@ NEW_TOKENS = 8
 def generation(bench: Bench) -> Iterator[Finding]:
     """Prompts that are continued together are so as each is alone, but for ties."""
     prompts = [
-        list(row["input_ids"][:n]) for row, n in zip(bench.sample(), (5, 8, 3, 7), strict=False)
+        list(row["input_ids"][:n]) for row, n in zip(bench.sample(), (5, 24, 9, 15), strict=False)
     ]
     try:
         alone = [

@@ -143,9 +143,12 @@ def _shown(precisions: Sequence[str]) -> str:
 
 
 def _kind(words: str, name: str) -> str:
-    """Words without what differs between two cells of the same fault."""
+    """Words without what differs between two cells of the same fault, or two checks of one cell."""
+    words = re.sub(r": (?:\d[\d.e+-]*|inf|nan)\b(.*); at most", r"\1; at most", words)
     words = re.sub(r"/\S*|\{[^}]*\}|'[^']*'|\([^()]*\)", "…", words.replace(name, "…"))
-    return re.sub(r"\d[\d.e+-]*|0x\w+", "#", words)
+    return re.sub(
+        r"^(experts: )?\w+: (?=\w+(?:Error|Clean))", r"\1", re.sub(r"\d[\d.]*", "#", words)
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 
 # Not the gate of a shared expert, which chooses none.
 ROUTER = re.compile(r"\.(gate|router|router\.\w+|wg|classifier)$")
-TOWER = re.compile(r"vision|visual|image|audio|multi_modal_projector|connector|embed_tokens_per")
+TOWER = re.compile(r"vision|visual|image|audio|multi_modal_projector|connector")
 
 
 def adapted_kinds(adapted: Any) -> dict[str, int]:

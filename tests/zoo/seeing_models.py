@@ -10,7 +10,7 @@ from tests.zoo.tiny_config import Architecture, text_model
 
 
 def _sees(
-    model_type: str, text: Architecture, vision: Mapping[str, Any] | None, **own: Any
+    model_type: str, text: Architecture, vision: Mapping[str, Any], **own: Any
 ) -> Architecture:
     return Architecture(model_type, own, text=text, vision=vision)
 
@@ -42,6 +42,12 @@ QWEN_TOWER = {
     "intermediate_size": 64,
 }
 QWEN3_TOWER = {**QWEN_TOWER, "num_position_embeddings": 16}
+GEMMA4_TOWER = {
+    **PLAIN_TOWER,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "position_embedding_size": 16,
+}
 IMAGE_IDS = {
     "image_token_id": 510,
     "video_token_id": 511,
@@ -62,7 +68,7 @@ SEEING_MODELS: Mapping[str, Architecture] = {
     "gemma4": _sees(
         "gemma4",
         text_model("gemma4_text", **GEMMA4),
-        None,
+        GEMMA4_TOWER,
         image_token_id=510,
         boi_token_id=508,
         eoi_token_id=509,

@@ -1,8 +1,9 @@
-"""The zoo: `python -m tests.zoo [NAME…] [--out DIR]`. Some 5 s of a CPU core a cell, in the background.
+"""The zoo: `python -m tests.zoo [NAME…] [--out DIR]`, some 5 s of a CPU core for each cell.
 
 Every architecture in every precision is used as a sweep uses it, beside plain transformers and
 peft. A cell is one JSON in DIR/cells; what is there is not measured again, so the command may be
-stopped and given once more. `python -m tests.zoo.table` makes a page of them.
+stopped and given once more. It runs behind whatever else does, and may be left to itself.
+`python -m tests.zoo.table DIR` makes a page of the cells.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from trials.backends.transformers_qlora import TransformersBase
 from trials.config import ComputeDtype, EvalPoint, ModelConfig, Quantization, TrialConfig
 from trials.data.tokens import TokenRows
 from trials.preparation.prepare import Request, prepare
+from trials.trial_folder import ADAPTER
 
 PRECISIONS: Mapping[str, tuple[Quantization, ComputeDtype]] = {
     "nf4": ("nf4", "auto"),
@@ -169,7 +170,7 @@ class Bench:
     @property
     def adapter(self) -> Path:
         """Of the first trial."""
-        return Path(self.config(0).output_dir) / "adapter"
+        return Path(self.config(0).output_dir) / ADAPTER
 
     def adapted_losses(self, quantization: str) -> Losses:
         """Of plain peft, with the first trial's adapter."""

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.zoo.bench import Bench, weight_names
+from tests.zoo.bench import Bench, in_words, weight_names
 from tests.zoo.checks import OF_AN_ADAPTER, OF_THE_BASE, Check, base_loss, modules_of_presets
 from trials.config import TrialConfig, UserError
 
@@ -32,6 +32,10 @@ def measured(name: str, precision: str, folder: Path, work: Path) -> dict[str, A
     bench = Bench(folder, precision, work)
     refused = _refused(bench)
     if refused is None:
+        _see_plain(bench)
+        with bench.guarded("load"):
+            assert bench.base
+    if refused is None and not bench.faults:
         _run(OF_THE_BASE + OF_AN_ADAPTER, bench)
         if any(own.name == "experts" for own in dataclasses.fields(TrialConfig)):
             _run_with_experts(bench)
@@ -63,6 +67,15 @@ def _refused(bench: Bench) -> str | None:
     except UserError as error:
         return str(error)
     return None
+
+
+def _see_plain(bench: Bench) -> None:
+    """Note it where the libraries themselves fail: then the check before a sweep must refuse."""
+    try:
+        bench.plain.losses(bench.sample())
+    # Exception: as of `Bench.guarded`.
+    except Exception as error:
+        bench.notes.append(f"transformers itself fails: {in_words(error)}")
 
 
 def _run_with_experts(bench: Bench) -> None:

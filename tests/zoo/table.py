@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def main() -> None:
     asked = parser.parse_args()
     cells = read(asked.out)
     if asked.say:
-        print("\n".join(_list(cells, "WRONG")))
+        print("\n".join(_list(cells, _told("WRONG"))))
         return
     above, _, _ = PAGE.read_text(encoding="utf-8").partition(MARK)
     PAGE.write_text(above + MARK + "\n" + page(cells), encoding="utf-8")
@@ -64,8 +64,13 @@ def page(cells: Cells) -> str:
         "## What a preset adapts",
         "\n".join(_presets(cells)),
     ]
-    for heading, verdict in (("## What is refused", "refused"), ("## What is wrong", "WRONG")):
-        if lines := list(_list(cells, verdict)):
+    lists = {
+        "## What is refused": _told("refused"),
+        "## What is wrong": _told("WRONG"),
+        "## What transformers itself does not do": _of_transformers,
+    }
+    for heading, told in lists.items():
+        if lines := list(_list(cells, told)):
             parts += [heading, "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
 
@@ -122,13 +127,22 @@ def _kinds(kinds: dict[str, int] | str) -> str:
     return ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items()))
 
 
-def _list(cells: Cells, verdict: str) -> Iterator[str]:
+def _told(verdict: str) -> Callable[[Cell], list[str]]:
+    return lambda cell: cell["words"] if cell["verdict"] == verdict else []
+
+
+def _of_transformers(cell: Cell) -> list[str]:
+    own = "transformers itself "
+    return [note.removeprefix(own) for note in cell["notes"] if note.startswith(own)]
+
+
+def _list(cells: Cells, told: Callable[[Cell], list[str]]) -> Iterator[str]:
     """One line for each kind of words, with the cells that have them."""
     examples: dict[str, str] = {}
     places: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, of_name in cells.items():
         for precision, cell in of_name.items():
-            for words in cell["words"] if cell["verdict"] == verdict else ():
+            for words in told(cell):
                 kind = _kind(words, name)
                 examples.setdefault(kind, words)
                 places[kind][name].append(precision)

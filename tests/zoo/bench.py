@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tests.tiny import request
+from tests.tiny import ADAPTERS, request
 from tests.zoo.build import write_rows
 from tests.zoo.plain import Losses, Plain, Row
 from trials import exported
@@ -20,7 +19,7 @@ from trials.backends.loading import load
 from trials.backends.transformers_qlora import TransformersBase
 from trials.config import ComputeDtype, EvalPoint, ModelConfig, Quantization, TrialConfig
 from trials.data.tokens import TokenRows
-from trials.preparation.prepare import Request, prepare
+from trials.preparation.prepare import prepare
 from trials.trial_folder import ADAPTER
 
 PRECISIONS: Mapping[str, tuple[Quantization, ComputeDtype]] = {
@@ -40,8 +39,8 @@ class Bench:
     folder: Path
     precision: str
     work: Path
-    own: Mapping[str, Any] = field(default_factory=dict)
-    """Of the trials' configuration, beside the usual."""
+    experts: bool = False
+    """Whether the trials adapt the routed experts too."""
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     numbers: dict[str, float] = field(default_factory=dict)
@@ -70,7 +69,7 @@ class Bench:
     def prepare(self, target_modules: str = "all-linear", to: Path | None = None) -> Any:
         """Do what `sweep check` does; raises what it would say."""
         self.work.mkdir(parents=True, exist_ok=True)
-        known = {own.name for own in dataclasses.fields(Request)}
+        adapters = replace(ADAPTERS, target_modules=[target_modules], experts=[self.experts])
         return prepare(
             request(
                 self.folder,
@@ -78,10 +77,9 @@ class Bench:
                 model=self.model(),
                 train=write_rows(self.work / "train.jsonl", 16, seed=2),
                 eval=write_rows(self.work / "eval.jsonl", 8, seed=3),
-                target_modules=target_modules,
+                adapters=adapters,
                 max_lengths=[MAX_LENGTH],
                 smallest_epochs=100,  # else the sample would be made smaller than 8 rows
-                **{name: value for name, value in self.own.items() if name in known},
             )
         )
 
@@ -115,8 +113,9 @@ class Bench:
             "checkpoint_minutes": 60.0,
             "stall_minutes": 60.0,
             "seed": number,
+            "experts": self.experts,
         }
-        return TrialConfig(**{**settings, **self.own, **changes})
+        return TrialConfig(**{**settings, **changes})
 
     def fresh_base(self) -> TransformersBase:
         """Load it once more, and have it pack as a large model would, where it may."""

@@ -3,7 +3,6 @@ way. What is beyond its limit, or fails, is wrong."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 import time
@@ -15,7 +14,7 @@ from typing import Any
 
 from tests.zoo.bench import Bench, in_words, weight_names
 from tests.zoo.checks import OF_AN_ADAPTER, OF_THE_BASE, Check, base_loss, modules_of_presets
-from trials.config import TrialConfig, UserError
+from trials.config import UserError
 
 EXPERTS = re.compile(r"\.experts\.|\.block_sparse_moe\.input_linear\.")
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
@@ -37,8 +36,7 @@ def measured(name: str, precision: str, folder: Path, work: Path) -> dict[str, A
             assert bench.base
     if refused is None and not bench.faults:
         _run(OF_THE_BASE + OF_AN_ADAPTER, bench)
-        if any(own.name == "experts" for own in dataclasses.fields(TrialConfig)):
-            _run_with_experts(bench)
+        _run_with_experts(bench)
     return {
         "architecture": name,
         "precision": precision,
@@ -82,7 +80,7 @@ def _run_with_experts(bench: Bench) -> None:
     """The same once more with the routed experts trained, where there are any."""
     if not any(EXPERTS.search(name) for name in weight_names(bench.folder)):
         return
-    asked = Bench(bench.folder, bench.precision, bench.work / "experts", {"experts": True})
+    asked = Bench(bench.folder, bench.precision, bench.work / "experts", experts=True)
     refused = _refused(asked)
     if refused is not None:
         bench.notes.append(f"experts refused: {refused}")

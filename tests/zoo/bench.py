@@ -90,7 +90,7 @@ class Bench:
             "data_dir": str(self.data_dir),
             "output_dir": str(self.work / "trials" / f"{number:03d}"),
             "rank": 4 if number % 2 else 8,
-            "alpha": 16.0,
+            "alpha": 32.0,
             "learning_rate": 5e-2,
             "epochs": 1,
             "effective_batch_size": 4,

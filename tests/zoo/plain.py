@@ -1,14 +1,18 @@
-"""The reference: plain transformers and peft, one row at a time; nothing of this project."""
+"""The reference: plain transformers and peft, one row at a time.
+
+Of this project it has one thing: which layers are quantised, and by which kernel.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from trials.models.quantisation import bitsandbytes_config, keep_cpu_kernels_differentiable
 
 IGNORED = -100
 
@@ -40,12 +44,16 @@ class Plain:
         import transformers
         from peft import PeftModel
 
-        named = json.loads((folder / "config.json").read_text())["architectures"][0]
         self._dtype = dtype
-        model = getattr(transformers, named).from_pretrained(
-            folder, dtype=dtype, device_map={"": "cpu"}, **_quantised(quantization, dtype)
-        )
-        _use_the_usual_kernel(model)
+        config = transformers.AutoConfig.from_pretrained(folder)
+        kind = getattr(transformers, config.architectures[0])
+        settings: dict[str, Any] = {"dtype": dtype, "device_map": {"": "cpu"}}
+        if quantization != "none":
+            with torch.device("meta"):
+                shapes = kind(config)
+            settings["quantization_config"] = bitsandbytes_config(quantization, dtype, shapes)
+        model = kind.from_pretrained(folder, **settings)
+        keep_cpu_kernels_differentiable(model)
         self.model: Any = model if adapter is None else PeftModel.from_pretrained(model, adapter)
         self.model.eval()
 
@@ -84,24 +92,3 @@ class Plain:
             )
         new: list[int] = found[0, len(prompt) :].tolist()
         return new[: new.index(stop_id)] if stop_id in new else new
-
-
-def _quantised(quantization: str, dtype: torch.dtype) -> dict[str, Any]:
-    from transformers import BitsAndBytesConfig
-
-    if quantization == "nf4":
-        nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
-        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype, **nf4)
-        return {"quantization_config": config}
-    if quantization == "int8":
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
-    return {}
-
-
-def _use_the_usual_kernel(model: torch.nn.Module) -> None:
-    """On a processor with AVX512-BF16 bitsandbytes would change to one that rounds otherwise."""
-    from bitsandbytes.nn import Linear4bit
-
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False

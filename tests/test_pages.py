@@ -33,6 +33,8 @@ OF_OTHERS = {
     "--app-name",  # mlflow server
     "--artifacts-destination",
     "--account",  # sbatch
+    "--again",  # tests.zoo
+    "--jobs",
     "--requeue",
     "--data",  # tests.benchmarks and tests.faults
     "--only",

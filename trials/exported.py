@@ -168,7 +168,7 @@ def eval_loss(model: Any, rows: Sequence[Row], dtype: torch.dtype) -> float:
         mask = _padded([[1] * len(row["input_ids"]) for row in batch], 0).to(device)
         labels = _padded([row["labels"] for row in batch], IGNORED).to(device)[:, 1:]
         with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
-            logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
         # (batch, sequence - 1, vocabulary), in 32 bits where there is loss
         is_target = labels != IGNORED
         nats += float(

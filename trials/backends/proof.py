@@ -4,6 +4,7 @@ import functools
 import gc
 import hashlib
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -143,7 +144,8 @@ def _content(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
     """All that decides what the model computes: named tensors, and numbers of quantisation."""
     seen = set()
     for path, module in model.named_modules():
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+        own = {**module._parameters, **module._buffers}
+        for name, tensor in sorted(own.items(), key=itemgetter(0)):  # peft puts some back last
             if name in module._non_persistent_buffers_set or tensor is None or id(tensor) in seen:
                 continue
             seen.add(id(tensor))  # tied weights are hashed once

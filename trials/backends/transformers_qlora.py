@@ -147,6 +147,8 @@ class TransformersBase:
 
     def recompute_activations(self) -> None:
         """Keep only the inputs of decoder layers, until the adapter is removed."""
+        if not self.model.supports_gradient_checkpointing:  # JetMoE: the trial will not fit
+            return
         self.model.gradient_checkpointing_enable({"use_reentrant": False})
         # It has also put a hook on the embeddings so that their output requires a gradient. Only
         # reentrant checkpointing needs that, and nothing would remove the hook.

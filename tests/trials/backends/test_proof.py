@@ -228,3 +228,11 @@ def test_held_device_memory_is_found(model: Model, monkeypatch: pytest.MonkeyPat
     loaded.check(model)
     with pytest.raises(BaseNotClean, match="65 MiB more of device memory held than at load"):
         loaded.check(model)
+
+
+def test_a_parameter_that_was_put_back_is_the_same_wherever_it_stands(model: Model) -> None:
+    """peft takes the weights of experts off and puts them back behind their biases."""
+    before = content_hash(model)
+    weight = model.linear._parameters.pop("weight")
+    model.linear.register_parameter("weight", weight)
+    assert content_hash(model) == before

@@ -31,7 +31,6 @@ from trials.preparation.model_checks import (
     check_weights,
     model_digest,
     reachable,
-    weight_files,
 )
 from trials.preparation.prompts import Ask, allowed_tokens, write_prompts
 from trials.preparation.rendered import examples, rendering_notes, token_rows, usable
@@ -44,6 +43,8 @@ from trials.whole_file import new_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from trials.preparation.sizing import Sized
 
 
 FORMAT = 5
@@ -110,17 +111,10 @@ def prepare(request: Request) -> dict[str, Any]:
     check_form(request.model, form_of(request.model.name, request.model.revision))
     folder = Path(request.output_dir)
     done = folder / DATA_REPORT
-    earlier = None
-    if done.exists():
-        report: dict[str, Any] = json.loads(done.read_text())
-        earlier = _earlier_tokens(folder, report)
-        is_sample = request.n_sample_rows in (None, report["sample_rows"])
-        if request.generation is not None:
-            n_rows = report.get("generation", {}).get("rows")
-            is_sample = is_sample and request.generation.n_rows in (None, n_rows)
-        is_day = report.get("date") in (None, _day(request))
-        if is_sample and is_day and report["content"] == _content(request, fingerprints):
-            return report | told
+    before: dict[str, Any] | None = json.loads(done.read_text()) if done.exists() else None
+    if before is not None and _is_unchanged(before, request, fingerprints):
+        return before | told
+    earlier = None if before is None else _earlier_tokens(folder, before)
 
     if not request.model.name.startswith("/"):
         print(f"reading the tokenizer of {request.model.name}", flush=True)
@@ -128,9 +122,11 @@ def prepare(request: Request) -> dict[str, Any]:
     reachable(request.model, lambda: _check_kind(request.model))
     tokenizer = reachable(request.model, lambda: load_tokenizer(request.model))
     give_template(tokenizer, request.chat_template, request.template_arguments)
+    sized = reachable(request.model, lambda: _sized(request))
     with new_folder(folder) as unfinished:
         report = _write(request, tokenizer, splits, fingerprints, unfinished)
-        reachable(request.model, lambda: _size_up(request, report))
+        report |= {"adapters": sized.adapters, "notes": [*report["notes"], *sized.notes]}
+        report["memory"] = _memory(request, sized, report)
         # The content only now: a model of the hub has been fetched, so its commit is known.
         report |= {"content": _content(request, fingerprints), **told}
         if earlier is not None:
@@ -338,30 +334,30 @@ def _check_kind(model: ModelConfig) -> None:
     auto_class(read_config(model))
 
 
-def _size_up(request: Request, report: dict[str, Any]) -> None:
-    """Add what adapters may be trained, and what memory the largest trial takes."""
-    from trials.memory.estimate import estimate, quantised_weights, weight_sizes
-    from trials.models.shapes import on_meta
-    from trials.models.weights import check_headers
-    from trials.preparation import adapters
+def _is_unchanged(before: dict[str, Any], request: Request, fingerprints: dict[str, str]) -> bool:
+    """Whether what lies in the folder is what is asked for."""
+    is_sample = request.n_sample_rows in (None, before["sample_rows"])
+    if request.generation is not None:
+        n_rows = before.get("generation", {}).get("rows")
+        is_sample = is_sample and request.generation.n_rows in (None, n_rows)
+    is_day = before.get("date") in (None, _day(request))
+    return is_sample and is_day and before["content"] == _content(request, fingerprints)
 
-    longest_row = max(counts["longest"] for counts in report["train"].values())
-    shapes = on_meta(request.model)
-    check_headers(shapes, request.model, weight_files(request.model))
-    weights = weight_sizes(shapes, request.model)
-    quantised = quantised_weights(shapes, request.model)
-    found = report["adapters"] = adapters.adapters(shapes, request.adapters, quantised)
-    report["notes"] += adapters.notes(shapes, found, request.adapters, request.model)
-    sizes = estimate(
-        adapters.with_largest(shapes, found, request.adapters),
-        request.model,
-        weights,
+
+def _memory(request: Request, sized: Sized, report: dict[str, Any]) -> dict[str, Any]:
+    longest = max(counts["longest"] for counts in report["train"].values())
+    return sized.memory(
         optimizer=request.optimizer,
         micro_batch_size=request.micro_batch_size,
-        max_length=min(max(request.max_lengths), longest_row),
+        max_length=min(max(request.max_lengths), longest),
         on_gpu=request.on_gpus,
     )
-    report["memory"] = {**sizes, "left": weights.left}
+
+
+def _sized(request: Request) -> Sized:
+    from trials.preparation.sizing import size_up
+
+    return size_up(request.model, request.adapters)
 
 
 def main(

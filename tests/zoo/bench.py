@@ -175,6 +175,12 @@ class Bench:
         """Of plain peft, with the first trial's adapter."""
         return Plain(self.folder, quantization, self.dtype, self.adapter).losses(self.sample())
 
+    def merged_losses(self) -> Losses:
+        """Of the base that plain peft has merged with that adapter in 16 bits."""
+        merged = Plain(self.folder, "none", torch.bfloat16, self.adapter)
+        merged.merge(self.dtype)
+        return merged.losses(self.sample())
+
 
 def in_words(error: BaseException) -> str:
     """Return an error in one line, with where it was raised: in our own code, if it was there."""

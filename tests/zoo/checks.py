@@ -216,7 +216,7 @@ def exported_apart(bench: Bench) -> Iterator[Finding]:
 
 
 def exported_merged(bench: Bench) -> Iterator[Finding]:
-    """`sweep export --merge`: as plain peft on the base in 16 bits, and no weight is left out."""
+    """`sweep export --merge`: as plain peft merges in 16 bits, and no weight is left out."""
     if bench.logged is None:
         return
     merged = bench.work / "merged"
@@ -226,7 +226,7 @@ def exported_merged(bench: Bench) -> Iterator[Finding]:
     lost = sorted(weight_names(bench.folder) - weight_names(merged))
     yield Finding("weights lost by export --merge", len(lost), 0, lost)
     found = _exported_loss(bench, merged, is_merged=True, quantization="none")
-    yield Finding("export --merge", abs(found / bench.adapted_losses("none").mean - 1), MERGED)
+    yield Finding("export --merge", abs(found / bench.merged_losses().mean - 1), MERGED)
 
 
 def _export(bench: Bench, target: Path, *, is_merged: bool) -> dict[str, Any]:

@@ -57,6 +57,11 @@ class Plain:
         self.model: Any = model if adapter is None else PeftModel.from_pretrained(model, adapter)
         self.model.eval()
 
+    def merge(self, dtype: torch.dtype) -> None:
+        """Add the adapter to the weights, as peft does, then compute in `dtype`."""
+        self.model = self.model.merge_and_unload().to(dtype).eval()
+        self._dtype = dtype
+
     @torch.no_grad()
     def logits(self, ids: Sequence[int]) -> torch.Tensor:
         """Return those of a row, (tokens, vocabulary), in float32."""

@@ -380,6 +380,8 @@ def _not_in_llama_factory(run: Run) -> list[str]:
         lines.append("  template: left out, so that it is the tokenizer's own chat template")
     if run.template_path is not None:
         lines.append(f"  data.chat_template: copy {run.template_path} into the base model's folder")
+    if run.target_parameters:
+        lines.append("  experts: left out, since there is no key for weights of experts")
     if others := [name for name in run.arguments if name != "enable_thinking"]:
         lines.append(f"  data.template_arguments: no keys for {', '.join(others)}")
     return lines

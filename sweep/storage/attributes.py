@@ -36,6 +36,16 @@ CURVE = "curve"  # every `EvalPoint` from index 1 on
 EVAL_LOSS_BEST = "eval_loss_best"  # at its best evaluation
 VALUE_BEST = "value_best"  # the objective there
 
+UNKNOWN_BEFORE: Mapping[str, Any] = {"experts": False}
+"""Hyperparameters that points of earlier versions lack, with what their trials had."""
+
+
+def point_of(trial: Any) -> dict[str, Any] | None:
+    """A trial's hyperparameters, of Optuna's trial or a frozen one; None: it has none yet."""
+    point = trial.user_attrs.get(POINT)
+    return None if point is None else {**UNKNOWN_BEFORE, **point}
+
+
 MEMORY = "memory"
 """The constraint that an out-of-memory trial breaks: 1, and -1 of all others."""
 

@@ -64,7 +64,7 @@ class StoredTrial:
         result = of_end.get(attributes.RESULT, {})
         return cls(
             number=trial.number,
-            hyperparameters=known[POINT],
+            hyperparameters={**attributes.UNKNOWN_BEFORE, **known[POINT]},
             outcome=_outcome(trial, lives=lives),
             reason=of_end.get(attributes.OUTCOME_REASON, ""),
             value=value,

@@ -35,7 +35,7 @@ from sweep.space.domains import Choices, Domain, TimesRank, is_fixed
 from sweep.space.hyperparameters import HYPERPARAMETERS, Value
 from sweep.space.space import Space
 from sweep.space.usual_points import Start
-from sweep.storage.attributes import MEMORY, POINT, STARTED_FROM, is_paused
+from sweep.storage.attributes import MEMORY, POINT, STARTED_FROM, is_paused, point_of
 from sweep.storage.mirror import InMemory
 from sweep.storage.optuna_private import begin, give_number, study_id_of
 
@@ -47,7 +47,7 @@ def enqueue_starts(study: optuna.Study, space: Space) -> list[Start]:
     """
     trials, new = study.get_trials(deepcopy=False), []
     has_begun = any(POINT in trial.user_attrs for trial in trials)
-    known = [{**trial.user_attrs.get(POINT, {}), **_given(trial)} for trial in trials]
+    known = [{**(point_of(trial) or {}), **_given(trial)} for trial in trials]
     for index, start in enumerate(space.starts):
         earlier = [before.values for before in space.starts[:index]]
         if start.is_usual:
@@ -111,7 +111,7 @@ class View:
     def queued(self) -> dict[int, float]:
         """Epochs of the trials in the queue, by number, where they are known."""
         waiting = self._study.get_trials(False, (TrialState.WAITING,))
-        points = {t.number: {**t.user_attrs.get(POINT, {}), **_given(t)} for t in waiting}
+        points = {t.number: {**(point_of(t) or {}), **_given(t)} for t in waiting}
         return {n: float(point["epochs"]) for n, point in points.items() if "epochs" in point}
 
     def as_searched(self) -> optuna.Study:
@@ -150,7 +150,7 @@ class View:
 def _as_searched(
     trial: FrozenTrial, space: Space, searched: dict[str, BaseDistribution]
 ) -> FrozenTrial:
-    point = trial.user_attrs.get(POINT)
+    point = point_of(trial)
     if point is None:  # of `start_with`, and not begun
         fixed = {"fixed_params": params_of(space, _given(trial))}
         return create_trial(state=TrialState.WAITING, system_attrs=fixed)

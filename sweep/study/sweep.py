@@ -14,7 +14,7 @@ from sweep.pruners.own_curve import ByItself, stopped_by_hand
 from sweep.pruners.peers import WITHOUT_VALUE, make_rivals
 from sweep.space.space import Space
 from sweep.storage import attributes
-from sweep.storage.attributes import POINT, as_ranges, from_ranges
+from sweep.storage.attributes import POINT, as_ranges, from_ranges, point_of
 from sweep.storage.optuna_private import put_back
 from sweep.study.ended import AllEnded, StoredTrial, tell_ended
 from sweep.study.next_trial import View, enqueue_starts
@@ -132,7 +132,7 @@ class Sweep:
         trial = self._view.next_trial() if paused is None else self._paused.take_up(paused)
         is_base_known = self.base_eval_loss is not None and not self._is_base_doubtful
         measures_base = not is_base_known and self._measures_base is None
-        config = self._resolve(trial.number, trial.user_attrs[POINT], measures_base)
+        config = self._resolve(trial.number, point_of(trial) or {}, measures_base)
         if measures_base:
             self._measures_base = trial.number
         self._running[trial.number] = trial

@@ -14,7 +14,7 @@ from sweep.errors import StudyError
 from sweep.samplers.search_space import is_within
 from sweep.space.hyperparameters import Value, shown
 from sweep.space.space import Space
-from sweep.storage.attributes import DATE, EVALUATE_ROWS, OBJECTIVE_ROWS, POINT, SEARCH, TASK
+from sweep.storage.attributes import DATE, EVALUATE_ROWS, OBJECTIVE_ROWS, SEARCH, TASK, point_of
 from sweep.storage.of_folder import has_study, study_reader
 from sweep.storage.patient import cause_of
 from sweep.study.trial_config import model_config, trial_settings
@@ -223,8 +223,10 @@ def search_changes(study: optuna.Study, space: Space) -> str | None:
         for name, domain in now.items()
         if known.get(name, domain) != domain
     ]
+    if not changes:  # an earlier version knew fewer hyperparameters
+        return None
     trials = study.get_trials(deepcopy=False)
-    points = [trial.user_attrs[POINT] for trial in trials if POINT in trial.user_attrs]
+    points = [point for trial in trials if (point := point_of(trial)) is not None]
     what = f"The search has changed: {'; '.join(changes)}."
     return f"{what} {_outside_in_words(space, points)}" if points else what
 

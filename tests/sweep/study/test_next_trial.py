@@ -16,10 +16,11 @@ from sweep.samplers.choice import make_sampler
 from sweep.samplers.search_space import distributions, hyperparameters, params_of
 from sweep.space.loading import load_space
 from sweep.space.space import Space
+from sweep.storage import attributes
 from sweep.storage.attributes import PAUSED, POINT
 from sweep.storage.optuna_private import storage_of
 from sweep.storage.patient import storage_url
-from sweep.study.next_trial import View, enqueue_starts, first_trials
+from sweep.study.next_trial import View, enqueue_starts, first_trials, new_trial
 from sweep.study.opening import open_study
 from sweep.study.task import rows_so_far, search_changes
 
@@ -385,3 +386,20 @@ def test_a_trial_that_could_not_be_written_is_drawn_again(
     assert len(view.as_searched().trials) == 1
     point = view.next_trial().user_attrs[POINT]
     assert [hyperparameters(space, t.params) for t in view.as_searched().trials][1] == point
+
+
+def test_points_of_a_version_that_knew_fewer_hyperparameters_count(searched: Searched) -> None:
+    space = searched.space("{rank: [8, 16], epochs: [1, 2]}", "sampler: grid")
+    study = searched.open(space)
+    search_changes(study, space)
+    known = study.user_attrs[attributes.SEARCH]
+    study.set_user_attr(attributes.SEARCH, {k: known[k] for k in known if k != "experts"})
+    point = first_trials(space)[0][1]
+    for rank in (8, 16):
+        earlier = {**point, "rank": rank, "alpha": float(rank), "epochs": 1}
+        del earlier["experts"]
+        study.tell(new_trial(study, space, earlier), 1.0)
+    assert search_changes(searched.open(space), space) is None
+    assert View(searched.open(space), space).n_points_tried() == 2
+    with_experts = searched.space("{rank: [8, 16], epochs: [1, 2], experts: [true, false]}")
+    assert View(searched.open(with_experts), with_experts).n_points_tried() == 2

@@ -357,7 +357,7 @@ def _memory(request: Request, sized: Sized, report: dict[str, Any]) -> dict[str,
 def _sized(request: Request) -> Sized:
     from trials.preparation.sizing import size_up
 
-    return size_up(request.model, request.adapters)
+    return size_up(request.model, request.adapters, on_gpu=request.on_gpus)
 
 
 def main(

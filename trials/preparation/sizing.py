@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from trials.config import AdapterChoices, ModelConfig
+from trials.config import AdapterChoices, ConfigError, ModelConfig
 from trials.memory.estimate import WeightSizes, estimate, quantised_weights, weight_sizes
 from trials.models.shapes import on_meta
 from trials.models.weights import check_headers
@@ -44,13 +44,25 @@ class Sized:
         return {**sizes, "left": self.weights.left}
 
 
-def size_up(model: ModelConfig, choices: AdapterChoices) -> Sized:
+def size_up(model: ModelConfig, choices: AdapterChoices, *, on_gpu: bool) -> Sized:
     """Build the model's shapes and every adapter that is searched.
 
     Raises:
         ConfigError: Weights are missing or of another shape; a choice of modules matches nothing.
     """
     shapes = on_meta(model)
+    if model.quantization == "int8" and not on_gpu:
+        _check_int8(shapes)
     check_headers(shapes, model, weight_files(model))
     found = adapters.adapters(shapes, choices, quantised_weights(shapes, model))
     return Sized(model, choices, shapes, weight_sizes(shapes, model), found)
+
+
+def _check_int8(shapes: Any) -> None:
+    """Refuse what bitsandbytes 0.50 does not compute on processors: in 8 bits an input of four
+    dimensions, as latent attention hands to kv_b_proj (backends/default/ops.py)."""
+    if any(name.endswith(".kv_b_proj") for name, _ in shapes.named_modules()):
+        raise ConfigError(
+            f"quantization: must be nf4 or none for {shapes.config.model_type} on processors, not "
+            f"int8: bitsandbytes does not compute its latent attention (kv_b_proj) in 8 bits there."
+        )

@@ -26,7 +26,7 @@ from sweep.space.hyperparameters import HYPERPARAMETERS, Value, shown
 from sweep.space.space import Space
 from sweep.space.usual_points import filled_in
 from sweep.storage.attributes import COUNTS
-from sweep.study.task import EARLIER_TOKENS, SAMPLE_TOKENS, rows_so_far
+from sweep.study.task import EARLIER_TOKENS, SAMPLE_TOKENS, rows_so_far, with_its_optimizer
 from sweep.study.trial_config import resolver
 from sweep.text.trials import COLOURS
 from sweep.workers import devices
@@ -72,12 +72,14 @@ def run(space: Space, options: Options, console: Console) -> int:
     )
     on_gpus = devices.wants_gpus(workers=options.workers)
     os.environ.update(environment(space, options.workers, on_gpus=on_gpus))
+    so_far = rows_so_far(space, sweep_dir)
+    space = with_its_optimizer(space, so_far)
     found = prepare_data(
         space,
         sweep_dir / layout.ALONE / layout.DATA,
         on_gpus=on_gpus,
         say=console.print,
-        so_far=rows_so_far(space, sweep_dir),
+        so_far=so_far,
     )
     config = alone(space, given, options, found, new_folder(sweep_dir / layout.ALONE))
     console.print(config_table(config))

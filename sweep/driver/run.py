@@ -28,7 +28,7 @@ from sweep.storage.postgresql import Address
 from sweep.study.budget import Budget
 from sweep.study.opening import open_study
 from sweep.study.sweep import Sweep
-from sweep.study.task import keep_to_task, rows_so_far, search_changes
+from sweep.study.task import keep_to_task, rows_so_far, search_changes, with_its_optimizer
 from sweep.study.trial_config import model_config, resolver
 from sweep.tracking.journal import is_closed
 from sweep.workers.devices import n_gpu_slots, n_visible_gpus, wants_gpus
@@ -76,13 +76,11 @@ def _prepare(space: Space, options: Options, storage: PatientStorage, console: C
     on_gpus = wants_gpus(workers=options.workers, gpus=options.gpus)
     backend = choose_backend(space, on_gpus=on_gpus)
     _check_options(space, options, on_gpus=on_gpus)
+    so_far = rows_so_far(space, output_dir, storage)
+    space = with_its_optimizer(space, so_far)
     space = with_earlier(space, options.output, options.mlflow, storage)
     found = preparation.prepare_data(
-        space,
-        output_dir / layout.DATA,
-        on_gpus=on_gpus,
-        say=console.print,
-        so_far=rows_so_far(space, output_dir, storage),
+        space, output_dir / layout.DATA, on_gpus=on_gpus, say=console.print, so_far=so_far
     )
     console.print(preparation.check_table(space, found))
     return Job(

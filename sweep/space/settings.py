@@ -173,7 +173,7 @@ class Settings(_Strict):
     compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Of the matrix products. auto: bfloat16, or float16 on a GPU that only emulates it."""
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
-    """auto: adamw_8bit on a GPU, adamw on CPUs."""
+    """auto: adamw, whose steps are the quickest; a sweep that has begun keeps its own."""
     micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Rows per forward pass to start with, halved until it fits. auto: 16 on a GPU, else 8."""
     gpus_per_trial: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = 1

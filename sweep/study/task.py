@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +118,16 @@ def _objective(space: Space, found: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class RowsSoFar:
-    """Rows of each evaluation, and their day, in a study that goes on; None: `prepare` says it."""
+    """What a study that goes on has settled; None: the space and `prepare` say it."""
 
     sample: int | None
-    """Whose loss is measured."""
+    """Rows whose loss is measured, at each evaluation."""
     generated: int | None
-    """That completions are written for."""
+    """Rows that completions are written for."""
     date: str | None = None
     """The day that chat templates take for today, where they write it."""
+    optimizer: str | None = None
+    """That its trials have, where the space leaves it open."""
 
 
 NO_ROWS_YET = RowsSoFar(None, None)
@@ -163,7 +165,16 @@ def rows_so_far(
         sample=task["sample_rows"] if is_sample else None,
         generated=(task.get("objective") or {}).get("rows") if is_generated else None,
         date=known.get(DATE),
+        optimizer=task.get("optimizer"),
     )
+
+
+def with_its_optimizer(space: Space, so_far: RowsSoFar) -> Space:
+    """Return the space with the optimizer that its study began with, where it leaves it open."""
+    if so_far.optimizer is None or space.settings.optimizer != "auto":
+        return space
+    settings = space.settings.model_copy(update={"optimizer": so_far.optimizer})
+    return replace(space, settings=settings)
 
 
 def changes(known: Mapping[str, Any], now: Mapping[str, Any], parent: str = "") -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sweep.space.loading import load_space
 from sweep.space.space import Space
 from sweep.storage.attributes import TASK
 from sweep.study.opening import open_study
-from sweep.study.task import keep_to_task, rows_so_far
+from sweep.study.task import keep_to_task, rows_so_far, with_its_optimizer
 from sweep.tracking.run_data import comparable
 
 SPACE = """\
@@ -131,3 +132,16 @@ def test_another_choice_of_modules_is_no_other_task(tmp_path: Path) -> None:
     keep_adapters(one, adapters("a", None))
     study = keep_adapters(one, adapters("b", None, target="attention"))
     assert study.user_attrs[TASK]["adapted"] == {"all-linear": "a", "attention": "b"}
+
+
+def test_a_study_goes_on_with_the_optimizer_that_it_began_with(tmp_path: Path) -> None:
+    one = space(tmp_path)
+    study = keep(one)
+    study.set_user_attr(TASK, study.user_attrs[TASK] | {"optimizer": "adamw_8bit"})
+    so_far = rows_so_far(one, tmp_path, study._storage)
+    assert with_its_optimizer(one, so_far).settings.optimizer == "adamw_8bit"
+    with pytest.raises(StudyError, match="optimizer: adamw_8bit → adamw"):
+        keep(one)
+    keep(with_its_optimizer(one, so_far))
+    asked = replace(one, settings=one.settings.model_copy(update={"optimizer": "adamw"}))
+    assert with_its_optimizer(asked, so_far) == asked

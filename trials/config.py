@@ -78,6 +78,7 @@ class AdapterChoices:
     use_dora: bool
     """Whether a trial may have it."""
     largest_rank: int
+    largest_dropout: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -86,6 +86,7 @@ def request(
             "experts": list(_values(space, "experts")),
             "use_dora": space.may_be("use_dora", True),
             "largest_rank": int(largest["rank"]),
+            "largest_dropout": largest["dropout"],
         },
         "micro_batch_size": min(fixed.micro_batch_size, n_rows_of_a_process),
         "optimizer": fixed.optimizer,

@@ -103,10 +103,10 @@ class Space:
 
     @property
     def largest(self) -> dict[str, float]:
-        """The largest rank, max_length and effective_batch_size: what memory has to hold."""
+        """The largest of what decides the memory that a trial needs."""
         return {
             name: _bound(self.domains[name], max)
-            for name in ("rank", "max_length", "effective_batch_size")
+            for name in ("rank", "max_length", "effective_batch_size", "dropout")
         }
 
     def source(self, which: Literal["train", "eval"]) -> str | float | list[str]:

@@ -9,24 +9,23 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.sweep.reviewed import make_config
 from trials.backends.loading import load
-from trials.config import ModelConfig
+from trials.config import AdapterChoices, ModelConfig
 from trials.memory.estimate import estimate, weight_sizes
 from trials.models.frozen_base import FrozenBase
 from trials.models.shapes import on_meta
+from trials.preparation.adapters import adapters, with_largest
 
 MIB = 2**20
-ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj", "q_a_proj", "q_b_proj", "kv_b_proj"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +35,10 @@ class Shape:
     quantization: Any = "nf4"
     compute_dtype: Any = "bfloat16"
     rank: int = 16
-    targets: str | list[str] = "all-linear"
+    targets: str = "all-linear"
+    experts: bool = False
+    use_dora: bool = False
+    dropout: float = 0.0
     rows: int = 2
     length: int = 192
 
@@ -54,12 +56,23 @@ LATENT = {"kv_lora_rank": 128, "q_lora_rank": 256, "qk_rope_head_dim": 32, "head
 LATENT |= {"qk_nope_head_dim": 64, "v_head_dim": 64, "n_group": 1, "topk_group": 1}
 LATENT |= {"num_key_value_heads": 8, "n_routed_experts": 8, "first_k_dense_replace": 1}
 
+QWEN_MOE = EXPERTS | {"num_experts": 16, "moe_intermediate_size": 256}
+GPT_OSS = EXPERTS | {"num_local_experts": 8}
+DEEPSEEK = EXPERTS | LATENT | {"moe_intermediate_size": 256}
+
 SHAPES = {
     "dense, 16 bits": Shape(model_type="llama", config=LLAMA, quantization="none"),
     "dense, float32": Shape(
         model_type="llama", config=LLAMA, quantization="none", compute_dtype="float32"
     ),
     "dense, int8": Shape(model_type="llama", config=LLAMA, quantization="int8"),
+    "dense, attention alone": Shape(model_type="llama", config=LLAMA, targets="attention"),
+    "dense, adapter with dropout": Shape(model_type="llama", config=LLAMA, dropout=0.1),
+    "dense, DoRA": Shape(model_type="llama", config=LLAMA, use_dora=True),
+    "dense, DoRA, 16 bits": Shape(
+        model_type="llama", config=LLAMA, use_dora=True, quantization="none"
+    ),
+    "dense, DoRA with dropout": Shape(model_type="llama", config=LLAMA, use_dora=True, dropout=0.1),
     "grouped queries, rank 256": Shape(model_type="llama", config=GROUPED, rank=256),
     "grouped queries, rank 2, long rows": Shape(
         model_type="llama", config=GROUPED, rank=2, rows=1, length=1536
@@ -77,18 +90,16 @@ SHAPES = {
             "tie_word_embeddings": True,
         },
     ),
-    "experts": Shape(
-        model_type="qwen3_moe",
-        config=EXPERTS | {"num_experts": 16, "moe_intermediate_size": 256},
-        targets=ATTENTION,
+    "experts": Shape(model_type="qwen3_moe", config=QWEN_MOE),
+    "experts adapted": Shape(model_type="qwen3_moe", config=QWEN_MOE, experts=True),
+    "experts adapted, 16 bits": Shape(
+        model_type="qwen3_moe", config=QWEN_MOE, experts=True, quantization="none"
     ),
-    "experts, attention with sinks": Shape(
-        model_type="gpt_oss", config=EXPERTS | {"num_local_experts": 8}, targets=ATTENTION
-    ),
-    "experts, latent attention": Shape(
-        model_type="deepseek_v3",
-        config=EXPERTS | LATENT | {"moe_intermediate_size": 256},
-        targets=ATTENTION,
+    "experts, attention with sinks": Shape(model_type="gpt_oss", config=GPT_OSS),
+    "experts with biases, adapted": Shape(model_type="gpt_oss", config=GPT_OSS, experts=True),
+    "experts, latent attention": Shape(model_type="deepseek_v3", config=DEEPSEEK),
+    "latent attention, experts adapted": Shape(
+        model_type="deepseek_v3", config=DEEPSEEK, experts=True
     ),
     "GPT-2, with dropout": Shape(model_type="gpt2", config={"n_layer": 8}),
     "Falcon": Shape(
@@ -98,14 +109,26 @@ SHAPES = {
 }
 
 
-def adapted(model: Any, shape: Shape, *, is_empty: bool) -> Any:
-    """Return the model with the shape's adapter, as trials have it."""
-    lora = LoraConfig(r=shape.rank, target_modules=shape.targets, task_type="CAUSAL_LM")
-    found = get_peft_model(model.requires_grad_(False), lora, low_cpu_mem_usage=is_empty)
-    for layer in found.modules():
-        if isinstance(layer, BaseTunerLayer):
-            layer.cast_input_dtype_enabled = False
-    return found.train()
+def guess(model: ModelConfig, shape: Shape, *, on_gpu: bool = False) -> dict[str, float]:
+    """Estimate as `sweep check` does."""
+    asked = AdapterChoices(
+        target_modules=[shape.targets],
+        experts=[shape.experts],
+        use_dora=shape.use_dora,
+        largest_dropout=shape.dropout,
+        largest_rank=shape.rank,
+    )
+    shapes = on_meta(model)
+    weights = weight_sizes(shapes, model)
+    return estimate(
+        with_largest(shapes, adapters(shapes, asked), asked),
+        model,
+        weights,
+        optimizer="adamw",
+        micro_batch_size=shape.rows,
+        max_length=shape.length,
+        on_gpu=on_gpu,
+    )
 
 
 def held_bytes(model: Any) -> int:
@@ -142,7 +165,15 @@ def two_steps(base: FrozenBase, shape: Shape, n_tokens: int) -> None:
     """Train as a trial does, on rows of the full length, each token a target."""
     ids = torch.randint(5, n_tokens - 5, (shape.rows, shape.length))
     batch = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
-    model = adapted(base.model, shape, is_empty=False)
+    config = replace(
+        make_config(),
+        rank=shape.rank,
+        target_modules=shape.targets,
+        experts=shape.experts,
+        use_dora=shape.use_dora,
+        dropout=shape.dropout,
+    )
+    model = base.add_adapter(config).train()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     for _ in range(2):
@@ -165,25 +196,15 @@ def compare(name: str, shape: Shape, folder: Path) -> None:
         max_length=shape.length,
         trust_remote_code=False,
     )
-    shapes = on_meta(model)
-    weights = weight_sizes(shapes, model)
-    found = estimate(
-        adapted(shapes, shape, is_empty=True),
-        model,
-        weights,
-        optimizer="adamw",
-        micro_batch_size=shape.rows,
-        max_length=shape.length,
-        on_gpu=False,
-    )
+    found = guess(model, shape)
+    parts = {part: found[f"{part}_gib"] * 1024 for part in ("weights", "adapter", "activations")}
     base = load(model)
     held = held_bytes(base.model)
     peak = held + most_allocated(lambda: two_steps(base, shape, config.vocab_size))
-    guess = {part: found[f"{part}_gib"] * 1024 for part in ("weights", "adapter", "activations")}
-    total = sum(guess.values())
+    total = sum(parts.values())
     print(
-        f"| {name} | {weights.n_parameters / 1e6:.0f} M | {held / MIB:.0f} | "
-        f"{guess['weights']:.0f} | {peak / MIB:.0f} | {total:.0f} "
+        f"| {name} | {found['base_parameters'] / 1e6:.0f} M | {held / MIB:.0f} | "
+        f"{parts['weights']:.0f} | {peak / MIB:.0f} | {total:.0f} "
         f"| {total * MIB / peak - 1:+.1%} |",
         flush=True,
     )

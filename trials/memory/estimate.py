@@ -1,10 +1,12 @@
 """How much memory a trial takes, before it is tried."""
 
+import contextlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
@@ -12,7 +14,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from trials.config import ModelConfig, TrialConfig
 from trials.distributed.group import Group
 from trials.memory.device import free_bytes
-from trials.memory.one_step import TooLong, peak_bytes
+from trials.memory.one_step import MOST_OPERATIONS, TooLong, peak_bytes
 from trials.models.frozen_base import FrozenBase
 from trials.models.quantisation import kept_plain
 
@@ -27,8 +29,9 @@ def activation_bytes_per_token(model: Any) -> float:
 
     Of every linear its input and its output in 16 bits, and as much again for norms, rotary
     embeddings, attention and the adapter's own path; the logits in 16 bits, in float32, and their
-    gradient. A rough first guess, without gradient checkpointing, with a target at every position;
-    too low for experts, state-space layers and plain attention. `peak_bytes` goes through a step.
+    gradient. A rough first guess, without gradient checkpointing, with a target at every position.
+    Too low for experts, state-space layers and plain attention: there a worker may begin with too
+    many rows, and run out of memory once; that costs time alone. `peak_bytes` knows better.
     """
     head = model.get_output_embeddings()
     widths = sum(
@@ -98,10 +101,14 @@ def _quantised(shapes: Any, model: ModelConfig) -> list[Any]:
     return [
         module
         for name, module in shapes.named_modules()
-        if (isinstance(module, Conv1D) or type(module) is torch.nn.Linear)
+        if _is_quantised_kind(module)
         and should_convert_module(name, kept)
         and module.weight is not embedded  # a tied head is the embedding, whatever was asked
     ]
+
+
+def _is_quantised_kind(module: Any) -> bool:
+    return isinstance(module, Conv1D) or type(module) is torch.nn.Linear
 
 
 def quantised_weights(shapes: Any, model: ModelConfig) -> set[str]:
@@ -145,6 +152,8 @@ def estimate(
     held = _activation_bytes(adapted, micro_batch_size, max_length, on_gpu=on_gpu)
     # While it computes, a quantised layer is whole; autocast keeps the adapter in 16 bits, too.
     held += width * weights.largest_quantised + (2 * n_adapter if width == 2 else 0)
+    if model.quantization != "none":
+        held += width * _kept_whole(adapted)
     gib = 2.0**30
     return {
         "base_parameters": float(weights.n_parameters),
@@ -155,23 +164,37 @@ def estimate(
     }
 
 
+def _kept_whole(adapted: Any) -> int:
+    """Count the quantised weights that peft makes whole, and autograd keeps until the backward
+    pass: DoRA with dropout goes through each layer a second time."""
+    if not any(about.use_dora and about.lora_dropout for about in adapted.peft_config.values()):
+        return 0
+    layers = (m.get_base_layer() for m in adapted.modules() if isinstance(m, LoraLayer))
+    return sum(m.weight.numel() for m in layers if _is_quantised_kind(m))
+
+
 def _activation_bytes(adapted: Any, rows: int, length: int, *, on_gpu: bool) -> float:
-    def peak(n_tokens: int) -> int:
-        return peak_bytes(adapted, rows=rows, length=n_tokens, on_gpu=on_gpu)
+    def peak(n_tokens: int, at_most: int = MOST_OPERATIONS) -> int:
+        return peak_bytes(adapted, rows=rows, length=n_tokens, on_gpu=on_gpu, at_most=at_most)
 
     try:
-        return peak(length)
-    except TooLong:
+        n_modules = sum(1 for _ in adapted.modules())
+        with contextlib.suppress(TooLong):
+            return peak(length, min(MOST_OPERATIONS, OPERATIONS_OF_A_MODULE * n_modules))
         # It goes through its tokens in a loop, so each of them adds the same.
-        return peak(SHORT) + (length - SHORT) * (peak(2 * SHORT) - peak(SHORT)) / SHORT
+        short, longer = peak(SHORT), peak(2 * SHORT)
+        return short + (length - SHORT) * (longer - short) / SHORT
     # Exception: a model's code may ask for values, which there are none of on the meta device.
     except Exception as error:
         print(f"memory: activations are a rough guess ({type(error).__name__})", flush=True)
         return rows * length * activation_bytes_per_token(adapted.get_base_model())
 
 
-SHORT = 32
-"""Tokens of a row that any model gets through."""
+OPERATIONS_OF_A_MODULE = 70
+"""More tell of a loop over tokens. Llama has 5; linear attention in chunks, on long rows, 20 to
+67; RWKV 7 for each token of a row."""
+SHORT = 8
+"""Tokens of a row that nearly any model gets through."""
 
 FREE_SHARE = 0.9
 """Of the free memory that an estimate may plan with; the rest is for what it does not know."""

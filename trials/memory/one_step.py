@@ -12,8 +12,13 @@ import torch.nn.functional as F  # noqa: N812 - torch's own spelling
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+MOST_OPERATIONS = 100_000
+"""Of a step that is gone through: 20 s. A Llama of 126 layers has about 60,000."""
 
-def peak_bytes(adapted: Any, *, rows: int, length: int, on_gpu: bool) -> int:
+
+def peak_bytes(
+    adapted: Any, *, rows: int, length: int, on_gpu: bool, at_most: int = MOST_OPERATIONS
+) -> int:
     """Return the most that a forward and a backward pass hold at once, beside the model itself.
 
     Without gradient checkpointing, with a target at every position, in the model's own type. The
@@ -22,11 +27,15 @@ def peak_bytes(adapted: Any, *, rows: int, length: int, on_gpu: bool) -> int:
     Args:
         adapted: A model on the meta device with an adapter, in one type.
         on_gpu: Whether attention kernels are those of GPUs.
+        at_most: Operations.
+
+    Raises:
+        TooLong: It has more of them.
     """
     ids = torch.zeros(rows, length, dtype=torch.long, device="meta")
     predicting = torch.arange(length - 1, device="meta")
     targets = torch.zeros(rows * (length - 1), dtype=torch.long, device="meta")
-    held = _Held([*adapted.parameters(), *adapted.buffers()])
+    held = _Held([*adapted.parameters(), *adapted.buffers()], at_most)
     try:
         with held, _FusedAttention(on_gpu=on_gpu), _without_autocast():
             output = adapted(input_ids=ids, logits_to_keep=predicting, use_cache=False)
@@ -54,17 +63,14 @@ class TooLong(Exception):
     """A step has more operations than are worth going through."""
 
 
-MOST_OPERATIONS = 100_000
-"""A model of 126 layers has about 60,000; one that goes through its tokens in a loop has more."""
-
-
 class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all tensors that operations make, until nothing refers to them."""
 
-    def __init__(self, given: Iterable[torch.Tensor]) -> None:
+    def __init__(self, given: Iterable[torch.Tensor], at_most: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._known: dict[int, object] = dict.fromkeys(t.untyped_storage()._cdata for t in given)
-        self._now = self.most = self._n_operations = 0
+        self._now = self.most = 0
+        self._operations_left = at_most
 
     def __torch_dispatch__(
         self,
@@ -75,10 +81,13 @@ class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             return True  # no values here; models ask whether rows are whole, and each alone
-        self._n_operations += 1
-        if self._n_operations > MOST_OPERATIONS:
+        self._operations_left -= 1
+        if self._operations_left < 0:
             raise TooLong
-        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._grouped_mm.default:
+            result = _of_experts(*args, **(kwargs or {}))
+        else:
+            result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, tuple | list) else (result,):
             if isinstance(tensor, torch.Tensor):
                 self._take(tensor.untyped_storage())
@@ -96,6 +105,12 @@ class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known[key] = weakref.ref(storage, give_back)
         self._now += size
         self.most = max(self.most, self._now)
+
+
+def _of_experts(left: torch.Tensor, right: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
+    """On the meta device there is this product in bfloat16 alone."""
+    product = torch.ops.aten._grouped_mm.default
+    return product(left.bfloat16(), right.bfloat16(), *more, **named).to(left.dtype)
 
 
 class _FusedAttention(TorchFunctionMode):

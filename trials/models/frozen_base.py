@@ -21,7 +21,7 @@ class FrozenBase(Protocol):
     """Of the matrix products."""
     load_seconds: float
     activation_bytes_per_token: float
-    """See `trials.memory.micro_batches`; without an adapter."""
+    """See `trials.memory.estimate`; without an adapter."""
 
     def add_adapter(self, config: TrialConfig) -> Any:
         """Return the base with a new, untrained adapter (a peft model).

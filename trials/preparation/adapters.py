@@ -63,6 +63,7 @@ def with_largest(shapes: Any, found: Sequence[Mapping[str, Any]], asked: Adapter
     largest = max(found, key=lambda one: int(one["trained"]))
     targets = find(shapes, largest["target"], experts=largest["experts"])
     settings = {"r": asked.largest_rank, "use_dora": asked.use_dora, **_placed(targets)}
+    settings["lora_dropout"] = asked.largest_dropout
     return put_on(shapes, settings, is_empty=True)
 
 

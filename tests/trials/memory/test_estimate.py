@@ -11,8 +11,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests import tiny
-from tests.benchmarks.memory import Shape, adapted, held_bytes, most_allocated, two_steps
-from trials.memory.estimate import WeightSizes, estimate, weight_sizes
+from tests.benchmarks.memory import Shape, guess, held_bytes, most_allocated, two_steps
+from trials.memory.estimate import WeightSizes, weight_sizes
 from trials.models.shapes import on_meta
 
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 512}
@@ -21,6 +21,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "llama": SMALL | GROUPED | {"tie_word_embeddings": True},
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 512},
     "falcon": SMALL,
+    "mamba": {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 512},
     "qwen3_moe": SMALL
     | GROUPED
     | {"num_experts": 4, "moe_intermediate_size": 64, "num_experts_per_tok": 2},
@@ -64,21 +65,24 @@ def test_what_is_left_in_16_bits_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out")  # peft mends it itself
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_a_step_takes_what_is_estimated(tmp_path: Path, kind: str) -> None:
-    shape = Shape(model_type=kind, rank=8, rows=2, length=128)
-    model = tiny.model_config(made(kind, tmp_path))
-    shapes = on_meta(model)
-    weights = weight_sizes(shapes, model)
-    found = estimate(
-        adapted(shapes, shape, is_empty=True),
-        model,
-        weights,
-        optimizer="adamw",
-        micro_batch_size=shape.rows,
-        max_length=shape.length,
-        on_gpu=False,
-    )
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape(model_type="llama"),
+        Shape(model_type="gpt2"),
+        Shape(model_type="llama", dropout=0.1),
+        Shape(model_type="llama", use_dora=True, dropout=0.1),
+        Shape(model_type="mamba"),  # goes through its tokens one by one
+        Shape(model_type="qwen3_moe", experts=True),
+        Shape(model_type="qwen3_moe", quantization="none", compute_dtype="float32", experts=True),
+    ],
+    ids=str,
+)
+def test_a_step_takes_what_is_estimated(tmp_path: Path, shape: Shape) -> None:
+    shape = replace(shape, rank=2, rows=1, length=32)  # else the logits are most of it
+    model = tiny.model_config(made(shape.model_type, tmp_path))
+    model = replace(model, quantization=shape.quantization, compute_dtype=shape.compute_dtype)
+    found = guess(model, shape)
     base = tiny.transformers_base(model)
     peak = most_allocated(lambda: two_steps(base, shape, 512))
     assert 0.95 <= (found["adapter_gib"] + found["activations_gib"]) * 2**30 / peak <= 1.3

@@ -20,10 +20,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests.sweep.reviewed import make_config
 from trials.backends.loading import load
 from trials.config import AdapterChoices, ModelConfig
-from trials.memory.estimate import estimate, weight_sizes
 from trials.models.frozen_base import FrozenBase
-from trials.models.shapes import on_meta
-from trials.preparation.adapters import adapters, with_largest
+from trials.preparation.sizing import size_up
 
 MIB = 2**20
 
@@ -109,7 +107,7 @@ SHAPES = {
 }
 
 
-def guess(model: ModelConfig, shape: Shape, *, on_gpu: bool = False) -> dict[str, float]:
+def guess(model: ModelConfig, shape: Shape) -> dict[str, float]:
     """Estimate as `sweep check` does."""
     asked = AdapterChoices(
         target_modules=[shape.targets],
@@ -118,16 +116,8 @@ def guess(model: ModelConfig, shape: Shape, *, on_gpu: bool = False) -> dict[str
         largest_dropout=shape.dropout,
         largest_rank=shape.rank,
     )
-    shapes = on_meta(model)
-    weights = weight_sizes(shapes, model)
-    return estimate(
-        with_largest(shapes, adapters(shapes, asked), asked),
-        model,
-        weights,
-        optimizer="adamw",
-        micro_batch_size=shape.rows,
-        max_length=shape.length,
-        on_gpu=on_gpu,
+    return size_up(model, asked, on_gpu=False).memory(
+        optimizer="adamw", micro_batch_size=shape.rows, max_length=shape.length, on_gpu=False
     )
 
 

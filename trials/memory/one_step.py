@@ -110,7 +110,8 @@ class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _of_experts(left: torch.Tensor, right: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
     """On the meta device there is this product in bfloat16 alone."""
     product = torch.ops.aten._grouped_mm.default
-    return product(left.bfloat16(), right.bfloat16(), *more, **named).to(left.dtype)
+    found: torch.Tensor = product(left.bfloat16(), right.bfloat16(), *more, **named)
+    return found.to(left.dtype)
 
 
 class _FusedAttention(TorchFunctionMode):

@@ -52,17 +52,23 @@ def size_up(model: ModelConfig, choices: AdapterChoices, *, on_gpu: bool) -> Siz
     """
     shapes = on_meta(model)
     if model.quantization == "int8" and not on_gpu:
-        _check_int8(shapes)
+        _check_int8(shapes, choices)
     check_headers(shapes, model, weight_files(model))
     found = adapters.adapters(shapes, choices, quantised_weights(shapes, model))
     return Sized(model, choices, shapes, weight_sizes(shapes, model), found)
 
 
-def _check_int8(shapes: Any) -> None:
+def _check_int8(shapes: Any, choices: AdapterChoices) -> None:
     """Refuse what bitsandbytes 0.50 does not compute on processors: in 8 bits an input of four
-    dimensions, as latent attention hands to kv_b_proj (backends/default/ops.py)."""
+    dimensions, as latent attention hands to kv_b_proj (backends/default/ops.py), and weights that
+    DoRA has read, which peft puts back on the processor without their scales."""
     if any(name.endswith(".kv_b_proj") for name, _ in shapes.named_modules()):
         raise ConfigError(
             f"quantization: must be nf4 or none for {shapes.config.model_type} on processors, not "
             f"int8: bitsandbytes does not compute its latent attention (kv_b_proj) in 8 bits there."
+        )
+    if choices.use_dora:
+        raise ConfigError(
+            "quantization: must be nf4 or none where search.use_dora may be true on processors, "
+            "not int8: there DoRA loses the scales of weights in 8 bits (peft, bitsandbytes)."
         )

@@ -151,7 +151,8 @@ def _is_router(model: Any, name: str) -> bool:
 
 
 def _experts_within(block: Any) -> Iterator[int]:
-    """How many routed experts it has: so many outputs has a router beside them, whatever its name."""
+    """How many routed experts it has; a router beside them, whatever its name, has an output of
+    each."""
     for name, child in block.named_children():
         if name.endswith("experts") and "shared" not in name:
             fused = (len(weight) for weight in child.parameters() if weight.dim() == 3)

@@ -93,14 +93,20 @@ def adaptable(model: Any) -> dict[str, Kind]:
 
     Without the head; routers, which choose among experts; layers whose weights the model's code
     takes past their forward pass, where an adapter would be left out. Towers of images and sounds
-    are no part of it: text alone would never give them a gradient.
+    are no part of it, nor are indexers: they would never see a gradient.
     """
     read = set(reads_weights(model))
+    prefix = _decoder_prefix(model)
     return {
         name: _kind(model, name)
-        for name in _linears(model, _decoder_prefix(model))
+        for name in _linears(model, prefix)
         if not (name in read or _is_router(model, name) or _is_own_adapter(name))
+        and not _SEES_NO_GRADIENT.search(name.removeprefix(prefix))
     }
+
+
+_SEES_NO_GRADIENT = re.compile(r"vision|image|audio|(^|\.)indexer\.")
+"""Phi-4 has towers in its decoder; the indexers of DeepSeek V3.2 choose which keys are seen."""
 
 
 def _linears(model: Any, prefix: str = "") -> Iterator[str]:
@@ -113,6 +119,8 @@ def _linears(model: Any, prefix: str = "") -> Iterator[str]:
 
 def _decoder_prefix(model: Any) -> str:
     decoder = model.get_decoder()
+    if not any(True for _ in decoder.children()):  # ModernBERT's `decoder` is its head
+        decoder = model.base_model
     name = next((name for name, module in model.named_modules() if module is decoder), "")
     return f"{name}." if name else ""
 

@@ -132,3 +132,13 @@ def test_a_router_is_known_by_its_outputs_whatever_its_name() -> None:
     assert {name for name in adaptable(model) if ".layers.0.mlp." in name} == {
         "model.layers.0.mlp.lift"
     }
+
+
+@pytest.mark.parametrize(
+    ("model_type", "without"),
+    [("deepseek_v32", "indexer"), ("phi4_multimodal", "embed"), ("modernbert-decoder", "head")],
+)
+def test_every_adapted_layer_sees_a_gradient(model_type: str, without: str) -> None:
+    names = list(adaptable(shapes(model_type)))
+    assert len(names) >= 4 * 4
+    assert not any(without in name for name in names)

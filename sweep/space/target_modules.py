@@ -18,13 +18,18 @@ def problem(value: Any) -> str | None:
     if value.startswith(PATTERN):
         return _pattern_problem(value.removeprefix(PATTERN))
     wrong = next((name for name in value.split(",") if not _NAME.fullmatch(name)), None)
-    if wrong is not None:
-        return f"must be {_RULE}, not {value!r}"
+    return None if wrong is None else f"must be {_RULE}, not {value!r}"
+
+
+def _misspelt_preset(value: Any) -> str | None:
+    """Say which preset a text by itself may mean; in a list it is the name of a module."""
+    if not isinstance(value, str) or value in PRESETS or not _NAME.fullmatch(value):
+        return None
     near = difflib.get_close_matches(value.lower().replace("_", "-"), [*PRESETS, "all"], n=1)
-    if near and "," not in value:
-        preset = PRESETS[0] if near[0] == "all" else near[0]
-        return f"is no preset; did you mean {preset}? Names of modules are a list: [{value}]"
-    return None
+    if not near:
+        return None
+    preset = PRESETS[0] if near[0] == "all" else near[0]
+    return f"is no preset; did you mean {preset}? Names of modules are a list: [{value}]."
 
 
 _RULE = (
@@ -61,7 +66,8 @@ def choices(raw: Any) -> tuple[list[Any], dict[tuple[int, ...], str]]:
         `problem`.
     """
     if not isinstance(raw, list) or not raw:
-        return [raw], {}
+        wrong = _misspelt_preset(raw)
+        return [raw], {(): wrong} if wrong else {}
     texts = [item for item in raw if isinstance(item, str)]
     own = [item for item in texts if item in PRESETS or item.startswith(PATTERN)]
     names = [item for item in texts if item not in own]

@@ -25,7 +25,7 @@ from trials.models.checkpoint import check_form, form_of
 from trials.models.frozen_base import FrozenBase
 from trials.models.lora import lora_settings, put_on
 from trials.models.quantisation import bitsandbytes_config, keep_cpu_kernels_differentiable
-from trials.models.shapes import auto_class, no_next_token, on_meta
+from trials.models.shapes import auto_class, no_next_token, on_meta, taken_by
 from trials.models.sources import local_or_hub
 from trials.models.target_modules import find
 from trials.models.weights import check_keys
@@ -263,8 +263,9 @@ class TransformersBase:
         with self._autocast():
             output = model(
                 **{name: self._on_device(value) for name, value in layout.inputs.items()},
-                logits_to_keep=self._on_device(layout.predicting),
-                use_cache=False,
+                **taken_by(
+                    self.model, logits_to_keep=self._on_device(layout.predicting), use_cache=False
+                ),
             )
         logits = output.logits
         if logits.shape[1] != len(layout.predicting):  # xLSTM takes the argument, and ignores it
@@ -285,7 +286,10 @@ class TransformersBase:
     def _run_once(self) -> None:
         """Before the proof: in 8 bits the first pass moves the scales."""
         with self._autocast():
-            self.model(input_ids=self._on_device(torch.tensor([[0, 0]])), use_cache=False)
+            self.model(
+                input_ids=self._on_device(torch.tensor([[0, 0]])),
+                **taken_by(self.model, use_cache=False),
+            )
 
     def _tells_rows_apart(self) -> bool:
         return rows_stay_apart(

@@ -12,6 +12,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own spelling
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from trials.models.shapes import taken_by
+
 MOST_OPERATIONS = 100_000
 """Of a step that is gone through: 20 s. A Llama of 126 layers has about 60,000."""
 
@@ -38,7 +40,8 @@ def peak_bytes(
     held = _Held([*adapted.parameters(), *adapted.buffers()], at_most)
     try:
         with held, _FusedAttention(on_gpu=on_gpu), _without_autocast():
-            output = adapted(input_ids=ids, logits_to_keep=predicting, use_cache=False)
+            asked = {"logits_to_keep": predicting, "use_cache": False}
+            output = adapted(input_ids=ids, **taken_by(adapted.get_base_model(), **asked))
             logits = output.logits[:, : length - 1].flatten(0, 1)
             nll = F.cross_entropy(logits.float(), targets, reduction="sum")
             del logits, output

@@ -79,17 +79,26 @@ def _why_not(config: Any, named: str, model: Any) -> str | None:
         return f"one whose tokens see those after them ({named})"
     if model is None:
         return None if getattr(config, "auto_map", None) else f"of no such kind ({named})"
-    taken = inspect.signature(model.forward).parameters
+    taken = dict([*inspect.signature(model.forward).parameters.items()][1:])  # without self
     needed = {
         name for name, one in taken.items() if one.default is one.empty and one.kind is _PLAIN
     }
-    needed -= {"self", "input_ids"}
+    needed -= {"input_ids"}
     if needed or "input_ids" not in taken:
         return f"one that needs more than a text: {', '.join(sorted(needed)) or named}"
     return None
 
 
 _PLAIN = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+def taken_by(model: Any, **settings: Any) -> dict[str, Any]:
+    """Return those that a model's forward pass takes: code that comes with a model may know fewer
+    than transformers' own."""
+    taken = inspect.signature(model.forward).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in taken.values()):
+        return settings
+    return {name: value for name, value in settings.items() if name in taken}
 
 
 def read_config(model: ModelConfig) -> Any:
@@ -103,7 +112,19 @@ def on_meta(model: ModelConfig) -> Any:
     """Build the model on the meta device: all modules and shapes, no memory, and not quantised."""
     config = read_config(model)
     with torch.device("meta"):
-        return auto_class(config).from_config(config, trust_remote_code=model.trust_remote_code)
+        shapes = auto_class(config).from_config(config, trust_remote_code=model.trust_remote_code)
+    if lacking := _GIVEN_BY_PEFT - taken_by(shapes, **dict.fromkeys(_GIVEN_BY_PEFT)).keys():
+        raise ConfigError(
+            f"base_model: the forward pass of a model must take what peft hands it, but that of "
+            f"{model.name} takes no {', '.join(sorted(lacking))}. Add them, or **kwargs."
+        )
+    return shapes
+
+
+_GIVEN_BY_PEFT = frozenset(
+    "attention_mask inputs_embeds labels output_attentions output_hidden_states return_dict".split()
+)
+"""By `PeftModelForCausalLM.forward`, whatever it is called with."""
 
 
 def carries_state(model: Any) -> bool:

@@ -93,14 +93,20 @@ def adaptable(model: Any) -> dict[str, Kind]:
 
     Without the head; routers, which choose among experts; layers whose weights the model's code
     takes past their forward pass, where an adapter would be left out. Towers of images and sounds
-    are no part of it: text alone would never give them a gradient.
+    are no part of it, nor are indexers: they would never see a gradient.
     """
     read = set(reads_weights(model))
+    prefix = _decoder_prefix(model)
     return {
         name: _kind(model, name)
-        for name in _linears(model, _decoder_prefix(model))
+        for name in _linears(model, prefix)
         if not (name in read or _is_router(model, name) or _is_own_adapter(name))
+        and not _SEES_NO_GRADIENT.search(name.removeprefix(prefix))
     }
+
+
+_SEES_NO_GRADIENT = re.compile(r"vision|image|audio|(^|\.)indexer\.")
+"""Phi-4 has towers in its decoder; the indexers of DeepSeek V3.2 choose which keys are seen."""
 
 
 def _linears(model: Any, prefix: str = "") -> Iterator[str]:
@@ -113,6 +119,8 @@ def _linears(model: Any, prefix: str = "") -> Iterator[str]:
 
 def _decoder_prefix(model: Any) -> str:
     decoder = model.get_decoder()
+    if not any(True for _ in decoder.children()):  # ModernBERT's `decoder` is its head
+        decoder = model.base_model
     name = next((name for name, module in model.named_modules() if module is decoder), "")
     return f"{name}." if name else ""
 
@@ -146,7 +154,17 @@ def _is_router(model: Any, name: str) -> bool:
         if part in ("gate", "shared_expert_gate"):
             parent = model.get_submodule(".".join(parts[:at]))
             return any("expert" in child for child, _ in parent.named_children())
-    return False
+    n_outputs = getattr(model.get_submodule(name), "out_features", None)
+    return any(n == n_outputs for n in _experts_within(next(_around(model, name), ("", model))[1]))
+
+
+def _experts_within(block: Any) -> Iterator[int]:
+    """How many routed experts it has; a router beside them, whatever its name, has an output of
+    each."""
+    for name, child in block.named_children():
+        if name.endswith("experts") and "shared" not in name:
+            fused = (len(weight) for weight in child.parameters() if weight.dim() == 3)
+            yield len(child) if isinstance(child, torch.nn.ModuleList) else next(fused, 0)
 
 
 def _is_own_adapter(name: str) -> bool:
@@ -169,8 +187,24 @@ def _chosen(model: Any, target: str, linears: Mapping[str, Kind]) -> dict[str, K
         return {n: kind for n, kind in linears.items() if wanted(n.rpartition(".")[2], kind)}
     if target.startswith(PATTERN):
         pattern = re.compile(target.removeprefix(PATTERN))
+        _check_ends(model, target, pattern)
         return {name: kind for name, kind in linears.items() if pattern.fullmatch(name)}
     return _named(model, target.split(","), linears)
+
+
+def _check_ends(model: Any, target: str, pattern: re.Pattern[str]) -> None:
+    head = model.get_output_embeddings()
+    hits = [
+        name
+        for name, module in model.named_modules()
+        if pattern.fullmatch(name) and (module is head or isinstance(module, torch.nn.Embedding))
+    ]
+    if hits:
+        raise ConfigError(
+            f"search.target_modules: must not match the head or embeddings, which are not trained, "
+            f"but {target} matches {' and '.join(hits)} of {_called(model)}; write a pattern of "
+            f"linear layers alone."
+        )
 
 
 def _named(model: Any, names: list[str], linears: Mapping[str, Kind]) -> dict[str, Kind]:
@@ -205,7 +239,9 @@ def _why_not(model: Any, name: str, linears: Mapping[str, Kind]) -> str:
     if any(_is_router(model, n) for n, _ in hits):
         return f"{name} is a router, which is never adapted"
     if any(_ends_with(n, name) for n in _fused_experts(model)):
-        return f"{name} belongs to the routed experts (write search.experts: true)"
+        return (
+            f"{name} belongs to the routed experts, which search.experts: true adapts: leave it out"
+        )
     if hits:
         return f"{name} is no linear layer that is called ({type(hits[0][1]).__name__})"
     near = difflib.get_close_matches(name, {n.rpartition(".")[2] for n in linears}, n=1)

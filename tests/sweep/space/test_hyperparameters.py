@@ -87,6 +87,11 @@ def test_what_cannot_be_is_said(name: str, raw: Any, words: str) -> None:
     assert [problem.words for problem in problems] == [words]
 
 
+def test_a_list_of_one_name_is_no_misspelt_preset() -> None:
+    domain, problems = parse_domain("target_modules", ["Wqkv"])  # MPT's
+    assert (domain, problems) == (Choices(("Wqkv",)), [])
+
+
 @pytest.mark.parametrize(
     ("key", "meant"),
     [("low", "min"), ("upper", "max"), ("lgo", "log"), ("steps", "step"), ("min=8", "min")],

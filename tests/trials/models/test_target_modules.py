@@ -101,7 +101,9 @@ def test_a_wrapper_adapts_its_text_alone() -> None:
         ("q_proj,lm_head", "lm_head is the head, which is not trained"),
         ("embed_tokens", "embed_tokens is the embedding, which is not trained"),
         ("q_porj", "q_porj is not there (did you mean q_proj?)"),
-        ("experts.gate_up_proj", "belongs to the routed experts (write search.experts: true)"),
+        ("experts.gate_up_proj", "which search.experts: true adapts: leave it out"),
+        ("re:.*(q_proj|lm_head)", "matches lm_head of Qwen3MoeForCausalLM (qwen3_moe)"),
+        ("re:.*embed.*", "matches model.embed_tokens of Qwen3MoeForCausalLM (qwen3_moe)"),
         ("mlp.gate", "mlp.gate is a router, which is never adapted"),
         ("self_attn", "self_attn is no linear layer that is called (Qwen3MoeAttention)"),
         ("re:.*nothing", "matches none of Qwen3MoeForCausalLM (qwen3_moe)"),
@@ -120,3 +122,23 @@ def test_names_may_be_whole_or_ends_or_a_pattern() -> None:
     assert len(find(model, "1.mlp.up_proj,q_proj").modules) == 5
     assert len(find(model, r"re:model\.layers\.[01]\..*_proj").modules) == 14
     assert len(adaptable(model)) == 4 * 7
+
+
+def test_a_router_is_known_by_its_outputs_whatever_its_name() -> None:
+    model = shapes("qwen3_moe")
+    block = model.model.layers[0].mlp
+    block.chooser = torch.nn.Linear(8, model.config.num_experts, device="meta")
+    block.lift = torch.nn.Linear(8, 24, device="meta")
+    assert {name for name in adaptable(model) if ".layers.0.mlp." in name} == {
+        "model.layers.0.mlp.lift"
+    }
+
+
+@pytest.mark.parametrize(
+    ("model_type", "without"),
+    [("deepseek_v32", "indexer"), ("phi4_multimodal", "embed"), ("modernbert-decoder", "head")],
+)
+def test_every_adapted_layer_sees_a_gradient(model_type: str, without: str) -> None:
+    names = list(adaptable(shapes(model_type)))
+    assert len(names) >= 4 * 4
+    assert not any(without in name for name in names)

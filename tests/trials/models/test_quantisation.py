@@ -122,6 +122,7 @@ def test_the_check_of_an_export_loads_a_base_as_a_trial_does(
     base.add_adapter(config()).save_pretrained(tmp_path)
     request = {"base": base.model.name_or_path, "revision": None, "trust_remote_code": False}
     request |= {"compute_dtype": "auto", "exported": str(tmp_path), "is_merged": False}
+    request["adapter"] = str(tmp_path)
     checked = exported.load(request, "nf4")
     base.remove_adapter()
 

@@ -177,6 +177,8 @@ def _fused_experts(model: Any) -> Iterator[str]:
     for name, parameter in model.named_parameters():
         *parts, _ = name.split(".")
         is_routed = any(part.endswith("experts") and "shared" not in part for part in parts)
+        # JetMoE's `mlp` has its experts beside their router, by no such name.
+        is_routed = is_routed or hasattr(model.get_submodule(".".join(parts[:-1])), "router")
         if name.startswith(prefix) and is_routed and parameter.dim() == 3:
             yield name
 

@@ -142,3 +142,12 @@ def test_every_adapted_layer_sees_a_gradient(model_type: str, without: str) -> N
     names = list(adaptable(shapes(model_type)))
     assert len(names) >= 4 * 4
     assert not any(without in name for name in names)
+
+
+def test_experts_are_known_by_the_router_beside_them() -> None:
+    found = find(shapes("jetmoe"), "all-linear", experts=True).parameters
+    assert leaves(name.removesuffix(".weight") for name in found) == {
+        "input_linear",
+        "output_linear",
+    }
+    assert sum(".mlp." in name for name in found) == 2 * 4

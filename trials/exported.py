@@ -22,6 +22,7 @@ from transformers import (
     FineGrainedFP8Config,
     Mxfp4Config,
 )
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import cached_file
 
 from trials.models.quantisation import bitsandbytes_config, keep_cpu_kernels_differentiable
@@ -144,10 +145,22 @@ def _in_16_bits(request: dict[str, Any], settings: dict[str, Any]) -> Any:
     )
     if not own:
         return base
-    base = base if given else base.dequantize(dtype=settings["dtype"])
+    if not given:
+        base = base.dequantize(dtype=settings["dtype"])
+        _put_back_conv1d(base, _on_meta(request))
     # Else saving would quantise again, which transformers cannot: only the model's own renaming.
     base._weight_conversions = None
     return base
+
+
+def _put_back_conv1d(base: Any, shapes: Any) -> None:
+    """Give GPT-2 the layers back that hold (in, out): dequantised they are (out, in)."""
+    for name, module in shapes.named_modules():
+        linear = base.get_submodule(name)
+        if isinstance(module, Conv1D) and not isinstance(linear, Conv1D):
+            module.weight = torch.nn.Parameter(linear.weight.data.t().contiguous())
+            module.bias = linear.bias
+            base.set_submodule(name, module)
 
 
 def _where(request: dict[str, Any]) -> dict[str, Any]:

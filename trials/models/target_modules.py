@@ -80,7 +80,7 @@ def find(model: Any, target: str, *, experts: bool = False) -> Targets:
         )
     others = {name: kind for name, kind in linears.items() if name not in routed}
     found = _chosen(model, target, others)
-    if not found and not experts:
+    if not found and not (experts and target in _PRESETS):
         raise ConfigError(
             f"search.target_modules: {target} must match modules of the base model, but matches "
             f"none of {_called(model)}. {_its_modules(model, others)}"

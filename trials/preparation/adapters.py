@@ -109,6 +109,13 @@ def notes(
 ) -> list[str]:
     """Say what surprises: layers without an adapter, what peft and vLLM cannot read."""
     told = []
+    by_digest = {one["digest"]: one["target"] for one in found if not one["experts"]}
+    for one in found:
+        if not one["experts"] and (other := by_digest[one["digest"]]) != one["target"]:
+            told.append(
+                f"search.target_modules: {one['target']} and {other} adapt the same modules: "
+                f"remove one."
+            )
     for one in found:
         n, total = one["layers"]
         if n < total and not one["experts"]:

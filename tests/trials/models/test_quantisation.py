@@ -132,3 +132,26 @@ def test_the_check_of_an_export_loads_a_base_as_a_trial_does(
         return len(layers)
 
     assert quantised(checked) == quantised(base.model)
+
+
+def test_a_quantised_gpt2_is_merged_from_layers_that_lie_as_its_own(tmp_path: Path) -> None:
+    """bitsandbytes has turned its Conv1D, (in, out), into linear layers, (out, in)."""
+    settings = {"n_embd": 64, "n_layer": 1, "n_head": 2, "vocab_size": 64, "n_positions": 32}
+    torch.manual_seed(0)
+    plain = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", **settings))
+    plain.bfloat16().save_pretrained(tmp_path / "plain")
+    nf4 = bitsandbytes_config("nf4", torch.bfloat16, plain)
+    quantised = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "plain", dtype=torch.bfloat16, device_map={"": "cpu"}, quantization_config=nf4
+    )
+    quantised.save_pretrained(tmp_path / "nf4")
+    where = {"base": str(tmp_path / "nf4"), "revision": None, "trust_remote_code": False}
+    request = {**where, "adapter": str(tmp_path)}
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    found = exported._in_16_bits(request, {"dtype": torch.bfloat16})
+    found.save_pretrained(tmp_path / "merged")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    ids = torch.arange(3, 30)[None]
+    with torch.no_grad():
+        wanted, got = quantised(ids).logits.float(), again(ids).logits
+    assert (got - wanted).norm() < 0.02 * wanted.norm()

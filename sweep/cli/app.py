@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sweep.cli import cluster, running, spaces, steering, watching, winner
+from sweep.cli import cluster, machine, running, spaces, steering, watching, winner
 from sweep.cli.errors import errors_in_words, interrupted
 from sweep.cli.options import fail
 from trials.config import UserError
@@ -40,6 +40,7 @@ def _main(
 
 
 for command in (  # in the order of `sweep --help`
+    machine.doctor,
     spaces.init,
     running.run,
     spaces.check,

@@ -75,6 +75,8 @@ def check(
     words = module_command("sweep.cluster.on_head.check", json.dumps(request), python="python")
     answer = cluster.ask(words, output, folder)
     say(f"The cluster: {answer['found']}.")
+    for note in answer["notes"]:
+        say(note)
     problems = answer["problems"]
     if problems:
         lines = [f"  {problem}" for problem in problems]

@@ -14,6 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweep.driver.cards import card_notes
 from sweep.errors import SpaceError
 from sweep.space.backend import backend_in_words, backend_notes, choose_backend
 from sweep.space.domains import Choices, is_fixed
@@ -189,6 +190,7 @@ def check_table(space: Space, check: Check) -> RenderableType:
     backend = choose_backend(space, on_gpus=check.on_gpus)
     said = (check.report.get(key, []) for key in ("reading_notes", "notes"))
     notes = [*chain.from_iterable(said), *backend_notes(space, backend)]
+    notes += card_notes(check.report, space.settings.gpus_per_trial) if check.on_gpus else []
     yellow = [Text(note, style="yellow") for note in notes]
     shown = [part for example in check.report["examples"] for part in _example(example)]
     rows = [part for row in check.report.get("rows", ()) for part in _token_row(row)]

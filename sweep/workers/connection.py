@@ -26,7 +26,7 @@ if "RAY_ADDRESS" not in os.environ:
 
 import ray
 
-from sweep.workers.devices import places_on
+from sweep.workers.devices import gpus_for_ray, places_on
 from sweep.workers.signals import heard_by
 
 
@@ -50,6 +50,7 @@ def connect(*, n_cpu_workers: int | None) -> int:
             "include_dashboard": False,
             # Nothing large passes through Ray: configurations and evaluations only.
             "object_store_memory": 100 * 2**20,
+            **({} if n_cpu_workers else gpus_for_ray()),
         }  # fmt: skip
         _replace_rays_own()
         with _undisturbed():

@@ -1,11 +1,17 @@
 """Where trials run: on GPUs or on processors, and how many at once."""
 
+from __future__ import annotations
+
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sweep.errors import StudyError
-from sweep.space.space import Space
+from trials.machine.cards import named_devices
+
+if TYPE_CHECKING:
+    from sweep.space.space import Space
 
 GPUS_OF_THE_DRIVER = Path("/proc/driver/nvidia/gpus")
 
@@ -34,10 +40,15 @@ def _ray_has_gpus() -> bool:
 
 def n_visible_gpus() -> int | None:
     """GPUs that the driver lists, less those hidden; None: unknown. Asks neither torch nor Ray."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    if (named := named_devices()) is not None:
+        return len(named)
     return len(list(GPUS_OF_THE_DRIVER.iterdir())) if GPUS_OF_THE_DRIVER.is_dir() else None
+
+
+def gpus_for_ray() -> dict[str, int]:
+    """What `ray.init` must be told: it counts cards, where MIG's slices are devices."""
+    names = named_devices() or []
+    return {"num_gpus": len(names)} if any(name.startswith("MIG-") for name in names) else {}
 
 
 def n_gpu_slots(space: Space, *, asked: int | None, there: int) -> int:
@@ -97,4 +108,6 @@ def training_environment(
         "MKL_NUM_THREADS": threads,
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
+        # CUDA's own order begins with the fastest: GPU 1 would be another one than nvidia-smi's.
+        "CUDA_DEVICE_ORDER": os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
     }

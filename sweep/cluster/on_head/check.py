@@ -19,7 +19,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweep.cluster.on_head.answer import give_answer
-from trials.node_check import little_room
+from trials.machine.disk import room
 from trials.parent import module_command
 
 PATIENCE_SECONDS = 300.0
@@ -39,7 +39,7 @@ class Node:
 
 
 def main(request: dict[str, Any], output: Path) -> dict[str, Any]:
-    """Return `problems`, in words, and `found`: what the cluster is.
+    """Return `problems` and `notes`, in words, and `found`: what the cluster is.
 
     Args:
         request: `trials.node_check`'s, and `gpus_per_trial`, `gpus` (to use; None: all) and
@@ -57,10 +57,12 @@ def main(request: dict[str, Any], output: Path) -> dict[str, Any]:
         here = ray.get_runtime_context().get_node_id()
         nodes = [node for node in nodes if node.gpus or node.id == here]
     answers = _ask(nodes, request)
-    problems += _of_nodes(answers)
+    problems += [*_by_node(answers, "problems"), *_versions(answers)]
     problems += _away(request["servers"])
-    problems += little_room(output.expanduser(), "the output folder")
-    return {"problems": problems, "found": _found_text(nodes, answers, request["gpus"])}
+    space = room(output.expanduser(), "the output folder")
+    problems += [space.words] if space.grade == "cannot" else []
+    found = _found_text(nodes, answers, request["gpus"])
+    return {"problems": problems, "notes": _by_node(answers, "notes"), "found": found}
 
 
 def _away(servers: dict[str, list[Any]]) -> list[str]:
@@ -139,13 +141,18 @@ def _ask(nodes: list[Node], request: dict[str, Any]) -> dict[Node, dict[str, Any
     return answers
 
 
-def _of_nodes(answers: dict[Node, dict[str, Any]]) -> list[str]:
-    """Say each problem once, with the machines that have it."""
+def _by_node(answers: dict[Node, dict[str, Any]], key: str) -> list[str]:
+    """Say each problem or note once, with the machines that have it."""
     names: dict[str, list[str]] = {}
     for node, answer in answers.items():
-        for problem in answer["problems"]:
-            names.setdefault(problem, []).append(node.name)
-    problems = [f"{_named(found, len(answers))}: {problem}" for problem, found in names.items()]
+        for words in answer.get(key, ()):
+            names.setdefault(words, []).append(node.name)
+    return [f"{_named(found, len(answers))}: {words}" for words, found in names.items()]
+
+
+def _versions(answers: dict[Node, dict[str, Any]]) -> list[str]:
+    """Say what is not the same on all machines."""
+    problems = []
     for what in ("ray", "torch", "transformers", "python"):
         there: dict[str, list[str]] = {}
         for node, answer in answers.items():

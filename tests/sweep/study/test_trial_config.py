@@ -142,6 +142,7 @@ def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         "MKL_NUM_THREADS": "4",
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
     assert training_environment(n_slots=99)["OMP_NUM_THREADS"] == "1"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
 import time
@@ -120,6 +121,18 @@ except KeyboardInterrupt:
 def test_a_sigterm_while_ray_connects_ends_in_order() -> None:
     done = subprocess.run([sys.executable, "-c", TERMINATED], capture_output=True, check=False)
     assert done.returncode == 130, done.stderr.decode()
+
+
+def test_slices_of_a_gpu_are_counted_by_their_names() -> None:
+    code = (
+        "from sweep.workers import connection as ray\n"
+        "print(ray.connect(n_cpu_workers=None)); ray.disconnect()"
+    )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "MIG-1,MIG-2,MIG-3"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "3"
 
 
 LEAVES = """

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from sweep.cluster.check import _door
-from sweep.cluster.on_head.check import Node, _away, _of_nodes, _too_few
-from trials.node_check import LEAST_FREE_BYTES, _missing, little_room, look
+from sweep.cluster.on_head.check import Node, _away, _by_node, _too_few, _versions
+from trials.machine.disk import LEAST_FREE_BYTES, room
+from trials.machine.packages import missing
+from trials.node_check import look
 
 HEAD, FIRST, SECOND = (Node(name, name, gpus, 8.0) for name, gpus in
                        (("head", 0.0), ("a", 8.0), ("b", 8.0)))  # fmt: skip
@@ -65,9 +67,9 @@ def test_a_problem_of_many_machines_is_said_once() -> None:
         FIRST: {"problems": ["x"]},
         SECOND: {"problems": ["x", "y"]},
     }
-    assert _of_nodes(answers) == ["a, b: x", "b: y"]
+    assert _by_node(answers, "problems") == ["a, b: x", "b: y"]
     everywhere: dict[Node, dict[str, Any]] = {node: {"problems": ["x"]} for node in (FIRST, SECOND)}
-    assert _of_nodes(everywhere) == ["all 2 machines: x"]
+    assert _by_node(everywhere, "problems") == ["all 2 machines: x"]
 
 
 def test_machines_must_have_the_same_versions() -> None:
@@ -75,7 +77,7 @@ def test_machines_must_have_the_same_versions() -> None:
         FIRST: {"problems": [], "python": "3.11.7", "versions": {"torch": "2.13.0"}},
         SECOND: {"problems": [], "python": "3.12.1", "versions": {"torch": "2.12.0"}},
     }
-    assert _of_nodes(answers) == [
+    assert _versions(answers) == [
         "torch must be the same on all machines, but is 2.13.0 on a; 2.12.0 on b.",
         "python must be the same on all machines, but is 3.11 on a; 3.12 on b.",
     ]
@@ -83,7 +85,7 @@ def test_machines_must_have_the_same_versions() -> None:
 
 def test_packages_that_are_missing_or_too_old_are_named_with_a_mend() -> None:
     wanted = ["no-such-package>=1", "optuna>=99", "packaging", "ruff>=1 ; extra == 'test'"]
-    assert _missing(wanted)[1:] == ["not installed: no-such-package"]
+    assert missing(wanted)[1:] == ["not installed: no-such-package"]
     [problem] = look(request(requirements=wanted, model="smollm2-135m"))["problems"]
     assert re.match(r"packages: optuna is 5[.\d]+, not >=99; not installed: no-such", problem)
     assert "pip install -c constraints.txt -e '.[cluster]'" in problem
@@ -104,8 +106,9 @@ def test_a_machine_that_has_all_has_no_problem(tiny_base: Path) -> None:
 def test_a_folder_without_room_or_leave_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert little_room(tmp_path / "not" / "yet", "the output folder") == []
-    monkeypatch.setattr("trials.node_check.LEAST_FREE_BYTES", 10**18)
-    [problem] = little_room(tmp_path, "the output folder")
-    assert problem.startswith(f"the output folder, {tmp_path}: ")
+    assert room(tmp_path / "not" / "yet", "the output folder").grade == "ready"
+    monkeypatch.setattr("trials.machine.disk.LEAST_FREE_BYTES", 10**18)
+    found = room(tmp_path, "the output folder")
+    assert found.grade == "cannot"
+    assert found.words.startswith(f"the output folder: {tmp_path}, ")
     assert LEAST_FREE_BYTES < 10**18

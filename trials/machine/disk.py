@@ -1,0 +1,38 @@
+"""Room on the disk, and the base models that are kept there in 4 and 8 bits."""
+
+import os
+import shutil
+from pathlib import Path
+
+from trials.machine.finding import Finding
+
+LEAST_FREE_BYTES = 2 * 10**9
+"""For a base model in 4 bits, checkpoints and adapters; large models take more."""
+
+
+def cache_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def room(folder: Path, subject: str) -> Finding:
+    """Whether there is room for a folder, which may not be there yet."""
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not os.access(there, os.W_OK):
+        mend = "Give it to this user, or name another."
+        return Finding(subject, f"{folder} cannot be written to", mend, "cannot")
+    free = shutil.disk_usage(there).free
+    words = f"{folder}, {free / 1e9:,.1f} GB free"
+    if free >= LEAST_FREE_BYTES:
+        return Finding(subject, words)
+    mend = f"A sweep needs {LEAST_FREE_BYTES / 1e9:.0f} GB: free some, or name another folder."
+    return Finding(subject, words, mend, "cannot")
+
+
+def quantised() -> Finding:
+    """The base models that later workers read in place of quantising them again."""
+    folder = cache_dir() / "sweep" / "quantised"
+    entries = [path for path in folder.glob("*") if path.is_dir()] if folder.is_dir() else []
+    whole = [path for path in entries if path.suffix != ".tmp"]
+    size = sum(file.stat().st_size for path in entries for file in path.rglob("*"))
+    left = f", {len(entries) - len(whole)} begun" if len(whole) < len(entries) else ""
+    return Finding("cache", f"{len(whole)} quantised models{left}, {size / 1e9:,.1f} GB, {folder}")

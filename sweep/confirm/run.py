@@ -10,6 +10,7 @@ from rich.console import Console
 
 from sweep.confirm.confirmation import Confirmation
 from sweep.confirm.plan import Run, make_data, plan
+from sweep.driver.cards import card_notes
 from sweep.driver.interrupt import StopSignals
 from sweep.driver.job import EXIT_CODES, Ending
 from sweep.driver.session import Session, trial_bytes
@@ -102,6 +103,9 @@ def _run(
     console: Console,
 ) -> int:
     folder, budget = stored.folder, Budget(trials=len(runs), hours=None)
+    report = json.loads((folder / layout.DATA / DATA_REPORT).read_text())
+    for note in card_notes(report, space.settings.gpus_per_trial) if on_gpus else ():
+        console.print(note, style="yellow")
     progress = Progress(budget, objective=space.objective)
     progress.n_ended = sweep.n_ended()
     session = Session(
@@ -112,7 +116,7 @@ def _run(
         workers=options.workers,
         gpus=options.gpus,
         most_slots=len(runs) - sweep.n_ended(),
-        trial_bytes=trial_bytes(json.loads((folder / layout.DATA / DATA_REPORT).read_text())),
+        trial_bytes=trial_bytes(report),
         budget=budget,
         stop=StopSignals(partial(is_asked_to_stop, folder)),
         progress=progress,

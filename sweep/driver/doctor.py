@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sweep.workers.devices import training_environment, wants_gpus
+from sweep.workers.devices import sees_gpus, training_environment
 from trials.machine import disk
 from trials.machine.cards import NoAnswer, cards, named_devices, visible
 from trials.machine.finding import GRADES, Finding, Grade
@@ -42,7 +42,7 @@ def look(
         output: Folder of all sweeps.
         trains: Whether two trials are run on each device, too.
     """
-    on_gpus = wants_gpus(workers=workers)
+    on_gpus = workers is None and sees_gpus()
     request = {
         "model": "smollm2-135m" if trains else None,
         "revision": None,

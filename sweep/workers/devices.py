@@ -28,6 +28,11 @@ def wants_gpus(*, workers: int | None, gpus: int | None = None) -> bool:
         return False
     if gpus is not None or "RAY_ADDRESS" in os.environ or _ray_has_gpus():
         return True
+    return sees_gpus()
+
+
+def sees_gpus() -> bool:
+    """Whether this machine has GPUs that are not hidden."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
     return GPUS_OF_THE_DRIVER.is_dir() or Path("/dev/dxg").exists()

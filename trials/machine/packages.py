@@ -64,7 +64,7 @@ def working(*, has_gpus: bool, cards: list[Card]) -> Iterator[Finding]:
     yield _driver_and_torch(torch, has_gpus=has_gpus, cards=cards)
     if has_gpus and not cards:
         yield from (Finding(f"GPU {n}", words) for n, words in enumerate(torch.get("gpus", [])))
-    yield _bitsandbytes(found["bitsandbytes"], has_gpus=has_gpus)
+    yield _bitsandbytes(found["bitsandbytes"])
     for name in ("transformers", "peft", "ray"):
         yield _plain(name, found[name])
     if has_gpus and torch.get("gpus"):
@@ -100,14 +100,13 @@ def _driver_and_torch(torch: dict[str, Any], *, has_gpus: bool, cards: list[Card
     return Finding("torch", why, mend, "cannot")
 
 
-def _bitsandbytes(answer: dict[str, Any], *, has_gpus: bool) -> Finding:
+def _bitsandbytes(answer: dict[str, Any]) -> Finding:
     if "error" in answer:
-        mend = f"Install one with a library for torch's CUDA: {INSTALL} ., or none of 4 and 8 bits."
+        mend = f"Install one that has a library for torch's CUDA: {INSTALL} ."
         words = f"its library does not work: {answer['error']}"
         return Finding("bitsandbytes", words, mend, "cannot")
-    words = (
-        f"{answer['version']}, 4 bits work on {'GPUs' if answer['device'] == 'cuda' else 'CPUs'}"
-    )
+    place = "GPUs" if answer["device"] == "cuda" else "CPUs"
+    words = f"{answer['version']}, 4 bits work on {place}"
     if answer["is_native"]:
         return Finding("bitsandbytes", words)
     mend = f"Its library does not load, so it computes in Python. Install it again: {INSTALL} ."

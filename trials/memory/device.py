@@ -52,7 +52,11 @@ _NO_MEMORY = (
     "can't allocate memory",  # torch on processors
     "CUDA out of memory",
     "CUDA error: out of memory",  # what allocates past torch: bitsandbytes' paged optimizers
+    "CUDA driver error: out of memory",  # torch's own kernels that are compiled as they are needed
+    "Triton Error [CUDA]: out of memory",  # a kernel of Triton as it is loaded
+    "No or negligible GPU memory",  # Unsloth (unsloth_zoo/fused_losses/cross_entropy_loss.py)
     "CUBLAS_STATUS_ALLOC_FAILED",  # a workspace that cuBLAS takes when it is first needed
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # what `cublasCreate` says where it has no room
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 

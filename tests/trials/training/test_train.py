@@ -360,6 +360,11 @@ def test_memory_that_runs_out_in_the_optimizer_begins_the_trial_anew(
         (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate "
                       "memory: you tried to allocate 9 bytes."), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("CUDA driver error: out of memory"), True),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling cublasCreate"), True),
+        (RuntimeError("Unsloth: No or negligible GPU memory available for fused cross entropy."),
+         True),
         (RuntimeError("CUDA error: device-side assert triggered"), False),
         (ValueError("CUDA out of memory"), False),
     ],

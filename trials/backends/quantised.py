@@ -22,8 +22,12 @@ from trials.models.checkpoint import form_of
 from trials.models.sources import local_or_hub
 from trials.whole_file import new_folder
 
-FORMAT = 2
+FORMAT = 3
 """Of an entry; entries of another format are not found."""
+
+SHARD = "2GB"
+"""Of a saved model: a shard is put together in the host's memory, and transformers' own have 50 GB
+(modeling_utils.py, save_pretrained)."""
 
 SMALLEST_BYTES = 100 * 2**20
 """A smaller checkpoint is quantised in a second or two, and not worth a place on the disk."""
@@ -41,8 +45,8 @@ def load_quantised(
     """Return the base model of `config`, from the user's cache where it lies there.
 
     An entry appears whole or not at all. What is read must have the content that was quantised,
-    else it is thrown away and made anew. Of workers that start at once, the first quantises and
-    the others wait. Without room on the disk there is no entry.
+    else it is thrown away and made anew. Of workers that start at once, the first quantises, the
+    others wait, and then read all at once. Without room on the disk there is no entry.
 
     Args:
         quantise: Loads the model from its own checkpoint and quantises it.
@@ -53,23 +57,26 @@ def load_quantised(
     if key is None:
         return quantise()
     entry = _Entry(user_cache_path("sweep") / "quantised" / key, local_or_hub(config.name))
-    try:
-        entry.folder.parent.mkdir(parents=True, exist_ok=True)
-        with entry.locked(fcntl.LOCK_SH):
-            if (model := entry.read(read, say=lambda _: None)) is not None:  # said below
-                return model
-        lock = contextlib.ExitStack()
-        lock.enter_context(entry.locked(fcntl.LOCK_EX))
-    except OSError as error:
-        print(f"the quantised base model is not kept: {error}", flush=True)
-        return quantise()
-    with lock:
-        if (model := entry.read(read, say=print)) is not None:  # another worker was first
+    while True:
+        try:
+            entry.folder.parent.mkdir(parents=True, exist_ok=True)
+            with entry.locked(fcntl.LOCK_SH):
+                seen = entry.state()
+                if (model := entry.read(read)) is not None:
+                    return model
+            lock = contextlib.ExitStack()
+            lock.enter_context(entry.locked(fcntl.LOCK_EX))
+        except OSError as error:
+            print(f"the quantised base model is not kept: {error}", flush=True)
+            return quantise()
+        with lock:
+            if entry.state() != seen:  # another worker was first
+                continue
+            entry.remove()
+            model = quantise()
+            entry.write(model, write)
+            entry.remove_other_versions()
             return model
-        entry.remove()
-        model = quantise()
-        entry.write(model, write)
-        return model
 
 
 class _Entry:
@@ -90,7 +97,15 @@ class _Entry:
             fcntl.flock(lock, how)
             yield
 
-    def read(self, read: Callable[[Path], Any], say: Callable[[str], None]) -> Any | None:
+    def state(self) -> tuple[int, int] | None:
+        """What changes when the entry is made anew; None: there is none."""
+        try:
+            stat = self.folder.stat()
+        except FileNotFoundError:
+            return None
+        return stat.st_ino, stat.st_mtime_ns
+
+    def read(self, read: Callable[[Path], Any]) -> Any | None:
         """Return the model, or None where there is no entry or a spoilt one, which is said."""
         if not self.folder.is_dir():
             return None
@@ -107,7 +122,10 @@ class _Entry:
                 return model
             why = "its content is not what was written"
             del model
-        say(f"the quantised base model in {self.folder} is unusable and is rebuilt: {why}")
+        print(
+            f"the quantised base model in {self.folder} is unusable and is rebuilt: {why}",
+            flush=True,
+        )
         give_back_memory()
         return None
 
@@ -116,6 +134,19 @@ class _Entry:
         shutil.rmtree(self.folder, ignore_errors=True)
         for left_over in self.folder.parent.glob(f"{self.folder.name}.*.tmp"):
             shutil.rmtree(left_over, ignore_errors=True)
+
+    def remove_other_versions(self) -> None:
+        """Delete what other versions of the libraries have made of the same model.
+
+        Not while a worker, of another environment perhaps, reads it.
+        """
+        source, _ = self.folder.name.split("-")
+        for other in self.folder.parent.glob(f"{source}-*"):
+            if other == self.folder or other.suffix:  # a lock, or what a process writes just now
+                continue
+            entry = _Entry(other, self._source)
+            with contextlib.suppress(OSError), entry.locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                entry.remove()
 
     def write(self, model: Any, write: Callable[[Any, Path], None]) -> None:
         """Save the model; say why it cannot be. Needs the lock."""
@@ -138,7 +169,8 @@ class _Entry:
 
 
 def _key(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Digest of all that decides the quantised weights; None for models that are not kept.
+    """Digest of the model and of what is made of it, and of the versions that make it; None for
+    models that are not kept.
 
     Code that comes with a model could do anything when it is saved and read again. A checkpoint
     that is quantised already is as good as an entry.
@@ -150,17 +182,15 @@ def _key(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> str |
     source = _source(config)
     if source is None:
         return None
-    parts = [
-        FORMAT,
-        source,
-        config.quantization,
-        config.backend,
-        str(dtype),
-        device.type,
-        # A backend has the name of its package.
-        [version(name) for name in sorted({config.backend, "transformers", "bitsandbytes"})],
-    ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    # A backend has the name of its package.
+    packages = sorted({config.backend, "transformers", "bitsandbytes", "torch"})
+    model = [source, config.quantization, config.backend, str(dtype), device.type]
+    made_by = [FORMAT, *(version(name) for name in packages)]
+    return f"{_digest(model)}-{_digest(made_by)}"
+
+
+def _digest(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def _source(config: ModelConfig) -> Any:

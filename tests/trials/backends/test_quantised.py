@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import replace
@@ -248,3 +251,60 @@ def test_of_two_workers_that_start_at_once_one_quantises(
     assert sum("Writing model shards" in words for words in said) == 1
     assert not any("made anew" in words for words in said)
     assert len(entries(entries_dir)) == 1
+
+
+class Small(torch.nn.Linear):
+    """What a backend would have loaded."""
+
+    def get_memory_footprint(self) -> int:
+        return 16
+
+
+def test_those_who_waited_read_at_once(model: ModelConfig) -> None:
+    together, n_quantised = threading.Barrier(2, timeout=20), []
+
+    def quantise() -> Small:
+        n_quantised.append(1)
+        time.sleep(0.5)  # until the others wait
+        torch.manual_seed(0)
+        return Small(2, 2)
+
+    def read(folder: Path) -> Small:
+        together.wait()  # breaks where one reads after the other
+        torch.manual_seed(0)
+        return Small(2, 2)
+
+    def load() -> None:
+        quantised.load_quantised(
+            model,
+            torch.device("cpu"),
+            torch.float32,
+            quantise=quantise,
+            read=read,
+            write=lambda model, folder: None,
+        )
+
+    workers = [threading.Thread(target=load) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not together.broken
+    assert len(n_quantised) == 1
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_what_other_versions_made_is_removed_unless_it_is_read(
+    model: ModelConfig, entries_dir: Path, monkeypatch: pytest.MonkeyPatch, is_read: bool
+) -> None:
+    transformers_base(model)
+    [old] = entries(entries_dir)
+    unfinished = old.with_name(f"{old.name}.1.tmp")  # another environment's worker fills it
+    unfinished.mkdir()
+    monkeypatch.setattr(quantised, "version", lambda package: f"another {package}")
+    with old.with_suffix(".lock").open("a") as lock:
+        if is_read:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        transformers_base(model)
+    assert old.exists() == unfinished.exists() == is_read
+    assert len(entries(entries_dir)) == (3 if is_read else 1)

@@ -64,6 +64,10 @@ class Processes:
             world_size=size,
             timeout=FOR_EVER,
         )
+        # NCCL takes its own memory at the first sum: before training fills torch's cache.
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.sum(torch.zeros(1, device=self._device))
 
     def sum(self, tensor: torch.Tensor) -> None:
         with self._peers_alive():

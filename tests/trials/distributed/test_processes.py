@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
 from tests import tiny
 from trials.backends.loading import load
 from trials.config import EvalPoint, ModelConfig, Objective, TrialConfig
+from trials.distributed.processes import Processes
 from trials.memory.micro_batches import MicroBatchMemory
 from trials.preparation.prompts import Ask
 from trials.training.train import run_trial
@@ -77,6 +79,16 @@ def test_two_processes_give_the_losses_of_one_and_stay_for_the_next_trial(
         output_dir=str(tmp_path / "3")))), rel=1e-5)  # fmt: skip
     assert losses(two) == pytest.approx(losses(alone(replace(second, number=4,
         output_dir=str(tmp_path / "4")))), rel=1e-5)  # fmt: skip
+
+
+def test_the_first_sum_is_made_at_the_start() -> None:
+    """NCCL takes its memory then; later torch's cache may hold it all."""
+    Processes(0, 1, dist.HashStore())  # type: ignore[attr-defined]
+    try:
+        group: Any = dist.distributed_c10d._get_default_group()
+        assert group._get_sequence_number_for_group() == 1
+    finally:
+        dist.destroy_process_group()
 
 
 SHORT_OF_MEMORY = """

@@ -12,7 +12,7 @@ from sweep.space.settings import OutclassedSettings
 from sweep.space.space import Space
 from sweep.storage.attributes import OUTCOME, curve_of
 from sweep.text.numbers import ordinal
-from trials.config import BY_EVAL_LOSS, EvalPoint, Objective, Outcome, Stop
+from trials.config import BY_EVAL_LOSS, Backend, EvalPoint, Objective, Outcome, Stop
 
 WITHOUT_VALUE: frozenset[Outcome] = frozenset({"diverged", "stopped", "out_of_memory", "failed"})
 
@@ -145,9 +145,14 @@ def make_rivals(space: Space, study: optuna.Study) -> Rivals:
     return rivals
 
 
-def rows_wanted(space: Space) -> tuple[int, ...]:
-    """Return the evaluations of which the losses of single rows are needed, to tell noise."""
+def rows_wanted(space: Space, backend: Backend) -> tuple[int, ...]:
+    """Return the evaluations of which the losses of single rows are needed, to tell noise.
+
+    None with Unsloth, which knows the sum of a batch alone: trials are ranked by their loss there.
+    """
     settings, n_evaluations = space.settings.pruning.outclassed, space.settings.evaluate.times
     if not settings or settings.pruner != "asha" or not space.objective.is_eval_loss:
+        return ()
+    if backend == "unsloth":
         return ()
     return rung_indices(settings.rungs, n_evaluations) if settings.standard_errors else ()

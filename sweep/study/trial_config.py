@@ -70,7 +70,7 @@ def resolver(
     """Return what `Sweep` turns a trial's hyperparameters into a configuration with."""
     model = model_config(space, backend)
     fixed = trial_settings(space, on_gpus=on_gpus)
-    rows_at = rows_wanted(space)
+    rows_at = rows_wanted(space, backend)
 
     def resolve(number: int, values: Mapping[str, Any], evaluate_base: bool) -> TrialConfig:
         effective_batch_size = int(values["effective_batch_size"])

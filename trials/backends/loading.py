@@ -38,13 +38,24 @@ def load(config: ModelConfig, gpu_share: float = 1.0) -> FrozenBase:
     return base
 
 
-def compute_dtype(name: ComputeDtype, device: torch.device) -> torch.dtype:
-    """Return the type of the matrix products; auto is bfloat16 unless the GPU only emulates it."""
+NOT_IN_FLOAT16 = tuple("embedding_gemma2 gemma3 gemma4 glm4_moe gpt_oss qwen3_5 qwen3_moe".split())
+"""Beginnings of model types whose gradients are not finite in float16 (unsloth_zoo 2026.10.9,
+model_lists.py). Unsloth's own kernels are for none of them."""
+
+
+def compute_dtype(
+    name: ComputeDtype, device: torch.device, model_type: str | None = None
+) -> torch.dtype:
+    """Return the type of the matrix products; auto is bfloat16 unless the GPU only emulates it.
+
+    Args:
+        model_type: Of the model's config.json.
+    """
     import torch
 
     if name != "auto":
         dtype: torch.dtype = getattr(torch, name)
         return dtype
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.float16
+        return torch.float32 if (model_type or "").startswith(NOT_IN_FLOAT16) else torch.float16
     return torch.bfloat16

@@ -17,7 +17,13 @@ from trials.memory.micro_batches import Attempt, DoesNotFit, Fit, MicroBatchMemo
 from trials.models.frozen_base import FrozenBase
 from trials.training.checkpoint import State, on_host, optimizer_state, restore_optimizer
 from trials.training.neftune import EmbeddingNoise
-from trials.training.optimizer import make_optimizer, make_schedule, restore_schedule
+from trials.training.optimizer import (
+    give_back_pages,
+    make_optimizer,
+    make_schedule,
+    restore_schedule,
+)
+from trials.training.skipped import SkippedSteps
 
 
 class Learner:
@@ -47,6 +53,7 @@ class Learner:
         self._schedule = make_schedule(config, self._optimizer, self.n_steps)
         # Small gradients vanish in float16, in no other type.
         self._scaler = torch.amp.GradScaler(base.device.type, enabled=base.dtype is torch.float16)
+        self.skipped = SkippedSteps(base.device)
         self._noise: EmbeddingNoise | None = None
         if config.neftune_alpha:
             self._noise = EmbeddingNoise(self.model, config.neftune_alpha)
@@ -68,6 +75,8 @@ class Learner:
         """Take what is left of the trial off the base model."""
         if self._noise is not None:
             self._noise.remove()
+        self._optimizer.state.clear()
+        give_back_pages()
 
     def take_step(self, step: int) -> None:
         """Take optimizer step `step`, counted from 0.
@@ -91,6 +100,8 @@ class Learner:
         self.grad_norm = torch.nn.utils.clip_grad_norm_(
             self._trained.values(), self._config.max_grad_norm
         )
+        if self._scaler.is_enabled():
+            self.skipped.add(self.grad_norm)
         self.learning_rate = float(self._schedule.get_last_lr()[0])
         self._scaler.step(self._optimizer)
         self._scaler.update()
@@ -155,6 +166,7 @@ class Learner:
                 "schedule": self._schedule.state_dict(),
                 "step": self._schedule.last_epoch,
                 "scaler": self._scaler.state_dict(),
+                "skipped": self.skipped.state(),
                 "window": self.window.counts(),
                 "attempt": [
                     self.fit.attempt.micro_batch_size,
@@ -172,6 +184,8 @@ class Learner:
         restore_optimizer(self._optimizer, state.part("optimizer"), numbers["optimizer"])
         restore_schedule(self._schedule, numbers["schedule"])
         self._scaler.load_state_dict(numbers["scaler"])
+        if "skipped" in numbers:  # not in checkpoints of an earlier version
+            self.skipped.restore(numbers["skipped"])
         self.window.restore(state.tensors["window"], numbers["window"])
         self.fit.go_on_with(Attempt(*numbers["attempt"]), numbers["eval_batch_size"])
         if self.fit.attempt.gradient_checkpointing:

@@ -1,11 +1,14 @@
 """The optimizer and the learning rate of each step."""
 
+import ctypes
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import bitsandbytes
 import torch
+from bitsandbytes import functional
+from bitsandbytes.functional import GlobalPageManager
 from transformers import get_scheduler
 
 from trials.config import TrialConfig
@@ -29,6 +32,20 @@ def make_optimizer(
         in_8_bits = bitsandbytes.optim.PagedAdamW8bit
     optimizer: torch.optim.Optimizer = in_8_bits(groups, lr=config.learning_rate)
     return optimizer
+
+
+def give_back_pages() -> None:
+    """Free the pages of a trial's optimizer, which nothing may use any more.
+
+    bitsandbytes keeps them in a list of the process (optim/optimizer.py, get_state_buffer), and
+    frees them nowhere (functional.py, get_paged): up to 2 bytes for each trained parameter.
+    """
+    pages = GlobalPageManager.get_instance().paged_tensors
+    for page in pages:
+        if torch.version.cuda and getattr(page, "is_paged", False):
+            # Of the CUDA runtime that bitsandbytes' library is linked to; it waits for the device.
+            functional.lib.cudaFree(ctypes.c_void_p(page.data_ptr()))
+    pages.clear()
 
 
 def make_schedule(

@@ -157,7 +157,7 @@ class _Trial:
             self._save_best(learner)
         return TrialResult(
             outcome=self._verdict.outcome if self._verdict else "completed",
-            reason=self._verdict.reason if self._verdict else self._completed_in_words(),
+            reason=self._verdict.reason if self._verdict else self._completed_in_words(learner),
             best=self._best,
             micro_batch_size=learner.fit.attempt.micro_batch_size,
             gradient_checkpointing=learner.fit.attempt.gradient_checkpointing,
@@ -219,7 +219,16 @@ class _Trial:
             weights = get_peft_model_state_dict(learner.model, save_embedding_layers=False)
             self._best_weights = {name: on_host(weight) for name, weight in weights.items()}
         self._hand_over(point)
+        self._judge_skipped(learner, is_last=step == learner.n_steps)
         learner.window.begin()
+
+    def _judge_skipped(self, learner: Learner, *, is_last: bool) -> None:
+        """End a trial whose steps float16 leaves out: it would 'complete' with the base's loss."""
+        if words := learner.skipped.in_words():
+            print(words, flush=True)
+        reason = learner.skipped.reason(is_last=is_last)
+        if reason and self._verdict is None:
+            self._verdict = Stop(outcome="diverged", reason=reason)
 
     def _is_better(self, point: EvalPoint, other: EvalPoint) -> bool:
         """By the objective; a metric has few values, so that of equal ones the loss decides."""
@@ -334,7 +343,10 @@ class _Trial:
                 shutil.copytree(tokenizer, folder, copy_function=link_or_copy, dirs_exist_ok=True)
             sync_folder(folder)
 
-    def _completed_in_words(self) -> str:
+    def _completed_in_words(self, learner: Learner) -> str:
+        return " ".join(filter(None, [self._best_in_words(), learner.skipped.in_words()]))
+
+    def _best_in_words(self) -> str:
         if self._best is None:
             return "Ran to its end without a finite eval loss."
         objective = self._config.objective

@@ -1,6 +1,5 @@
 """LoRA and QLoRA with transformers, peft and bitsandbytes, on CUDA and on processors."""
 
-import contextlib
 import functools
 import logging
 from collections.abc import Sequence
@@ -13,15 +12,22 @@ from transformers import AutoConfig, FineGrainedFP8Config, GenerationConfig, Mxf
 from transformers.utils import is_flash_attn_2_available
 
 from trials.backends.adapter_layers import SpareLayers, draw_weights
+from trials.backends.first_pass import first_pass
 from trials.backends.loading import compute_dtype
 from trials.backends.packing import Batch, ForwardCost, Layout, packed, padded
 from trials.backends.proof import Proof
-from trials.backends.quantised import load_quantised
+from trials.backends.quantised import SHARD, load_quantised
+from trials.backends.recomputing import (
+    is_in_8_bits,
+    recompute,
+    reentrant_is_right,
+    stop_recomputing,
+)
 from trials.backends.rows_apart import most_tokens, padding_is_unseen, rows_stay_apart, sees_ahead
 from trials.config import ConfigError, ModelConfig, TrialConfig
-from trials.memory.device import give_back_memory
+from trials.memory.device import give_back_memory, is_out_of_memory
 from trials.memory.estimate import activation_bytes_per_token
-from trials.models.checkpoint import check_form, form_of
+from trials.models.checkpoint import check_form, config_of, form_of
 from trials.models.frozen_base import FrozenBase
 from trials.models.lora import lora_settings, put_on
 from trials.models.quantisation import bitsandbytes_config, keep_cpu_kernels_differentiable
@@ -36,7 +42,8 @@ def load(config: ModelConfig) -> FrozenBase:
     # At every 8-bit layer of every forward pass bitsandbytes says that it works in float16.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    dtype = compute_dtype(config.compute_dtype, device)
+    found = config_of(config.name, config.revision) or {}
+    dtype = compute_dtype(config.compute_dtype, device, found.get("model_type"))
     model = load_quantised(
         config,
         device,
@@ -50,12 +57,16 @@ def load(config: ModelConfig) -> FrozenBase:
             **_quantization(config, dtype),
         ),
         read=lambda folder: _from_pretrained(str(folder), device, dtype),
-        write=lambda model, folder: model.save_pretrained(folder),
+        write=lambda model, folder: model.save_pretrained(folder, max_shard_size=SHARD),
     )
     model.requires_grad_(False)
     keep_cpu_kernels_differentiable(model)
-    _use_flash_attention(model, device, dtype)
-    return TransformersBase(model, device, dtype)
+    if _can_use_flash_attention(device, dtype):
+        switch_attention(model, "flash_attention_2", dtype)
+    base = TransformersBase(model, device, dtype)
+    if device.type == "cuda":
+        first_pass(base, config)
+    return base
 
 
 def _from_pretrained(name: str, device: torch.device, dtype: torch.dtype, **settings: Any) -> Any:
@@ -76,15 +87,32 @@ def _from_pretrained(name: str, device: torch.device, dtype: torch.dtype, **sett
     return model
 
 
-def _use_flash_attention(model: Any, device: torch.device, dtype: torch.dtype) -> None:
-    """Switch to flash attention where it is installed and the GPU and the model can use it."""
+def _can_use_flash_attention(device: torch.device, dtype: torch.dtype) -> bool:
     is_16_bit = dtype in (torch.bfloat16, torch.float16)
     if device.type != "cuda" or not is_16_bit or not is_flash_attn_2_available():
-        return
-    if torch.cuda.get_device_capability(device) < (8, 0):
-        return
-    with contextlib.suppress(ValueError):  # the model's own attention has no such form
-        model.set_attn_implementation("flash_attention_2")
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@torch.no_grad()
+def switch_attention(model: Any, kind: str, dtype: torch.dtype) -> None:
+    """Switch to a kind of attention if it works with this model, shown by a row of two tokens.
+
+    A flash-attn built for another torch fails as it is imported, heads above 256 in the kernel.
+    """
+    own = model.config._attn_implementation
+    try:
+        model.set_attn_implementation(kind)
+        with torch.autocast(model.device.type, dtype):
+            model(input_ids=torch.tensor([[0, 0]], device=model.device), use_cache=False)
+    except ValueError:  # the model's own attention has no such form
+        model.set_attn_implementation(own)
+    except (ImportError, RuntimeError, OSError) as error:
+        if is_out_of_memory(error):
+            raise
+        model.set_attn_implementation(own)
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        print(f"{kind} does not work here, so attention is {own}: {why}", flush=True)
 
 
 def _quantization(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
@@ -118,6 +146,9 @@ class TransformersBase:
         self._adapted: Any = None
         self._kind: tuple[str, bool] | None = None
         self._spare: dict[tuple[str, bool] | None, SpareLayers] = {}
+        self._is_in_8_bits = is_in_8_bits(model)
+        self._reentrant: dict[tuple[str, bool] | None, bool] = {}
+        """Whether reentrant checkpointing has been seen to be right, by kind of adapter."""
         self._has_flash_attention = model.config._attn_implementation == "flash_attention_2"
         if sees_ahead(model, lambda layout: self._logits(model, layout)[0]):
             raise ConfigError(no_next_token(model.config, "one whose tokens see those after them"))
@@ -149,14 +180,14 @@ class TransformersBase:
         """Keep only the inputs of decoder layers, until the adapter is removed."""
         if not self.model.supports_gradient_checkpointing:  # JetMoE: the trial will not fit
             return
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        # It has also put a hook on the embeddings so that their output requires a gradient. Only
-        # reentrant checkpointing needs that, and nothing would remove the hook.
-        self.model.disable_input_require_grads()
+        if self._is_in_8_bits and self._kind not in self._reentrant:
+            is_right = reentrant_is_right(self.model, self._adapted, self.nll_sum)
+            self._reentrant[self._kind] = is_right
+        recompute(self.model, reentrant=self._reentrant.get(self._kind, False))
 
     def remove_adapter(self) -> None:
         if self._adapted is not None:
-            self.model.gradient_checkpointing_disable()
+            stop_recomputing(self.model)
             spare = SpareLayers(self.model, self._adapted)
             self._adapted = None
             if self._kind is not None:

@@ -14,23 +14,27 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
+from trials.backends.own_folder import own_folder
+
 # Read when unsloth is imported; by default a folder in the working directory, which two workers
-# would share. A GPU has one worker at a time, and the next finds what the one before compiled.
-os.environ.setdefault(
-    "UNSLOTH_COMPILE_LOCATION",
-    str(
-        user_cache_path("sweep")
-        / f"unsloth-compiled-{os.environ.get('CUDA_VISIBLE_DEVICES') or '0'}"
-    ),
-)
+# would share. The next worker of this GPU finds what one before has compiled.
+if "UNSLOTH_COMPILE_LOCATION" not in os.environ:
+    _gpu = os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
+    os.environ["UNSLOTH_COMPILE_LOCATION"] = str(
+        own_folder(user_cache_path("sweep") / f"unsloth-compiled-{_gpu}")
+    )
+# Otherwise each load asks the hub for a file that tells its makers of this machine
+# (unsloth/models/_utils.py, get_statistics).
+os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 
 from unsloth import FastLanguageModel  # isort: skip
 import torch
 
 from trials.backends.adapted import check_adapted
+from trials.backends.first_pass import first_pass
 from trials.backends.loading import compute_dtype
 from trials.backends.proof import Proof
-from trials.backends.quantised import load_quantised
+from trials.backends.quantised import SHARD, load_quantised
 from trials.config import ConfigError, ModelConfig, TrialConfig
 from trials.memory.device import give_back_memory
 from trials.memory.estimate import activation_bytes_per_token
@@ -74,7 +78,7 @@ def load(config: ModelConfig) -> FrozenBase:
         return model
 
     def write(model: Any, folder: Path) -> None:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, max_shard_size=SHARD)
         tokenizer.save_pretrained(folder)  # without one Unsloth does not load a folder
 
     model = load_quantised(
@@ -86,7 +90,9 @@ def load(config: ModelConfig) -> FrozenBase:
         write=write,
     )
     model.requires_grad_(False)
-    return UnslothBase(model, device, dtype)
+    base = UnslothBase(model, device, dtype)
+    first_pass(base, config)
+    return base
 
 
 class UnslothBase:
@@ -116,6 +122,10 @@ class UnslothBase:
         return self._adapted
 
     def recompute_activations(self) -> None:
+        # `get_peft_model` has put a hook on the embeddings (unsloth_zoo/training_utils.py,
+        # prepare_model_for_training), and now a second one takes its handle's place
+        # (unsloth/models/_utils.py, arm_gradient_checkpointing): nothing could remove the first.
+        self.model.disable_input_require_grads()
         FastLanguageModel.for_training(self._adapted, use_gradient_checkpointing=True)
 
     def remove_adapter(self) -> None:

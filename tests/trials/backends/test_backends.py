@@ -11,16 +11,25 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma4TextConfig, MambaConfig, PreTrainedConfig
+from transformers import (
+    AttentionInterface,
+    AutoModelForCausalLM,
+    Gemma4TextConfig,
+    MambaConfig,
+    PreTrainedConfig,
+)
 
 from tests.tiny import model_config, transformers_base
-from trials.backends import packing
+from trials.backends import packing, proof
+from trials.backends.first_pass import first_pass
 from trials.backends.loading import compute_dtype
 from trials.backends.packing import LONGEST_PACKED, ForwardCost, packed, padded
-from trials.backends.transformers_qlora import TransformersBase
-from trials.config import ComputeDtype, Quantization, TrialConfig
+from trials.backends.recomputing import recompute, reentrant_is_right
+from trials.backends.transformers_qlora import TransformersBase, switch_attention
+from trials.config import ComputeDtype, ModelConfig, Quantization, TrialConfig
 from trials.data.batches import collate
 from trials.data.tokens import IGNORED, TokenRows
+from trials.memory.one_step import _Held
 
 MakeConfig = Callable[..., TrialConfig]
 
@@ -38,6 +47,11 @@ def base_in(tiny_base: Path) -> BaseIn:
         return transformers_base(replace(model, quantization=quantization, compute_dtype=dtype))
 
     return make
+
+
+@pytest.fixture
+def model(tiny_base: Path) -> ModelConfig:
+    return model_config(tiny_base)
 
 
 @pytest.fixture
@@ -245,6 +259,61 @@ def test_activations_are_computed_again_from_the_middle_of_a_training_on(
     assert not exact.model.is_gradient_checkpointing
 
 
+def test_8_bits_are_computed_again_with_the_same_gradients_in_far_less_memory(
+    config: MakeConfig, base_in: BaseIn, batch: dict[str, torch.Tensor]
+) -> None:
+    """Half of what a layer keeps would stay in the other kind of checkpointing."""
+    base = base_in("int8", "auto")
+    model = with_trained_adapter(base, config())
+    model.train()
+    kept, held = gradients(base, model, padded(batch)), kept_bytes(base, model, batch)
+    recompute(base.model, reentrant=False)
+    held_by_the_other = kept_bytes(base, model, batch)
+    base.recompute_activations()
+    again, held_again = gradients(base, model, padded(batch)), kept_bytes(base, model, batch)
+    base.remove_adapter()  # clean
+    assert all(torch.equal(k, a) for k, a in zip(kept, again, strict=True))
+    assert held_again < 0.5 * held_by_the_other < 0.5 * held
+
+
+def kept_bytes(base: TransformersBase, model: Any, batch: dict[str, torch.Tensor]) -> int:
+    """What a forward pass through the decoder layers keeps for the backward pass."""
+    held = _Held([*model.parameters(), *model.buffers()], at_most=100_000)
+    with held, base._autocast():
+        output = base.model.model(input_ids=batch["input_ids"], use_cache=False)
+    found = held._now
+    del output
+    return found
+
+
+def test_where_reentrant_checkpointing_loses_gradients_it_is_not_used(
+    config: MakeConfig, base_in: BaseIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = base_in("int8", "auto")
+    model = with_trained_adapter(base, config())
+    first, second = base.model.model.layers[:2]
+    given: list[torch.Tensor] = []  # from layer to layer, past its output
+    monkeypatch.setattr(first.mlp, "forward", _giving(first.mlp.forward, given))
+    monkeypatch.setattr(second.mlp, "forward", _taking(second.mlp.forward, given))
+    assert not reentrant_is_right(base.model, model, base.nll_sum)
+    monkeypatch.undo()
+    assert reentrant_is_right(base.model, model, base.nll_sum)
+    base.remove_adapter()
+
+
+def _giving(forward: Any, given: list[torch.Tensor]) -> Any:
+    def call(x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = forward(x)
+        given[:] = [found]
+        return found
+
+    return call
+
+
+def _taking(forward: Any, given: list[torch.Tensor]) -> Any:
+    return lambda x: forward(x) + given[0]
+
+
 def test_dora_begins_as_the_base_model_and_trains_magnitudes(
     config: MakeConfig, exact: TransformersBase, batch: dict[str, torch.Tensor]
 ) -> None:
@@ -276,6 +345,56 @@ def test_the_compute_type_is_the_one_asked_for() -> None:
     assert compute_dtype("auto", cpu) is torch.bfloat16
     assert compute_dtype("float16", cpu) is torch.float16
     assert compute_dtype("float32", cpu) is torch.float32
+
+
+@pytest.mark.parametrize(
+    ("model_type", "expected"),
+    [
+        ("llama", torch.float16),
+        ("gemma2", torch.float16),
+        ("gemma3_text", torch.float32),
+        ("qwen3_moe", torch.float32),
+    ],
+)
+def test_a_gpu_without_bfloat16_computes_what_overflows_in_float32(
+    monkeypatch: pytest.MonkeyPatch, model_type: str, expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    assert compute_dtype("auto", torch.device("cuda", 0), model_type) is expected
+
+
+def test_attention_that_does_not_work_here_is_told_and_left(
+    exact: TransformersBase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def too_wide(*_: Any, **__: Any) -> None:
+        raise RuntimeError("FlashAttention forward only supports head dimension at most 256")
+
+    AttentionInterface.register("too_wide", too_wide)
+    own = exact.model.config._attn_implementation
+    for kind in ("flash_attention_2", "too_wide"):  # not installed: an ImportError
+        switch_attention(exact.model, kind, torch.bfloat16)
+        assert exact.model.config._attn_implementation == own == "sdpa"
+        said = capsys.readouterr().out.splitlines()
+        assert len(said) == 1 and f"{kind} does not work here, so attention is sdpa:" in said[0]
+
+
+def test_the_thrown_away_pass_leaves_the_base_as_it_was(
+    exact: TransformersBase, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = iter([2**30, 2**30])  # what the kernels keep, and what is there after a trial
+    monkeypatch.setattr(proof, "_allocated_bytes", lambda: next(held))
+    exact._proof = proof.Proof(exact.model)
+    lengths: list[int] = []
+    nll_sum = exact.nll_sum
+
+    def seen(model: Any, batch: packing.Batch) -> torch.Tensor:
+        lengths.append(batch["input_ids"].shape[1])
+        return nll_sum(model, batch)
+
+    monkeypatch.setattr(exact, "nll_sum", seen)
+    first_pass(exact, model)
+    assert lengths == [64]
+    exact.remove_adapter()
 
 
 def test_the_memory_of_a_token_is_known_at_load(exact: TransformersBase) -> None:

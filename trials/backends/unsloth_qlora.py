@@ -122,11 +122,15 @@ class UnslothBase:
         return self._adapted
 
     def recompute_activations(self) -> None:
-        # `get_peft_model` has put a hook on the embeddings (unsloth_zoo/training_utils.py,
-        # prepare_model_for_training), and now a second one takes its handle's place
-        # (unsloth/models/_utils.py, arm_gradient_checkpointing): nothing could remove the first.
+        # Exactly one hook must be on the embeddings, which Unsloth's reentrant kind needs.
+        # `get_peft_model` has put one there (unsloth_zoo/training_utils.py,
+        # prepare_model_for_training). `for_training` adds another while the layers have no
+        # function for it (unsloth/models/_utils.py, arm_gradient_checkpointing), and the handle of
+        # the first is lost.
         self.model.disable_input_require_grads()
         FastLanguageModel.for_training(self._adapted, use_gradient_checkpointing=True)
+        self.model.disable_input_require_grads()
+        self.model.enable_input_require_grads()
 
     def remove_adapter(self) -> None:
         # Otherwise Unsloth hands the old adapter to the next trial as it is, not reset.

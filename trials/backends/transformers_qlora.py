@@ -213,7 +213,10 @@ class TransformersBase:
         self, prompts: Sequence[Sequence[int]], *, stop_ids: Sequence[int], max_new_tokens: int
     ) -> list[list[int]]:
         is_padded = len({len(prompt) for prompt in prompts}) > 1
-        one_by_one = is_padded and not self._padding_is_unseen
+        # Padding shifts where Llama 4's chunks begin.
+        chunk = getattr(self.model.config.get_text_config(), "attention_chunk_size", None)
+        is_cut = chunk is not None and max(map(len, prompts)) + max_new_tokens > chunk
+        one_by_one = is_padded and (is_cut or not self._padding_is_unseen)
         batches = [[prompt] for prompt in prompts] if one_by_one else [prompts]
         return [
             tokens

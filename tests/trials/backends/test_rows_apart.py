@@ -192,7 +192,9 @@ def continued_alone(base: TransformersBase, prompt: list[int], n: int) -> list[i
     return ids[len(prompt) :]
 
 
-@pytest.mark.parametrize("kind", ["llama", "opt", "bamba", "lfm2", "minimax", "recurrent_gemma"])
+@pytest.mark.parametrize(
+    "kind", ["llama", "opt", "bamba", "lfm2", "minimax", "recurrent_gemma", "llama4_text"]
+)
 def test_prompts_of_a_batch_are_continued_as_they_are_alone(
     folder: Make, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,3 +215,21 @@ def test_prompts_of_one_length_need_no_look_at_padding(folder: Make) -> None:
     alone = [continued_alone(base, prompt, 4) for prompt in prompts]
     assert base.generate(prompts, stop_ids=[319], max_new_tokens=4) == alone
     assert "_padding_is_unseen" not in vars(base)
+
+
+@pytest.mark.parametrize(("n_new", "sizes"), [(2, [2]), (8, [1, 1])])
+def test_prompts_that_pass_a_chunk_are_continued_one_by_one(
+    folder: Make, monkeypatch: pytest.MonkeyPatch, n_new: int, sizes: list[int]
+) -> None:
+    """Llama 4's chunks begin at multiples of 16 positions, the padding's counted."""
+    base = loaded(folder("llama4_text"), "none", "float32")
+    assert base._padding_is_unseen
+    batches: list[int] = []
+
+    def continued(prompts: list[list[int]], *_: Any) -> list[list[int]]:
+        batches.append(len(prompts))
+        return [[] for _ in prompts]
+
+    monkeypatch.setattr(base, "_continued", continued)
+    base.generate([[5] * 5, [6] * 12], stop_ids=[319], max_new_tokens=n_new)
+    assert batches == sizes

@@ -4,7 +4,7 @@ import json
 import math
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -259,8 +259,7 @@ def _model_rows(space: Space, check: Check) -> Iterator[Row]:
         f"{space.quantization}; the largest adapter has "
         f"{_millions(memory['adapter_parameters'])}",
     )
-    for adapter in check.report["adapters"]:
-        yield _adapter_row(space, adapter)
+    yield from _adapter_rows(space, check.report["adapters"])
     if (form := space.checkpoint) is not None:
         gib = f"{memory['weights_gib']:.1f} GiB"
         bits = f", turned into 16 bits when loaded: {gib}" if form.is_dequantised else f": {gib}"
@@ -276,17 +275,22 @@ def _model_rows(space: Space, check: Check) -> Iterator[Row]:
     yield "backend", backend_in_words(space, on_gpus=check.on_gpus)
 
 
-def _adapter_row(space: Space, adapter: dict[str, Any]) -> Row:
-    experts = " and experts" if adapter["experts"] else ""
-    shown = str(Choices((adapter["target"],)))
-    quantised = "" if space.quantization == "none" else " nor quantised"
-    verb = "neither adapted" if quantised else "not adapted"
-    return (
-        "adapter",
-        f"{shown}{experts}: {adapter['modules']}; {_millions(adapter['trained'])} parameters at "
-        f"rank {int(space.largest['rank'])}; {adapter['untouched']:.0%} of the weights are "
-        f"{verb}{quantised}",
-    )
+def _adapter_rows(space: Space, adapters: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
+    """A row for each choice; the share they leave stands last, where it is the same."""
+    quantised = space.quantization != "none"
+    verb = "neither adapted nor quantised" if quantised else "not adapted"
+    shares = [f"{adapter['untouched']:.0%} of the weights are {verb}" for adapter in adapters]
+    is_same = len(shares) > 1 and len(set(shares)) == 1
+    for adapter, share in zip(adapters, shares, strict=True):
+        experts = " and experts" if adapter["experts"] else ""
+        yield (
+            "adapter",
+            f"{Choices((adapter['target'],))}{experts}: {_millions(adapter['trained'])} parameters "
+            f"at rank {int(space.largest['rank'])}, on {adapter['modules']}"
+            + ("" if is_same else f"; {share}"),
+        )
+    if is_same:
+        yield "", f"with each of them {shares[0]}"
 
 
 LARGE_SHARE = 0.2
@@ -299,7 +303,7 @@ def _left_in_words(memory: dict[str, Any], quantization: str) -> str | None:
     if sum(gib.values()) <= LARGE_SHARE * memory["weights_gib"]:
         return None
     parts = ", ".join(f"{n} ({gib[n]:.1f} GiB)" for n in sorted(gib, key=lambda n: -gib[n])[:3])
-    return f"of the weights transformers leaves these in 16 bits, in {quantization} too: {parts}"
+    return f"transformers leaves these weights in 16 bits, with {quantization} too: {parts}"
 
 
 def _search_rows(space: Space) -> Iterator[Row]:

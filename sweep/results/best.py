@@ -11,6 +11,7 @@ from rich.text import Text
 
 from sweep.results.status import against_base
 from sweep.results.trial_record import Record
+from sweep.space.domains import in_words
 from sweep.space.hyperparameters import HYPERPARAMETERS
 from sweep.tracking.location import command
 
@@ -44,7 +45,7 @@ def hyperparameters(values: Mapping[str, Any]) -> Table:
     for name in HYPERPARAMETERS:
         if name in values:
             value = values[name]
-            table.add_row(name, f"{value:g}" if isinstance(value, float) else str(value))
+            table.add_row(name, Text(in_words(value)))
     return table
 
 

@@ -16,6 +16,7 @@ from sweep.results.confirmed_words import FEW_SEEDS
 from sweep.results.paired_test import CONFIDENCE, difference
 from sweep.results.reading import StoredSweep
 from sweep.results.trial_record import Record, record_of
+from sweep.space.domains import in_words
 from sweep.space.yaml_file import read
 from sweep.study.task import changes
 from sweep.text.numbers import counted, duration
@@ -141,7 +142,7 @@ def comparison(one: Side, other: Side) -> RenderableType:
     for heading in ("", one.name, other.name):
         table.add_column(heading, overflow="fold")
     for label, *cells in _rows(one, other):
-        table.add_row(Text(label, style="dim"), *cells)
+        table.add_row(Text(label, style="dim"), *(Text(cell) for cell in cells))
     parts: list[RenderableType] = [table, Text()]
     differing = [row for row in _settings_rows(one, other) if row[1] != row[2]]
     if differing:
@@ -149,7 +150,7 @@ def comparison(one: Side, other: Side) -> RenderableType:
         for heading in ("settings that differ", one.sweep.name, other.sweep.name):
             settings.add_column(heading, overflow="fold")
         for row in differing:
-            settings.add_row(*row)
+            settings.add_row(*(Text(cell) for cell in row))
         parts += [settings, Text()]
     return Group(*parts, Text(verdict(one, other), style="bold"))
 
@@ -185,7 +186,7 @@ def _rows(one: Side, other: Side) -> list[tuple[str, str, str]]:
 
 
 def _value(value: object) -> str:
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return "" if value is None else in_words(value)
 
 
 def _settings_rows(one: Side, other: Side) -> list[tuple[str, str, str]]:

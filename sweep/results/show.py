@@ -15,10 +15,11 @@ from sweep.results.reading import StoredSweep
 from sweep.results.status import as_json, trial_as_json
 from sweep.results.trial_record import Record
 from sweep.screen.json_events import finite
+from sweep.space.domains import in_words
 from sweep.study.ended import StoredTrial, place
 from sweep.study.summary import headings_of, values_of
 from sweep.text.numbers import counted, duration
-from sweep.text.trials import COLOURS, SHOWN
+from sweep.text.trials import COLOURS, SHOWN, where_differs
 from trials.config import EvalPoint
 from trials.trial_folder import log_tail
 
@@ -40,9 +41,11 @@ def all_in_words(sweep: StoredSweep, sort: Sort) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     objective = sweep.objective
     values = headings_of(objective)
-    for heading in ("trial", *values, "outcome", "done", *SHOWN.values(), "time", "lost"):
-        right = heading in (*values, "done", "time")
-        table.add_column(heading, no_wrap=True, justify="right" if right else "left")
+    where = where_differs(trial.hyperparameters for trial in sweep.trials)
+    names = (*SHOWN.values(), *where.values())
+    for heading in ("trial", *values, "outcome", "done", *names, "time", "lost"):
+        right, folds = heading in (*values, "done", "time"), heading in where.values()
+        table.add_column(heading, no_wrap=not folds, justify="right" if right else "left")
     for trial in ordered(sweep, sort):
         table.add_row(
             f"{trial.number:03d}",
@@ -50,6 +53,7 @@ def all_in_words(sweep: StoredSweep, sort: Sort) -> RenderableType:
             Text(trial.outcome, style=COLOURS.get(trial.outcome, "")),
             f"{sweep.done(trial):.0%}",
             *(f"{trial.hyperparameters[name]:.3g}" for name in SHOWN),
+            *(Text(in_words(trial.hyperparameters.get(name, ""))) for name in where),
             "" if trial.seconds is None else duration(trial.seconds),
             f"{trial.n_lost} ×" if trial.n_lost else "",
             style="bold" if trial.number == sweep.best else "",

@@ -6,9 +6,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweep.space.domains import in_words
 from sweep.study.summary import Summary, headings_of, values_of
 from sweep.text.numbers import counted, duration
-from sweep.text.trials import COLOURS, SHOWN, an, short
+from sweep.text.trials import COLOURS, SHOWN, an, short, where_differs
 from trials.trial_folder import ADAPTER
 
 
@@ -40,14 +41,17 @@ def _winner(summary: Summary) -> list[RenderableType]:
         words = f"No winner: no trial reached {an(summary.objective)} that counts."
         return [Text(words)]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("", "trial", *headings_of(summary.objective), *SHOWN.values(), "outcome"):
-        table.add_column(heading, no_wrap=True)
+    where = where_differs(trial.hyperparameters for trial in summary.ended)
+    names = (*SHOWN.values(), *where.values())
+    for heading in ("", "trial", *headings_of(summary.objective), *names, "outcome"):
+        table.add_column(heading, no_wrap=heading not in where.values())
     for place, trial in enumerate(summary.ranked[:5]):
         table.add_row(
             "winner" if place == 0 else "",
             f"{trial.number:03d}",
             *values_of(trial, summary.objective),
             *(short(trial.hyperparameters[name]) for name in SHOWN),
+            *(Text(in_words(trial.hyperparameters.get(name, ""))) for name in where),
             Text(trial.outcome, style=COLOURS[trial.outcome]),
             style="bold" if place == 0 else "",
         )

@@ -36,7 +36,7 @@ class Choices:
         )
 
     def __str__(self) -> str:
-        return ", ".join(_shown(v) for v in self.values)
+        return ", ".join(in_words(v) for v in self.values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,8 @@ def is_fixed(domain: Domain) -> bool:
     return isinstance(domain, Choices) and len(domain.values) == 1
 
 
-def _shown(value: Value) -> str:
+def in_words(value: Any) -> str:
+    """A value by itself: `0.0003`, `[q_proj, v_proj]`."""
     if isinstance(value, str) and "," in value and not value.startswith(PATTERN):
         return f"[{value.replace(',', ', ')}]"  # names of modules, one choice
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -174,6 +174,8 @@ def written_elsewhere(name: str, given: Any) -> str | None:
         "min max low high lower upper log step".split()
     ):
         return None  # told key by key
+    if ours == [given]:
+        return None  # a module's name, or a misspelt preset: told with both in mind
     if ours is None or ours == given or _wrong(place, ours) or not _wrong(place, given):
         return None
     return f"is written otherwise here; write `{in_yaml(name, ours)}`."

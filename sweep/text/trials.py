@@ -1,7 +1,8 @@
 """How trials and losses are written, the same everywhere."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from trials.config import Objective
 
@@ -13,6 +14,15 @@ SHOWN = {
     "effective_batch_size": "batch",
 }
 """The hyperparameters of a table, and their headings."""
+
+WHERE = {"target_modules": "modules", "experts": "experts"}
+"""What is adapted, and its headings: in a table only where its trials differ in it."""
+
+
+def where_differs(points: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Those of `WHERE` in which trials differ: without them a table shows two trials as one."""
+    given = list(points)
+    return {key: WHERE[key] for key in WHERE if len({point.get(key) for point in given}) > 1}
 
 
 def an(objective: Objective) -> str:

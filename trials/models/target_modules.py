@@ -219,8 +219,8 @@ def _named(model: Any, names: list[str], linears: Mapping[str, Kind]) -> dict[st
             problems.append(_why_not(model, name, linears))
     if problems:
         raise ConfigError(
-            f"search.target_modules: every name must be a linear layer of the base model that can "
-            f"be adapted, but of {_called(model)} {'; '.join(problems)}. "
+            f"search.target_modules: every name must be a linear layer of {_called(model)} that "
+            f"can be adapted, but {'; '.join(problems)}. "
             f"{_its_modules(model, linears)}"
         )
     return {name: kind for name, kind in linears.items() if name in found}
@@ -253,22 +253,26 @@ def _why_not(model: Any, name: str, linears: Mapping[str, Kind]) -> str:
 def _its_modules(model: Any, linears: Mapping[str, Kind]) -> str:
     has_experts = next(_fused_experts(model), None) is not None
     routed = ", and routed experts (search.experts: true)" if has_experts else ""
-    return f"It has {by_kind(linears)}{routed}; give a preset that matches, or a list of names."
+    return f"It has {by_kind(linears)}{routed}: give a preset or names that match these."
 
 
 def by_kind(modules: Mapping[str, Kind], parameters: Sequence[str] = ()) -> str:
-    """`attention (q_proj, o_proj × 4), MLP (…)`: names that are there as often stand together."""
+    """`attention (4 each of q_proj, o_proj)`: names that are there as often stand together."""
     told = []
     all_of = {**modules, **dict.fromkeys(parameters, Kind.ROUTED)}
     for kind in Kind:
         counts = Counter(_leaf(name) for name, its in all_of.items() if its is kind)
         groups = [
-            f"{', '.join(leaf for leaf in counts if counts[leaf] == n)} × {n}"
+            _each([leaf for leaf in counts if counts[leaf] == n], n)
             for n in dict.fromkeys(counts.values())
         ]
         if groups:
             told.append(f"{kind} ({'; '.join(groups)})")
     return ", ".join(told) if told else "no linear layers"
+
+
+def _each(leaves: Sequence[str], n: int) -> str:
+    return f"{n} each of {', '.join(leaves)}" if len(leaves) > 1 else f"{n} {leaves[0]}"
 
 
 def _leaf(name: str) -> str:

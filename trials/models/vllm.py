@@ -51,7 +51,7 @@ def notes(
     if model_type in NOT_SERVED:
         return [f"{VLLM} does not serve {model_type}."]
     if model_type in NO_ADAPTERS:
-        return [f"{VLLM}'s own {model_type} takes no adapter: export --merge for it."]
+        return [f"{VLLM}'s own {model_type} takes no adapter: use `sweep export --merge`."]
     return [
         *_of_settings(rank, use_dora),
         *_of_modules(model_type, modules),
@@ -61,7 +61,7 @@ def notes(
 
 def _of_settings(rank: int, use_dora: bool) -> Iterator[str]:
     if use_dora:  # lora/peft_helper.py, _validate_features
-        yield f"{VLLM} loads no adapter with use_dora: export --merge for it."
+        yield f"{VLLM} loads no adapter with use_dora: use `sweep export --merge`."
     if rank > MAX_RANK:
         yield f"{VLLM} loads no adapter of a rank above {MAX_RANK}, as {rank} is."
 
@@ -72,7 +72,7 @@ def _of_modules(model_type: str, modules: Collection[str]) -> Iterator[str]:
     if model_type != "minicpm3" and any(_leaf(name) == "kv_b_proj" for name in modules):
         yield (
             f"{VLLM} leaves the adapter of kv_b_proj out when it generates: it folds the base's "
-            f"weight into attention; export --merge for it."
+            f"weight into attention. Use `sweep export --merge`."
         )
 
 
@@ -82,11 +82,11 @@ def _of_experts(model_type: str, parameters: Collection[str]) -> Iterator[str]:
     if model_type in OTHER_EXPERT_NAMES:
         yield (
             f"{VLLM} leaves the routed experts' adapter out without a word: it names them "
-            f"otherwise; export --merge for it."
+            f"otherwise; use `sweep export --merge`."
         )
     elif model_type == "nemotron_h":
         # lora/model_manager.py, _convert_3d_to_2d_moe_lora, takes up_proj for gate and up.
-        yield f"{VLLM} does not load the routed experts' adapter: export --merge for it."
+        yield f"{VLLM} does not load the routed experts' adapter: use `sweep export --merge`."
     elif len({_leaf(name) for name in parameters}) < 2:
         # lora/model_manager.py, _stack_moe_lora_weights: both, or an assertion.
         yield f"{VLLM} loads routed experts only where gate_up_proj and down_proj are both trained."

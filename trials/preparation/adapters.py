@@ -121,13 +121,13 @@ def notes(
         if n < total and not one["experts"]:
             told.append(
                 f"search.target_modules: {one['target']} adapts {n} of the {total} layers: the "
-                f"others have no such modules."
+                f"others have none that match."
             )
     if any(one["misread"] for one in found) and model.quantization != "none":
         told.append(
-            "search.target_modules: peft reads an adapter on these dense layers and shared "
-            "experts only on a base in 16 or 32 bits (huggingface/peft issue 3711): load the base "
-            "so, or merge with `sweep export --merge`. Training here is not affected."
+            "search.target_modules: peft can load this adapter, on dense layers or shared experts, "
+            "only on a base in 16 or 32 bits (huggingface/peft issue 3711): load the base so, or "
+            "merge with `sweep export --merge`. Training here is not affected."
         )
     for one in found:
         told += vllm.notes(

@@ -105,4 +105,20 @@ def test_large_weights_that_stay_in_16_bits_are_told(tmp_path: Path) -> None:
     memory = {**REPORT["memory"], "weights_gib": 12.9, "left": {"FalconLinear": 6_650_000_000}}
     found = Check(tmp_path / "data", {**REPORT, "memory": memory}, on_gpus=False)
     Console(file=said, width=200).print(check_table(load_space(file), found))
-    assert "leaves these in 16 bits, in nf4 too: FalconLinear (12.4 GiB)" in said.getvalue()
+    words = "leaves these weights in 16 bits, with nf4 too: FalconLinear (12.4 GiB)"
+    assert words in said.getvalue()
+
+
+def test_a_share_that_all_adapters_leave_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}")
+    file = tmp_path / "space.yaml"
+    data = "{train: rows.jsonl, eval: 0.1}"
+    file.write_text(f"base_model: none\ndata: {data}\nsearch: {{rank: [8, 16]}}\n")
+    one = {"target": "all-linear", "experts": False, "trained": 9_000, "untouched": 0.2}
+    one["modules"] = "attention (2 each of q_proj, o_proj), MLP (2 up_proj)"
+    two = {**one, "target": "attention", "modules": "attention (2 each of q_proj, o_proj)"}
+    said = io.StringIO()
+    found = Check(tmp_path / "data", {**REPORT, "adapters": [one, two]}, on_gpus=False)
+    Console(file=said, width=200).print(check_table(load_space(file), found))
+    assert "at rank 16, on attention (2 each of q_proj, o_proj)" in said.getvalue()
+    assert said.getvalue().count("of the weights are neither adapted nor quantised") == 1

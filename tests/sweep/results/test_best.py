@@ -170,7 +170,7 @@ def test_trl_itself_takes_its_configuration(folder: Path, tmp_path: Path) -> Non
     assert args.get_warmup_steps(40) == 4
     lora = get_peft_config(model)
     assert (lora.r, lora.lora_alpha, lora.use_rslora) == (8, 22.6, True)
-    assert set(lora.target_modules) == {"q_proj", "v_proj"}
+    assert set(lora.target_modules) == {"q_proj", "v_proj", "qkv_proj"}
     assert mixture.datasets[0].data_files == "data/train.jsonl"
 
 

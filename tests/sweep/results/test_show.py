@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,18 @@ def test_a_trial_is_json_without_infinity(folder: Path) -> None:
     found = json.loads(json.dumps(one_as_json(record_of(read_sweep(folder), 1)), allow_nan=False))
     assert [each["eval_loss"] for each in found["curve"]] == [1.8, 1.5, None]
     assert (found["outcome"], found["config"]["rank"]) == ("overfit", 8)
+
+
+def test_what_is_adapted_is_a_column_where_trials_differ_in_it(tmp_path: Path) -> None:
+    curve = [point(1, 2.0)]
+    names = {"target_modules": "q_proj,v_proj", "experts": False}
+    trials = [
+        (make_config(0), result("completed", curve), curve),
+        (replace(make_config(1), **names), result("completed", curve), curve),
+    ]
+    words = printed(all_in_words(read_sweep(write_sweep(tmp_path / "two", trials)), "number"))
+    assert "modules" in words
+    assert "[q_proj, v_proj]" in words
+    assert "experts" not in words
+    same = write_sweep(tmp_path / "one", trials[:1])
+    assert "modules" not in printed(all_in_words(read_sweep(same), "number"))

@@ -206,6 +206,7 @@ def test_a_key_that_is_missing_is_not_said_beside_the_one_that_leads_to_it(tmp_p
         ("lora: {alpha: 32}", "lora.alpha: is `search.alpha` here; write `search: {alpha: 32}`."),
         ("search.rank: 8", "search.rank: is `search.rank` here; write `search: {rank: 8}`."),
         ("search: {target_modules: all}", "otherwise here; write `target_modules: all-linear`"),
+        ("search: {target_modules: atention}", "is no preset; did you mean attention?"),
         ("lora_target: query_key_value", "write `search: {target_modules: [query_key_value]}`"),
         ("search: {rank: {values: [8, 16]}}", "is written otherwise here; write `rank: [8, 16]`."),
         ("load_in_8bit: true\nadapter: lora", "adapter: is `quantization` here; write `quantizat"),

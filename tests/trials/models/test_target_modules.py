@@ -107,7 +107,7 @@ def test_a_wrapper_adapts_its_text_alone() -> None:
         ("mlp.gate", "mlp.gate is a router, which is never adapted"),
         ("self_attn", "self_attn is no linear layer that is called (Qwen3MoeAttention)"),
         ("re:.*nothing", "matches none of Qwen3MoeForCausalLM (qwen3_moe)"),
-        ("mlp", "It has attention (q_proj, k_proj, v_proj, o_proj × 4), and routed experts"),
+        ("mlp", "It has attention (4 each of q_proj, k_proj, v_proj, o_proj), and routed experts"),
     ],
 )
 def test_what_cannot_be_adapted_is_said(target: str, words: str) -> None:

@@ -19,7 +19,7 @@ MLA = ["model.layers.0.self_attn.kv_b_proj"]
     [
         ("llama", LINEAR, [], 64, True, ["no adapter with use_dora"]),
         ("llama", LINEAR, [], 513, False, ["rank above 512, as 513 is"]),
-        ("gpt2", LINEAR, [], 8, False, ["own gpt2 takes no adapter: export --merge"]),
+        ("gpt2", LINEAR, [], 8, False, ["own gpt2 takes no adapter: use `sweep export --merge"]),
         ("mpt", LINEAR, [], 8, False, ["does not serve mpt."]),
         ("deepseek_v3", MLA, [], 8, False, ["adapter of kv_b_proj out when it generates"]),
         ("qwen3_moe", LINEAR, EXPERTS, 8, False, ["only with --enable-mixed-moe-lora-format"]),

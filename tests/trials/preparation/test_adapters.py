@@ -48,7 +48,7 @@ def test_experts_are_counted_only_when_they_are_adapted() -> None:
     attention = 48 * 16 * (2 * (2048 + 4096) + 2 * (2048 + 512))
     assert without["trained"] == attention
     assert with_experts["trained"] > 40 * attention
-    assert "routed experts (gate_up_proj, down_proj × 48)" in with_experts["modules"]
+    assert "routed experts (48 each of gate_up_proj, down_proj)" in with_experts["modules"]
 
 
 @pytest.mark.parametrize("preset", ["all-linear", "attention", "mlp", "qv"])

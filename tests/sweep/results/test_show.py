@@ -77,10 +77,10 @@ def test_a_trial_is_json_without_infinity(folder: Path) -> None:
 
 def test_what_is_adapted_is_a_column_where_trials_differ_in_it(tmp_path: Path) -> None:
     curve = [point(1, 2.0)]
-    names = {"target_modules": "q_proj,v_proj", "experts": False}
+    of_two = replace(make_config(1), target_modules="q_proj,v_proj")
     trials = [
         (make_config(0), result("completed", curve), curve),
-        (replace(make_config(1), **names), result("completed", curve), curve),
+        (of_two, result("completed", curve), curve),
     ]
     words = printed(all_in_words(read_sweep(write_sweep(tmp_path / "two", trials)), "number"))
     assert "modules" in words

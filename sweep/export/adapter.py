@@ -143,25 +143,13 @@ def _train_data(data: Mapping[str, Any]) -> str:
 def _measured(record: Record, request: dict[str, Any], *, merge: bool) -> list[Measured]:
     """Measure the adapter on its base as trained and in 16 bits, or the merged model."""
     trained = record.needed_config().model.quantization
-    in_16_bits = merge or trained == "none" or _is_for_16_bits(Path(request["adapter"]))
-    kinds: list[Quantization] = ["none"] if in_16_bits else [trained, "none"]
+    kinds: list[Quantization] = ["none"] if merge or trained == "none" else [trained, "none"]
     losses = _ask({**request, "task": "eval", "quantizations": kinds})
     assert record.trial.eval_loss is not None
     return [
-        Measured(
-            kind,
-            losses[kind],
-            record.trial.eval_loss,
-            counts=kind == kinds[0] and (merge or kind == trained),
-        )
+        Measured(kind, losses[kind], record.trial.eval_loss, counts=kind == kinds[0])
         for kind in kinds
     ]
-
-
-def _is_for_16_bits(adapter: Path) -> bool:
-    """Whether peft can put it on a base in 16 or 32 bits alone (`trials.models.lora.as_saved`)."""
-    about = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    return any(name.endswith(".weight") for name in about.get("target_parameters") or ())
 
 
 def _has_other_tokens(record: Record) -> bool:

@@ -84,9 +84,9 @@ def _names_as_they_are() -> Iterator[None]:
 def as_saved(adapted: Any) -> LoraConfig:
     """Return the configuration that makes plain peft put the adapter where it is on `adapted`.
 
-    Names that peft would take for those of routed experts are told as their weights, which are
-    then computed as base + B A, with the same keys and values. That needs a base in 16 or 32 bits
-    and no dropout, which only training has.
+    Names that peft would take for those of routed experts are told as their weights, with the
+    same keys and values: it puts the same layers on quantised weights, and computes base + B A of
+    plain ones, which needs a dropout of 0. Only training has one.
     """
     about = copy.copy(adapted.peft_config[ADAPTER])
     base = adapted.get_base_model()
@@ -121,9 +121,22 @@ def _is_adapted(module: Any) -> bool:
 
 def misread_names(model: Any, names: Collection[str]) -> list[str]:
     """Return the modules that plain peft, given these names, would not put an adapter on."""
-    probe = LoraConfig(target_modules=list(names))
-    conversion.convert_peft_config_for_transformers(probe, model=model, conversions=None)
-    return [name for name in names if name not in probe.target_modules]
+
+    def kept(asked: Collection[str]) -> Collection[str]:
+        probe = LoraConfig(target_modules=list(asked))
+        conversion.convert_peft_config_for_transformers(probe, model=model, conversions=None)
+        return set(probe.target_modules or ())
+
+    try:
+        found = kept(names)
+    except ValueError:  # a part of what it would take for experts': AFMoE's gates of attention
+        ends = ("gate", *EXPERTS_NAMES)
+        found = kept([name for name in names if name.rpartition(".")[2] not in ends])
+    return [name for name in names if name not in found]
+
+
+EXPERTS_NAMES = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+"""As transformers 4 had them."""
 
 
 def shortest(names: Collection[str], modules: Collection[str]) -> list[str]:

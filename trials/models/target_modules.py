@@ -39,8 +39,8 @@ class Targets:
 
 QUERIES_AND_VALUES = frozenset(
     # Some have keys in the same matrix; of multi-head latent attention it is the upper one.
-    "q_proj v_proj qkv_proj q_b_proj kv_b_proj query_key_value c_attn Wqkv q v query value wq wv "
-    "qkv in_proj_qkv in_proj_qkvz".split()
+    "q_proj v_proj kv_proj qkv_proj q_b_proj kv_b_proj query_key_value c_attn Wqkv q v query value "
+    "wq wv qkv in_proj_qkv in_proj_qkvz".split()
 )
 _ATTENTION = re.compile("attn|attention|DeltaNet", re.I)
 _MLP = re.compile("mlp|ffn|feed_?forward", re.I)

@@ -38,8 +38,8 @@ def adapters(
         Of each choice of modules: `target`, `experts`, `modules` (by kind, in words), `names` and
         `parameters` (what a trainer is told), `trained` (parameters), `untouched` (the share of
         the base's parameters that are neither adapted nor quantised), `digest` of the full names,
-        `earlier`: the same as an earlier version would have had it, `misread`: modules that plain
-        peft finds by their weights alone, `layers`: adapted ones, and all.
+        `earlier`: the same as an earlier version would have had it, `layers`:
+        adapted ones, and all.
 
     Raises:
         ConfigError: A choice matches nothing, or nothing that can be adapted; all are told.
@@ -86,7 +86,6 @@ def _described(
         "trained": _trained(shapes, asked, targets),
         "digest": _digest([*targets.modules, *targets.parameters]),
         "earlier": None if experts else _earlier(shapes, target),
-        "misread": len(misread),
         "layers": [len(_layers(targets.modules)), len(_layers(adaptable(shapes)))],
     }
 
@@ -107,7 +106,7 @@ def _layers(names: Iterable[str]) -> set[str]:
 def notes(
     shapes: Any, found: Sequence[Mapping[str, Any]], asked: AdapterChoices, model: ModelConfig
 ) -> list[str]:
-    """Say what surprises: layers without an adapter, what peft and vLLM cannot read."""
+    """Say what surprises: layers without an adapter, what vLLM would not load."""
     told = []
     by_digest = {one["digest"]: one["target"] for one in found if not one["experts"]}
     for one in found:
@@ -123,12 +122,6 @@ def notes(
                 f"search.target_modules: {one['target']} adapts {n} of the {total} layers: the "
                 f"others have none that match."
             )
-    if any(one["misread"] for one in found) and model.quantization != "none":
-        told.append(
-            "search.target_modules: peft can load this adapter, on dense layers or shared experts, "
-            "only on a base in 16 or 32 bits (huggingface/peft issue 3711): load the base so, or "
-            "merge with `sweep export --merge`. Training here is not affected."
-        )
     for one in found:
         told += vllm.notes(
             shapes.config.model_type,

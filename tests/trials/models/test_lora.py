@@ -9,9 +9,10 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from trials.models.lora import as_saved, misread_names, put_on, shortest, take_off_adapter
+from trials.models.quantisation import keep_cpu_kernels_differentiable
 from trials.models.target_modules import find
 
 SMALL = {
@@ -127,6 +128,35 @@ def test_peft_takes_dense_layers_for_experts_and_a_trial_does_not() -> None:
     layers = [m for m in adapted.modules() if isinstance(m, peft.tuners.lora.LoraLayer)]
     assert len(layers) == len(names)
     assert peft.utils.transformers_weight_conversion.convert_peft_config_for_transformers is own
+
+
+def test_names_that_peft_refuses_a_part_of_are_misread_too() -> None:
+    model = model_of("deepseek_v3")
+    names = [name for name in settings_of(model)["target_modules"] if not name.endswith("up_proj")]
+    found = misread_names(model, names)
+    assert {name.rpartition(".")[2] for name in found} == {"gate_proj", "down_proj"}
+
+
+def test_plain_peft_reads_an_adapter_on_shared_experts_in_4_bits(tmp_path: Path) -> None:
+    model_of("deepseek_v3").bfloat16().save_pretrained(tmp_path / "base")
+
+    def in_4_bits() -> Any:
+        model = AutoModelForCausalLM.from_pretrained(
+            tmp_path / "base",
+            dtype=torch.bfloat16,
+            device_map={"": "cpu"},
+            quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"),
+        )
+        keep_cpu_kernels_differentiable(model)
+        return model.eval()
+
+    model = in_4_bits()
+    adapted = trained(model, settings_of(model))
+    wanted = logits(adapted)
+    (tmp_path / "adapter").mkdir()
+    saved(adapted, tmp_path / "adapter")
+    found = logits(PeftModel.from_pretrained(in_4_bits(), str(tmp_path / "adapter")).eval())
+    torch.testing.assert_close(found, wanted)
 
 
 def test_nothing_is_left_on_the_base() -> None:

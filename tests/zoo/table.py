@@ -144,7 +144,7 @@ def _list(cells: Cells, told: Callable[[Cell], list[str]]) -> Iterator[str]:
         for precision, cell in of_name.items():
             for words in told(cell):
                 kind = _kind(words, name)
-                examples.setdefault(kind, words)
+                examples.setdefault(kind, re.sub(r"/\S*/", "", words))  # no folder of a machine
                 places[kind][name].append(precision)
     for kind in sorted(places, key=lambda kind: -len(places[kind])):
         shown = (f"{name} ({_shown(found)})" for name, found in places[kind].items())

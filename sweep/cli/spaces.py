@@ -126,7 +126,7 @@ def schema(
     # yaml-language-server: $schema=space.schema.json
     """
     if markdown:
-        from sweep.space.schema_tables import tables
+        from sweep.space.schema import tables
 
         typer.echo(tables(), nl=False)
         return

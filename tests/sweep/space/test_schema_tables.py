@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from sweep.cli.app import app
 from sweep.space.hyperparameters import HYPERPARAMETERS
-from sweep.space.schema_tables import BEGIN, END, tables
+from sweep.space.schema import BEGIN, END, tables
 from sweep.space.settings import UNSET, Settings
 
 PAGE = Path(__file__).parents[3] / "search_spaces" / "README.md"

@@ -115,4 +115,8 @@ def training_environment(
         "TOKENIZERS_PARALLELISM": "false",
         # CUDA's own order begins with the fastest: GPU 1 would be another one than nvidia-smi's.
         "CUDA_DEVICE_ORDER": os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
+        # Micro-batches of many lengths would else leave holes that no later one fits into.
+        "PYTORCH_CUDA_ALLOC_CONF": os.environ.get(
+            "PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True"
+        ),
     }

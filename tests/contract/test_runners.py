@@ -60,7 +60,7 @@ def test_a_runner_keeps_its_contract(make_runner: MakeRunner, config: MakeConfig
     configs = [
         config(0),
         config(1),
-        config(2, target_modules="nonsense"),  # raises KeyError in the worker
+        config(2, lr_scheduler="nonsense"),  # raises KeyError in the worker
         config(3),
     ]
     sweep = Recording(configs, stop_trial_1)

@@ -76,6 +76,7 @@ def test_a_key_that_is_no_hyperparameter_is_said_in_words(space: Path) -> None:
         _params(load_space(space), {"lr": 1e-3})
 
 
+@pytest.mark.long
 def test_a_tuner_with_asha_stops_the_worse_and_keeps_the_adapters_of_the_rest(
     space: Path, tmp_path: Path, ray_session: Any
 ) -> None:

@@ -108,9 +108,9 @@ def gpt_oss_in_mxfp4(base: Path, folder: Path) -> Path:
     ("write", "quantization"),
     [
         (prequantised.nf4, "nf4"),
-        (prequantised.int8, "int8"),
         (prequantised.fp8, "none"),
-        (gpt_oss_in_mxfp4, "none"),
+        pytest.param(prequantised.int8, "int8", marks=pytest.mark.long),
+        pytest.param(gpt_oss_in_mxfp4, "none", marks=pytest.mark.long),
     ],
 )
 def test_a_base_that_is_quantised_already_is_merged_from_its_dequantised_form(

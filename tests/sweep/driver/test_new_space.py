@@ -42,6 +42,7 @@ def test_a_dash_prints_the_file_alone(tiny_base: Path, tmp_path: Path) -> None:
     assert (tmp_path / "mine.yaml").read_text() == printed
 
 
+@pytest.mark.long
 def test_a_template_that_renders_tool_calls_can_be_named(tiny_base: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(tiny_base, base)

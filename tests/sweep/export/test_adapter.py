@@ -108,7 +108,7 @@ def gpt_oss_in_mxfp4(base: Path, folder: Path) -> Path:
     ("write", "quantization"),
     [
         (prequantised.nf4, "nf4"),
-        (prequantised.fp8, "none"),
+        pytest.param(prequantised.fp8, "none", marks=pytest.mark.long),
         pytest.param(prequantised.int8, "int8", marks=pytest.mark.long),
         pytest.param(gpt_oss_in_mxfp4, "none", marks=pytest.mark.long),
     ],

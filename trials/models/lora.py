@@ -130,13 +130,12 @@ def misread_names(model: Any, names: Collection[str]) -> list[str]:
     try:
         found = kept(names)
     except ValueError:  # a part of what it would take for experts': AFMoE's gates of attention
-        ends = ("gate", *EXPERTS_NAMES)
-        found = kept([name for name in names if name.rpartition(".")[2] not in ends])
+        found = kept([name for name in names if name.rpartition(".")[2] not in _EXPERTS_NAMES])
     return [name for name in names if name not in found]
 
 
-EXPERTS_NAMES = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
-"""As transformers 4 had them."""
+_EXPERTS_NAMES = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+"""As transformers 4 had them, and a router's."""
 
 
 def shortest(names: Collection[str], modules: Collection[str]) -> list[str]:

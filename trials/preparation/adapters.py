@@ -10,7 +10,7 @@ from typing import Any
 
 from peft import LoraConfig, get_peft_model
 
-from trials.config import AdapterChoices, ConfigError, ModelConfig
+from trials.config import AdapterChoices, ConfigError
 from trials.models import vllm
 from trials.models.lora import (
     adapted_names,
@@ -38,8 +38,8 @@ def adapters(
         Of each choice of modules: `target`, `experts`, `modules` (by kind, in words), `names` and
         `parameters` (what a trainer is told), `trained` (parameters), `untouched` (the share of
         the base's parameters that are neither adapted nor quantised), `digest` of the full names,
-        `earlier`: the same as an earlier version would have had it, `layers`:
-        adapted ones, and all.
+        `earlier`: the same as an earlier version would have had it, `layers`: adapted ones, and
+        all.
 
     Raises:
         ConfigError: A choice matches nothing, or nothing that can be adapted; all are told.
@@ -103,9 +103,7 @@ def _layers(names: Iterable[str]) -> set[str]:
     return {match[0] for match in found if match}
 
 
-def notes(
-    shapes: Any, found: Sequence[Mapping[str, Any]], asked: AdapterChoices, model: ModelConfig
-) -> list[str]:
+def notes(shapes: Any, found: Sequence[Mapping[str, Any]], asked: AdapterChoices) -> list[str]:
     """Say what surprises: layers without an adapter, what vLLM would not load."""
     told = []
     by_digest = {one["digest"]: one["target"] for one in found if not one["experts"]}

@@ -26,7 +26,7 @@ class Sized:
 
     @property
     def notes(self) -> list[str]:
-        return adapters.notes(self.shapes, self.adapters, self.choices, self.model)
+        return adapters.notes(self.shapes, self.adapters, self.choices)
 
     def memory(
         self, *, optimizer: str, micro_batch_size: int, max_length: int, on_gpu: bool

@@ -1,6 +1,5 @@
 """What a study's adapters will be is told by peft itself, without weights."""
 
-from pathlib import Path
 from typing import Any
 
 import peft
@@ -8,7 +7,6 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tests import tiny
 from trials.config import AdapterChoices, ConfigError
 from trials.models.lora import put_on, trained_parameters
 from trials.models.target_modules import find
@@ -95,7 +93,7 @@ def test_layers_without_an_adapter_and_what_others_cannot_read_are_noted() -> No
     ):
         model = shapes(model_type, **values)
         choices = asked("attention")
-        told = notes(model, adapters(model, choices), choices, tiny.model_config(Path("x")))
+        told = notes(model, adapters(model, choices), choices)
         assert any(words in note for note in told), told
 
 

@@ -148,8 +148,8 @@ class TrialConfig:
     gpus_per_trial: int
     """Processes that share each effective batch, one on each GPU."""
     micro_batch_size: int
-    """Sequences per forward pass of one GPU. A memory setting: it must not change the result. The
-    first that is tried."""
+    """What the first micro-batch of a GPU may hold, in rows of the greatest length: so many tokens.
+    A memory setting: it must not change the result."""
     eval_batch_size: int
     """Sequences per forward pass of an evaluation: equal in all trials of a study, since sums in 16
     bits differ a little with the shape of a batch."""
@@ -183,20 +183,20 @@ class TrialConfig:
     objective: Objective = BY_EVAL_LOSS
     row_nlls_at: tuple[int, ...] = ()
     """Indices: the first evaluation from each on reports the loss of each eval row too."""
+    most_rows: int | None = None
+    """Of a micro-batch, however short its rows; None: no limit but its tokens."""
 
     def __post_init__(self) -> None:
-        if self.effective_batch_size % (self.micro_batch_size * self.gpus_per_trial):
-            gpus = f" x gpus_per_trial ({self.gpus_per_trial})" if self.gpus_per_trial > 1 else ""
+        if self.effective_batch_size % self.gpus_per_trial:
             raise ConfigError(
                 f"effective_batch_size ({self.effective_batch_size}) must be a multiple of "
-                f"micro_batch_size ({self.micro_batch_size}){gpus}. "
-                f"Choose a micro_batch_size that divides every effective_batch_size searched."
+                f"gpus_per_trial ({self.gpus_per_trial})."
             )
 
     @property
-    def gradient_accumulation_steps(self) -> int:
-        """Micro-batches of each GPU per optimizer step."""
-        return self.effective_batch_size // (self.micro_batch_size * self.gpus_per_trial)
+    def rows_of_a_gpu(self) -> int:
+        """Rows of an effective batch that each GPU learns."""
+        return self.effective_batch_size // self.gpus_per_trial
 
     @property
     def name(self) -> str:
@@ -282,7 +282,8 @@ class TrialResult:
     """The evaluation with the best objective, the lower eval loss where that is equal; its adapter
     is the one on disk."""
     micro_batch_size: int | None = None
-    """The micro-batch that fitted; None when the trial ended before one was known."""
+    """The most rows that a micro-batch held, and fitted; None when the trial ended before one had.
+    """
     gradient_checkpointing: bool | None = None
     """Whether it fitted only with activations computed again; None as above."""
     training_seconds: float = 0.0

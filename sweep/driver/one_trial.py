@@ -264,8 +264,7 @@ def config_table(config: TrialConfig) -> Table:
         table.add_row(name, _shown(getattr(config, name)))
     table.add_row(
         "micro-batch",
-        f"{config.micro_batch_size} × {config.gradient_accumulation_steps} accumulation steps, "
-        f"to start with",
+        f"as many tokens as {config.micro_batch_size} of the longest rows, to start with",
     )
     table.add_row("optimizer", config.optimizer)
     table.add_row("seed", str(config.seed))

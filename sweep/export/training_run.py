@@ -12,7 +12,7 @@ from ruamel.yaml.error import YAMLError
 
 from sweep.folder import layout
 from sweep.results.trial_record import Record
-from trials.config import TrialConfig
+from trials.config import TrialConfig, largest_divisor
 from trials.models.presets import DECAY_SHARE, EARLIER_TARGETS
 from trials.models.sources import local_or_hub
 from trials.trial_folder import DATA_REPORT, TEMPLATE, TOKENIZER
@@ -34,7 +34,7 @@ class Run:
     n_steps: int
     """Optimizer steps of the whole run, also of one that was stopped early."""
     micro_batch_size: int
-    """That fitted."""
+    """The most rows that fitted at once, made a divisor of a GPU's share of the batch."""
     checkpointing: bool
     """Whether it fitted only with activations computed again."""
     target_modules: list[str]
@@ -45,8 +45,7 @@ class Run:
     @property
     def accumulation(self) -> int:
         """Micro-batches of each GPU per optimizer step."""
-        config = self.config
-        return config.effective_batch_size // (self.micro_batch_size * config.gpus_per_trial)
+        return self.config.rows_of_a_gpu // self.micro_batch_size
 
     @property
     def warmup_steps(self) -> int:
@@ -126,7 +125,9 @@ def run_of(record: Record) -> Run:
         template_path=_template_path(record) if data.get("chat_template") else None,
         chat=bool(report.get("chat")),
         n_steps=_n_steps(record, config, report),
-        micro_batch_size=(result and result.micro_batch_size) or config.micro_batch_size,
+        micro_batch_size=largest_divisor(
+            config.rows_of_a_gpu, (result and result.micro_batch_size) or config.micro_batch_size
+        ),
         checkpointing=bool(result and result.gradient_checkpointing),
         target_modules=_target_modules(config, report),
         target_parameters=_adapter(config, report).get("parameters", []),

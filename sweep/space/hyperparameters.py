@@ -99,7 +99,7 @@ HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
     "effective_batch_size": Hyperparameter(
         int,
         16,
-        "rows per optimizer step: micro-batch × accumulation steps × GPUs of the trial",
+        "rows per optimizer step, in as many passes as memory needs, on all GPUs of the trial",
         0,
         65536,
     ),

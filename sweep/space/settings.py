@@ -175,7 +175,8 @@ class Settings(_Strict):
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
     """auto: adamw, whose steps are the quickest; a sweep that has begun keeps its own."""
     micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Rows per forward pass to start with, halved until it fits. auto: 16 on a GPU, else 8."""
+    """The most rows per forward pass. auto: as many as have the tokens of 16 of the longest (8
+    without a GPU). Memory that runs out halves the tokens, and the result stays the same."""
     gpus_per_trial: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = 1
     """GPUs per trial; they split every effective batch, so each `effective_batch_size` must be a
     multiple. 0.5: two trials share a GPU, each with half of its memory."""

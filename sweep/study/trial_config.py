@@ -8,12 +8,13 @@ from typing import Any
 from sweep.folder.layout import trial_dir
 from sweep.pruners.peers import rows_wanted
 from sweep.space.space import Space
-from trials.config import Backend, ModelConfig, TrialConfig, largest_divisor
+from trials.config import Backend, ModelConfig, TrialConfig
 from trials.data.addresses import local_path
 
 CPU_MICRO_BATCH = 8
 GPU_MICRO_BATCH = 16
-"""Where the search for a micro-batch that fits begins; `trials.memory` halves it as needed."""
+"""Where the search for a micro-batch that fits begins, in rows of the greatest length;
+`trials.memory` halves its tokens as needed."""
 PACKAGE = "_ray_pkg_"
 """How Ray calls the folder in which it unpacks what a job brings along."""
 
@@ -23,6 +24,7 @@ class TrialSettings:
     """What depends on the device, resolved."""
 
     micro_batch_size: int
+    most_rows: int | None
     optimizer: str
 
 
@@ -59,6 +61,7 @@ def trial_settings(space: Space, *, on_gpus: bool) -> TrialSettings:
         micro_batch_size=(GPU_MICRO_BATCH if on_gpus else CPU_MICRO_BATCH)
         if micro == "auto"
         else micro,
+        most_rows=None if micro == "auto" else micro,
         # bitsandbytes' waits for the device at every tensor: 448 times a step of an 8B model.
         optimizer="adamw" if optimizer == "auto" else optimizer,
     )
@@ -73,17 +76,14 @@ def resolver(
     rows_at = rows_wanted(space, backend)
 
     def resolve(number: int, values: Mapping[str, Any], evaluate_base: bool) -> TrialConfig:
-        effective_batch_size = int(values["effective_batch_size"])
-        n_processes = space.settings.processes_per_trial
         return TrialConfig(
             number=number,
             model=model,
             data_dir=str(data_dir.resolve()),
             output_dir=str(trial_dir(output_dir, number).resolve()),
-            gpus_per_trial=n_processes,
-            micro_batch_size=largest_divisor(
-                effective_batch_size // n_processes, fixed.micro_batch_size
-            ),
+            gpus_per_trial=space.settings.processes_per_trial,
+            micro_batch_size=fixed.micro_batch_size,
+            most_rows=fixed.most_rows,
             eval_batch_size=fixed.micro_batch_size,
             optimizer=fixed.optimizer,
             n_evaluations=space.settings.evaluate.times,

@@ -34,7 +34,7 @@ def params(config: TrialConfig) -> dict[str, object]:
     """Return the settings that are known when a trial begins; the micro-batch is found later."""
     values: dict[str, object] = asdict(config)
     model = asdict(config.model)
-    for key in ("model", "number", "data_dir", "output_dir", "micro_batch_size"):
+    for key in ("model", "number", "data_dir", "output_dir", "micro_batch_size", "most_rows"):
         del values[key]
     values["objective"] = config.objective.python or config.objective.name
     return _there({"base_model": model.pop("name"), **model, **values})
@@ -44,12 +44,9 @@ def params_found(config: TrialConfig, result: TrialResult) -> dict[str, object]:
     """Return what memory decided. None of it for a trial that goes on later, perhaps with less."""
     if result.outcome in GOES_ON:
         return {}
-    micro_batch_size = result.micro_batch_size or config.micro_batch_size
-    steps = config.effective_batch_size // (micro_batch_size * config.gpus_per_trial)
     return _there(
         {
-            "micro_batch_size": micro_batch_size,
-            "gradient_accumulation_steps": steps,
+            "micro_batch_size": result.micro_batch_size,
             "gradient_checkpointing": result.gradient_checkpointing,
         }
     )

@@ -127,7 +127,7 @@ def test_a_warm_worker_gives_the_losses_of_a_cold_one(config: MakeConfig, backen
 def test_activations_computed_again_give_the_loss_of_kept_ones(config: MakeConfig) -> None:
     base = load(config().model)
     rows = TokenRows(Path(config().data_dir) / "sample", 64)
-    batch = collate([rows[i] for i in range(8)], pin=True)
+    batch = collate([rows[i] for i in range(8)])
     torch.manual_seed(0)
     adapted = base.add_adapter(config()).train()
     kept = float(base.nll_sum(adapted, batch))
@@ -172,7 +172,7 @@ def test_the_loss_does_not_wait_for_the_device(config: MakeConfig) -> None:
     if not base._has_flash_attention:
         pytest.skip("the mask of transformers' sdpa asks the device whether rows are packed")
     rows = TokenRows(Path(config().data_dir) / "sample", 64)
-    batch = collate([rows[i] for i in range(8)], pin=True)
+    batch = collate([rows[i] for i in range(8)])
     adapted = base.add_adapter(config())
     base.nll_sum(adapted, batch)  # what is made once is made
     torch.cuda.set_sync_debug_mode("error")

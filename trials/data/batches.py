@@ -47,16 +47,33 @@ class EffectiveBatches:
 
 
 def micro_batches(rows: Rows, size: int) -> list[Rows]:
-    """Cut the rows of a step, in their order, into micro-batches; the last may be smaller."""
+    """Cut rows, in their order, into batches of `size`; the last may be smaller."""
     return [rows[first : first + size] for first in range(0, len(rows), size)]
 
 
-def collate(rows: Sequence[Mapping[str, Any]], *, pin: bool = False) -> dict[str, torch.Tensor]:
-    """Pad rows on the right: `input_ids`, `labels`, `attention_mask`, each (batch, longest row).
+def micro_batches_by_tokens(
+    rows: Rows, lengths: Rows, *, tokens: int, most_rows: int | None = None
+) -> list[Rows]:
+    """Cut the rows of a step, the longest first, into as few micro-batches as hold them.
+
+    Short rows come many at a time, and one long row does not make all micro-batches small.
 
     Args:
-        pin: Put them where a GPU reads them without the host waiting for it.
+        lengths: Tokens of each row of the data set.
+        tokens: Of a micro-batch, padding counted: its rows × the longest of them. A row that is
+            longer goes alone.
+        most_rows: None: as many as the tokens allow.
     """
+    parts, first = [], 0
+    while first < len(rows):
+        n = max(1, tokens // int(lengths[rows[first]]))
+        parts.append(rows[first : first + min(n, most_rows or n)])
+        first += len(parts[-1])
+    return parts
+
+
+def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """Pad rows on the right: `input_ids`, `labels`, `attention_mask`, each (batch, longest row)."""
 
     def padded(name: str, padding: int) -> torch.Tensor:
         tensors = [torch.as_tensor(row[name]) for row in rows]
@@ -66,12 +83,11 @@ def collate(rows: Sequence[Mapping[str, Any]], *, pin: bool = False) -> dict[str
         [torch.ones(len(row["input_ids"]), dtype=torch.long) for row in rows], batch_first=True
     )
     # The id of a padded token is of no account: it is masked, and its label carries no loss.
-    batch = {
+    return {
         "input_ids": padded("input_ids", 0),
         "labels": padded("labels", IGNORED),
         "attention_mask": attention_mask,
     }
-    return {name: tensor.pin_memory() for name, tensor in batch.items()} if pin else batch
 
 
 def supervised_tokens(batch: Mapping[str, torch.Tensor]) -> int:

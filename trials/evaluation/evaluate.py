@@ -17,6 +17,7 @@ from trials.data.tokens import TokenRows
 from trials.distributed.group import Group
 from trials.evaluation.generate import Prompts, predictions
 from trials.evaluation.metrics import score
+from trials.memory.device import queued
 from trials.models.frozen_base import FrozenBase
 
 
@@ -111,10 +112,10 @@ def measure(
         sums = torch.zeros(len(order) + 2, dtype=torch.float64, device=base.device)
         n_tokens = 0
         for batch_rows in micro_batches(order[group.rank :: group.size], batch_size):
-            batch = collate([rows[index] for index in batch_rows], pin=base.device.type == "cuda")
+            batch = collate([rows[index] for index in batch_rows])
             n_tokens += supervised_tokens(batch)
             nlls, correct = base.nll_rows(model, batch, counts_correct=counts_correct)
-            sums[torch.from_numpy(batch_rows.copy()).to(base.device)] = nlls
+            sums[queued(torch.from_numpy(batch_rows.copy()), base.device)] = nlls
             if correct is not None:
                 sums[-2] += correct
         sums[-1] += n_tokens

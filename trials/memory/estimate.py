@@ -200,15 +200,12 @@ FREE_SHARE = 0.9
 """Of the free memory that an estimate may plan with; the rest is for what it does not know."""
 
 
-def rows_that_fit(
-    base: FrozenBase, config: TrialConfig, *, longest_row: int, n_trained: int, group: Group
-) -> int:
-    """Estimate how many rows a forward and backward pass can hold, on the fullest device.
+def tokens_that_fit(base: FrozenBase, config: TrialConfig, *, n_trained: int, group: Group) -> int:
+    """Estimate how many tokens a forward and backward pass can hold, on the fullest device.
 
     Args:
-        longest_row: Tokens.
         n_trained: Parameters of the adapter, whose gradients and optimizer state come yet.
     """
     state = n_trained * (4 + ADAMW_BYTES[config.optimizer])
     free = FREE_SHARE * free_bytes(base.device) - state
-    return int(group.smallest(free) // (longest_row * base.activation_bytes_per_token))
+    return int(group.smallest(free) // base.activation_bytes_per_token)

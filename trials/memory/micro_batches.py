@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from trials.config import TrialConfig, largest_divisor
+from trials.config import TrialConfig
 
 Key = tuple[int, int, str, bool, bool]
 
@@ -18,7 +19,8 @@ class DoesNotFit(Exception):
 class Attempt:
     """A way to train a trial in less memory than the one before; none changes the result."""
 
-    micro_batch_size: int
+    tokens: int
+    """Of a micro-batch, as `trials.data.batches` counts them."""
     gradient_checkpointing: bool
     """Whether activations are computed again in the backward pass: about a third slower."""
 
@@ -26,7 +28,7 @@ class Attempt:
         """Whether this attempt fails where `other` did."""
         if self.gradient_checkpointing != other.gradient_checkpointing:
             return other.gradient_checkpointing
-        return self.micro_batch_size >= other.micro_batch_size
+        return self.tokens >= other.tokens
 
 
 @dataclass
@@ -36,24 +38,26 @@ class MicroBatchMemory:
     _failed: dict[Key, Attempt] = field(default_factory=dict)
     _eval_limits: dict[Key, int] = field(default_factory=dict)
 
-    def attempts(self, config: TrialConfig, estimated: int) -> Iterator[Attempt]:
-        """Yield attempts, the fastest first; each micro-batch divides a GPU's share of the batch.
+    def attempts(
+        self, config: TrialConfig, *, longest_row: int, estimated: int
+    ) -> Iterator[Attempt]:
+        """Yield attempts, the fastest first, down to one row at a time.
 
         What has run out of memory before is left out, but for the very last resort.
 
         Args:
-            estimated: Rows that are believed to fit; the first attempt holds no more.
+            longest_row: Tokens of the longest row.
+            estimated: Tokens that are believed to fit; the first attempt holds no more.
         """
-        share = config.effective_batch_size // config.gpus_per_trial
-        sizes = [largest_divisor(share, config.micro_batch_size)]
-        while sizes[-1] > 1:
-            sizes.append(largest_divisor(share, sizes[-1] // 2))
+        sizes = [longest_row * min(config.micro_batch_size, config.rows_of_a_gpu)]
+        while sizes[-1] > longest_row:
+            sizes.append(max(sizes[-1] // 2, longest_row))
         *attempts, last = [
-            Attempt(m, checkpointing) for checkpointing in (False, True) for m in sizes
+            Attempt(tokens, checkpointing) for checkpointing in (False, True) for tokens in sizes
         ]
         for attempt in attempts:
-            believed = attempt.gradient_checkpointing or attempt.micro_batch_size <= max(
-                estimated, 1
+            believed = attempt.gradient_checkpointing or attempt.tokens <= max(
+                estimated, longest_row
             )
             failed = self._failed.get(_key(config))
             if believed and (failed is None or not attempt.needs_as_much_as(failed)):
@@ -81,27 +85,48 @@ def _key(config: TrialConfig) -> Key:
 class Fit:
     """How a running trial uses its device's memory: it takes less whenever that has run out."""
 
-    def __init__(self, memory: MicroBatchMemory, config: TrialConfig, estimated: int) -> None:
-        self._memory, self._config = memory, config
-        self._attempts = memory.attempts(config, estimated)
+    def __init__(
+        self, memory: MicroBatchMemory, config: TrialConfig, *, longest_row: int, estimated: int
+    ) -> None:
+        self._memory, self._config, self._longest_row = memory, config, longest_row
+        self._attempts = memory.attempts(config, longest_row=longest_row, estimated=estimated)
         self.attempt = next(self._attempts)
+        self.most_rows = 0
+        """That a micro-batch of the present attempt has held."""
         self.eval_batch_size = memory.eval_batch_size(config)
 
-    def go_on_with(self, attempt: Attempt, eval_batch_size: int) -> None:
-        """Use what a checkpoint says of the trial's earlier part."""
-        self.attempt, self.eval_batch_size = attempt, eval_batch_size
-        self._attempts = (
-            a
-            for a in self._memory.attempts(self._config, attempt.micro_batch_size)
-            if not a.needs_as_much_as(attempt)
-        )
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {
+            "tokens": self.attempt.tokens,
+            "gradient_checkpointing": self.attempt.gradient_checkpointing,
+            "most_rows": self.most_rows,
+            "eval_batch_size": self.eval_batch_size,
+        }
 
-    def shrink(self) -> bool:
-        """Take the next attempt after the present one ran out of memory; False: there is none."""
-        print(f"out of memory: {self.attempt}", flush=True)
-        self._memory.did_not_fit(self._config, self.attempt)
-        following = next(self._attempts, None)
-        self.attempt = following or self.attempt
+    def go_on_with(self, state: Mapping[str, Any]) -> None:
+        """Use what a checkpoint says of the trial's earlier part."""
+        self.attempt = Attempt(state["tokens"], state["gradient_checkpointing"])
+        self.most_rows, self.eval_batch_size = state["most_rows"], state["eval_batch_size"]
+        self._attempts = self._below(self.attempt)
+
+    def _below(self, attempt: Attempt) -> Iterator[Attempt]:
+        attempts = self._memory.attempts(
+            self._config, longest_row=self._longest_row, estimated=attempt.tokens
+        )
+        return (a for a in attempts if not a.needs_as_much_as(attempt))
+
+    def shrink(self, tokens: int | None = None) -> bool:
+        """Take the next attempt after the present one ran out of memory; False: there is none.
+
+        Args:
+            tokens: Of the micro-batch that did not fit; None: the memory was for something else.
+        """
+        failed = replace(self.attempt, tokens=tokens or self.attempt.tokens)
+        print(f"out of memory: {failed}", flush=True)
+        self._memory.did_not_fit(self._config, failed)
+        following = next((a for a in self._attempts if not a.needs_as_much_as(failed)), None)
+        self.attempt, self.most_rows = following or self.attempt, 0
         return following is not None
 
     def shrink_evaluation(self) -> bool:

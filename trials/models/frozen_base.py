@@ -51,8 +51,8 @@ class FrozenBase(Protocol):
 
         Args:
             batch: `input_ids`, `attention_mask`, `labels`, each (batch, sequence), on the host
-                (pinned, where the device is a GPU) and padded on the right; a label is -100 where
-                there is no loss. The first token of a row is never a target.
+                and padded on the right; a label is -100 where there is no loss. The first token of
+                a row is never a target.
 
         Returns:
             A float32 scalar on the device. The call does not wait for the device.

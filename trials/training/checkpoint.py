@@ -23,8 +23,8 @@ from trials.trial_folder import CHECKPOINT, DATA_REPORT
 
 FORMAT = 1
 NOT_OF_THE_RESULT = (
-    "number data_dir output_dir micro_batch_size evaluate_base checkpoint_minutes stall_minutes "
-    "row_nlls_at"
+    "number data_dir output_dir micro_batch_size most_rows evaluate_base checkpoint_minutes "
+    "stall_minutes row_nlls_at"
 ).split()
 """Settings that may differ between a trial's two parts."""
 

@@ -2,18 +2,19 @@
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from trials.config import TrialConfig
-from trials.data.batches import EffectiveBatches, collate, micro_batches
+from trials.data.batches import EffectiveBatches, Rows, collate, micro_batches_by_tokens
 from trials.data.tokens import IGNORED, TokenRows
 from trials.distributed.group import Group
 from trials.memory.device import give_back_memory, is_out_of_memory
-from trials.memory.estimate import rows_that_fit
-from trials.memory.micro_batches import Attempt, DoesNotFit, Fit, MicroBatchMemory
+from trials.memory.estimate import tokens_that_fit
+from trials.memory.micro_batches import DoesNotFit, Fit, MicroBatchMemory
 from trials.models.frozen_base import FrozenBase
 from trials.training.checkpoint import State, on_host, optimizer_state, restore_optimizer
 from trials.training.neftune import EmbeddingNoise
@@ -57,14 +58,14 @@ class Learner:
         self._noise: EmbeddingNoise | None = None
         if config.neftune_alpha:
             self._noise = EmbeddingNoise(self.model, config.neftune_alpha)
-        estimated = rows_that_fit(
-            base,
+        n_trained = sum(p.numel() for p in self._trained.values())
+        self._longest_row = int(rows.lengths.max())
+        self.fit = Fit(
+            memory,
             config,
-            longest_row=int(rows.lengths.max()),
-            n_trained=sum(p.numel() for p in self._trained.values()),
-            group=group,
+            longest_row=self._longest_row,
+            estimated=tokens_that_fit(base, config, n_trained=n_trained, group=group),
         )
-        self.fit = Fit(memory, config, estimated)
         self.window = Window(base.device)
         self.grad_norm: torch.Tensor | float = math.nan
         """Of the latest step, before clipping; on the device."""
@@ -89,8 +90,8 @@ class Learner:
         """
         # Whatever noise the step draws depends on nothing that came before it.
         torch.manual_seed(_step_seed(self._config.seed, step, self._group.rank))
-        while not self._accumulate(step):
-            if not self.fit.shrink():
+        while (tokens := self._accumulate(step)) is not None:
+            if not self.fit.shrink(tokens):
                 raise DoesNotFit
             self._optimizer.zero_grad()
             give_back_memory()
@@ -108,49 +109,71 @@ class Learner:
         self._schedule.step()
         self._optimizer.zero_grad()
 
-    def _accumulate(self, step: int) -> bool:
-        """Put the gradients of the effective batch's mean loss in place; False: out of memory."""
-        indices = self.batches[step]
-        rows = {index: self._rows[index] for index in indices}
-        n_targets = sum(int((row["labels"][1:] != IGNORED).sum()) for row in rows.values())
+    def _accumulate(self, step: int) -> int | None:
+        """Put the gradients of the effective batch's mean loss in place.
+
+        Returns:
+            None, or the tokens of the micro-batch that did not fit.
+        """
+        indices, rows, n_targets = self._read(step)
         nll_sum = torch.zeros((), dtype=torch.float64, device=self._base.device)
         mine = indices[self._group.rank :: self._group.size]
-        pin = self._base.device.type == "cuda"
-        fits = True
+        too_many: int | None = None
+        parts = micro_batches_by_tokens(
+            mine,
+            self._rows.lengths,
+            tokens=self.fit.attempt.tokens,
+            most_rows=self._config.most_rows,
+        )
         try:
-            for part in micro_batches(mine, self.fit.attempt.micro_batch_size):
-                batch = collate([rows[index] for index in part], pin=pin)
+            for part in parts:
+                too_many = len(part) * int(self._rows.lengths[part[0]])
+                batch = collate([rows[index] for index in part])
                 if self._noise is not None:
                     self._noise.expect(batch["attention_mask"])
                 nll = self._base.nll_sum(self.model, batch)
                 torch.autograd.backward(self._scaler.scale(nll / n_targets))
                 nll_sum += nll.detach()
+            too_many = None
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            fits = False
         if self._group.size > 1:
-            fits, nll_sum = self._sum_gradients(nll_sum, fits)
-        if fits:
+            too_many, nll_sum = self._sum_gradients(nll_sum, too_many)
+        if too_many is None:
+            self.fit.most_rows = max([self.fit.most_rows, *map(len, parts)])
             n_tokens = sum(len(row["input_ids"]) for row in rows.values())
             self.window.add(nll_sum, n_targets, n_tokens)
-        return fits
+        return too_many
 
-    def _sum_gradients(self, nll_sum: torch.Tensor, fits: bool) -> tuple[bool, torch.Tensor]:
-        """Sum the gradients over the processes; return whether all had the memory, and all nats."""
+    def _read(self, step: int) -> tuple[Rows, dict[int, dict[str, Any]], int]:
+        """Return a step's rows, the longest first, what they hold, and their targets in all."""
+        indices = self.batches[step]
+        rows = {index: self._rows[index] for index in indices}
+        n_targets = sum(int((row["labels"][1:] != IGNORED).sum()) for row in rows.values())
+        return indices, rows, n_targets
+
+    def _sum_gradients(
+        self, nll_sum: torch.Tensor, too_many: int | None
+    ) -> tuple[int | None, torch.Tensor]:
+        """Sum the gradients over the processes; return the fewest tokens that did not fit in one of
+        them, and all nats."""
         gradients = []
         for parameter in self._trained.values():
             if parameter.grad is None:  # it had no row of a small last batch, or no memory
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
-        extras = torch.stack([nll_sum.float(), torch.tensor(float(not fits)).to(nll_sum.device)])
+        is_short = torch.full_like(nll_sum, float(too_many is not None))
+        extras = torch.stack([nll_sum, is_short]).float()
         flat = torch.cat([*(gradient.flatten() for gradient in gradients), extras])
         self._group.sum(flat)
         sizes = [*(gradient.numel() for gradient in gradients), 1, 1]
         *sums, nll_of_all, n_short = torch.split(flat, sizes)
         for gradient, summed in zip(gradients, sums, strict=True):
             gradient.copy_(summed.view_as(gradient))
-        return not float(n_short), nll_of_all[0].double()
+        if float(n_short):
+            too_many = int(self._group.smallest(too_many or math.inf))
+        return too_many, nll_of_all[0].double()
 
     def state(self) -> State:
         """Return all that it needs to go on after the steps it has taken."""
@@ -168,11 +191,7 @@ class Learner:
                 "scaler": self._scaler.state_dict(),
                 "skipped": self.skipped.state(),
                 "window": self.window.counts(),
-                "attempt": [
-                    self.fit.attempt.micro_batch_size,
-                    self.fit.attempt.gradient_checkpointing,
-                ],
-                "eval_batch_size": self.fit.eval_batch_size,
+                "fit": self.fit.state(),
             },
         )
 
@@ -187,9 +206,19 @@ class Learner:
         if "skipped" in numbers:  # not in checkpoints of an earlier version
             self.skipped.restore(numbers["skipped"])
         self.window.restore(state.tensors["window"], numbers["window"])
-        self.fit.go_on_with(Attempt(*numbers["attempt"]), numbers["eval_batch_size"])
+        self.fit.go_on_with(numbers.get("fit") or self._earlier_fit(numbers))
         if self.fit.attempt.gradient_checkpointing:
             self._base.recompute_activations()
+
+    def _earlier_fit(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
+        """What the checkpoint of an earlier version says, which counted rows."""
+        rows, checkpointing = numbers["attempt"]
+        return {
+            "tokens": rows * self._longest_row,
+            "gradient_checkpointing": checkpointing,
+            "most_rows": rows,
+            "eval_batch_size": numbers["eval_batch_size"],
+        }
 
 
 class Window:

@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from trials.memory.device import queued
+
 
 class EmbeddingNoise:
     """Adds uniform noise to what a model's embedding gives, in training only.
@@ -28,14 +30,18 @@ class EmbeddingNoise:
     def _add(self, module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         if not module.training:
             return output
-        scale = self._alpha / (self._lengths * output.shape[-1]).sqrt()  # (rows,)
-        if len(output) != len(scale):  # end to end: (1, tokens, width)
-            scale = scale.repeat_interleave(self._lengths)[None]
-            scale = scale[..., None]
-        else:
-            scale = scale[:, None, None]
         noise = torch.empty_like(output).uniform_(-1, 1)
-        return output + noise * scale.to(output.device, output.dtype)
+        return output + noise * queued(self._scale(output), output.device)
+
+    def _scale(self, output: torch.Tensor) -> torch.Tensor:
+        """Of each row's noise, on the host: (rows, 1, 1), or (1, tokens, 1) where they lie end to
+        end."""
+        scale = self._alpha / (self._lengths * output.shape[-1]).sqrt()
+        if len(output) == len(scale):
+            scale = scale[:, None, None]
+        else:
+            scale = scale.repeat_interleave(self._lengths)[None, :, None]
+        return scale.to(output.dtype)
 
     def remove(self) -> None:
         self._handle.remove()

@@ -159,7 +159,7 @@ class _Trial:
             outcome=self._verdict.outcome if self._verdict else "completed",
             reason=self._verdict.reason if self._verdict else self._completed_in_words(learner),
             best=self._best,
-            micro_batch_size=learner.fit.attempt.micro_batch_size,
+            micro_batch_size=learner.fit.most_rows or None,
             gradient_checkpointing=learner.fit.attempt.gradient_checkpointing,
             training_seconds=self._training_seconds,
             evaluation_seconds=self._evaluation_seconds,

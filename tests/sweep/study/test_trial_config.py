@@ -18,6 +18,7 @@ from sweep.space.loading import load_space
 from sweep.space.space import Space
 from sweep.study.trial_config import model_config, resolver
 from sweep.workers.devices import training_environment
+from trials.memory.micro_batches import MicroBatchMemory
 
 Load = Callable[..., Space]
 
@@ -155,8 +156,20 @@ def test_the_micro_batch_is_that_of_one_gpu(load: Load, tmp_path: Path) -> None:
         space, backend="transformers", on_gpus=True, output_dir=tmp_path, data_dir=tmp_path
     )
     config = resolve(0, hyperparameters(space, {}), False)
-    assert (config.gpus_per_trial, config.micro_batch_size) == (4, 6)
-    assert config.gradient_accumulation_steps == 1
+    assert (config.gpus_per_trial, config.rows_of_a_gpu) == (4, 6)
+    assert next(MicroBatchMemory().attempts(config, longest_row=10, estimated=99)).tokens == 60
+
+
+@pytest.mark.parametrize(("written", "rows", "most"), [("auto", 16, None), ("3", 3, 3)])
+def test_a_micro_batch_that_is_written_is_the_most_rows_too(
+    load: Load, tmp_path: Path, written: str, rows: int, most: int | None
+) -> None:
+    space = load(micro_batch_size=written)
+    resolve = resolver(
+        space, backend="transformers", on_gpus=True, output_dir=tmp_path, data_dir=tmp_path
+    )
+    config = resolve(0, hyperparameters(space, {}), False)
+    assert (config.micro_batch_size, config.most_rows) == (rows, most)
 
 
 def test_what_is_written_reaches_the_trial(load: Load, tmp_path: Path) -> None:

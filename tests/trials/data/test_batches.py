@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trials.data.batches import EffectiveBatches, collate, micro_batches, supervised_tokens
+from trials.data.batches import (
+    EffectiveBatches,
+    collate,
+    micro_batches,
+    micro_batches_by_tokens,
+    supervised_tokens,
+)
 from trials.data.tokens import TokenRows, TokenSplit
 
 
@@ -62,6 +68,26 @@ def test_equal_seeds_shuffle_equally(lengths: np.ndarray) -> None:
 def test_micro_batches_cut_a_step_in_its_order(size: int, expected: list[int]) -> None:
     rows = np.arange(10)
     cut = micro_batches(rows, size)
+    assert [len(part) for part in cut] == expected
+    assert (np.concatenate(cut) == rows).all()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "most_rows", "expected"),
+    [
+        (1024, None, [1, 6, 6, 3]),  # one long row does not make 16 passes of them
+        (1024, 4, [1, 4, 4, 4, 3]),
+        (3000, None, [2, 14]),  # 1,024 and 150: what is padded counts
+        (16 * 1024, None, [16]),
+        (100, None, [1] * 16),  # a row that is longer goes alone
+    ],
+)
+def test_micro_batches_hold_so_many_tokens(
+    tokens: int, most_rows: int | None, expected: list[int]
+) -> None:
+    lengths = np.array([150] * 9 + [1024] + [150] * 6)
+    rows = np.argsort(-lengths, kind="stable")
+    cut = micro_batches_by_tokens(rows, lengths, tokens=tokens, most_rows=most_rows)
     assert [len(part) for part in cut] == expected
     assert (np.concatenate(cut) == rows).all()
 

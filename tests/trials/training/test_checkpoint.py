@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from tests.tiny import model_config, transformers_base
 from trials.backends.packing import Batch
@@ -128,11 +130,28 @@ def test_a_smaller_micro_batch_stays_small_when_the_trial_goes_on(
 ) -> None:
     memory = MicroBatchMemory()
     trial = config(**EVERY_STEP)
-    memory.did_not_fit(trial, Attempt(2, gradient_checkpointing=False))
+    memory.did_not_fit(trial, Attempt(2 * 17, gradient_checkpointing=False))  # of 17 tokens each
     with pytest.raises(CutOff):
         run(trial, CutOffAt(base, 60), memory)
     result, _ = run(trial, base)  # a fresh process knows nothing of it
     assert result.micro_batch_size == 1
+
+
+def test_a_checkpoint_that_counted_rows_goes_on(config: MakeConfig, base: FrozenBase) -> None:
+    """As all were written before micro-batches were counted in tokens."""
+    trial = config(**EVERY_STEP)
+    with pytest.raises(CutOff):
+        run(trial, CutOffAt(base, 19))
+    path = Path(trial.output_dir) / "checkpoint.safetensors"
+    with safe_open(path, framework="pt") as file:
+        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    numbers = json.loads(about["numbers"])
+    fit = numbers.pop("fit")
+    numbers |= {"attempt": [2, True], "eval_batch_size": fit["eval_batch_size"]}
+    save_file(tensors, path, metadata={**about, "numbers": json.dumps(numbers)})
+    result, points = run(trial, base)
+    assert result.outcome == "completed" and len(points) == 4
+    assert result.gradient_checkpointing and (result.micro_batch_size or 0) >= 2
 
 
 def test_nothing_is_left_to_continue_when_a_trial_has_ended(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -22,11 +24,11 @@ from trials.backends.loading import load
 from trials.backends.packing import Batch
 from trials.backends.transformers_qlora import TransformersBase
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
-from trials.data.batches import collate
-from trials.data.tokens import IGNORED, TokenRows
+from trials.data.batches import EffectiveBatches, collate
+from trials.data.tokens import IGNORED, TokenRows, TokenSplit
 from trials.evaluation.row_nlls import from_text
 from trials.memory.device import is_out_of_memory
-from trials.memory.micro_batches import Attempt, MicroBatchMemory
+from trials.memory.micro_batches import Attempt, Fit, MicroBatchMemory
 from trials.models.frozen_base import BaseNotClean, FrozenBase
 from trials.training.train import evaluation_steps, run_trial
 
@@ -260,7 +262,7 @@ class LimitedMemory(TransformersBase):
     ) -> None:
         vars(self).update(vars(base))
         self._limit, self._training, self._from_call = limit, training, from_call
-        self.calls = 0
+        self.calls = self.out_of_memory = 0
 
     def nll_sum(self, model: Any, batch: Batch) -> torch.Tensor:
         self._take(model, len(batch["input_ids"]))
@@ -276,6 +278,7 @@ class LimitedMemory(TransformersBase):
         if self._training in (None, model.training):
             self.calls += 1
             if self.calls > self._from_call and n_rows > self._limit:
+                self.out_of_memory += 1
                 raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
@@ -292,7 +295,8 @@ def test_memory_that_runs_out_at_any_point_changes_no_loss(
     limited = LimitedMemory(exact, limit=2, training=training, from_call=from_call)
     result, points = run(trial, limited)
     assert flat(points) == pytest.approx(flat(undisturbed), rel=1e-5)
-    assert result.micro_batch_size == (2 if training else 8)
+    assert result.micro_batch_size is not None
+    assert result.micro_batch_size <= 2 if training else result.micro_batch_size == 8
 
 
 def test_what_was_learnt_before_memory_ran_out_is_kept(
@@ -309,11 +313,12 @@ def test_later_trials_do_not_try_again_what_did_not_fit(
 ) -> None:
     memory = MicroBatchMemory()
     limited = LimitedMemory(base, limit=2)
+    tries = []
     for number in (1, 2):
         result, _ = run(config(number), limited, memory)
         assert (result.outcome, result.micro_batch_size) == ("completed", 2)
-    first = next(memory.attempts(config(), estimated=8))
-    assert first == Attempt(2, gradient_checkpointing=False)
+        tries.append(limited.out_of_memory)
+    assert tries == [4, 4]  # 8 and 4 rows, of the first trial's training and its evaluation
     assert memory.eval_batch_size(config()) == 2
 
 
@@ -374,12 +379,81 @@ def test_out_of_memory_is_told_from_other_errors(error: Exception, expected: boo
     assert is_out_of_memory(error) is expected
 
 
-def test_the_first_attempt_holds_no_more_rows_than_an_estimate_says(config: MakeConfig) -> None:
+def test_the_first_attempt_holds_no_more_tokens_than_an_estimate_says(config: MakeConfig) -> None:
     sizes = [
-        next(MicroBatchMemory().attempts(config(), estimated)).micro_batch_size
-        for estimated in (100, 8, 7, 3, 0)
+        next(MicroBatchMemory().attempts(config(), longest_row=50, estimated=estimated)).tokens
+        for estimated in (5000, 400, 399, 150, 0)
     ]
-    assert sizes == [8, 8, 4, 2, 1]
+    assert sizes == [400, 400, 200, 100, 50]
+
+
+def test_what_did_not_fit_is_halved_and_not_what_was_allowed(config: MakeConfig) -> None:
+    """A step of short rows fails with fewer tokens than there might have been."""
+    memory = MicroBatchMemory()
+    fit = Fit(memory, config(), longest_row=50, estimated=5000)
+    assert fit.attempt.tokens == 400
+    assert fit.shrink(tokens=190)
+    assert fit.attempt == Attempt(100, gradient_checkpointing=False)
+    again = Fit(memory, config(), longest_row=50, estimated=5000)
+    assert again.attempt == fit.attempt
+    assert fit.shrink() and fit.shrink()
+    assert fit.attempt == Attempt(400, gradient_checkpointing=True)
+
+
+@pytest.fixture
+def unequal(tiny_data: Path, tmp_path: Path) -> Path:
+    """The tiny data set with 32 rows of 17 tokens, and 4 of 51 and more."""
+    folder = tmp_path / "unequal"
+    shutil.copytree(tiny_data, folder)
+    whole = TokenRows(folder / "train", 64)
+    rows = [whole[n] for n in range(len(whole.lengths))]
+    joined = [rows[n : n + 3] for n in range(0, 12, 3)] + [[row] for row in rows[12:44]]
+    ids = [torch.as_tensor(row["input_ids"]) for group in joined for row in group]
+    labels = [torch.as_tensor(row["labels"]) for group in joined for row in group]
+    TokenSplit.of(
+        ids=torch.cat(ids).numpy().astype(np.int32),
+        supervised=(torch.cat(labels) != IGNORED).numpy(),
+        lengths=np.array([sum(len(row["input_ids"]) for row in group) for group in joined]),
+    ).save(folder / "train")
+    return folder
+
+
+def test_rows_of_unequal_length_take_few_passes_and_learn_the_same(
+    config: MakeConfig, exact: TransformersBase, unequal: Path
+) -> None:
+    every_step = {"n_evaluations": 6, "data_dir": str(unequal), "learning_rate": 3e-3}
+    trial = config(1, effective_batch_size=16, micro_batch_size=16, **every_step)
+    _, whole = run(trial, exact)
+    assert len(whole) == 6
+    assert whole[0].train_loss == pytest.approx(first_loss_by_hand(trial, exact.model), rel=1e-5)
+    for number, most_rows in enumerate([None, 4, 1], start=2):
+        counted = LimitedMemory(exact, limit=16, training=True)
+        part = replace(trial, number=number, micro_batch_size=4, most_rows=most_rows)
+        result, points = run(part, counted)
+        assert flat(points) == pytest.approx(flat(whole), rel=1e-5)
+        # 4 of the longest are 12 of the others: 16 rows take 2 passes at most.
+        assert counted.calls <= (2 * 6 if most_rows is None else 36 * 2 // most_rows)
+        assert result.micro_batch_size is not None
+        assert (
+            result.micro_batch_size > 4
+            if most_rows is None
+            else result.micro_batch_size == most_rows
+        )
+
+
+def first_loss_by_hand(trial: TrialConfig, model: Any) -> float:
+    """Of the rows of the first step, one by one: the adapter is still without effect."""
+    rows = TokenRows(Path(trial.data_dir) / "train", trial.max_length)
+    total, n_tokens = 0.0, 0
+    size = trial.effective_batch_size
+    for index in EffectiveBatches(rows.lengths, size=size, seed=trial.seed)[0]:
+        ids, labels = (torch.as_tensor(rows[index][name]) for name in ("input_ids", "labels"))
+        with torch.no_grad():
+            logits = model(input_ids=ids[None].long()).logits[0, :-1].double()
+        kept = labels[1:] != IGNORED
+        total -= float(logits.log_softmax(-1)[kept, labels[1:][kept].long()].sum())
+        n_tokens += int(kept.sum())
+    return total / n_tokens
 
 
 def test_gradient_checkpointing_comes_when_one_row_does_not_fit_and_changes_no_loss(

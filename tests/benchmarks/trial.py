@@ -12,6 +12,9 @@ adapter on all linear layers. Apart from that, in TRL's favour or for equal work
 - On processors a bitsandbytes kernel without a backward pass is off, as it is on our side.
 
 TRL trains the adapter in bfloat16, we in float32. Neither side evaluates while it is timed.
+
+`--mixed` takes rows of unequal length in place of a file. `--before FOLDER` adds a side: the
+`trials` of another commit, checked out there.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
 QUICKSTART = Path(__file__).parents[2] / "search_spaces/data/quickstart/train.jsonl"
 MICRO_BATCH_SIZE = 8
 EFFECTIVE_BATCH_SIZE = 16
-MAX_LENGTH = 256
+MAX_LENGTH = 512
 RANK = 16
 ALPHA = 32
 LEARNING_RATE = 2e-4
@@ -63,8 +66,11 @@ MODEL = ModelConfig(
     max_length=MAX_LENGTH,
     trust_remote_code=False,
 )
+LONG_SHARE, SHORT, LONG = 0.1, (20, 100), (400, MAX_LENGTH)
+"""Of the mixed rows: how many are long, and tokens of both kinds."""
 SIDES = {
     "ours": "ours",
+    "before": "ours, the commit before",
     "trl": "TRL",
     "trl-defaults": "TRL, gradient checkpointing on",
     "ours-padded": "ours, rows always padded",
@@ -94,12 +100,15 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=QUICKSTART, help="JSON lines: prompt, completion"
     )
+    parser.add_argument("--mixed", action="store_true", help="rows of 20 to 100 and 400 to 512")
+    parser.add_argument("--before", type=Path, help="checkout of another commit, side `before`")
     parser.add_argument("--rows", type=int, default=1000, help="rows drawn from it, at most")
     parser.add_argument("--steps", type=int, default=12, help="optimizer steps timed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     args = parser.parse_args()
+    sides = [side for side in args.sides if side != "before" or args.before]
     # Before torch is imported, here and in the sides' processes.
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -108,16 +117,37 @@ def main() -> None:
     gaps = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        write_rows(folder, args.data, args.rows, WARM_UP_STEPS + args.steps)
+        data = write_mixed(folder / "mixed.jsonl", args.data) if args.mixed else args.data
+        write_rows(folder, data, args.rows, WARM_UP_STEPS + args.steps)
         in_a_process("gaps", folder)  # from here on the quantised base model is on disk
         for _ in range(args.rounds):
-            for side in args.sides:
-                measured[side].append(Measured(**in_a_process(side, folder)))
+            for side in sides:
+                measured[side].append(Measured(**in_a_process(side, folder, args.before)))
                 seconds = sum(measured[side][-1].step_seconds)
                 print(f"{side}: {seconds:.1f} s, load {os.getloadavg()[0]:.1f}", flush=True)
             gaps.append(in_a_process("gaps", folder))
     print_sides(measured)
     print_gaps(gaps)
+
+
+def write_mixed(path: Path, data: Path) -> Path:
+    """Write 1,000 rows of the words of `data`: nine in ten are short, the others long."""
+    from trials.models.sources import load_tokenizer
+
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    words = " ".join(f"{row['prompt']} {row['completion']}" for row in rows)
+    tokenizer, draw = load_tokenizer(MODEL), random.Random(SEED)
+    ids = tokenizer(words)["input_ids"]
+    lines = []
+    for _ in range(1000):
+        n_tokens = draw.randint(*(LONG if draw.random() < LONG_SHARE else SHORT)) - 2
+        first = draw.randrange(len(ids) - n_tokens)
+        cut = first + n_tokens // 3
+        prompt, completion = ids[first:cut], ids[cut : first + n_tokens]
+        row = {"prompt": tokenizer.decode(prompt), "completion": tokenizer.decode(completion)}
+        lines.append(json.dumps(row))
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 def write_rows(folder: Path, data: Path, n_rows: int, n_steps: int) -> None:
@@ -142,11 +172,19 @@ def write_rows(folder: Path, data: Path, n_rows: int, n_steps: int) -> None:
     (folder / "train.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def in_a_process(side: str, folder: Path) -> dict[str, Any]:
-    """Run one side in a fresh process and return what it measured."""
-    code = "import sys; from tests.benchmarks.trial import measure_side as m; m(*sys.argv[1:])"
+def in_a_process(side: str, folder: Path, before: Path | None = None) -> dict[str, Any]:
+    """Run one side in a fresh process and return what it measured.
+
+    Args:
+        before: Where the side `before` takes `trials` from.
+    """
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); import runpy; "
+    code += "runpy.run_path(sys.argv.pop(1))['measure_side'](*sys.argv[1:])"
     answer = folder / "answer.json"
-    command = [sys.executable, "-c", code, side, str(folder), str(answer), repr(time.time())]
+    trials = before if side == "before" and before else Path(__file__).parents[2]
+    paths = [str(trials.resolve()), __file__]
+    command = [sys.executable, "-c", code, *paths, side, str(folder), str(answer)]
+    command.append(repr(time.time()))
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )

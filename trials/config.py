@@ -244,6 +244,9 @@ class EvalPoint:
     score: float | None = None
     """The objective, where that is a metric: NaN where the eval loss is not finite, since then it
     is not measured. None: the objective is the eval loss."""
+    gpu_busy: float | None = None
+    """Share of training since the evaluation before in which a kernel ran on the (first) GPU, other
+    processes' included; None on a CPU, in a slice of MIG, and in less than a second."""
     row_nlls: str | None = None
     """Nats of each row of the eval sample (`trials.evaluation.row_nlls`), where asked for."""
 

@@ -245,6 +245,7 @@ def line(point: EvalPoint, n_evaluations: int, objective: Objective = BY_EVAL_LO
         None if point.grad_norm is None else f"grad norm {point.grad_norm:.3g}",
         None if point.tokens_per_second is None else f"{point.tokens_per_second:,.0f} tokens/s",
         None if point.gpu_memory_gib is None else f"{point.gpu_memory_gib:.1f} GiB",
+        None if point.gpu_busy is None else f"GPU busy {point.gpu_busy:.0%}",
     ]
     return "  ".join(cell for cell in cells if cell is not None)
 

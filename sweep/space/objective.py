@@ -20,7 +20,7 @@ DIRECTIONS: Mapping[str, Direction] = {
 """Of the built-in metrics."""
 LOGGED = frozenset(
     "train_loss eval_loss eval_loss_best generalisation_gap learning_rate grad_norm "
-    "tokens_per_second gpu_memory_gib epoch training_seconds evaluation_seconds".split()
+    "tokens_per_second gpu_memory_gib gpu_busy epoch training_seconds evaluation_seconds".split()
 )
 """Metrics of a trial that MLflow has whatever the objective is."""
 ARGUMENTS = ("predictions", "references", "rows")

@@ -67,6 +67,7 @@ def metrics(point: EvalPoint, objective: Objective, best: float | None) -> dict[
         "grad_norm": point.grad_norm,
         "tokens_per_second": point.tokens_per_second,
         "gpu_memory_gib": point.gpu_memory_gib,
+        "gpu_busy": point.gpu_busy,
         "epoch": point.epoch,
     }
     if point.score is not None and math.isfinite(point.score):

@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from tests.tiny import eval_loss, transformers_base
+from trials.backends.attention import FLASH, switch_attention
+from trials.backends.known_rows import VARLEN
 from trials.backends.loading import BACKEND_MODULES, load
 from trials.backends.packing import Layout, padded
 from trials.backends.proof import MEMORY_SLACK, content_hash
@@ -167,12 +169,47 @@ def test_packed_rows_have_the_loss_of_padded_ones(
     assert nll(base._packed(batch)) == pytest.approx(nll(padded(batch)), rel=1e-2)
 
 
-def test_the_loss_does_not_wait_for_the_device(config: MakeConfig) -> None:
-    base = transformers_base(config().model)
-    if not base._has_flash_attention:
-        pytest.skip("the mask of transformers' sdpa asks the device whether rows are packed")
+def test_torchs_own_attention_of_packed_rows_learns_as_padded_rows_do(config: MakeConfig) -> None:
+    """In bfloat16: their loss, and the gradient of the adapter."""
+    base = transformers_base(replace(config().model, quantization="none"))
+    if base.model.config._attn_implementation == FLASH:
+        base.model.set_attn_implementation("sdpa")
+        switch_attention(base.model, VARLEN, base.dtype)
+    if base.model.config._attn_implementation != VARLEN:
+        pytest.skip("this torch, or this GPU, has no varlen_attn")
     rows = TokenRows(Path(config().data_dir) / "sample", 64)
-    batch = collate([rows[i] for i in range(8)])
+    batch = collate([{name: t[:n] for name, t in rows[n].items()} for n in (15, 7, 12, 5)])
+    adapted = base.add_adapter(config())
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:  # zero in a new adapter, and then A has no gradient
+            torch.nn.init.normal_(parameter, std=0.02)
+
+    def learnt(layout: Layout) -> tuple[float, torch.Tensor]:
+        adapted.zero_grad()
+        logits, targets = base._logits(adapted, layout)
+        loss = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+        torch.autograd.backward(loss)
+        grads = [p.grad.flatten() for p in adapted.parameters() if p.grad is not None]
+        return float(loss), torch.cat(grads)
+
+    (loss, gradient), (expected, of_padded) = learnt(base._packed(batch)), learnt(padded(batch))
+    base.remove_adapter()
+    assert loss == pytest.approx(expected, rel=1e-2)
+    assert float((gradient - of_padded).norm() / of_padded.norm()) < 5e-2
+
+
+@pytest.mark.parametrize("kind", ["as it is loaded", "sdpa"])
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_the_loss_does_not_wait_for_the_device(
+    config: MakeConfig, kind: str, is_packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = transformers_base(config().model)
+    if kind == "sdpa":
+        base.model.set_attn_implementation(kind)
+        base._names_bounds = False
+    monkeypatch.setattr(base, "_packs", lambda _: is_packed)
+    rows = TokenRows(Path(config().data_dir) / "sample", 64)
+    batch = collate([{name: t[:n] for name, t in rows[n].items()} for n in (15, 7, 12)])
     adapted = base.add_adapter(config())
     base.nll_sum(adapted, batch)  # what is made once is made
     torch.cuda.set_sync_debug_mode("error")

@@ -1,5 +1,6 @@
 """LoRA and QLoRA with transformers, peft and bitsandbytes, on CUDA and on processors."""
 
+import contextlib
 import functools
 import logging
 from collections.abc import Sequence
@@ -9,10 +10,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own spelling
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoConfig, FineGrainedFP8Config, GenerationConfig, Mxfp4Config
-from transformers.utils import is_flash_attn_2_available
 
 from trials.backends.adapter_layers import SpareLayers, draw_weights
+from trials.backends.attention import BOUNDED, choose_attention
 from trials.backends.first_pass import first_pass
+from trials.backends.known_rows import rows_known
 from trials.backends.loading import compute_dtype
 from trials.backends.packing import Batch, ForwardCost, Layout, packed, padded
 from trials.backends.proof import Proof
@@ -25,13 +27,13 @@ from trials.backends.recomputing import (
 )
 from trials.backends.rows_apart import most_tokens, padding_is_unseen, rows_stay_apart, sees_ahead
 from trials.config import ConfigError, ModelConfig, TrialConfig
-from trials.memory.device import give_back_memory, is_out_of_memory
+from trials.memory.device import give_back_memory
 from trials.memory.estimate import activation_bytes_per_token
 from trials.models.checkpoint import check_form, config_of, form_of
 from trials.models.frozen_base import FrozenBase
 from trials.models.lora import lora_settings, put_on
 from trials.models.quantisation import bitsandbytes_config, keep_cpu_kernels_differentiable
-from trials.models.shapes import auto_class, no_next_token, on_meta, taken_by
+from trials.models.shapes import auto_class, carries_state, no_next_token, on_meta, taken_by
 from trials.models.sources import local_or_hub
 from trials.models.target_modules import find
 from trials.models.weights import check_keys
@@ -61,8 +63,7 @@ def load(config: ModelConfig) -> FrozenBase:
     )
     model.requires_grad_(False)
     keep_cpu_kernels_differentiable(model)
-    if _can_use_flash_attention(device, dtype):
-        switch_attention(model, "flash_attention_2", dtype)
+    choose_attention(model, device, dtype)
     base = TransformersBase(model, device, dtype)
     if device.type == "cuda":
         first_pass(base, config)
@@ -85,34 +86,6 @@ def _from_pretrained(name: str, device: torch.device, dtype: torch.dtype, **sett
     )
     check_keys(name, found)
     return model
-
-
-def _can_use_flash_attention(device: torch.device, dtype: torch.dtype) -> bool:
-    is_16_bit = dtype in (torch.bfloat16, torch.float16)
-    if device.type != "cuda" or not is_16_bit or not is_flash_attn_2_available():
-        return False
-    return torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-@torch.no_grad()
-def switch_attention(model: Any, kind: str, dtype: torch.dtype) -> None:
-    """Switch to a kind of attention if it works with this model, shown by a row of two tokens.
-
-    A flash-attn built for another torch fails as it is imported, heads above 256 in the kernel.
-    """
-    own = model.config._attn_implementation
-    try:
-        model.set_attn_implementation(kind)
-        with torch.autocast(model.device.type, dtype):
-            model(input_ids=torch.tensor([[0, 0]], device=model.device), use_cache=False)
-    except ValueError:  # the model's own attention has no such form
-        model.set_attn_implementation(own)
-    except (ImportError, RuntimeError, OSError) as error:
-        if is_out_of_memory(error):
-            raise
-        model.set_attn_implementation(own)
-        why = f"{type(error).__name__}: {error}".splitlines()[0]
-        print(f"{kind} does not work here, so attention is {own}: {why}", flush=True)
 
 
 def _quantization(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
@@ -149,7 +122,8 @@ class TransformersBase:
         self._is_in_8_bits = is_in_8_bits(model)
         self._reentrant: dict[tuple[str, bool] | None, bool] = {}
         """Whether reentrant checkpointing has been seen to be right, by kind of adapter."""
-        self._has_flash_attention = model.config._attn_implementation == "flash_attention_2"
+        self._names_bounds = model.config._attn_implementation in BOUNDED
+        self._carries_state = carries_state(model)
         if sees_ahead(model, lambda layout: self._logits(model, layout)[0]):
             raise ConfigError(no_next_token(model.config, "one whose tokens see those after them"))
         self._rows_stay_apart = self._tells_rows_apart()
@@ -280,23 +254,26 @@ class TransformersBase:
         return self._packed(batch) if self._packs(batch) else padded(batch)
 
     def _packed(self, batch: Batch) -> Layout:
-        return packed(batch, name_bounds=self._has_flash_attention)
+        return packed(batch, name_bounds=self._names_bounds)
 
     def _packs(self, batch: Batch) -> bool:
         mask = batch["attention_mask"]
         if not self._rows_stay_apart or self._cost is None or mask.sum() > self._most_tokens:
             return False
-        # Flash attention goes through no key of another row.
-        return self._has_flash_attention or self._cost.packing_is_cheaper(mask)
+        # Attention that knows where rows end goes through no key of another.
+        return self._names_bounds or self._cost.packing_is_cheaper(mask)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
     def _logits(self, model: Any, layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits (targets, vocabulary), and the targets."""
-        with self._autocast():
+        on_device = {name: self._on_device(value) for name, value in layout.inputs.items()}
+        # Layers with a state would look whether a mask has padding.
+        told = contextlib.nullcontext if self._carries_state else rows_known
+        with self._autocast(), told(on_device) as inputs:
             output = model(
-                **{name: self._on_device(value) for name, value in layout.inputs.items()},
+                **inputs,
                 **taken_by(
                     self.model, logits_to_keep=self._on_device(layout.predicting), use_cache=False
                 ),

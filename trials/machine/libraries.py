@@ -3,12 +3,14 @@
 A line of JSON for each, as soon as it is known: an import may crash the process.
 """
 
+import functools
 import importlib
+import inspect
 import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -70,6 +72,30 @@ def _version(name: str) -> str:
         return "of unknown version"
 
 
+@functools.cache
+def varlen_attn() -> Callable[..., Any]:
+    """Return torch's attention of rows that lie end to end: query and key may differ in heads.
+
+    Raises:
+        ImportError: torch has none, or none that takes a scale and a window (before 2.11).
+    """
+    from torch.nn.attention import varlen
+
+    taken = inspect.signature(varlen.varlen_attn).parameters
+    if not {"scale", "window_size"} <= taken.keys():
+        raise ImportError("torch's varlen_attn takes no scale and no window: it is too old")
+    if "enable_gqa" not in taken:  # it needs no such word
+        return varlen.varlen_attn
+    return functools.partial(varlen.varlen_attn, enable_gqa=True)
+
+
+def _has_varlen_attn() -> bool:
+    try:
+        return bool(varlen_attn())
+    except ImportError:
+        return False
+
+
 def _of_torch(torch: Any) -> dict[str, Any]:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -80,6 +106,7 @@ def _of_torch(torch: Any) -> dict[str, Any]:
         "why": " ".join(str(said[0].message).split())[:300] if said else None,
         "gpus": [f"{card.name}, {card.total_memory / 2**30:.1f} GiB" for card in cards],
         "capability": min(((card.major, card.minor) for card in cards), default=None),
+        "has_varlen_attn": _has_varlen_attn(),
     }
 
 

@@ -68,7 +68,7 @@ def working(*, has_gpus: bool, cards: list[Card]) -> Iterator[Finding]:
     for name in ("transformers", "peft", "ray"):
         yield _plain(name, found[name])
     if has_gpus and torch.get("gpus"):
-        yield _flash_attention(torch["capability"])
+        yield _flash_attention(torch["capability"], has_varlen=torch["has_varlen_attn"])
         yield _unsloth()
 
 
@@ -113,18 +113,22 @@ def _bitsandbytes(answer: dict[str, Any]) -> Finding:
     return Finding("bitsandbytes", words, mend, "slower")
 
 
-def _flash_attention(capability: list[int]) -> Finding:
-    """Rows that are packed without it need a mask over all pairs of their tokens."""
+def _flash_attention(capability: list[int], *, has_varlen: bool) -> Finding:
+    """Rows that are packed without it, and without torch's own, need a mask over all pairs of
+    their tokens."""
     if capability < [8, 0]:
         return Finding("flash-attn", "not for GPUs before Ampere")
     mend = "Packed rows go without it. pip install --no-build-isolation flash-attn"
-    if util.find_spec("flash_attn") is None:
-        return Finding("flash-attn", "not installed", mend, "slower")
-    answer = tried("flash_attn")["flash_attn"]
-    if error := answer.get("error"):
+    error = None
+    if is_there := util.find_spec("flash_attn") is not None:
+        answer = tried("flash_attn")["flash_attn"]
+        if not (error := answer.get("error")):
+            return Finding("flash-attn", answer["version"])
         mend = "It was built for another torch. Build it again, or pip uninstall flash-attn."
-        return Finding("flash-attn", f"importing it fails: {error}", mend, "slower")
-    return Finding("flash-attn", answer["version"])
+    words = f"importing it fails: {error}" if is_there else "not installed"
+    if has_varlen:
+        return Finding("flash-attn", f"{words}; rows lie end to end by torch's varlen_attn")
+    return Finding("flash-attn", words, mend, "slower")
 
 
 def _unsloth() -> Finding:

@@ -26,6 +26,7 @@ from trials.memory.micro_batches import DoesNotFit, MicroBatchMemory
 from trials.models.frozen_base import BaseNotClean, FrozenBase
 from trials.models.lora import as_saved
 from trials.training.checkpoint import Checkpoints, State, on_host
+from trials.training.gpu_busy import GpuBusy
 from trials.training.learner import Learner
 from trials.trial_folder import ADAPTER, TOKENIZER, write_result
 from trials.whole_file import link_or_copy, new_folder, sync_folder
@@ -135,6 +136,7 @@ class _Trial:
         self._is_asked_to_stop = is_asked_to_stop
         self.checkpoints = Checkpoints(config)
         self._evaluator = Evaluator(config, base, group)
+        self._busy = GpuBusy(base.device)
         self._learner: Learner | None = None
         self.points: list[EvalPoint] = []
         self._with_rows: set[int] = set()
@@ -177,6 +179,7 @@ class _Trial:
     def close(self) -> None:
         """Let go of everything that holds device memory or a hook on the base."""
         self.checkpoints.close()
+        self._busy.take()
         if self._learner is not None:
             self._learner.close()
         self._learner = None
@@ -190,6 +193,7 @@ class _Trial:
             self._hand_over(self._evaluate(learner, 0, 0))
         learner.model.train()
         learner.window.begin()
+        self._busy.begin()
         for step in range(first_step, learner.n_steps):
             if self._verdict is not None:
                 return
@@ -212,7 +216,8 @@ class _Trial:
     def _after_window(self, learner: Learner, index: int, step: int) -> None:
         train_loss, tokens_per_second, seconds = learner.window.take()  # waits for the device
         self._training_seconds += seconds
-        point = self._evaluate(learner, index, step, train_loss, tokens_per_second)
+        busy = self._busy.take()
+        point = self._evaluate(learner, index, step, train_loss, tokens_per_second, busy)
         is_finite = math.isfinite(point.eval_loss)
         if is_finite and (self._best is None or self._is_better(point, self._best)):
             self._best = point
@@ -221,6 +226,7 @@ class _Trial:
         self._hand_over(point)
         self._judge_skipped(learner, is_last=step == learner.n_steps)
         learner.window.begin()
+        self._busy.begin()
 
     def _judge_skipped(self, learner: Learner, *, is_last: bool) -> None:
         """End a trial whose steps float16 leaves out: it would 'complete' with the base's loss."""
@@ -250,6 +256,7 @@ class _Trial:
         step: int,
         train_loss: float | None = None,
         tokens_per_second: float | None = None,
+        gpu_busy: float | None = None,
     ) -> EvalPoint:
         """Evaluate the adapter as it is, after `step` steps."""
         began = time.perf_counter()
@@ -270,6 +277,7 @@ class _Trial:
             grad_norm=float(learner.grad_norm) if step else None,
             tokens_per_second=tokens_per_second,
             gpu_memory_gib=_peak_memory_gib(self._base.device) if step else None,
+            gpu_busy=gpu_busy,
             seconds=time.perf_counter() - self._began,
             score=score,
             row_nlls=as_text(found.row_nlls) if index in self._with_rows else None,

@@ -123,7 +123,9 @@ def config(folder: Path, number: int = 0) -> TrialConfig:
     )
 
 
-def point(index: int, eval_loss: float, train_loss: float | None = 1.0) -> EvalPoint:
+def point(
+    index: int, eval_loss: float, train_loss: float | None = 1.0, gpu_busy: float | None = None
+) -> EvalPoint:
     return EvalPoint(
         index=index,
         step=10 * index,
@@ -134,6 +136,7 @@ def point(index: int, eval_loss: float, train_loss: float | None = 1.0) -> EvalP
         grad_norm=0.5,
         tokens_per_second=100.0,
         gpu_memory_gib=None,
+        gpu_busy=gpu_busy,
         seconds=1.0,
     )
 
@@ -199,7 +202,17 @@ def test_a_measurement_that_is_missing_stays_missing(folder: Path) -> None:
     tracker = opened(folder)
     run_trial(tracker, config(folder), [1.5])
     close(tracker)
-    assert "gpu_memory_gib" not in children(folder)[0].data.metrics
+    assert not {"gpu_memory_gib", "gpu_busy"} & children(folder)[0].data.metrics.keys()
+
+
+def test_how_busy_the_gpu_was_stands_beside_the_losses(folder: Path) -> None:
+    tracker, asked = opened(folder), config(folder)
+    tracker.trial_started(asked, PLACE)
+    for n, share in enumerate((0.5, 0.0), start=1):  # an idle GPU is a number too
+        tracker.trial_reported(asked.number, point(n, 1.5, gpu_busy=share))
+    close(tracker)
+    (child,) = children(folder)
+    assert history(folder, child, "gpu_busy") == [(10, 0.5), (20, 0.0)]
 
 
 def test_every_setting_is_a_parameter(folder: Path) -> None:

@@ -21,11 +21,12 @@ from transformers import (
 
 from tests.tiny import model_config, transformers_base
 from trials.backends import packing, proof
+from trials.backends.attention import switch_attention
 from trials.backends.first_pass import first_pass
 from trials.backends.loading import compute_dtype
 from trials.backends.packing import LONGEST_PACKED, ForwardCost, packed, padded
 from trials.backends.recomputing import recompute, reentrant_is_right
-from trials.backends.transformers_qlora import TransformersBase, switch_attention
+from trials.backends.transformers_qlora import TransformersBase
 from trials.config import ComputeDtype, ModelConfig, Quantization, TrialConfig
 from trials.data.batches import collate
 from trials.data.tokens import IGNORED, TokenRows

@@ -9,7 +9,7 @@ import pytest
 
 from trials.machine.cards import Card
 from trials.machine.libraries import tried
-from trials.machine.packages import _bitsandbytes, _driver_and_torch
+from trials.machine.packages import _bitsandbytes, _driver_and_torch, _flash_attention
 
 
 def test_one_that_crashes_is_named_and_the_others_are_tried_all_the_same(
@@ -49,3 +49,23 @@ def test_bitsandbytes_without_its_library_is_slower_and_one_that_fails_cannot_ru
     found = _bitsandbytes({"error": "RuntimeError: Configured CUDA binary not found"})
     assert found.grade == "cannot"
     assert "Configured CUDA binary not found. Install" in found.words
+
+
+@pytest.mark.parametrize(
+    ("capability", "has_varlen", "grade", "words"),
+    [
+        ([8, 0], True, "ready", "not installed; rows lie end to end by torch's varlen_attn."),
+        ([8, 0], False, "slower", "not installed. Packed rows go without it. pip install"),
+        ([7, 5], True, "ready", "not for GPUs before Ampere."),
+    ],
+)
+def test_without_flash_attn_it_is_slower_only_where_torch_has_nothing_in_its_place(
+    capability: list[int], has_varlen: bool, grade: str, words: str
+) -> None:
+    found = _flash_attention(capability, has_varlen=has_varlen)
+    assert found.grade == grade
+    assert found.words.startswith(f"flash-attn: {words}")
+
+
+def test_the_torch_that_is_installed_has_attention_of_packed_rows() -> None:
+    assert tried("torch")["torch"]["has_varlen_attn"]

@@ -251,3 +251,28 @@ def test_what_is_read_from_the_cache_is_what_was_quantised(
     assert len(list((tmp_path / "sweep" / "quantised").glob("*/content.json"))) == 1
     assert "made anew" not in capfd.readouterr().out
     assert first == second
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+def test_base_and_adapter_in_one_call_have_pefts_gradients(
+    config: MakeConfig, quantization: Quantization
+) -> None:
+    from peft.tuners.lora import LoraLayer
+
+    base = transformers_base(replace(config().model, quantization=quantization))
+    adapted = base.add_adapter(config()).train()
+    layer: Any = next(module for module in adapted.modules() if isinstance(module, LoraLayer))
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    torch.nn.init.normal_(b, std=0.02)
+    x = torch.randn(2, 20, layer.in_features, device=base.device, dtype=base.dtype)
+
+    def gradients(forward: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        given = x.clone().requires_grad_()
+        with base._autocast():
+            y = forward(given)
+        return torch.autograd.grad(y.float().square().sum(), [given, a, b])
+
+    ours, pefts = gradients(layer), gradients(lambda x: type(layer).forward(layer, x))
+    for mine, theirs in zip(ours, pefts, strict=True):
+        assert mine.dtype == theirs.dtype
+        assert (mine - theirs).norm() <= 2e-2 * theirs.norm()

@@ -16,6 +16,7 @@ from trials.backends.attention import BOUNDED, choose_attention
 from trials.backends.first_pass import first_pass
 from trials.backends.known_rows import rows_known
 from trials.backends.loading import compute_dtype
+from trials.backends.one_call import join_calls
 from trials.backends.packing import Batch, ForwardCost, Layout, packed, padded
 from trials.backends.proof import Proof
 from trials.backends.quantised import SHARD, load_quantised
@@ -148,6 +149,7 @@ class TransformersBase:
                 # Autocast chooses the type; on processors peft does not see that it is on, and
                 # would turn every input into float32 and back.
                 layer.cast_input_dtype_enabled = False
+        join_calls(adapted)
         return adapted
 
     def recompute_activations(self) -> None:

@@ -55,9 +55,10 @@ def test_the_adapter_loads_everywhere_and_merges_with_equal_logits(
     merged = PeftModel.from_pretrained(plain_base(trial), folder / "adapter").merge_and_unload()
 
     assert not torch.allclose(logits(plain_base(trial)), trained[0], atol=0.05)  # it has learnt
-    assert torch.equal(logits(in_peft), trained[0])
+    # Ours scales Ax, peft BAx: rounding, in logits around 10.
+    torch.testing.assert_close(logits(in_peft), trained[0], rtol=0, atol=2e-5)
     # transformers 5.17 does not find DoRA's magnitudes in any adapter of peft, and says so.
-    assert torch.equal(logits(in_transformers), trained[0]) or trial.use_dora
+    assert torch.equal(logits(in_transformers), logits(in_peft)) or trial.use_dora
     # W + BA first, or Wx + BAx: float32 sums in another order, of logits around 10.
     torch.testing.assert_close(logits(merged), trained[0], rtol=0, atol=5e-5)
 
@@ -76,9 +77,11 @@ def test_on_the_quantised_base_it_was_trained_on_the_logits_are_the_trained_ones
             trained.append(logits(base._adapted.eval()))
 
     run_trial(trial, base, MicroBatchMemory(), keep)
-    model = PeftModel.from_pretrained(base.model, folder / "adapter").eval()
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(logits(model), trained[0])
+        untrained = logits(base.model)
+        model = PeftModel.from_pretrained(base.model, folder / "adapter").eval()
+        off = (logits(model) - trained[0]).float().norm()
+    assert off <= 0.05 * (untrained - trained[0]).float().norm()  # rounding to 16 bits
 
 
 def test_the_tokenizer_lies_beside_the_adapter_without_its_bytes(config: MakeConfig) -> None:

@@ -149,7 +149,8 @@ class TransformersBase:
                 # Autocast chooses the type; on processors peft does not see that it is on, and
                 # would turn every input into float32 and back.
                 layer.cast_input_dtype_enabled = False
-        join_calls(adapted)
+        if self.dtype is not torch.float32:  # without casts to save, they are not half as many
+            join_calls(adapted)
         return adapted
 
     def recompute_activations(self) -> None:

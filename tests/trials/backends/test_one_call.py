@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.tiny import model_config, transformers_base
 from trials.backends import transformers_qlora
+from trials.backends.one_call import join_calls
 from trials.backends.recomputing import recompute
 from trials.backends.transformers_qlora import TransformersBase
 from trials.config import ComputeDtype, EvalPoint, Quantization, TrialConfig
@@ -49,6 +50,9 @@ def base_in(tiny_base: Path) -> BaseIn:
 def trained(base: TransformersBase, config: TrialConfig) -> Any:
     """An adapter whose B is not zero, else A had no gradient."""
     adapted = base.add_adapter(config).train()
+    if base.dtype is torch.float32:  # there peft's own are left in place
+        assert not joined(adapted)
+        join_calls(adapted)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
@@ -146,12 +150,14 @@ def test_computed_again_the_numbers_are_the_same(
     reentrant: bool,
 ) -> None:
     base = base_in(quantization, dtype)
+    base._spare.clear()
     adapted = trained(base, config(rank=4, alpha=6.0))
     assert len(joined(adapted)) == 14
     plain = computed(base, adapted)
     recompute(base.model, reentrant=reentrant)
     again = computed(base, adapted)
     base.remove_adapter()
+    base._spare.clear()
     assert all(torch.equal(one, other) for one, other in zip(plain, again, strict=True))
 
 
@@ -184,7 +190,7 @@ def test_only_plain_layers_are_joined(
 
 
 def test_a_base_layer_with_a_hook_stays_pefts(config: MakeConfig, base_in: BaseIn) -> None:
-    base = base_in("none", "float32")
+    base = base_in("none", "bfloat16")
     base._spare.clear()
     hooked = base.model.model.layers[0].mlp.up_proj
     handle = hooked.register_forward_hook(lambda *_: None)
@@ -200,6 +206,7 @@ def test_a_layer_takes_the_weights_of_now(
     config: MakeConfig, base_in: BaseIn, dtype: ComputeDtype
 ) -> None:
     base = base_in("none", dtype)
+    base._spare.clear()
     adapted = trained(base, config())
     layer = layers(adapted)[0]
     with torch.no_grad(), base._autocast():
@@ -227,7 +234,7 @@ def test_weights_are_dropped_when_a_pass_fails(config: MakeConfig, base_in: Base
     base.remove_adapter()
 
 
-@pytest.mark.parametrize(("quantization", "dtype"), [("none", "float32"), ("nf4", "bfloat16")])
+@pytest.mark.parametrize(("quantization", "dtype"), [("none", "bfloat16"), ("nf4", "bfloat16")])
 def test_a_trial_has_the_losses_that_pefts_layers_give(
     config: MakeConfig,
     base_in: BaseIn,
@@ -251,7 +258,7 @@ def test_a_trial_has_the_losses_that_pefts_layers_give(
     pefts = losses(1)
     base._spare.clear()
     assert len(ours) > 1
-    assert ours == pytest.approx(pefts, rel=1e-5 if dtype == "float32" else 3e-3)
+    assert ours == pytest.approx(pefts, rel=3e-3)
 
 
 class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -309,7 +316,6 @@ def launches(base: TransformersBase, model: Any) -> tuple[Counter[str], Counter[
         # A linear's two products forward, four backward: no arithmetic has fewer.
         ("nf4", "bfloat16", (7 * 7, 7 * 2), (7 * 8, 7 * 4)),
         ("none", "bfloat16", (7 * 6, 7 * 2), (7 * 8, 7 * 4)),
-        ("none", "float32", (7 * 4, 7 * 2), (7 * 6, 7 * 4)),
     ],
 )
 def test_an_adapter_costs_less_than_half_the_launches_of_pefts(

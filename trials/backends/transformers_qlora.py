@@ -1,6 +1,5 @@
 """LoRA and QLoRA with transformers, peft and bitsandbytes, on CUDA and on processors."""
 
-import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -8,10 +7,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own spelling
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import AutoConfig, FineGrainedFP8Config, GenerationConfig, Mxfp4Config
+from transformers import AutoConfig, FineGrainedFP8Config, Mxfp4Config
 from transformers.utils import is_flash_attn_2_available
 
 from trials.backends.adapter_layers import SpareLayers, draw_weights
+from trials.backends.continuing import Continuing
 from trials.backends.first_pass import first_pass
 from trials.backends.loading import compute_dtype
 from trials.backends.packing import Batch, ForwardCost, Layout, packed, padded
@@ -23,7 +23,7 @@ from trials.backends.recomputing import (
     reentrant_is_right,
     stop_recomputing,
 )
-from trials.backends.rows_apart import most_tokens, padding_is_unseen, rows_stay_apart, sees_ahead
+from trials.backends.rows_apart import most_tokens, rows_stay_apart, sees_ahead
 from trials.config import ConfigError, ModelConfig, TrialConfig
 from trials.memory.device import give_back_memory, is_out_of_memory
 from trials.memory.estimate import activation_bytes_per_token
@@ -156,6 +156,7 @@ class TransformersBase:
         # Elsewhere it is of no use, and Mamba has no heads to count.
         self._cost = ForwardCost.of(model) if self._rows_stay_apart else None
         self._most_tokens = most_tokens(model)
+        self._continuing = Continuing(model, dtype)
         self._run_once()
         self._proof = Proof(model)
 
@@ -212,69 +213,9 @@ class TransformersBase:
     def generate(
         self, prompts: Sequence[Sequence[int]], *, stop_ids: Sequence[int], max_new_tokens: int
     ) -> list[list[int]]:
-        is_padded = len({len(prompt) for prompt in prompts}) > 1
-        # Padding shifts where Llama 4's chunks begin.
-        chunk = getattr(self.model.config.get_text_config(), "attention_chunk_size", None)
-        is_cut = chunk is not None and max(map(len, prompts)) + max_new_tokens > chunk
-        one_by_one = is_padded and (is_cut or not self._padding_is_unseen)
-        batches = [[prompt] for prompt in prompts] if one_by_one else [prompts]
-        return [
-            tokens
-            for batch in batches
-            for tokens in self._continued(batch, list(stop_ids), max_new_tokens)
-        ]
-
-    def _continued(
-        self, prompts: Sequence[Sequence[int]], stop_ids: list[int], max_new_tokens: int
-    ) -> list[list[int]]:
-        longest = max(map(len, prompts))
-        pads = [longest - len(prompt) for prompt in prompts]
-        rows = [[stop_ids[0]] * n + list(prompt) for n, prompt in zip(pads, prompts, strict=True)]
-        mask = [[0] * n + [1] * (longest - n) for n in pads]
-        found = self._greedy(
-            torch.tensor(rows),
-            torch.tensor(mask),
-            max_new_tokens=max_new_tokens,
-            eos_token_id=stop_ids,
-            pad_token_id=stop_ids[0],
+        return self._continuing.continued(
+            prompts, stop_ids=list(stop_ids), max_new_tokens=max_new_tokens
         )
-        return [_until(row[longest:], stop_ids) for row in found.tolist()]
-
-    def _greedy(
-        self, ids: torch.Tensor, mask: torch.Tensor, allowed: Any = None, **settings: Any
-    ) -> Any:
-        greedy = GenerationConfig(do_sample=False, num_beams=1, **settings)
-        # Whatever its makers would sample with (a penalty on repetition, say) is left out.
-        own, self.model.generation_config = self.model.generation_config, GenerationConfig()
-        try:
-            with self._autocast():
-                return self.model.generate(
-                    input_ids=self._on_device(ids),
-                    attention_mask=self._on_device(mask),
-                    generation_config=greedy,
-                    prefix_allowed_tokens_fn=allowed,
-                )
-        finally:
-            self.model.generation_config = own
-
-    @functools.cached_property
-    def _padding_is_unseen(self) -> bool:
-        """Seen once, and only where prompts are continued."""
-        asked = {"max_new_tokens": 3, "output_logits": True, "return_dict_in_generate": True}
-
-        def logits(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-            # Always the token 0: where two are as likely, rounding would choose another text.
-            found = self._greedy(ids, mask, lambda *_: [0], **asked)
-            return torch.cat(found.logits)
-
-        is_unseen = padding_is_unseen(self.model, logits)
-        if not is_unseen:
-            print(
-                "answers are generated one at a time: this model takes the padding of a batch for "
-                "a part of the prompt",
-                flush=True,
-            )
-        return is_unseen
 
     def _layout(self, batch: Batch) -> Layout:
         return self._packed(batch) if self._packs(batch) else padded(batch)
@@ -329,8 +270,3 @@ class TransformersBase:
         return rows_stay_apart(
             self.model, lambda layout: self._logits(self.model, layout)[0], self._packed
         )
-
-
-def _until(tokens: list[int], stop_ids: Sequence[int]) -> list[int]:
-    ends = [index for index, token in enumerate(tokens) if token in stop_ids]
-    return tokens[: ends[0]] if ends else tokens

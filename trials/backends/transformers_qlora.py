@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own spelling
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoConfig, FineGrainedFP8Config, Mxfp4Config
 from transformers.utils import is_flash_attn_2_available
@@ -16,6 +15,7 @@ from trials.backends.first_pass import first_pass
 from trials.backends.loading import compute_dtype
 from trials.backends.packing import Batch, ForwardCost, Layout, packed, padded
 from trials.backends.proof import Proof
+from trials.backends.proven_loss import proven_loss
 from trials.backends.quantised import SHARD, load_quantised
 from trials.backends.recomputing import (
     is_in_8_bits,
@@ -142,7 +142,6 @@ class TransformersBase:
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
         self.model: Any = model
         self.device, self.dtype = device, dtype
-        self.activation_bytes_per_token = activation_bytes_per_token(model)
         self._adapted: Any = None
         self._kind: tuple[str, bool] | None = None
         self._spare: dict[tuple[str, bool] | None, SpareLayers] = {}
@@ -158,6 +157,8 @@ class TransformersBase:
         self._most_tokens = most_tokens(model)
         self._continuing = Continuing(model, dtype)
         self._run_once()
+        self._loss = proven_loss(model, dtype, lambda layout: self._logits(model, layout))
+        self.activation_bytes_per_token = activation_bytes_per_token(model, self._loss)
         self._proof = Proof(model)
 
     def add_adapter(self, config: TrialConfig) -> Any:
@@ -197,18 +198,18 @@ class TransformersBase:
         self._proof.check(self.model)
 
     def nll_sum(self, model: Any, batch: Batch) -> torch.Tensor:
-        logits, targets = self._logits(model, self._layout(batch))
-        return F.cross_entropy(logits.float(), targets, reduction="sum")
+        return self._loss.sum(lambda: self._logits(model, self._layout(batch)))
 
     def nll_rows(
         self, model: Any, batch: Batch, *, counts_correct: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         layout = self._layout(batch)
-        logits, targets = self._logits(model, layout)
-        nlls = F.cross_entropy(logits.float(), targets, reduction="none")
+        nlls, n_correct = self._loss.each(
+            lambda: self._logits(model, layout), counts_correct=counts_correct
+        )
         of_rows = torch.zeros(len(batch["labels"]), dtype=torch.float64, device=self.device)
         of_rows.index_add_(0, self._on_device(layout.rows), nlls.double())
-        return of_rows, (logits.argmax(dim=-1) == targets).sum() if counts_correct else None
+        return of_rows, n_correct
 
     def generate(
         self, prompts: Sequence[Sequence[int]], *, stop_ids: Sequence[int], max_new_tokens: int

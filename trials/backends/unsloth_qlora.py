@@ -41,6 +41,7 @@ from trials.memory.estimate import activation_bytes_per_token
 from trials.models.checkpoint import check_form, config_of, form_in
 from trials.models.frozen_base import FrozenBase
 from trials.models.lora import lora_settings, take_off_adapter
+from trials.models.loss import WholeLoss
 from trials.models.sources import local_or_hub
 from trials.models.target_modules import find
 from trials.models.unsloth_kernels import check_kernels
@@ -103,7 +104,7 @@ class UnslothBase:
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
         self.model: Any = model
         self.device, self.dtype = device, dtype
-        self.activation_bytes_per_token = activation_bytes_per_token(model)
+        self.activation_bytes_per_token = activation_bytes_per_token(model, WholeLoss())
         self._adapted: Any = None
         self._functions = _own_functions(model)
         self._proof = Proof(model)

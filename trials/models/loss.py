@@ -96,7 +96,7 @@ class _NllSum(torch.autograd.Function):
     ) -> torch.Tensor:
         inputs = hidden.to(loss.dtype)
         weight = loss.head.weight.to(loss.dtype)
-        # In float16 a probability below 6e-8 is 0, and the trial's own scale comes only in backward.
+        # In float16 a probability below 6e-8 is 0; the trial's own scale comes only in backward.
         ctx.scale = 2.0**10 if loss.dtype is torch.float16 else 1.0
         ctx.dtype, wants_gradient = hidden.dtype, ctx.needs_input_grad[0]
         gradients = torch.empty_like(inputs if wants_gradient else inputs[:, :0])

@@ -19,7 +19,7 @@ from trials.backends.transformers_qlora import TransformersBase
 from trials.config import TrialConfig
 from trials.data.batches import collate
 from trials.data.tokens import IGNORED
-from trials.models.loss import ChunkedLoss, WholeLoss, cross_entropy
+from trials.models.loss import ChunkedLoss, WholeLoss, cross_entropy, likely_loss
 from trials.training.neftune import EmbeddingNoise
 
 VOCABULARY = 320
@@ -205,6 +205,20 @@ def test_packed_rows_and_recomputed_layers() -> None:
     assert_equal(found, wanted, 1e-6)
     assert_equal(found, plain, 1e-6)
     base.remove_adapter()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_estimate_of_memory_takes_the_loss_that_a_worker_takes(kind: str) -> None:
+    model = made(kind)
+    base = on_base(model)
+    assert type(likely_loss(model)) is type(base._loss)
+    of_logits = 10 * VOCABULARY if kind in WHOLE else 0
+    widths = sum(
+        m.in_features + m.out_features
+        for m in model.modules()
+        if isinstance(m, torch.nn.Linear) and m is not model.get_output_embeddings()
+    )
+    assert base.activation_bytes_per_token == pytest.approx(2 * 2 * widths / 1.5 + of_logits)
 
 
 class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -45,11 +46,7 @@ def proven_loss(
     """
     if (head := frozen_head(model)) is None:
         return WholeLoss()
-    layout = _two_rows(model)
-
-    def two_rows() -> tuple[torch.Tensor, torch.Tensor]:
-        return forward(layout)
-
+    two_rows = functools.partial(forward, _two_rows(model))
     # In float16 Liger's gradient has no scale yet where it is written, and small ones would be 0.
     if model.device.type == "cuda" and dtype is not torch.float16 and find_spec("liger_kernel"):
         fused = ChunkedLoss(head, dtype, liger_cross_entropy)

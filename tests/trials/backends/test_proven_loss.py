@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,13 +15,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.sweep.reviewed import make_config
+from tests.tiny import model_config, transformers_base
+from trials.backends.liger_loss import liger_cross_entropy
 from trials.backends.packing import Batch
 from trials.backends.proof import Proof
+from trials.backends.proven_loss import _why_not
 from trials.backends.transformers_qlora import TransformersBase
 from trials.config import TrialConfig
 from trials.data.batches import collate
 from trials.data.tokens import IGNORED
-from trials.models.loss import ChunkedLoss, WholeLoss, cross_entropy, likely_loss
+from trials.models.loss import ChunkedLoss, WholeLoss, cross_entropy, frozen_head, likely_loss
 from trials.training.neftune import EmbeddingNoise
 
 VOCABULARY = 320
@@ -288,6 +293,56 @@ def masked(logits: torch.Tensor) -> torch.Tensor:
 )
 def test_what_its_code_does_to_logits_is_found(change: Callable[[Any], Any]) -> None:
     assert type(on_base(own_code(change))._loss) is WholeLoss
+
+
+def test_a_head_that_is_not_called_makes_its_own_logits() -> None:
+    model = made("llama")
+    head = model.get_output_embeddings()
+    model.lm_head = torch.nn.Identity()
+    plain = model.forward
+
+    def forward(*args: Any, **named: Any) -> Any:
+        output = plain(*args, **named)
+        output.logits = torch.nn.functional.linear(output.logits, head.weight)
+        return output
+
+    model.forward, model.get_output_embeddings = forward, lambda: head
+    assert type(on_base(model)._loss) is WholeLoss
+
+
+def test_a_head_in_4_bits_makes_its_own_logits() -> None:
+    from bitsandbytes.nn import Linear4bit
+
+    model = made("llama").requires_grad_(False)
+    head = Linear4bit(64, VOCABULARY, bias=False, compute_dtype=FLOAT32, quant_type="nf4")
+    head.load_state_dict(model.lm_head.state_dict())
+    model.lm_head = head.to("cpu")  # quantises it
+    assert not head.weight.is_floating_point()
+    assert frozen_head(model) is None
+
+
+def test_a_base_in_4_bits_has_its_loss_in_chunks(tiny_base: Path) -> None:
+    base = transformers_base(model_config(tiny_base))
+    assert isinstance(base._loss, ChunkedLoss)
+    base._loss = replace(base._loss, most_logits=5 * len(base._loss.head.weight))
+    batch = rows(31, 7, 3)
+    batch["input_ids"].remainder_(60)
+    batch["labels"].copy_(torch.where(batch["labels"] == IGNORED, IGNORED, batch["input_ids"]))
+    found, wanted = beside_whole(base, trained(base), batch)
+    assert_equal(found, wanted, 2e-2)
+    base.remove_adapter()
+
+
+@pytest.mark.skipif(find_spec("liger_kernel") is not None, reason="Liger is installed")
+def test_where_liger_does_not_work_the_reason_is_known() -> None:
+    model = made("llama").requires_grad_(False)
+    loss = ChunkedLoss(model.get_output_embeddings(), FLOAT32, liger_cross_entropy)
+    ids = rows(12, 12)["input_ids"]
+
+    def forward() -> tuple[torch.Tensor, torch.Tensor]:
+        return model(ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
+
+    assert "No module named" in str(_why_not(loss, forward))
 
 
 def test_the_proof_leaves_nothing_on_the_head() -> None:

@@ -16,7 +16,7 @@ from trials.distributed.group import Group
 from trials.memory.device import free_bytes
 from trials.memory.one_step import MOST_OPERATIONS, TooLong, peak_bytes
 from trials.models.frozen_base import FrozenBase
-from trials.models.loss import WholeLoss
+from trials.models.loss import ChunkedLoss, WholeLoss
 from trials.models.quantisation import kept_plain
 
 ADAMW_BYTES = {"adamw": 8.0, "adamw_8bit": 2.0, "paged_adamw_8bit": 2.0}
@@ -36,13 +36,18 @@ def activation_bytes_per_token(model: Any, loss: WholeLoss) -> float:
     that costs time alone. `peak_bytes` knows better.
     """
     head = model.get_output_embeddings()
-    widths = sum(
-        m.in_features + m.out_features
-        for m in model.modules()
-        if isinstance(m, torch.nn.Linear) and m is not head
-    )
-    whole = 0 if loss.in_chunks else model.config.get_text_config().vocab_size
-    return float(2 * 2 * widths / 1.5 + whole * (2 + 4 + 4))
+    widths = sum(_widths(module) for module in model.modules() if module is not head)
+    if isinstance(loss, ChunkedLoss):  # it keeps the gradient of what goes into the head
+        of_loss = loss.head.in_features * 2
+    else:
+        of_loss = model.config.get_text_config().vocab_size * (2 + 4 + 4)
+    return float(2 * 2 * widths / 1.5 + of_loss)
+
+
+def _widths(module: Any) -> int:
+    if isinstance(module, Conv1D):  # GPT-2's linear layer
+        return int(module.nx + module.nf)
+    return module.in_features + module.out_features if isinstance(module, torch.nn.Linear) else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own spelling
@@ -26,8 +26,6 @@ float32, and, where wanted, the gradient of their sum, (targets, vocabulary)."""
 
 class WholeLoss:
     """Negative log-likelihoods of the logits that a model makes, all at once."""
-
-    in_chunks: ClassVar[bool] = False
 
     def sum(self, forward: Forward) -> torch.Tensor:
         """Return that of all targets."""
@@ -48,8 +46,6 @@ class ChunkedLoss(WholeLoss):
     The head is frozen, so the gradient is made beside the loss, from logits that are there, and
     nothing is computed twice.
     """
-
-    in_chunks: ClassVar[bool] = True
 
     head: Any
     """Frozen."""

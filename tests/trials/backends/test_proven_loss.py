@@ -24,6 +24,7 @@ from trials.backends.transformers_qlora import TransformersBase
 from trials.config import TrialConfig
 from trials.data.batches import collate
 from trials.data.tokens import IGNORED
+from trials.memory.estimate import activation_bytes_per_token
 from trials.models.loss import ChunkedLoss, WholeLoss, cross_entropy, frozen_head, likely_loss
 from trials.training.neftune import EmbeddingNoise
 
@@ -217,13 +218,9 @@ def test_the_estimate_of_memory_takes_the_loss_that_a_worker_takes(kind: str) ->
     model = made(kind)
     base = on_base(model)
     assert type(likely_loss(model)) is type(base._loss)
-    of_logits = 10 * VOCABULARY if kind in WHOLE else 0
-    widths = sum(
-        m.in_features + m.out_features
-        for m in model.modules()
-        if isinstance(m, torch.nn.Linear) and m is not model.get_output_embeddings()
-    )
-    assert base.activation_bytes_per_token == pytest.approx(2 * 2 * widths / 1.5 + of_logits)
+    whole = activation_bytes_per_token(model, WholeLoss())
+    less = 0 if kind in WHOLE else 10 * VOCABULARY - 2 * 64
+    assert base.activation_bytes_per_token == pytest.approx(whole - less)
 
 
 class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]

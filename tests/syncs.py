@@ -71,9 +71,9 @@ class Syncs:
         self.places.append(f"{what}: {' > '.join(lines)}")
 
 
-class _Dispatched(TorchDispatchMode):
+class _Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, syncs: Syncs) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._syncs = syncs
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -16,13 +16,15 @@ import torch
 from tests.tiny import eval_loss, transformers_base
 from trials.backends.attention import FLASH, switch_attention
 from trials.backends.known_rows import VARLEN
+from trials.backends.liger_loss import liger_cross_entropy
 from trials.backends.loading import BACKEND_MODULES, load
 from trials.backends.packing import Layout, padded
 from trials.backends.proof import MEMORY_SLACK, content_hash
-from trials.config import Backend, EvalPoint, ModelConfig, Quantization, TrialConfig
+from trials.config import Backend, ComputeDtype, EvalPoint, ModelConfig, Quantization, TrialConfig
 from trials.data.batches import collate
 from trials.data.tokens import TokenRows
 from trials.models.frozen_base import FrozenBase
+from trials.models.loss import ChunkedLoss, WholeLoss
 
 MakeConfig = Callable[..., TrialConfig]
 
@@ -167,6 +169,35 @@ def test_packed_rows_have_the_loss_of_padded_ones(
         return float(torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum"))
 
     assert nll(base._packed(batch)) == pytest.approx(nll(padded(batch)), rel=1e-2)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_loss_in_chunks_is_that_of_whole_logits(
+    config: MakeConfig, dtype: ComputeDtype
+) -> None:
+    base = transformers_base(replace(config().model, compute_dtype=dtype))
+    chunked = base._loss
+    assert isinstance(chunked, ChunkedLoss)
+    is_fused = importlib.util.find_spec("liger_kernel") is not None and dtype == "bfloat16"
+    assert (chunked.cross_entropy is liger_cross_entropy) == is_fused
+    rows = TokenRows(Path(config().data_dir) / "sample", 64)
+    batch = collate([rows[i] for i in range(8)])
+    adapted = base.add_adapter(config()).eval()
+
+    def step() -> tuple[float, torch.Tensor]:
+        adapted.zero_grad()
+        nll = base.nll_sum(adapted, batch)
+        torch.autograd.backward(nll * 2.0**10)  # as in a trial, so that float16 keeps small ones
+        of_b = [p.grad for p in adapted.parameters() if p.grad is not None]
+        return float(nll), torch.cat([gradient.flatten() for gradient in of_b])
+
+    base._loss = replace(chunked, most_logits=5 * len(chunked.head.weight))
+    found, gradient = step()
+    base._loss = WholeLoss()
+    wanted, own = step()
+    assert found == pytest.approx(wanted, rel=1e-4)
+    assert (gradient - own).norm() <= 2e-2 * own.norm()
+    base.remove_adapter()
 
 
 def test_torchs_own_attention_of_packed_rows_learns_as_padded_rows_do(config: MakeConfig) -> None:

@@ -1,24 +1,24 @@
 """LoRA and QLoRA with transformers, peft and bitsandbytes, on CUDA and on processors."""
 
 import contextlib
-import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own spelling
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import AutoConfig, FineGrainedFP8Config, GenerationConfig, Mxfp4Config
+from transformers import AutoConfig, FineGrainedFP8Config, Mxfp4Config
 
 from trials.backends.adapter_layers import SpareLayers, draw_weights
 from trials.backends.attention import BOUNDED, choose_attention
+from trials.backends.continuing import Continuing
 from trials.backends.first_pass import first_pass
 from trials.backends.known_rows import rows_known
 from trials.backends.loading import compute_dtype
 from trials.backends.one_call import join_calls
 from trials.backends.packing import Batch, ForwardCost, Layout, packed, padded
 from trials.backends.proof import Proof
+from trials.backends.proven_loss import proven_loss
 from trials.backends.quantised import SHARD, load_quantised
 from trials.backends.recomputing import (
     is_in_8_bits,
@@ -26,9 +26,9 @@ from trials.backends.recomputing import (
     reentrant_is_right,
     stop_recomputing,
 )
-from trials.backends.rows_apart import most_tokens, padding_is_unseen, rows_stay_apart, sees_ahead
+from trials.backends.rows_apart import most_tokens, rows_stay_apart, sees_ahead
 from trials.config import ConfigError, ModelConfig, TrialConfig
-from trials.memory.device import give_back_memory
+from trials.memory.device import give_back_memory, queued
 from trials.memory.estimate import activation_bytes_per_token
 from trials.models.checkpoint import check_form, config_of, form_of
 from trials.models.frozen_base import FrozenBase
@@ -116,7 +116,6 @@ class TransformersBase:
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
         self.model: Any = model
         self.device, self.dtype = device, dtype
-        self.activation_bytes_per_token = activation_bytes_per_token(model)
         self._adapted: Any = None
         self._kind: tuple[str, bool] | None = None
         self._spare: dict[tuple[str, bool] | None, SpareLayers] = {}
@@ -131,7 +130,10 @@ class TransformersBase:
         # Elsewhere it is of no use, and Mamba has no heads to count.
         self._cost = ForwardCost.of(model) if self._rows_stay_apart else None
         self._most_tokens = most_tokens(model)
+        self._continuing = Continuing(model, dtype)
         self._run_once()
+        self._loss = proven_loss(model, dtype, lambda layout: self._logits(model, layout))
+        self.activation_bytes_per_token = activation_bytes_per_token(model, self._loss)
         self._proof = Proof(model)
 
     def add_adapter(self, config: TrialConfig) -> Any:
@@ -173,85 +175,25 @@ class TransformersBase:
         self._proof.check(self.model)
 
     def nll_sum(self, model: Any, batch: Batch) -> torch.Tensor:
-        logits, targets = self._logits(model, self._layout(batch))
-        return F.cross_entropy(logits.float(), targets, reduction="sum")
+        return self._loss.sum(lambda: self._logits(model, self._layout(batch)))
 
     def nll_rows(
         self, model: Any, batch: Batch, *, counts_correct: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         layout = self._layout(batch)
-        logits, targets = self._logits(model, layout)
-        nlls = F.cross_entropy(logits.float(), targets, reduction="none")
+        nlls, n_correct = self._loss.each(
+            lambda: self._logits(model, layout), counts_correct=counts_correct
+        )
         of_rows = torch.zeros(len(batch["labels"]), dtype=torch.float64, device=self.device)
         of_rows.index_add_(0, self._on_device(layout.rows), nlls.double())
-        return of_rows, (logits.argmax(dim=-1) == targets).sum() if counts_correct else None
+        return of_rows, n_correct
 
     def generate(
         self, prompts: Sequence[Sequence[int]], *, stop_ids: Sequence[int], max_new_tokens: int
     ) -> list[list[int]]:
-        is_padded = len({len(prompt) for prompt in prompts}) > 1
-        # Padding shifts where Llama 4's chunks begin.
-        chunk = getattr(self.model.config.get_text_config(), "attention_chunk_size", None)
-        is_cut = chunk is not None and max(map(len, prompts)) + max_new_tokens > chunk
-        one_by_one = is_padded and (is_cut or not self._padding_is_unseen)
-        batches = [[prompt] for prompt in prompts] if one_by_one else [prompts]
-        return [
-            tokens
-            for batch in batches
-            for tokens in self._continued(batch, list(stop_ids), max_new_tokens)
-        ]
-
-    def _continued(
-        self, prompts: Sequence[Sequence[int]], stop_ids: list[int], max_new_tokens: int
-    ) -> list[list[int]]:
-        longest = max(map(len, prompts))
-        pads = [longest - len(prompt) for prompt in prompts]
-        rows = [[stop_ids[0]] * n + list(prompt) for n, prompt in zip(pads, prompts, strict=True)]
-        mask = [[0] * n + [1] * (longest - n) for n in pads]
-        found = self._greedy(
-            torch.tensor(rows),
-            torch.tensor(mask),
-            max_new_tokens=max_new_tokens,
-            eos_token_id=stop_ids,
-            pad_token_id=stop_ids[0],
+        return self._continuing.continued(
+            prompts, stop_ids=list(stop_ids), max_new_tokens=max_new_tokens
         )
-        return [_until(row[longest:], stop_ids) for row in found.tolist()]
-
-    def _greedy(
-        self, ids: torch.Tensor, mask: torch.Tensor, allowed: Any = None, **settings: Any
-    ) -> Any:
-        greedy = GenerationConfig(do_sample=False, num_beams=1, **settings)
-        # Whatever its makers would sample with (a penalty on repetition, say) is left out.
-        own, self.model.generation_config = self.model.generation_config, GenerationConfig()
-        try:
-            with self._autocast():
-                return self.model.generate(
-                    input_ids=self._on_device(ids),
-                    attention_mask=self._on_device(mask),
-                    generation_config=greedy,
-                    prefix_allowed_tokens_fn=allowed,
-                )
-        finally:
-            self.model.generation_config = own
-
-    @functools.cached_property
-    def _padding_is_unseen(self) -> bool:
-        """Seen once, and only where prompts are continued."""
-        asked = {"max_new_tokens": 3, "output_logits": True, "return_dict_in_generate": True}
-
-        def logits(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-            # Always the token 0: where two are as likely, rounding would choose another text.
-            found = self._greedy(ids, mask, lambda *_: [0], **asked)
-            return torch.cat(found.logits)
-
-        is_unseen = padding_is_unseen(self.model, logits)
-        if not is_unseen:
-            print(
-                "answers are generated one at a time: this model takes the padding of a batch for "
-                "a part of the prompt",
-                flush=True,
-            )
-        return is_unseen
 
     def _layout(self, batch: Batch) -> Layout:
         return self._packed(batch) if self._packs(batch) else padded(batch)
@@ -290,11 +232,7 @@ class TransformersBase:
         return logits, self._on_device(layout.targets)
 
     def _on_device(self, value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
-            return value
-        # Only from pinned memory is a copy queued; from elsewhere the host waits for it.
-        on_host = value.pin_memory() if self.device.type == "cuda" else value
-        return on_host.to(self.device, non_blocking=True)
+        return queued(value, self.device) if isinstance(value, torch.Tensor) else value
 
     @torch.no_grad()
     def _run_once(self) -> None:
@@ -309,8 +247,3 @@ class TransformersBase:
         return rows_stay_apart(
             self.model, lambda layout: self._logits(self.model, layout)[0], self._packed
         )
-
-
-def _until(tokens: list[int], stop_ids: Sequence[int]) -> list[int]:
-    ends = [index for index, token in enumerate(tokens) if token in stop_ids]
-    return tokens[: ends[0]] if ends else tokens

@@ -36,11 +36,12 @@ from trials.backends.loading import compute_dtype
 from trials.backends.proof import Proof
 from trials.backends.quantised import SHARD, load_quantised
 from trials.config import ConfigError, ModelConfig, TrialConfig
-from trials.memory.device import give_back_memory
+from trials.memory.device import give_back_memory, queued
 from trials.memory.estimate import activation_bytes_per_token
 from trials.models.checkpoint import check_form, config_of, form_in
 from trials.models.frozen_base import FrozenBase
 from trials.models.lora import lora_settings, take_off_adapter
+from trials.models.loss import WholeLoss
 from trials.models.sources import local_or_hub
 from trials.models.target_modules import find
 from trials.models.unsloth_kernels import check_kernels
@@ -103,7 +104,7 @@ class UnslothBase:
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
         self.model: Any = model
         self.device, self.dtype = device, dtype
-        self.activation_bytes_per_token = activation_bytes_per_token(model)
+        self.activation_bytes_per_token = activation_bytes_per_token(model, WholeLoss())
         self._adapted: Any = None
         self._functions = _own_functions(model)
         self._proof = Proof(model)
@@ -147,11 +148,8 @@ class UnslothBase:
     def nll_sum(self, model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The fused loss makes no logits; divided by one item, it is the sum."""
         is_16_bit = self.dtype is not torch.float32
-        # Only from pinned memory is a copy queued; from elsewhere the host waits for it.
-        inputs = {
-            name: batch[name].pin_memory().to(self.device, non_blocking=True)
-            for name in ("input_ids", "attention_mask", "labels")
-        }
+        names = ("input_ids", "attention_mask", "labels")
+        inputs = {name: queued(batch[name], self.device) for name in names}
         with torch.autocast(self.device.type, self.dtype, enabled=is_16_bit):
             output = model(**inputs, num_items_in_batch=1, use_cache=False)
         nll: torch.Tensor = output.loss.float()

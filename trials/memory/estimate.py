@@ -16,6 +16,7 @@ from trials.distributed.group import Group
 from trials.memory.device import free_bytes
 from trials.memory.one_step import MOST_OPERATIONS, TooLong, peak_bytes
 from trials.models.frozen_base import FrozenBase
+from trials.models.loss import ChunkedLoss, WholeLoss
 from trials.models.quantisation import kept_plain
 
 ADAMW_BYTES = {"adamw": 8.0, "adamw_8bit": 2.0, "paged_adamw_8bit": 2.0}
@@ -24,23 +25,29 @@ WEIGHT_BYTES = {"nf4": 0.5 + 0.127 / 8, "int8": 1.0}
 """Bytes of a frozen linear weight; NF4 with double quantisation adds 0.127 bits (QLoRA, 3)."""
 
 
-def activation_bytes_per_token(model: Any) -> float:
+def activation_bytes_per_token(model: Any, loss: WholeLoss) -> float:
     """Estimate the bytes that one token of a micro-batch keeps on the device in training.
 
     Of every linear its input and its output in 16 bits, and as much again for norms, rotary
-    embeddings, attention and the adapter's own path; the logits in 16 bits, in float32, and their
-    gradient. A rough first guess, without gradient checkpointing, with a target at every position.
-    Too low for experts, state-space layers and plain attention: there a worker may begin with too
-    many rows, and run out of memory once; that costs time alone. `peak_bytes` knows better.
+    embeddings, attention and the adapter's own path; the logits, where they are whole, in 16 bits,
+    in float32, and their gradient. A rough first guess, without gradient checkpointing, with a
+    target at every position. Too low for experts, state-space layers, plain attention and an
+    adapter on the head: there a worker may begin with too many rows, and run out of memory once;
+    that costs time alone. `peak_bytes` knows better.
     """
     head = model.get_output_embeddings()
-    widths = sum(
-        m.in_features + m.out_features
-        for m in model.modules()
-        if isinstance(m, torch.nn.Linear) and m is not head
-    )
-    vocabulary = model.config.get_text_config().vocab_size
-    return float(2 * 2 * widths / 1.5 + vocabulary * (2 + 4 + 4))
+    widths = sum(_widths(module) for module in model.modules() if module is not head)
+    if isinstance(loss, ChunkedLoss):  # it keeps the gradient of what goes into the head
+        of_loss = loss.head.in_features * 2
+    else:
+        of_loss = model.config.get_text_config().vocab_size * (2 + 4 + 4)
+    return float(2 * 2 * widths / 1.5 + of_loss)
+
+
+def _widths(module: Any) -> int:
+    if isinstance(module, Conv1D):  # GPT-2's linear layer
+        return int(module.nx + module.nf)
+    return module.in_features + module.out_features if isinstance(module, torch.nn.Linear) else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +194,8 @@ def _activation_bytes(adapted: Any, rows: int, length: int, *, on_gpu: bool) -> 
     # Exception: a model's code may ask for values, which there are none of on the meta device.
     except Exception as error:
         print(f"memory: activations are a rough guess ({type(error).__name__})", flush=True)
-        return rows * length * activation_bytes_per_token(adapted.get_base_model())
+        base = adapted.get_base_model()
+        return rows * length * activation_bytes_per_token(base, WholeLoss())
 
 
 OPERATIONS_OF_A_MODULE = 70

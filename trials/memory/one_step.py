@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own spelling
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from trials.models.loss import likely_loss
 from trials.models.shapes import taken_by
 
 MOST_OPERATIONS = 100_000
@@ -36,16 +37,18 @@ def peak_bytes(
     """
     ids = torch.zeros(rows, length, dtype=torch.long, device="meta")
     predicting = torch.arange(length - 1, device="meta")
+    base = adapted.get_base_model()
+    asked = taken_by(base, logits_to_keep=predicting, use_cache=False)
     targets = torch.zeros(rows * (length - 1), dtype=torch.long, device="meta")
+
+    def forward() -> tuple[torch.Tensor, torch.Tensor]:
+        logits = adapted(input_ids=ids, **asked).logits
+        return logits[:, : length - 1].flatten(0, 1), targets
+
     held = _Held([*adapted.parameters(), *adapted.buffers()], at_most)
     try:
         with held, _FusedAttention(on_gpu=on_gpu), _without_autocast():
-            asked = {"logits_to_keep": predicting, "use_cache": False}
-            output = adapted(input_ids=ids, **taken_by(adapted.get_base_model(), **asked))
-            logits = output.logits[:, : length - 1].flatten(0, 1)
-            nll = F.cross_entropy(logits.float(), targets, reduction="sum")
-            del logits, output
-            torch.autograd.backward(nll)
+            torch.autograd.backward(likely_loss(base).sum(forward))
     finally:
         adapted.zero_grad()
     return held.most

@@ -215,7 +215,7 @@ def test_prompts_of_one_length_need_no_look_at_padding(folder: Make) -> None:
     prompts = [[5, 6, 7], [8, 9, 10]]
     alone = [continued_alone(base, prompt, 4) for prompt in prompts]
     assert base.generate(prompts, stop_ids=[319], max_new_tokens=4) == alone
-    assert "_padding_is_unseen" not in vars(base)
+    assert "_padding_is_unseen" not in vars(base._continuing)
 
 
 @pytest.mark.parametrize(("n_new", "sizes"), [(2, [2]), (8, [1, 1])])
@@ -224,13 +224,13 @@ def test_prompts_that_pass_a_chunk_are_continued_one_by_one(
 ) -> None:
     """Llama 4's chunks begin at multiples of 16 positions, the padding's counted."""
     base = loaded(folder("llama4_text"), "none", "float32")
-    assert base._padding_is_unseen
+    assert base._continuing._padding_is_unseen
     batches: list[int] = []
 
     def continued(prompts: list[list[int]], *_: Any) -> list[list[int]]:
         batches.append(len(prompts))
         return [[] for _ in prompts]
 
-    monkeypatch.setattr(base, "_continued", continued)
+    monkeypatch.setattr(base._continuing, "_continued", continued)
     base.generate([[5] * 5, [6] * 12], stop_ids=[319], max_new_tokens=n_new)
     assert batches == sizes

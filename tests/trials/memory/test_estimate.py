@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests import tiny
 from tests.benchmarks.memory import Shape, guess, held_bytes, most_allocated, two_steps
+from trials.config import Quantization
 from trials.memory.estimate import WeightSizes, weight_sizes
 from trials.models.shapes import on_meta
 
@@ -50,6 +51,16 @@ def test_weights_take_what_transformers_makes_of_them(
     base = tiny.transformers_base(replace(tiny.model_config(folder), **changes))
     # Of each layer bitsandbytes keeps a table and some scalars, which counts in such small ones.
     assert found.n_bytes == pytest.approx(held_bytes(base.model), rel=0.02, abs=2**16)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+def test_a_token_takes_some_bytes_whatever_the_linear_layers_are(
+    tmp_path: Path, kind: str, quantization: Quantization
+) -> None:
+    model = replace(tiny.model_config(made(kind, tmp_path)), quantization=quantization)
+    # Two layers, in each at least one linear of 64 × 64, and the gradient before the head.
+    assert tiny.transformers_base(model).activation_bytes_per_token > 2 * 4 * 128 / 1.5
 
 
 def test_float32_takes_four_bytes(tmp_path: Path) -> None:

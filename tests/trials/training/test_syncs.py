@@ -14,6 +14,7 @@ from tests.syncs import Syncs
 from tests.tiny import transformers_base
 from trials.backends.transformers_qlora import TransformersBase
 from trials.config import ComputeDtype, TrialConfig
+from trials.data.batches import collate
 from trials.data.tokens import TokenRows
 from trials.distributed.group import ALONE
 from trials.memory.micro_batches import MicroBatchMemory
@@ -28,12 +29,14 @@ def syncs_of_two_steps(
 ) -> list[str]:
     """Of the second and third: in the first, an optimizer makes its state."""
     syncs = Syncs()
-    monkeypatch.setattr(learning, "collate", syncs.of_host(learning.collate))
+    monkeypatch.setattr(learning, "collate", syncs.of_host(collate))
     monkeypatch.setattr(base, "_layout", syncs.of_host(base._layout))
     rows = TokenRows(Path(trial.data_dir) / "train", trial.max_length)
     learner = Learner(trial, base, MicroBatchMemory(), rows, ALONE)
     monkeypatch.setattr(learner, "_read", syncs.of_host(learner._read))
-    monkeypatch.setattr(learner._noise, "_scale", syncs.of_host(learner._noise._scale))
+    noise = learner._noise
+    assert noise is not None
+    monkeypatch.setattr(noise, "_scale", syncs.of_host(noise._scale))
     learner.model.train()
     learner.take_step(0)
     with syncs:

@@ -28,7 +28,8 @@ from trials.backends.recomputing import (
 )
 from trials.backends.rows_apart import most_tokens, rows_stay_apart, sees_ahead
 from trials.config import ConfigError, ModelConfig, TrialConfig
-from trials.memory.device import give_back_memory, queued
+from trials.data.batches import queued
+from trials.memory.device import give_back_memory
 from trials.memory.estimate import activation_bytes_per_token
 from trials.models.checkpoint import check_form, config_of, form_of
 from trials.models.frozen_base import FrozenBase

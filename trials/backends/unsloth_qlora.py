@@ -36,7 +36,8 @@ from trials.backends.loading import compute_dtype
 from trials.backends.proof import Proof
 from trials.backends.quantised import SHARD, load_quantised
 from trials.config import ConfigError, ModelConfig, TrialConfig
-from trials.memory.device import give_back_memory, queued
+from trials.data.batches import queued
+from trials.memory.device import give_back_memory
 from trials.memory.estimate import activation_bytes_per_token
 from trials.models.checkpoint import check_form, config_of, form_in
 from trials.models.frozen_base import FrozenBase

@@ -90,6 +90,15 @@ def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
     }
 
 
+def queued(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a copy on the device, for which the host does not wait.
+
+    Only from pinned memory is a copy queued; from elsewhere the host waits until it is made.
+    """
+    on_host = tensor.pin_memory() if device.type == "cuda" else tensor
+    return on_host.to(device, non_blocking=True)
+
+
 def supervised_tokens(batch: Mapping[str, torch.Tensor]) -> int:
     """Targets of a batch: the first token of a row is never predicted."""
     return int((batch["labels"][:, 1:] != IGNORED).sum())

@@ -12,12 +12,11 @@ import numpy.typing as npt
 import torch
 
 from trials.config import TOKEN_ACCURACY, TrialConfig
-from trials.data.batches import collate, micro_batches, supervised_tokens
+from trials.data.batches import collate, micro_batches, queued, supervised_tokens
 from trials.data.tokens import TokenRows
 from trials.distributed.group import Group
 from trials.evaluation.generate import Prompts, predictions
 from trials.evaluation.metrics import score
-from trials.memory.device import queued
 from trials.models.frozen_base import FrozenBase
 
 

@@ -13,15 +13,6 @@ def give_back_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def queued(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a copy on the device, for which the host does not wait.
-
-    Only from pinned memory is a copy queued; from elsewhere the host waits until it is made.
-    """
-    on_host = tensor.pin_memory() if device.type == "cuda" else tensor
-    return on_host.to(device, non_blocking=True)
-
-
 def free_bytes(device: torch.device) -> int:
     """Return what this process can still take of the device's memory."""
     if device.type != "cuda":

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from trials.memory.device import queued
+from trials.data.batches import queued
 
 
 class EmbeddingNoise:

@@ -1,0 +1,41 @@
+"""What a GPU can tell in six minutes: `python -m tests.gpu.script` (see tests/gpu/README.md)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.gpu.script.parts import GROUPS
+from tests.gpu.script.runner import Runner
+
+
+def main() -> int:
+    names = [part.name for group in GROUPS for part in group]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="a new folder for rows.jsonl, table.md, logs")
+    parser.add_argument("--only", nargs="+", choices=names, metavar="PART", help=", ".join(names))
+    parser.add_argument("--minutes", type=float, default=6.0, help="for all parts together")
+    parser.add_argument("--at-once", type=int, default=max(1, (os.cpu_count() or 1) // 2))
+    parser.add_argument("--small", action="store_true", help="tiny models, as where no GPU is")
+    args = parser.parse_args()
+    folder = args.out or Path(tempfile.mkdtemp(prefix="gpu-script-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        parser.error(f"--out: must be a new folder, but there is something in {folder}.")
+    wanted = set(args.only or names)
+    runner = Runner(
+        folder.resolve(),
+        seconds=60 * args.minutes,
+        at_once=args.at_once,
+        arguments=["--small"] if args.small else [],
+    )
+    rows = runner.run([[part for part in group if part.name in wanted] for group in GROUPS])
+    print(f"\n{(folder / 'table.md').read_text()}\nIn {folder}.")
+    return int(any(row.outcome == "wrong" for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ def kinds_of_attention() -> dict[str, str | None]:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
     from transformers.utils import is_flash_attn_2_available
 
+    importlib.import_module("trials.backends.transformers_qlora")  # registers its own, if any
     known = ALL_ATTENTION_FUNCTIONS.valid_keys()
     varlen = next((name for name in known if "varlen" in name), None)
     return {

@@ -79,14 +79,17 @@ def make(shape: Shape, folder: Path) -> int:
     return int(model.num_parameters())
 
 
-def write_rows(bench: Bench, *, n_train: int = 48, n_eval: int = 16) -> Path:
+def write_rows(bench: Bench, *, n_train: int = 48, n_eval: int = 16, longest: int = 2**31) -> Path:
     """Write rows that a model can learn: each counts up, from a start and by a step of its own.
 
     Their lengths are between a sixteenth of the longest and all of it.
+
+    Args:
+        longest: Tokens that a row may have, beside what `longest_row` says.
     """
     from trials.data.tokens import TokenSplit
 
-    longest = longest_row(bench)
+    longest = min(longest, longest_row(bench))
     chance = np.random.default_rng(0)
     for name, n in {"train": n_train, "sample": n_eval}.items():
         lengths = chance.integers(longest // 16, longest + 1, size=n)

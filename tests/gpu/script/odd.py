@@ -22,6 +22,8 @@ ODD: dict[str, dict[str, Any]] = {
     "gemma4_text": {},
 }
 """Architectures of `tests.zoo.architectures`, and what is adapted of them."""
+LONGEST = 256
+"""Tokens that the zoo's models have positions for."""
 
 
 def float16(bench: Bench) -> None:
@@ -56,11 +58,10 @@ def odd_models(bench: Bench) -> None:
     from tests.zoo.build import built
 
     needs("bitsandbytes")
-    data = write_rows(bench)
+    data = write_rows(bench, longest=LONGEST)
     for index, (name, adapted) in enumerate(ODD.items()):
         folder = built(name, bench.work / "models" / name)
-        # The random tiny models of the zoo have positions for 256 tokens.
-        model = model_config(folder, "transformers", "nf4", max_length=min(longest_row(bench), 256))
+        model = model_config(folder, "transformers", "nf4", max_length=LONGEST)
         base = loaded(bench, model)
         first, second = (
             run(trial_config(bench, 2 * index + number, model, data, **adapted), base)

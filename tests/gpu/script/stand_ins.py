@@ -10,15 +10,17 @@ from importlib import util
 from pathlib import Path
 
 LARGE = ("datasets", "pyarrow", "pandas")
+VERSION = "4.3.0"
+"""One of datasets that Unsloth takes (unsloth/import_fixes.py, patch_datasets)."""
 
-SOURCE = '''\
+SOURCE = f'''\
 """In place of a package that is not here: each name is an empty class, each module is there."""
 
 import sys
 import types
 from importlib.machinery import ModuleSpec
 
-__version__ = "0.0"
+__version__ = "{VERSION}"
 
 
 class _Part(types.ModuleType):
@@ -43,7 +45,7 @@ class _Parts:
 def _named(name):
     if name.startswith("__"):
         raise AttributeError(name)
-    return type(name, (), {})
+    return type(name, (), dict())
 
 
 def __getattr__(name):
@@ -60,4 +62,9 @@ def written(folder: Path) -> list[str]:
     for name in absent:
         (folder / name).mkdir(parents=True)
         (folder / name / "__init__.py").write_text(SOURCE)
+        about = folder / f"{name}-{VERSION}.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {VERSION}\n"
+        )
     return absent

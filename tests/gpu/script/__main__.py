@@ -19,7 +19,7 @@ MOST_AT_ONCE = 12
 def main() -> int:
     names = [part.name for group in GROUPS for part in group]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="a new folder for rows.jsonl, table.md, logs")
+    parser.add_argument("--out", type=Path, help="a new folder: rows.jsonl, table.md, logs")
     parser.add_argument("--only", nargs="+", choices=names, metavar="PART", help=", ".join(names))
     parser.add_argument(
         "--minutes",
@@ -31,23 +31,24 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, default=usual, help="parts that share the GPU")
     parser.add_argument("--small", action="store_true", help="tiny models, as where no GPU is")
     args = parser.parse_args()
-    folder = args.out or Path(tempfile.mkdtemp(prefix="gpu-script-"))
+    folder = args.out or Path(tempfile.mkdtemp(prefix="gpu-rows-"))
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         parser.error(f"--out: must be a new folder, but there is something in {folder}.")
-    wanted, longer = set(args.only or names), max(1.0, args.minutes / 6)
-    runner = Runner(
-        folder.resolve(),
-        seconds=60 * args.minutes,
-        at_once=args.at_once,
-        arguments=["--small"] if args.small else [],
-    )
-    rows = runner.run(
-        [
-            [replace(part, seconds=longer * part.seconds) for part in group if part.name in wanted]
-            for group in GROUPS
-        ]
-    )
+    wanted, longer = {"models", *(args.only or names)}, max(1.0, args.minutes / 6)
+    groups = [
+        [replace(part, seconds=longer * part.seconds) for part in group if part.name in wanted]
+        for group in GROUPS
+    ]
+    with tempfile.TemporaryDirectory(prefix="gpu-script-") as scratch:
+        runner = Runner(
+            folder.resolve(),
+            Path(scratch),
+            seconds=60 * args.minutes,
+            at_once=args.at_once,
+            arguments=["--small"] if args.small else [],
+        )
+        rows = runner.run(groups)
     print(f"\n{(folder / 'table.md').read_text()}\nIn {folder}.")
     return int(any(row.outcome == "wrong" for row in rows))
 

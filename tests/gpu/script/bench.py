@@ -23,7 +23,9 @@ class Bench:
     """Where a part runs, and where it writes what it finds."""
 
     folder: Path
-    """Of the whole run."""
+    """Of the rows and logs of all parts."""
+    scratch: Path
+    """Of the models that parts share; it goes when all have ended."""
     name: str
     """The part's."""
     asked_small: bool
@@ -43,7 +45,7 @@ class Bench:
     @functools.cached_property
     def work(self) -> Path:
         """The part's own folder."""
-        folder = self.folder / "work" / self.name
+        folder = self.scratch / "work" / self.name
         folder.mkdir(parents=True)
         return folder
 

@@ -44,7 +44,7 @@ def make_all(bench: Bench) -> None:
 
 
 def folder_of(bench: Bench, name: str) -> Path:
-    return bench.folder / "models" / name
+    return bench.scratch / "models" / name
 
 
 def make(shape: Shape, folder: Path) -> int:

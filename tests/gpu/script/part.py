@@ -1,4 +1,4 @@
-"""Be the process of one part: `python -m tests.gpu.script.part NAME MODULE:FUNCTION FOLDER`."""
+"""Be the process of one part: `python -m tests.gpu.script.part NAME FUNCTION FOLDER SCRATCH`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("function")
     parser.add_argument("folder", type=Path)
+    parser.add_argument("scratch", type=Path)
     parser.add_argument("--small", action="store_true")
     args = parser.parse_args()
     found = Found(args.folder, args.name)
     try:
         module, function = args.function.split(":")
         tried: Callable[[Bench], None] = getattr(importlib.import_module(module), function)
-        tried(Bench(args.folder, args.name, args.small, found))
+        tried(Bench(args.folder, args.scratch, args.name, args.small, found))
     except Missing as error:
         found.missing(str(error))
     except ModuleNotFoundError as error:

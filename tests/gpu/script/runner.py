@@ -97,20 +97,28 @@ class Runner:
     """Runs groups of parts one after the other; those of a group at once.
 
     Args:
-        folder: For rows, logs, models and caches; it is there, and empty.
+        folder: For rows and logs.
+        scratch: For models and caches, gigabytes of them.
         seconds: For all parts together.
         at_once: Parts of a group that run beside each other, at most.
         arguments: For each part's process, behind its name and function.
     """
 
     def __init__(
-        self, folder: Path, *, seconds: float, at_once: int, arguments: Sequence[str] = ()
+        self,
+        folder: Path,
+        scratch: Path,
+        *,
+        seconds: float,
+        at_once: int,
+        arguments: Sequence[str] = (),
     ) -> None:
-        self._folder, self._at_once, self._arguments = folder, at_once, arguments
+        self._folder, self._scratch = folder, scratch
+        self._at_once, self._arguments = at_once, arguments
         self._deadline = time.monotonic() + seconds
         self._running: list[_Running] = []
         self.report = Report(folder)
-        self._stand_ins = folder / "stand-ins"
+        self._stand_ins = scratch / "stand-ins"
         stand_ins.written(self._stand_ins)
 
     def run(self, groups: Sequence[Sequence[Part]]) -> list[Row]:
@@ -137,7 +145,8 @@ class Runner:
             process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "tests.gpu.script.part"),
-                    *(part.name, part.function, str(self._folder), *self._arguments),
+                    *(part.name, part.function, str(self._folder), str(self._scratch)),
+                    *self._arguments,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -159,7 +168,7 @@ class Runner:
             "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
             "PYTHONUNBUFFERED": "1",
         }
-        own = {"XDG_CACHE_HOME": str(self._folder / "cache")}
+        own = {"XDG_CACHE_HOME": str(self._scratch / "cache")}
         if part.imports_unsloth:
             paths = [str(self._stand_ins), os.environ.get("PYTHONPATH", "")]
             own["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

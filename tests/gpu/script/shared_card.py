@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tests.gpu.script.bench import (
@@ -49,7 +50,7 @@ def half_a_gpu(bench: Bench) -> None:
     )
     data = write_rows(bench)
     configs = [trial_config(bench, number, model, data) for number in range(2)]
-    halves = at_once(_in_half, [(bench.folder, bench.asked_small, config) for config in configs])
+    halves = at_once(_in_half, [(bench, config) for config in configs])
     for number, (trial, reserved_share) in enumerate(halves):
         bench.found.figure(f"trial {number}, losses", trial.losses)
         bench.found.figure(f"trial {number}, share reserved", reserved_share)
@@ -59,9 +60,9 @@ def half_a_gpu(bench: Bench) -> None:
     bench.found.expect_equal(second, first, within=1e-3, of="the other half")
 
 
-def _in_half(folder: Any, small: bool, config: TrialConfig) -> tuple[Trial, float]:
+def _in_half(of_both: Bench, config: TrialConfig) -> tuple[Trial, float]:
     name = f"half-{config.number}"
-    bench = Bench(folder, name, small, Found(folder, name))
+    bench = replace(of_both, name=name, found=Found(of_both.folder, name))
     base = loaded(bench, config.model, gpu_share=0.5)
     trial = run(config, base)
     if not bench.has_gpu:

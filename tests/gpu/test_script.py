@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.gpu.script.bench import Bench
@@ -49,6 +50,12 @@ def reads_rows(bench: Bench) -> None:
     bench.found.figure("rows", len((bench.folder / "rows.jsonl").read_text().splitlines()))
 
 
+def leaves_a_process(bench: Bench) -> None:
+    left = subprocess.Popen(["sleep", "600"])
+    bench.found.figure("pid", left.pid)
+    os._exit(1)
+
+
 def rows_of(folder: Path, *parts: Part, seconds: float = 60) -> list[Row]:
     return Runner(folder, folder / "scratch", seconds=seconds, at_once=1).run([parts])
 
@@ -82,6 +89,21 @@ def test_after_a_part_that_dies_the_rest_runs_and_each_row_is_on_disk(tmp_path: 
 def test_a_row_is_on_disk_before_the_next_part_begins(tmp_path: Path) -> None:
     _, row = rows_of(tmp_path, part("is_well"), part("reads_rows"))
     assert row.figures == {"rows": 1}
+
+
+def test_what_a_part_has_started_ends_with_it(tmp_path: Path) -> None:
+    [row] = rows_of(tmp_path, part("leaves_a_process"))
+    deadline = time.monotonic() + 5
+    while is_alive(row.figures["pid"]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(row.figures["pid"])
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_part_for_which_no_time_is_left_is_not_begun(tmp_path: Path) -> None:

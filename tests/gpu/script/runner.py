@@ -180,8 +180,7 @@ class Runner:
             code = one.process.poll()
             if code is None and seconds < one.limit:
                 continue
-            if code is None:
-                _kill(one.process)
+            _kill(one.process)
             self._running.remove(one)
             self.report.add(self._row(one, seconds, code))
 
@@ -207,6 +206,7 @@ def _outcome(found: Said, wrong: Sequence[str]) -> Outcome:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it has started, also where it is gone itself."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

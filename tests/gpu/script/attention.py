@@ -27,7 +27,9 @@ def attention(bench: Bench) -> None:
     base = loaded(bench, model)
     bench.found.figure("chosen", base.model.config._attn_implementation)
     rows = TokenRows(write_rows(bench) / "train", model.max_length)
-    batch = collate([rows[index] for index in range(N_ROWS)], pin=bench.has_gpu)
+    batch = collate([rows[index] for index in range(N_ROWS)])
+    if bench.has_gpu:
+        batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
     known: list[float] | None = None
     for name, kind in kinds_of_attention().items():
         if kind is None:

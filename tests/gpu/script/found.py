@@ -45,7 +45,9 @@ class Found:
         self._path = _path(folder, part)
 
     def figure(self, name: str, value: Any) -> None:
-        self._write("figure", [name, value])
+        """Note a figure; None: there is none here."""
+        if value is not None:
+            self._write("figure", [name, value])
 
     def wrong(self, words: str) -> None:
         self._write("wrong", words)

@@ -23,7 +23,7 @@ def versions(bench: Bench) -> None:
     bench.found.figure("python", platform.python_version())
     for name in PACKAGES:
         bench.found.figure(name, _version(name))
-    bench.found.figure("CUDA", torch.version.cuda)
+    bench.found.figure("CUDA", torch.version.cuda or "none")
     bench.found.figure("card", torch.cuda.get_device_name(0) if bench.has_gpu else "none")
     if bench.has_gpu:
         free, total = torch.cuda.mem_get_info()

@@ -17,12 +17,15 @@ FLASH, PLAIN = "flash_attention_2", "sdpa"
 
 def kinds_of_attention() -> dict[str, str | None]:
     """Return kinds that the backend may choose, as transformers names them; None: not here."""
+    import torch
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
     from transformers.utils import is_flash_attn_2_available
 
     importlib.import_module("trials.backends.transformers_qlora")  # registers its own, if any
     known = ALL_ATTENTION_FUNCTIONS.valid_keys()
     varlen = next((name for name in known if "varlen" in name), None)
+    if not torch.cuda.is_available():  # its kernel is a GPU's
+        varlen = None
     return {
         "sdpa": PLAIN,
         "flash": FLASH if is_flash_attn_2_available() else None,

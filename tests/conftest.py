@@ -55,36 +55,7 @@ def config(tiny_base: Path, tiny_data: Path, tmp_path: Path) -> Callable[..., Tr
     """Makes the configuration of a trial on the tiny model; name what should differ."""
 
     def make(number: int = 0, **changes: object) -> TrialConfig:
-        settings: dict[str, object] = {
-            "number": number,
-            "model": tiny.model_config(tiny_base),
-            "data_dir": str(tiny_data),
-            "output_dir": str(tmp_path / "trials" / f"{number:03d}"),
-            "rank": 8,
-            "alpha": 16.0,
-            "learning_rate": 1e-3,
-            "epochs": 2,
-            "effective_batch_size": 8,
-            "gpus_per_trial": 1,
-            "micro_batch_size": 8,
-            "eval_batch_size": 8,
-            "max_length": 64,
-            "dropout": 0.0,
-            "warmup_ratio": 0.03,
-            "weight_decay": 0.0,
-            "lr_scheduler": "cosine",
-            "optimizer": "adamw",
-            "max_grad_norm": 1.0,
-            "target_modules": "all-linear",
-            "use_rslora": False,
-            "use_dora": False,
-            "neftune_alpha": 0.0,
-            "n_evaluations": 4,
-            "evaluate_base": False,
-            "checkpoint_minutes": 10.0,
-            "stall_minutes": 10.0,
-            "seed": 0,
-        }
-        return TrialConfig(**{**settings, **changes})  # type: ignore[arg-type]
+        folder = tmp_path / "trials" / f"{number:03d}"
+        return tiny.trial_config(tiny_base, tiny_data, folder, number=number, **changes)
 
     return make

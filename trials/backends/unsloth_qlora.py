@@ -1,6 +1,6 @@
 """LoRA and QLoRA with Unsloth's kernels. Import this module before transformers, peft and trl.
 
-Written by the source of Unsloth 2026.10.7; not yet seen on a GPU, and it runs nowhere else.
+Written by the source of Unsloth 2026.10.7; not yet seen on a GPU. The tests run it on a fake one.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from unsloth import FastLanguageModel  # isort: skip
 import torch
 
 from trials.backends.adapted import check_adapted
+from trials.backends.adapter_layers import draw_weights
 from trials.backends.first_pass import first_pass
 from trials.backends.loading import compute_dtype
 from trials.backends.proof import Proof
@@ -121,6 +122,7 @@ class UnslothBase:
                 random_state=config.seed,
             )
         check_adapted(self.model, settings["target_modules"])
+        draw_weights(self._adapted, config.seed)  # as the other backend does
         return self._adapted
 
     def recompute_activations(self) -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Backend = Literal["transformers", "unsloth"]
 Quantization = Literal["nf4", "int8", "none"]
@@ -203,6 +203,44 @@ class TrialConfig:
         """The trial as a person reads it in a list."""
         names = ("rank", "alpha", "learning_rate", "epochs", "effective_batch_size")
         return trial_name(self.number, {name: getattr(self, name) for name in names})
+
+
+def short_trial(model: ModelConfig, **changes: Any) -> TrialConfig:
+    """Return a trial that does nothing but train, of rows of the model's greatest length.
+
+    For what is tried out with a real trial; name what should differ.
+    """
+    usual: dict[str, Any] = {
+        "number": 0,
+        "model": model,
+        "data_dir": "",
+        "output_dir": "",
+        "rank": 8,
+        "alpha": 16.0,
+        "learning_rate": 1e-3,
+        "epochs": 1.0,
+        "effective_batch_size": 16,
+        "gpus_per_trial": 1,
+        "micro_batch_size": 16,
+        "eval_batch_size": 16,
+        "max_length": model.max_length,
+        "dropout": 0.0,
+        "warmup_ratio": 0.0,
+        "weight_decay": 0.0,
+        "lr_scheduler": "constant",
+        "optimizer": "adamw",
+        "max_grad_norm": 1.0,
+        "target_modules": PRESETS[0],
+        "use_rslora": False,
+        "use_dora": False,
+        "neftune_alpha": 0.0,
+        "n_evaluations": 1,
+        "evaluate_base": False,
+        "checkpoint_minutes": 60.0,
+        "stall_minutes": 60.0,
+        "seed": 0,
+    }
+    return TrialConfig(**usual | changes)
 
 
 def largest_divisor(number: int, at_most: int) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from trials.config import Backend, EvalPoint, ModelConfig, TrialConfig
+from trials.config import Backend, EvalPoint, ModelConfig, TrialConfig, short_trial
 from trials.data.tokens import TokenSplit
 from trials.models.smollm2 import NAME, smollm2_dir
 
@@ -63,35 +63,12 @@ def config(number: int, backend: Backend, quantization: Any, folder: Path) -> Tr
         max_length=MAX_LENGTH,
         trust_remote_code=False,
     )
-    return TrialConfig(
+    return short_trial(
+        model,
         number=number,
-        model=model,
         data_dir=str(folder),
         output_dir=str(folder / str(number)),
-        rank=8,
-        alpha=16.0,
-        learning_rate=1e-3,
-        epochs=1,
-        effective_batch_size=16,
-        gpus_per_trial=1,
-        micro_batch_size=16,
-        eval_batch_size=16,
-        max_length=MAX_LENGTH,
-        dropout=0.0,
-        warmup_ratio=0.0,
-        weight_decay=0.0,
-        lr_scheduler="constant",
-        optimizer="adamw",
-        max_grad_norm=1.0,
-        target_modules="all-linear",
-        use_rslora=False,
-        use_dora=False,
-        neftune_alpha=0.0,
-        n_evaluations=1,
         evaluate_base=True,
-        checkpoint_minutes=60.0,
-        stall_minutes=60.0,
-        seed=0,
     )
 
 

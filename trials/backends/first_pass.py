@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from trials.config import ConfigError, ModelConfig, TrialConfig
+from trials.config import ConfigError, ModelConfig, short_trial
 from trials.memory.device import give_back_memory, is_out_of_memory
 from trials.models.frozen_base import FrozenBase
 
@@ -17,7 +17,7 @@ def first_pass(base: FrozenBase, model: ModelConfig) -> None:
     _build_rope_cache): 128 MiB at 8B, which are no trial's leak.
     """
     try:
-        adapted = base.add_adapter(_thrown_away(model))
+        adapted = base.add_adapter(short_trial(model))
     except ConfigError:  # no linear layer by name: the first trial takes the pass's place
         base.remove_adapter()
         return
@@ -42,36 +42,3 @@ def _fits(base: FrozenBase, adapted: torch.nn.Module, n_tokens: int) -> bool:
     finally:
         adapted.zero_grad()
     return True
-
-
-def _thrown_away(model: ModelConfig) -> TrialConfig:
-    return TrialConfig(
-        number=0,
-        model=model,
-        data_dir="",
-        output_dir="",
-        rank=8,
-        alpha=8.0,
-        learning_rate=1e-4,
-        epochs=1.0,
-        effective_batch_size=1,
-        gpus_per_trial=1,
-        micro_batch_size=1,
-        eval_batch_size=1,
-        max_length=model.max_length,
-        dropout=0.0,
-        warmup_ratio=0.0,
-        weight_decay=0.0,
-        lr_scheduler="constant",
-        optimizer="adamw",
-        max_grad_norm=1.0,
-        target_modules="all-linear",
-        use_rslora=False,
-        use_dora=False,
-        neftune_alpha=0.0,
-        n_evaluations=1,
-        evaluate_base=False,
-        checkpoint_minutes=0.0,
-        stall_minutes=0.0,
-        seed=0,
-    )

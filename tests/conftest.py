@@ -55,7 +55,7 @@ def config(tiny_base: Path, tiny_data: Path, tmp_path: Path) -> Callable[..., Tr
     """Makes the configuration of a trial on the tiny model; name what should differ."""
 
     def make(number: int = 0, **changes: object) -> TrialConfig:
-        folder = tmp_path / "trials" / f"{number:03d}"
-        return tiny.trial_config(tiny_base, tiny_data, folder, number=number, **changes)
+        folder = changes.pop("output_dir", tmp_path / "trials" / f"{number:03d}")
+        return tiny.trial_config(tiny_base, tiny_data, Path(str(folder)), number=number, **changes)
 
     return make

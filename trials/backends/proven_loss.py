@@ -42,7 +42,7 @@ def proven_loss(
     """Return the loss in chunks if it is the model's own, shown on two short rows.
 
     What the model does to its logits, it then does to the hidden states: a scale gives the same,
-    a soft cap or a mask does not.
+    a soft cap does not. One that masks or leaves out some is known by zeros in their place.
     """
     if (head := frozen_head(model)) is None:
         return WholeLoss()
@@ -61,6 +61,8 @@ def proven_loss(
 def _why_not(loss: ChunkedLoss, forward: Forward) -> str | None:
     several = replace(loss, most_logits=5 * len(loss.head.weight))
     try:
+        if not _takes_all(loss.head, forward):
+            return "some logits are masked or left out"
         with _probed(loss.head) as probes:
             wanted = _measured(WholeLoss(), forward(), probes)
             with passing_on(loss.head):
@@ -77,6 +79,19 @@ def _why_not(loss: ChunkedLoss, forward: Forward) -> str | None:
     if nlls <= OFF[loss.dtype] and gradients <= 10 * OFF[loss.dtype]:
         return None
     return f"losses are {nlls:.1g} off, gradients {gradients:.1g}"
+
+
+@torch.no_grad()
+def _takes_all(head: Any, forward: Forward) -> bool:
+    """Whether the model gives as many logits as its head, and masks none.
+
+    Few of many thousands are too small a share to show in 16 bits. It comes first: a GPU does not
+    survive a mask beyond the hidden states.
+    """
+    n_outputs, width = head.weight.shape
+    with passing_on(head, zeros=max(0, n_outputs - width)):
+        found, _ = forward()
+    return found.shape[-1] == max(n_outputs, width) and not found[:, width:].any()
 
 
 def _two_rows(model: Any) -> Layout:

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests.sweep.reviewed import make_config
 from tests.tiny import model_config, transformers_base
 from trials.backends.liger_loss import liger_cross_entropy
-from trials.backends.packing import Batch
+from trials.backends.packing import Batch, padded
 from trials.backends.proof import Proof
 from trials.backends.proven_loss import _why_not
 from trials.backends.transformers_qlora import TransformersBase
@@ -290,6 +290,27 @@ def masked(logits: torch.Tensor) -> torch.Tensor:
 )
 def test_what_its_code_does_to_logits_is_found(change: Callable[[Any], Any]) -> None:
     assert type(on_base(own_code(change))._loss) is WholeLoss
+
+
+def one_masked(logits: torch.Tensor) -> torch.Tensor:
+    """As Chameleon does; on a GPU an index that is too large ends the process."""
+    assert logits.shape[-1] > 300, "hidden states"
+    logits = logits.clone()
+    logits[..., 300] = -1e4
+    return logits
+
+
+@pytest.mark.parametrize(
+    "change", [one_masked, lambda x: x[..., : VOCABULARY - 1]], ids=["mask", "left out"]
+)
+def test_one_logit_that_is_masked_or_left_out_is_found_in_16_bits(
+    change: Callable[[Any], Any],
+) -> None:
+    model = own_code(change)
+    base = on_base(model, BFLOAT16)
+    assert type(base._loss) is WholeLoss
+    why = _why_not(chunked(model), lambda: base._logits(model, padded(rows(12, 12))))
+    assert why == "some logits are masked or left out"
 
 
 def test_a_head_that_is_not_called_makes_its_own_logits() -> None:

@@ -50,15 +50,27 @@ def proven_loss(
     # In float16 Liger's gradient has no scale yet where it is written, and small ones would be 0.
     if model.device.type == "cuda" and dtype is not torch.float16 and find_spec("liger_kernel"):
         fused = ChunkedLoss(head, dtype, liger_cross_entropy)
-        if (why := _why_not(fused, two_rows)) is None:
+        if (why := _why_not(model, fused, two_rows)) is None:
             return fused
         print(f"Liger's loss is not used here: {why}", flush=True)
     chunked = ChunkedLoss(head, dtype, cross_entropy)
-    return chunked if _why_not(chunked, two_rows) is None else WholeLoss()
+    return chunked if _why_not(model, chunked, two_rows) is None else WholeLoss()
+
+
+def _why_not(model: Any, loss: ChunkedLoss, forward: Forward) -> str | None:
+    """Say why it is not the model's own: its code may do another thing in training."""
+    try:
+        for is_training in (True, False):
+            model.train(is_training)
+            if why := _why_not_now(loss, forward):
+                return why
+        return None
+    finally:
+        model.eval()
 
 
 @torch.enable_grad()
-def _why_not(loss: ChunkedLoss, forward: Forward) -> str | None:
+def _why_not_now(loss: ChunkedLoss, forward: Forward) -> str | None:
     several = replace(loss, most_logits=5 * len(loss.head.weight))
     try:
         if not _takes_all(loss.head, forward):

@@ -309,8 +309,15 @@ def test_one_logit_that_is_masked_or_left_out_is_found_in_16_bits(
     model = own_code(change)
     base = on_base(model, BFLOAT16)
     assert type(base._loss) is WholeLoss
-    why = _why_not(chunked(model), lambda: base._logits(model, padded(rows(12, 12))))
+    why = _why_not(model, chunked(model), lambda: base._logits(model, padded(rows(12, 12))))
     assert why == "some logits are masked or left out"
+
+
+@pytest.mark.parametrize("in_training", [True, False])
+def test_what_its_code_does_in_training_or_in_evaluation_alone_is_found(in_training: bool) -> None:
+    model = own_code(lambda x: x.clamp(-20, 20) if model.training is in_training else x)
+    assert type(on_base(model)._loss) is WholeLoss
+    assert not model.training
 
 
 def test_a_head_that_is_not_called_makes_its_own_logits() -> None:
@@ -360,7 +367,7 @@ def test_where_liger_does_not_work_the_reason_is_known() -> None:
     def forward() -> tuple[torch.Tensor, torch.Tensor]:
         return model(ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
 
-    assert "No module named" in str(_why_not(loss, forward))
+    assert "No module named" in str(_why_not(model, loss, forward))
 
 
 def test_the_proof_leaves_nothing_on_the_head() -> None:

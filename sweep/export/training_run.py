@@ -34,7 +34,7 @@ class Run:
     n_steps: int
     """Optimizer steps of the whole run, also of one that was stopped early."""
     micro_batch_size: int
-    """The most rows that fitted at once, made a divisor of a GPU's share of the batch."""
+    """Rows that fitted at once, made a divisor of a GPU's share of the batch."""
     checkpointing: bool
     """Whether it fitted only with activations computed again."""
     target_modules: list[str]
@@ -118,6 +118,9 @@ def run_of(record: Record) -> Run:
     except (OSError, ValueError):
         report = {}
     result, data = record.result, data_of(record)
+    # Where rows were short, more of them went at once than another trainer may take of any length.
+    most = config.micro_batch_size
+    held = min((result and result.micro_batch_size) or most, most)
     return Run(
         config=config,
         base=local_or_hub(config.model.name),
@@ -125,9 +128,7 @@ def run_of(record: Record) -> Run:
         template_path=_template_path(record) if data.get("chat_template") else None,
         chat=bool(report.get("chat")),
         n_steps=_n_steps(record, config, report),
-        micro_batch_size=largest_divisor(
-            config.rows_of_a_gpu, (result and result.micro_batch_size) or config.micro_batch_size
-        ),
+        micro_batch_size=largest_divisor(config.rows_of_a_gpu, held),
         checkpointing=bool(result and result.gradient_checkpointing),
         target_modules=_target_modules(config, report),
         target_parameters=_adapter(config, report).get("parameters", []),

@@ -81,15 +81,16 @@ def _forward(
     *rest: Any,
     **more: Any,
 ) -> Any:
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    base = layer.base_layer
+    device, base = x.device.type, layer.base_layer
+    is_cast = torch.is_autocast_enabled(device)  # off where a model computes a part in float32
+    dtype = torch.get_autocast_dtype(device) if is_cast else x.dtype
     is_in_dtype = getattr(base, "compute_dtype", None) in (None, dtype)  # of 4 bits
     if rest or more or layer.disable_adapters or layer.merged or not is_in_dtype:
         return own(x, *rest, **more)
-    a, b = _weights(layer)
+    a, b = own_weights = _weights(layer)
+    at_hand = cast.get(layer, own_weights) if is_cast else own_weights
     return _OneCall.apply(  # type: ignore[no-untyped-call]
-        x, a, b, cast.get(layer, (a, b)), layer.scaling[ADAPTER], base, dtype
+        x, a, b, at_hand, layer.scaling[ADAPTER], base, dtype
     )
 
 
@@ -111,7 +112,9 @@ class _OneCall(torch.autograd.Function):
         a, b = (weight.to(dtype) for weight in cast)
         rows = x.to(dtype).reshape(-1, x.shape[-1])
         down = _scaled(rows, a.t(), scale)
-        y: Tensor = base(x)
+        of_base = base(x)
+        # With a bias it is a view, which autograd would let no model change in place.
+        y: Tensor = torch.ops.aten._unsafe_view(of_base, of_base.shape)
         if y.dtype == dtype:
             y.view(-1, len(b)).addmm_(down, b.t())
         else:  # 4 bits under autocast give back float32 for float32

@@ -42,7 +42,7 @@ def proven_loss(
     """Return the loss in chunks if it is the model's own, shown on two short rows.
 
     What the model does to its logits, it then does to the hidden states: a scale gives the same,
-    a soft cap or a mask does not.
+    a soft cap does not. One that masks or leaves out some is known by zeros in their place.
     """
     if (head := frozen_head(model)) is None:
         return WholeLoss()
@@ -50,17 +50,31 @@ def proven_loss(
     # In float16 Liger's gradient has no scale yet where it is written, and small ones would be 0.
     if model.device.type == "cuda" and dtype is not torch.float16 and find_spec("liger_kernel"):
         fused = ChunkedLoss(head, dtype, liger_cross_entropy)
-        if (why := _why_not(fused, two_rows)) is None:
+        if (why := _why_not(model, fused, two_rows)) is None:
             return fused
         print(f"Liger's loss is not used here: {why}", flush=True)
     chunked = ChunkedLoss(head, dtype, cross_entropy)
-    return chunked if _why_not(chunked, two_rows) is None else WholeLoss()
+    return chunked if _why_not(model, chunked, two_rows) is None else WholeLoss()
+
+
+def _why_not(model: Any, loss: ChunkedLoss, forward: Forward) -> str | None:
+    """Say why it is not the model's own: its code may do another thing in training."""
+    try:
+        for is_training in (True, False):
+            model.train(is_training)
+            if why := _why_not_now(loss, forward):
+                return why
+        return None
+    finally:
+        model.eval()
 
 
 @torch.enable_grad()
-def _why_not(loss: ChunkedLoss, forward: Forward) -> str | None:
+def _why_not_now(loss: ChunkedLoss, forward: Forward) -> str | None:
     several = replace(loss, most_logits=5 * len(loss.head.weight))
     try:
+        if not _takes_all(loss.head, forward):
+            return "some logits are masked or left out"
         with _probed(loss.head) as probes:
             wanted = _measured(WholeLoss(), forward(), probes)
             with passing_on(loss.head):
@@ -77,6 +91,19 @@ def _why_not(loss: ChunkedLoss, forward: Forward) -> str | None:
     if nlls <= OFF[loss.dtype] and gradients <= 10 * OFF[loss.dtype]:
         return None
     return f"losses are {nlls:.1g} off, gradients {gradients:.1g}"
+
+
+@torch.no_grad()
+def _takes_all(head: Any, forward: Forward) -> bool:
+    """Whether the model gives as many logits as its head, and masks none.
+
+    Few of many thousands are too small a share to show in 16 bits. It comes first: a GPU does not
+    survive a mask beyond the hidden states.
+    """
+    n_outputs, width = head.weight.shape
+    with passing_on(head, zeros=max(0, n_outputs - width)):
+        found, _ = forward()
+    return found.shape[-1] == max(n_outputs, width) and not found[:, width:].any()
 
 
 def _two_rows(model: Any) -> Layout:

@@ -141,10 +141,14 @@ def frozen_head(model: Any) -> Any:
 
 
 @contextlib.contextmanager
-def passing_on(head: Any) -> Iterator[None]:
-    """Let a layer give what it is given: the model then gives what its logits are made of."""
+def passing_on(head: Any, *, zeros: int = 0) -> Iterator[None]:
+    """Let a layer give what it is given: the model then gives what its logits are made of.
+
+    Args:
+        zeros: As many follow.
+    """
     own = vars(head).get("forward")
-    vars(head)["forward"] = lambda hidden: hidden
+    vars(head)["forward"] = lambda hidden: F.pad(hidden, (0, zeros)) if zeros else hidden
     try:
         yield
     finally:

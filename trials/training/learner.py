@@ -128,12 +128,7 @@ class Learner:
         try:
             for part in parts:
                 too_many = len(part) * int(self._rows.lengths[part[0]])
-                batch = collate([rows[index] for index in part])
-                if self._noise is not None:
-                    self._noise.expect(batch["attention_mask"])
-                nll = self._base.nll_sum(self.model, batch)
-                torch.autograd.backward(self._scaler.scale(nll / n_targets))
-                nll_sum += nll.detach()
+                nll_sum += self._learn([rows[index] for index in part], n_targets)
             too_many = None
         except Exception as error:
             if not is_out_of_memory(error):
@@ -145,6 +140,19 @@ class Learner:
             n_tokens = sum(len(row["input_ids"]) for row in rows.values())
             self.window.add(nll_sum, n_targets, n_tokens)
         return too_many
+
+    def _learn(self, rows: list[dict[str, Any]], n_targets: int) -> torch.Tensor:
+        """Add a micro-batch's share of the gradients; return its nats.
+
+        A function of its own: where memory has run out in it, nothing of the pass is left when
+        the gradients are summed.
+        """
+        batch = collate(rows)
+        if self._noise is not None:
+            self._noise.expect(batch["attention_mask"])
+        nll = self._base.nll_sum(self.model, batch)
+        torch.autograd.backward(self._scaler.scale(nll / n_targets))
+        return nll.detach()
 
     def _read(self, step: int) -> tuple[Rows, dict[int, dict[str, Any]], int]:
         """Return a step's rows, the longest first, what they hold, and their targets in all."""

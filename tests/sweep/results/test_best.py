@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -97,6 +98,16 @@ def test_the_effective_batch_multiplies_up(folder: Path, trainer: Trainer) -> No
     micro = keys.get("per_device_train_batch_size", keys.get("micro_batch_size"))
     assert micro == 4  # the one that fitted, not the one tried first
     assert micro * keys["gradient_accumulation_steps"] * 2 == 24
+
+
+def test_other_trainers_take_no_more_rows_at_once_than_the_longest_were_given(
+    tmp_path: Path,
+) -> None:
+    curve = [point(1, 1.2)]
+    config = replace(make_config(0), micro_batch_size=4)
+    ended = replace(result("completed", curve), micro_batch_size=12)  # short ones
+    write_sweep(tmp_path / "mine", [(config, ended, curve)])
+    assert parsed(tmp_path / "mine", "axolotl")["micro_batch_size"] == 4
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)

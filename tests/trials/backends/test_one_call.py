@@ -222,6 +222,47 @@ def test_a_layer_takes_the_weights_of_now(
     base.remove_adapter()
 
 
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_a_model_may_change_in_place_what_a_layer_with_a_bias_gives(
+    config: MakeConfig, base_in: BaseIn, quantization: Quantization
+) -> None:
+    base = base_in(quantization, "bfloat16")
+    layer = layers(trained(base, config()))[0]
+    bias = torch.ones(layer.out_features, dtype=torch.bfloat16)
+    layer.base_layer.bias = torch.nn.Parameter(bias, requires_grad=False)
+    x = torch.randn(2, 20, layer.in_features, dtype=torch.bfloat16)
+    with base._autocast():
+        torch.autograd.backward(layer(x).mul_(2).sum())
+    assert layer.lora_A["default"].weight.grad is not None
+    layer.base_layer.bias = None
+    base.remove_adapter()
+
+
+def test_where_a_model_turns_autocast_off_the_weights_are_not_rounded(
+    config: MakeConfig, base_in: BaseIn
+) -> None:
+    base = base_in("none", "float32")
+    base._spare.clear()
+    adapted = trained(base, config())
+    layer = layers(adapted)[0]
+    x = torch.randn(2, 20, layer.in_features)
+    found = []
+
+    def island(*_: Any) -> None:
+        with torch.autocast("cpu", enabled=False):
+            found.append(layer(x))
+
+    handle = base.model.get_input_embeddings().register_forward_hook(island)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        adapted(input_ids=IDS)
+        as_pefts(adapted)
+        adapted(input_ids=IDS)
+    handle.remove()
+    base.remove_adapter()
+    base._spare.clear()
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
 def test_weights_are_dropped_when_a_pass_fails(config: MakeConfig, base_in: BaseIn) -> None:
     base = base_in("nf4", "bfloat16")
     adapted = base.add_adapter(config())

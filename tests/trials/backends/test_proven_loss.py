@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests.sweep.reviewed import make_config
 from tests.tiny import model_config, transformers_base
 from trials.backends.liger_loss import liger_cross_entropy
-from trials.backends.packing import Batch
+from trials.backends.packing import Batch, padded
 from trials.backends.proof import Proof
 from trials.backends.proven_loss import _why_not
 from trials.backends.transformers_qlora import TransformersBase
@@ -292,6 +292,34 @@ def test_what_its_code_does_to_logits_is_found(change: Callable[[Any], Any]) -> 
     assert type(on_base(own_code(change))._loss) is WholeLoss
 
 
+def one_masked(logits: torch.Tensor) -> torch.Tensor:
+    """As Chameleon does; on a GPU an index that is too large ends the process."""
+    assert logits.shape[-1] > 300, "hidden states"
+    logits = logits.clone()
+    logits[..., 300] = -1e4
+    return logits
+
+
+@pytest.mark.parametrize(
+    "change", [one_masked, lambda x: x[..., : VOCABULARY - 1]], ids=["mask", "left out"]
+)
+def test_one_logit_that_is_masked_or_left_out_is_found_in_16_bits(
+    change: Callable[[Any], Any],
+) -> None:
+    model = own_code(change)
+    base = on_base(model, BFLOAT16)
+    assert type(base._loss) is WholeLoss
+    why = _why_not(model, chunked(model), lambda: base._logits(model, padded(rows(12, 12))))
+    assert why == "some logits are masked or left out"
+
+
+@pytest.mark.parametrize("in_training", [True, False])
+def test_what_its_code_does_in_training_or_in_evaluation_alone_is_found(in_training: bool) -> None:
+    model = own_code(lambda x: x.clamp(-20, 20) if model.training is in_training else x)
+    assert type(on_base(model)._loss) is WholeLoss
+    assert not model.training
+
+
 def test_a_head_that_is_not_called_makes_its_own_logits() -> None:
     model = made("llama")
     head = model.get_output_embeddings()
@@ -339,7 +367,7 @@ def test_where_liger_does_not_work_the_reason_is_known() -> None:
     def forward() -> tuple[torch.Tensor, torch.Tensor]:
         return model(ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
 
-    assert "No module named" in str(_why_not(loss, forward))
+    assert "No module named" in str(_why_not(model, loss, forward))
 
 
 def test_the_proof_leaves_nothing_on_the_head() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from trials.backends.transformers_qlora import TransformersBase
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
 from trials.data.batches import EffectiveBatches, collate
 from trials.data.tokens import IGNORED, TokenRows, TokenSplit
+from trials.distributed.group import Alone
 from trials.evaluation.row_nlls import from_text
 from trials.memory.device import is_out_of_memory
 from trials.memory.micro_batches import Attempt, Fit, MicroBatchMemory
@@ -338,6 +340,43 @@ def test_a_trial_that_is_out_of_memory_leaves_no_checkpoint(
     result, _ = run(trial, LimitedMemory(base, limit=0, training=True, from_call=3))
     assert result.outcome == "out_of_memory"
     assert [path.name for path in Path(trial.output_dir).iterdir()] == ["result.json"]
+
+
+class OneOfTwo(Alone):
+    """A process whose peer has nothing to learn."""
+
+    size = 2
+
+    def __init__(self, at_sum: Callable[[], None]) -> None:
+        self._at_sum = at_sum
+
+    def sum(self, tensor: torch.Tensor) -> None:
+        self._at_sum()
+
+
+def test_a_pass_that_ran_out_of_memory_is_gone_when_the_gradients_are_summed(
+    config: MakeConfig, exact: TransformersBase
+) -> None:
+    passes: list[weakref.ref[torch.Tensor]] = []
+    were_there: list[bool] = []
+
+    def run_out(_: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    class ShortInBackward(LimitedMemory):
+        def nll_sum(self, model: Any, batch: Batch) -> torch.Tensor:
+            nll = super().nll_sum(model, batch)
+            passes.append(weakref.ref(nll))
+            if len(passes) == 1:
+                nll.register_hook(run_out)
+            return nll
+
+    trial = config(1, gpus_per_trial=2)
+    Path(trial.output_dir).mkdir(parents=True)
+    group = OneOfTwo(lambda: were_there.append(any(nll() is not None for nll in passes)))
+    base = ShortInBackward(exact, limit=8)
+    run_trial(trial, base, MicroBatchMemory(), lambda _: None, group)
+    assert were_there and not any(were_there)
 
 
 def test_memory_that_runs_out_in_the_optimizer_begins_the_trial_anew(

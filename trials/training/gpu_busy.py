@@ -20,15 +20,15 @@ class GpuBusy:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._card = _card(device)
+        self._device = device
         self._ended = threading.Event()
         self._shares: list[float] = []
 
     def begin(self) -> None:
         """Training begins, or goes on."""
         self._ended, self._shares = threading.Event(), []
-        if self._card is not None:
-            given = (self._card, self._shares, self._ended)
+        if self._device.type == "cuda":
+            given = (self._device, self._shares, self._ended)
             threading.Thread(target=_sample, args=given, daemon=True, name="gpu-busy").start()
 
     def take(self) -> float | None:
@@ -39,12 +39,8 @@ class GpuBusy:
 
 def _card(device: torch.device) -> Any:
     """NVML's handle, by the card's UUID: its numbers know nothing of CUDA_VISIBLE_DEVICES."""
-    if device.type != "cuda":
-        return None
-    try:
-        import pynvml
-    except ImportError:
-        return None
+    import pynvml
+
     try:
         pynvml.nvmlInit()
         uuid = torch.cuda.get_device_properties(device).uuid
@@ -53,10 +49,13 @@ def _card(device: torch.device) -> Any:
         return None
 
 
-def _sample(card: Any, shares: list[float], ended: threading.Event) -> None:
-    import pynvml
-
-    while not ended.wait(SECONDS):
+def _sample(device: torch.device, shares: list[float], ended: threading.Event) -> None:
+    try:
+        import pynvml
+    except ImportError:
+        return
+    card = _card(device)  # here, since a driver in trouble may not answer at all
+    while card is not None and not ended.wait(SECONDS):
         try:
             percent = pynvml.nvmlDeviceGetUtilizationRates(card).gpu
         except pynvml.NVMLError:  # not of a card in slices

@@ -59,6 +59,17 @@ def test_it_is_the_mean_of_what_the_card_says_since_training_went_on(card: list[
         assert busy.take() == pytest.approx(share)
 
 
+def test_a_driver_that_does_not_answer_holds_nothing_up(
+    card: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: time.sleep(60))
+    before = time.monotonic()
+    busy = GpuBusy(CUDA)
+    busy.begin()
+    assert busy.take() is None
+    assert time.monotonic() - before < 30
+
+
 def test_nothing_is_asked_between_an_evaluation_and_the_training_after_it(card: list[int]) -> None:
     busy = GpuBusy(CUDA)
     card += [100]

@@ -146,6 +146,7 @@ def ui(
     address = page_of(f"http://127.0.0.1:{free}", where["experiment_id"], output / name)
     typer.echo(f"MLflow shows {name} at {address}  (Ctrl-C stops it)")
     sys.stdout.flush()
+    os.chdir("/")  # uvicorn imports from the current folder, whatever -P says
     os.execve(command[0], command, {**ENVIRONMENT, **os.environ})
 
 

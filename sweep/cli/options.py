@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from sweep.folder import layout
+from trials.foreign_text import cleaned, harmless
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,14 +75,15 @@ class Refused(SystemExit):
         self.words = words
 
 
+def echo(words: object, *, err: bool = False, nl: bool = True) -> None:
+    """Say words, which may hold those of a file or a server."""
+    typer.echo(cleaned(str(words)), err=err, nl=nl)
+
+
 def fail(words: str) -> NoReturn:
     """Say what a user got wrong, and end."""
-    from sweep.text.secrets import without_secrets
-
-    # What a file holds stands in messages: it must not move the cursor of the terminal.
-    shown = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in words)
-    shown = without_secrets(shown)
-    typer.echo(shown, err=True)
+    shown = harmless(words)
+    echo(shown, err=True)
     raise Refused(shown)
 
 
@@ -111,9 +113,9 @@ def known_folder(output: Path, name: str, with_file: str = layout.SWEEP) -> Path
 
 def console(*, stderr: bool = False) -> Console:
     """Where words for people go, without markup of their own."""
-    from rich.console import Console
+    from sweep.screen.console import CleanConsole
 
     # A log has no width; rich would cut its tables at 80 columns.
     width = None if (sys.stderr if stderr else sys.stdout).isatty() else 120
     # markup=False: names and rows of a user may hold square brackets.
-    return Console(highlight=False, markup=False, emoji=False, width=width, stderr=stderr)
+    return CleanConsole(highlight=False, markup=False, emoji=False, width=width, stderr=stderr)

@@ -24,6 +24,7 @@ from sweep.cli.options import (
     Trials,
     Workers,
     console,
+    echo,
     fail,
     known_folder,
     overrides_of,
@@ -156,7 +157,7 @@ def trial(
     try:
         code = run(checked, options, console())
     except KeyboardInterrupt:
-        typer.echo("Interrupted.", err=True)
+        echo("Interrupted.", err=True)
         code = 130
     raise typer.Exit(code)
 
@@ -220,7 +221,7 @@ def confirm(
 
     if as_json:
         found = confirmed_words.as_json(name, read_confirmed(read_sweep(folder)))
-        typer.echo(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
+        echo(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
         return
 
     from sweep.confirm.run import Options

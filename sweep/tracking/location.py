@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sweep.errors import TrackingError
 from sweep.folder import layout
-from sweep.text.secrets import without_secrets
 from sweep.tracking.saved_view import address
+from trials.foreign_text import without_secrets
 from trials.parent import module_command
 from trials.whole_file import write_whole
 

@@ -285,8 +285,8 @@ def test_a_message_does_not_steer_the_terminal(
 
 
 def test_a_row_does_not_steer_the_terminal(base: Path) -> None:
-    texts = [f"\x1b]0;mine\x07\x1b[2J\x1b]8;;http://x\x1b\\ {n}" for n in range(4)]
-    rows = [json.dumps({"text": text}) for text in texts]
+    steers = "\x1b]0;mine\x07\x1b[2J\x1b]8;;http://x\x1b\\"
+    rows = [json.dumps({"text": f"{steers} {n}", steers: n}) for n in range(4)]
     Path("train.jsonl").write_text("\n".join(rows))
     done = subprocess.run(
         [sys.executable, "-m", "sweep", "check", str(write_space("base")), "--workers", "1"],

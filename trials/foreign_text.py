@@ -8,6 +8,8 @@ _STEERS = re.compile(
 )
 """What moves a terminal's cursor, sets its title, or turns the direction of its text."""
 
+_SECRET = r"\bhf_[A-Za-z0-9]{20,}|://[^/\s'\"@]*:[^\s'\"@]+@|[?&](?:ssl)?password="
+
 
 def cleaned(text: str) -> str:
     """Return `text` as it may reach a terminal; what would steer it is shown as �."""
@@ -24,6 +26,11 @@ def all_cleaned(value: Any) -> Any:
         case dict():
             return {cleaned(key): all_cleaned(one) for key, one in value.items()}
     return value
+
+
+def has_secret(text: str) -> bool:
+    """Whether `text` holds an address with a password, or a token of the hub."""
+    return re.search(_SECRET, text) is not None
 
 
 def harmless(text: str) -> str:

@@ -6,16 +6,21 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from trials.foreign_text import has_secret
+
 
 def write_whole(path: Path, text: str) -> None:
     """Write `text` to a new file and give it the name of `path` once it is on the disk.
 
     A process that is killed, a disk that is full or a machine that goes down leaves the old file.
+    One with a password or a token may be read by its owner alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with unfinished.open("w", encoding="utf-8") as file:
+            if has_secret(text):
+                os.fchmod(file.fileno(), 0o600)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -9,7 +9,6 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
 
 import typer
 
@@ -26,7 +25,7 @@ from sweep.cli.options import (
     fail,
     overrides_of,
 )
-from trials.foreign_text import cleaned
+from trials.foreign_text import cleaned, has_secret
 
 if TYPE_CHECKING:
     from sweep.cluster.jobs import Cluster, Job
@@ -252,7 +251,7 @@ def _hide(text: str) -> None:
 
 def _refuse_password(flag: str, address: str | None, variable: str) -> None:
     """See that none stands in the job's command, which the dashboard shows."""
-    if address is not None and urlsplit(address).password is not None:
+    if address is not None and has_secret(address):
         fail(
             f"{flag}: must hold no password, since the cluster's dashboard would show it. "
             f"Set {variable} and pass it: --env {variable}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from sweep.folder import layout
-from trials.foreign_text import cleaned, harmless
+from trials.foreign_text import cleaned, harmless, has_secret
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,6 +85,24 @@ def fail(words: str) -> NoReturn:
     shown = harmless(words)
     echo(shown, err=True)
     raise Refused(shown)
+
+
+PASSWORDS = {
+    "--mlflow": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    "--study": "PGPASSWORD",
+}
+"""The variables that hold what an address must not."""
+
+
+def tell_of_passwords(**addresses: str | None) -> None:
+    """Say that a password on the command line is none: every user of the machine reads it."""
+    for name, address in addresses.items():
+        if address is not None and has_secret(address):
+            echo(
+                f"--{name}: everybody on this machine can read its password, with `ps`. Set "
+                f"{PASSWORDS[f'--{name}']}, and leave it out of the address.",
+                err=True,
+            )
 
 
 def overrides_of(sets: list[str] | None, name: str | None, seed: int | None) -> dict[str, str]:

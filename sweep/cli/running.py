@@ -28,6 +28,7 @@ from sweep.cli.options import (
     fail,
     known_folder,
     overrides_of,
+    tell_of_passwords,
 )
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def run(
 
         checked = load_space(space, overrides)
         _make_output(output)
+        tell_of_passwords(mlflow=mlflow, study=study)
         options = Options(output=output, workers=workers, gpus=gpus, mlflow=mlflow, study=study)
         code = run(checked, options, console(stderr=as_json), events)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is written: the exit code shall say so
@@ -227,5 +229,6 @@ def confirm(
     from sweep.confirm.run import Options
     from sweep.confirm.run import confirm as run
 
+    tell_of_passwords(mlflow=mlflow)
     options = Options(top=top, seeds=seeds, workers=workers, gpus=gpus, mlflow=mlflow)
     raise typer.Exit(run(folder, options, console()))

@@ -78,6 +78,7 @@ def sync(
     from sweep.folder.lock import locked
     from sweep.tracking.mlflow_tracker import send_rest
 
+    options.tell_of_passwords(mlflow=mlflow)
     with locked(folder):
         n_left = send_rest(folder, mlflow, options.echo)
     raise typer.Exit(1 if n_left else 0)

@@ -13,7 +13,7 @@ from sweep.cluster.jobs import Cluster, Job
 from sweep.errors import ClusterError
 from sweep.folder import layout
 from sweep.text.numbers import megabytes
-from trials.foreign_text import cleaned
+from trials.foreign_text import cleaned, without_secrets
 from trials.parent import job_command
 
 MARK = "fetched.json"
@@ -47,7 +47,11 @@ def fetch(cluster: Cluster, job: Job, parent: Path, say: Callable[[str], object]
             unpack(archive, unpacked)
             output = cluster.client.get_job_logs(job.id)
             (unpacked / "output.txt").write_text(cleaned(output), encoding="utf-8")
-            about = {"address": cluster.address, "job": job.id, "status": job.status}
+            about = {
+                "address": without_secrets(cluster.address),
+                "job": job.id,
+                "status": job.status,
+            }
             (unpacked / MARK).write_text(json.dumps(about, indent=1))
             _tell_where_mlflow_is(unpacked, target)
             if target.exists():

@@ -31,7 +31,8 @@ sockets = [c.laddr for p in psutil.Process().children(recursive=True)
 print(json.dumps({
     "mode": folder.stat().st_mode,
     "hosts": sorted({address.ip.removeprefix("::ffff:") for address in sockets}),
-    "in_commands": [p.name() for p in psutil.process_iter() if token in " ".join(p.cmdline())],
+    "in_commands": [p.name() for p in psutil.process_iter(["cmdline"]) if p.pid != os.getpid()
+                    for secret in (token, "hunter2") if secret in str(p.info["cmdline"])],
     "paths": ray.get(paths.remote()),
 }))
 connection.disconnect()
@@ -48,7 +49,7 @@ def looked(tmp_path_factory: pytest.TempPathFactory) -> Looked:
     home, current = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("current")
     environment = {**os.environ, "HOME": str(home), "RAY_AUTH_TOKEN": "of another Ray"}
     done = subprocess.run(
-        [sys.executable, "-c", LOOKS],
+        [sys.executable, "-c", LOOKS, "--mlflow", "http://me:hunter2@host"],
         cwd=current,
         env={**environment, "PYTHONPATH": str(Path(__file__).parents[3])},
         capture_output=True,
@@ -64,7 +65,9 @@ def test_nobody_else_reaches_its_sockets_and_files(looked: Looked) -> None:
     assert running["hosts"] == ["127.0.0.1"]
 
 
-def test_its_token_is_in_the_environment_alone(looked: Looked) -> None:
+def test_its_token_is_in_the_environment_alone_and_no_command_repeats_a_password(
+    looked: Looked,
+) -> None:
     home, _, (running, after) = looked
     assert running["in_commands"] == []
     assert not (home / ".ray").exists()

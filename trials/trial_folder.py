@@ -85,7 +85,7 @@ class _Log(io.TextIOWrapper):
 def logged(output_dir: Path) -> Iterator[None]:
     """Send all that the process prints into the trial's log, from C libraries too."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    with _Log((output_dir / LOG).open("ab", buffering=0), line_buffering=True) as log:
+    with _Log((output_dir / LOG).open("ab"), encoding="utf-8", line_buffering=True) as log:
         kept = [(fd, os.dup(fd)) for fd in (1, 2)]
         try:
             for fd, _ in kept:

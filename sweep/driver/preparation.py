@@ -165,9 +165,8 @@ def answered(
             for line in process.stdout:
                 say(cleaned(line.rstrip()))
         if not answer_path.exists():
-            end = "\n".join(log_path.read_text(errors="replace").splitlines()[-15:])
-            words = f"reading the data failed with exit code {process.returncode}:\n{end}"
-            raise SpaceError(harmless(words))
+            end = harmless("\n".join(log_path.read_text(errors="replace").splitlines()[-15:]))
+            raise SpaceError(f"reading the data failed with exit code {process.returncode}:\n{end}")
         answer = json.loads(answer_path.read_text())
     if "problems" in answer:
         raise SpaceError(harmless(answer["problems"]))

@@ -87,14 +87,13 @@ def run(
     import logging
     import warnings
 
-    from rich.console import Console
-
     # In a notebook tqdm and Ray ask for ipywidgets, which nothing here needs.
     logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "IProgress not found")
         from sweep.driver.job import Options
         from sweep.driver.run import run as run_sweep
+    from sweep.screen.console import CleanConsole
     from sweep.space.loading import load_space
 
     changes = {key: json.dumps(value) for key, value in (settings or {}).items()}
@@ -102,7 +101,7 @@ def run(
     options = Options(output=Path(output), workers=workers, gpus=gpus, mlflow=mlflow, study=study)
     options.output.mkdir(parents=True, exist_ok=True)
     # markup=False: names and rows of a user may hold square brackets.
-    console = console or Console(highlight=False, markup=False, emoji=False)
+    console = console or CleanConsole(highlight=False, markup=False, emoji=False)
     code = run_sweep(checked, options, console)
     return read_result(options.output / checked.name, code)
 

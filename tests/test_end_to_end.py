@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from tests import tiny
+from trials.whole_file import usual_mode
 
 pytestmark = pytest.mark.filterwarnings(
     # SQLAlchemy 2.1 warns of a loader that MLflow 3.17 uses in its own tables.
@@ -143,6 +144,13 @@ def test_the_best_adapters_stay_and_the_winner_has_its_own_folder(finished: Fini
     assert config["number"] == best[0].number
     assert (finished.folder / "best" / "adapter" / "adapter_model.safetensors").exists()
     assert not list(finished.folder.rglob("*.tmp"))
+
+
+def test_every_file_may_be_read_by_whom_the_umask_says(finished: Finished) -> None:
+    others = usual_mode() & 0o044
+    files = [path for path in finished.folder.rglob("*") if path.is_file()]
+    assert [path for path in files if path.stat().st_mode & 0o044 != others] == []
+    assert any(path.suffix == ".safetensors" for path in files)
 
 
 def test_the_same_command_has_nothing_left_to_do(finished: Finished) -> None:

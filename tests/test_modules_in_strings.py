@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from trials.backends.loading import BACKEND_MODULES
+from trials.parent import module_command
 
 ROOT = Path(__file__).parents[1]
 FILES = [path for folder in ("sweep", "trials") for path in (ROOT / folder).rglob("*.py")]
 
 
 def started() -> Iterator[tuple[Path, str]]:
-    """The modules that `module_command` is given, as they stand there."""
+    """The modules that `module_command` and `job_command` are given, as they stand there."""
     for path in FILES:
         names: dict[str, str] = {}
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:
                 case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))):
                     names[name] = text
-                case ast.Call(func=ast.Name(id="module_command"), args=[module, *_]):
+                case ast.Call(
+                    func=ast.Name(id="module_command" | "job_command"), args=[module, *_]
+                ):
                     name = ast.literal_eval(module) if isinstance(module, ast.Constant) else ""
                     yield path, name or names[ast.unparse(module)]
 
@@ -31,21 +35,25 @@ def started() -> Iterator[tuple[Path, str]]:
 def test_each_module_that_is_started_is_there() -> None:
     modules = {module for _, module in started()}
     assert len(modules) >= 9
-    for module in modules - {"sweep"}:
+    for module in modules - {"sweep", "mlflow", "pip"}:
         assert importlib.util.find_spec(module) is not None, module
         path = ROOT / (module.replace(".", "/") + ".py")
         last = ast.parse(path.read_text(encoding="utf-8")).body[-1]  # what comes later is unknown
         assert ast.unparse(last).startswith("if __name__ == '__main__':"), module
 
 
-def test_no_other_way_starts_a_module_of_ours() -> None:
-    others = set()
-    for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            match node:
-                case ast.List(elts=[_, ast.Constant("-m"), ast.Constant(value=str(module)), *_]):
-                    others.add((path.relative_to(ROOT).as_posix(), module))
-    assert others == {("sweep/tracking/location.py", "mlflow"), ("trials/models/smollm2.py", "pip")}
+def test_every_module_is_started_in_one_place() -> None:
+    """`-m` and `-c` import from the current folder, but for what stands beside them there."""
+    flags = [
+        (path.relative_to(ROOT).as_posix(), word.value)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.List) and len(node.elts) > 1
+        for word in node.elts
+        if isinstance(word, ast.Constant) and word.value in ("-P", "-m", "-c")
+    ]
+    assert flags == [("trials/parent.py", flag) for flag in ("-P", "-m", "-m")]
+    assert module_command("sweep") == [sys.executable, "-P", "-m", "sweep"]
 
 
 @pytest.mark.parametrize("module", BACKEND_MODULES.values())

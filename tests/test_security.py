@@ -114,6 +114,25 @@ def test_nothing_reads_a_pickle() -> None:
     assert all("allow_pickle=False" in call for call in loads)
 
 
+MODULES = ("torch", "regex", "json", "html", "dataclasses", "numpy", "psutil", "rich", "yaml")
+
+
+@pytest.mark.parametrize("command", ["check mine.yaml", "doctor"])
+def test_the_current_folder_holds_no_modules(folder: Path, base: Path, command: str) -> None:
+    for module in MODULES:
+        Path(f"{module}.py").write_text(f"open({MARK!r}, 'w')\nraise SystemExit('mine')\n")
+    write_space("base")
+    done = subprocess.run(
+        [sys.executable, "-m", "sweep", *command.split(), "--workers", "1"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert "mine" not in done.stderr
+
+
 def pickled_base(base: Path) -> Path:
     """The same model with its weights as a pickle that leaves a mark when it is read."""
 
@@ -263,3 +282,19 @@ def test_a_message_does_not_steer_the_terminal(
     said = capsys.readouterr().err
     assert "\ufffd[31m: no such setting" in said
     assert "\x1b" not in said
+
+
+def test_a_row_does_not_steer_the_terminal(base: Path) -> None:
+    steers = "\x1b]0;mine\x07\x1b[2J\x1b]8;;http://x\x1b\\"
+    rows = [json.dumps({"text": f"{steers} {n}", steers: n}) for n in range(4)]
+    Path("train.jsonl").write_text("\n".join(rows))
+    done = subprocess.run(
+        [sys.executable, "-m", "sweep", "check", str(write_space("base")), "--workers", "1"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not {"\x1b", "\x07"} & set(done.stdout + done.stderr)
+    assert "\ufffd]0;mine" in done.stdout

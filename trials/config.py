@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from trials.foreign_text import harmless
+
 Backend = Literal["transformers", "unsloth"]
 Quantization = Literal["nf4", "int8", "none"]
 ComputeDtype = Literal["auto", "bfloat16", "float16", "float32"]
@@ -329,6 +331,12 @@ class TrialResult:
     """Whether it fitted only with activations computed again; None as above."""
     training_seconds: float = 0.0
     evaluation_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        # What a library raises may hold a row, or an address with a password: from here it goes to
+        # the study, MLflow, the log, the report and the screen.
+        object.__setattr__(self, "reason", harmless(self.reason))
+        object.__setattr__(self, "cause", self.cause and harmless(self.cause))
 
 
 Report = Callable[[EvalPoint], Stop | None]

@@ -26,6 +26,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import cached_file
 
 from trials.models.quantisation import bitsandbytes_config, keep_cpu_kernels_differentiable
+from trials.whole_file import give_usual_mode
 
 IGNORED = -100
 BATCH_SIZE = 8
@@ -60,6 +61,7 @@ def merge(request: dict[str, Any], target: Path) -> None:
     # safe_merge: an adapter with values that are no numbers is refused.
     merged = PeftModel.from_pretrained(base, request["adapter"]).merge_and_unload(safe_merge=True)
     merged.save_pretrained(target)
+    give_usual_mode(target.glob("*.safetensors"))
     # The adapter's has the chat template that it was trained with; older ones have none.
     is_there = (Path(request["adapter"]) / "tokenizer_config.json").exists()
     source = request["adapter"] if is_there else request["base"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trials.machine import cards, disk, packages
+from trials.machine.cache import cache_dir
 from trials.machine.finding import Finding
 
 
@@ -57,7 +58,7 @@ def _look(request: dict[str, Any]) -> Iterator[Finding]:
             yield finding
         if request["model"] is not None and not broken:
             yield _model(request["model"], request["revision"])
-    yield disk.room(disk.cache_dir(), "disk")
+    yield disk.room(cache_dir(), "disk")
     yield disk.quantised()
 
 

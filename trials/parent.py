@@ -3,17 +3,38 @@
 import os
 import sys
 import threading
+from pathlib import Path
+
+PROGRAM = Path(__file__).resolve().parents[1]
+"""The folder that `sweep` and `trials` are imported from."""
 
 
-def module_command(module: str, *words: str, python: str = sys.executable) -> list[str]:
-    """Return the command that runs one of our modules in a process of its own.
+def module_command(module: str, *words: str) -> list[str]:
+    """Return the command that runs a module in a process of its own, on this machine.
 
     A test sees that each module named here exists: no linter looks into strings.
-
-    Args:
-        python: The interpreter; `python` where the command runs on another machine.
     """
-    return [python, "-m", module, *words]
+    # -P: a `torch.py` in the current folder is data, not a module.
+    return [sys.executable, "-P", "-m", module, *words]
+
+
+def job_command(module: str, *words: str) -> list[str]:
+    """Return the command of a job on a cluster: its own folder brings the program."""
+    return ["python", "-m", module, *words]
+
+
+def module_environment() -> dict[str, str]:
+    """Return the environment of a process that imports from where this one does.
+
+    Not from the current folder, unless the program itself lies there.
+    """
+    taken = [folder for folder in filter(None, sys.path) if _is_ours_or_elsewhere(Path(folder))]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(taken)}
+
+
+def _is_ours_or_elsewhere(folder: Path) -> bool:
+    path = folder.resolve()
+    return path == PROGRAM or path != Path.cwd()
 
 
 def end_with_parent() -> None:

@@ -1,6 +1,7 @@
 """A trial's folder: its files, and how it ended, known even if nobody lived to hear of it."""
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trials.config import EvalPoint, TrialConfig, TrialResult
+from trials.foreign_text import harmless
 from trials.whole_file import write_whole
 
 CONFIG = "config.json"
@@ -56,7 +58,7 @@ def log_tail(output_dir: Path, n_lines: int = 40) -> str:
     path = output_dir / LOG
     if not path.exists():
         return ""
-    return "\n".join(path.read_text(errors="replace").splitlines()[-n_lines:])
+    return harmless("\n".join(path.read_text(errors="replace").splitlines()[-n_lines:]))
 
 
 def write_config(config: TrialConfig) -> None:
@@ -71,11 +73,19 @@ def write_config(config: TrialConfig) -> None:
     write_whole(folder / CONFIG, json.dumps(asdict(config), indent=1, ensure_ascii=False))
 
 
+class _Log(io.TextIOWrapper):
+    """A log that people follow in a terminal. Bars of libraries go back to the line's begin."""
+
+    def write(self, text: str) -> int:
+        super().write(harmless(text.replace("\r", "\n")))
+        return len(text)
+
+
 @contextlib.contextmanager
 def logged(output_dir: Path) -> Iterator[None]:
     """Send all that the process prints into the trial's log, from C libraries too."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    with (output_dir / LOG).open("a", buffering=1) as log:
+    with _Log((output_dir / LOG).open("ab"), encoding="utf-8", line_buffering=True) as log:
         kept = [(fd, os.dup(fd)) for fd in (1, 2)]
         try:
             for fd, _ in kept:

@@ -3,19 +3,24 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from trials.foreign_text import has_secret
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write `text` to a new file and give it the name of `path` once it is on the disk.
 
     A process that is killed, a disk that is full or a machine that goes down leaves the old file.
+    One with a password or a token may be read by its owner alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with unfinished.open("w", encoding="utf-8") as file:
+            if has_secret(text):
+                os.fchmod(file.fileno(), 0o600)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -23,6 +28,19 @@ def write_whole(path: Path, text: str) -> None:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def usual_mode() -> int:
+    """Return what the umask gives a new file."""
+    umask = os.umask(0o077)  # there is no other way to ask; what a thread makes meanwhile is closed
+    os.umask(umask)
+    return 0o666 & ~umask
+
+
+def give_usual_mode(files: Iterable[Path]) -> None:
+    """Let others read files as the umask says: safetensors writes them for their owner alone."""
+    for file in files:
+        file.chmod(usual_mode())
 
 
 @contextlib.contextmanager

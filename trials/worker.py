@@ -14,6 +14,7 @@ from pathlib import Path
 
 from trials.config import EvalPoint, Fault, ModelConfig, Stop, TrialConfig, TrialResult
 from trials.faults import BEGINS, Watchdog, fault_of
+from trials.foreign_text import harmless
 from trials.messages import Broken, Ended, Event, Loaded, Reported, Started
 from trials.trial_folder import log_tail, logged, write_config
 
@@ -64,7 +65,7 @@ class TrialThread:
 
             group = peers.join() if peers else ALONE
         except Exception as error:
-            self.events.put(Broken(cause_of(error), traceback.format_exc()))
+            self.events.put(Broken(cause_of(error), harmless(traceback.format_exc())))
             return
         self.events.put(Loaded(time.perf_counter() - began - base.load_seconds, base.load_seconds))
         memory = MicroBatchMemory()
@@ -130,7 +131,7 @@ def failed(cause: str, config: TrialConfig, fault: Fault | None = None) -> Trial
 def cause_of(error: BaseException) -> str:
     """One line that says what was raised."""
     words = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {words[0] if words else 'no message'}"
+    return harmless(f"{type(error).__name__}: {words[0] if words else 'no message'}")
 
 
 def cause_without_numbers(cause: str) -> str:

@@ -9,7 +9,6 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
 
 import typer
 
@@ -22,9 +21,11 @@ from sweep.cli.options import (
     SpaceFile,
     Trials,
     Workers,
+    echo,
     fail,
     overrides_of,
 )
+from trials.foreign_text import cleaned, has_secret
 
 if TYPE_CHECKING:
     from sweep.cluster.jobs import Cluster, Job
@@ -135,7 +136,7 @@ def submit(
         changed = {"--name": name, "--seed": seed}
         options += [w for k, v in changed.items() if v is not None for w in (k, str(v))]
         options += [word for given_set in sets or [] for word in ("--set", given_set)]
-        typer.echo(script(space, checked, options, cluster_output, asked), nl=False)
+        echo(script(space, checked, options, cluster_output, asked), nl=False)
         return
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder)
@@ -143,20 +144,20 @@ def submit(
         if manifest:
             from sweep.cluster.kuberay import manifest as as_manifest
 
-            typer.echo(as_manifest(checked, packed, options, asked, image), nl=False)
+            echo(as_manifest(checked, packed, options, asked, image), nl=False)
             return
         cluster = Cluster(default_address(address))
         cluster.refuse_second(checked.name, cluster_output)
-        typer.echo(f"{checked.name}: {megabytes(n_bytes)} of data go with the job.")
+        echo(f"{checked.name}: {megabytes(n_bytes)} of data go with the job.")
         if check:
             from sweep.cluster.check import check as check_cluster
             from sweep.cluster.check import needs
 
             servers = {"--mlflow": mlflow, "--study": study}
             request = needs(packed, workers=workers, gpus=gpus, servers=servers)
-            check_cluster(cluster, request, packed, cluster_output, typer.echo)
+            check_cluster(cluster, request, packed, cluster_output, echo)
         job = cluster.submit(checked.name, cluster_output, options, packed, environment)
-    typer.echo(f"Submitted as {job.id}.")
+    echo(f"Submitted as {job.id}.")
     if follow or wait:
         raise typer.Exit(_stay(cluster, job, show=follow, fetch_to=to if wait else None))
     _say_how_to_go_on(cluster, job)
@@ -180,7 +181,7 @@ def fetch(job: JobName, address: Address = None, to: To = Path("fetched")) -> No
 
     from sweep.cluster.fetch import fetch
 
-    fetch(cluster, found, to, typer.echo)
+    fetch(cluster, found, to, echo)
 
 
 def stop(given: str, address: str, *, wait: bool) -> int:
@@ -189,7 +190,7 @@ def stop(given: str, address: str, *, wait: bool) -> int:
 
     from sweep.cluster.steering import stop_job
 
-    return stop_job(cluster, job, wait=wait, say=typer.echo)
+    return stop_job(cluster, job, wait=wait, say=echo)
 
 
 def prune(given: str, number: int, address: str) -> int:
@@ -198,7 +199,7 @@ def prune(given: str, number: int, address: str) -> int:
 
     from sweep.cluster.steering import prune_job
 
-    return prune_job(cluster, job, number, say=typer.echo)
+    return prune_job(cluster, job, number, say=echo)
 
 
 def _find(given: str, address: str | None) -> tuple[Cluster, Job]:
@@ -212,27 +213,27 @@ def _stay(cluster: Cluster, job: Job, *, show: bool, fetch_to: Path | None) -> i
     from sweep.cluster.follow import Follower
 
     try:
-        job = Follower(cluster, _write if show else _hide, typer.echo).follow(job)
+        job = Follower(cluster, _write if show else _hide, echo).follow(job)
     except KeyboardInterrupt:
-        typer.echo(f"\nDetached; {job.id} keeps running.")
+        echo(f"\nDetached; {job.id} keeps running.")
         _say_how_to_go_on(cluster, job)
         return 130 if fetch_to else 0
     if job.exit_code is None:
-        typer.echo(f"{job.id} ended without an exit code ({job.status}): {job.message}", err=True)
-        typer.echo("Submit the sweep again to resume it.", err=True)
+        echo(f"{job.id} ended without an exit code ({job.status}): {job.message}", err=True)
+        echo("Submit the sweep again to resume it.", err=True)
     if fetch_to:
         from sweep.cluster.fetch import fetch
 
-        fetch(cluster, job, fetch_to, typer.echo)
+        fetch(cluster, job, fetch_to, echo)
     elif job.exit_code == 0:
-        typer.echo(f"Fetch it: {_command('fetch', cluster, job)}")
+        echo(f"Fetch it: {_command('fetch', cluster, job)}")
     return 1 if job.exit_code is None else job.exit_code
 
 
 def _say_how_to_go_on(cluster: Cluster, job: Job) -> None:
-    typer.echo(f"  follow   {_command('attach', cluster, job)}")
-    typer.echo(f"  stop     {_command('stop', cluster, job)}")
-    typer.echo(f"  fetch    {_command('fetch', cluster, job)}")
+    echo(f"  follow   {_command('attach', cluster, job)}")
+    echo(f"  stop     {_command('stop', cluster, job)}")
+    echo(f"  fetch    {_command('fetch', cluster, job)}")
 
 
 def _command(verb: str, cluster: Cluster, job: Job) -> str:
@@ -240,7 +241,7 @@ def _command(verb: str, cluster: Cluster, job: Job) -> str:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(cleaned(text))
     sys.stdout.flush()
 
 
@@ -250,7 +251,7 @@ def _hide(text: str) -> None:
 
 def _refuse_password(flag: str, address: str | None, variable: str) -> None:
     """See that none stands in the job's command, which the dashboard shows."""
-    if address is not None and urlsplit(address).password is not None:
+    if address is not None and has_secret(address):
         fail(
             f"{flag}: must hold no password, since the cluster's dashboard would show it. "
             f"Set {variable} and pass it: --env {variable}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from sweep.folder import layout
+from trials.foreign_text import cleaned, harmless, has_secret
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,15 +75,34 @@ class Refused(SystemExit):
         self.words = words
 
 
+def echo(words: object, *, err: bool = False, nl: bool = True) -> None:
+    """Say words, which may hold those of a file or a server."""
+    typer.echo(cleaned(str(words)), err=err, nl=nl)
+
+
 def fail(words: str) -> NoReturn:
     """Say what a user got wrong, and end."""
-    from sweep.text.secrets import without_secrets
-
-    # What a file holds stands in messages: it must not move the cursor of the terminal.
-    shown = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in words)
-    shown = without_secrets(shown)
-    typer.echo(shown, err=True)
+    shown = harmless(words)
+    echo(shown, err=True)
     raise Refused(shown)
+
+
+PASSWORDS = {
+    "--mlflow": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    "--study": "PGPASSWORD",
+}
+"""The variables that hold what an address must not."""
+
+
+def tell_of_passwords(**addresses: str | None) -> None:
+    """Say that a password on the command line is none: every user of the machine reads it."""
+    for name, address in addresses.items():
+        if address is not None and has_secret(address):
+            echo(
+                f"--{name}: everybody on this machine can read its password, with `ps`. Set "
+                f"{PASSWORDS[f'--{name}']}, and leave it out of the address.",
+                err=True,
+            )
 
 
 def overrides_of(sets: list[str] | None, name: str | None, seed: int | None) -> dict[str, str]:
@@ -111,9 +131,9 @@ def known_folder(output: Path, name: str, with_file: str = layout.SWEEP) -> Path
 
 def console(*, stderr: bool = False) -> Console:
     """Where words for people go, without markup of their own."""
-    from rich.console import Console
+    from sweep.screen.console import CleanConsole
 
     # A log has no width; rich would cut its tables at 80 columns.
     width = None if (sys.stderr if stderr else sys.stdout).isatty() else 120
     # markup=False: names and rows of a user may hold square brackets.
-    return Console(highlight=False, markup=False, emoji=False, width=width, stderr=stderr)
+    return CleanConsole(highlight=False, markup=False, emoji=False, width=width, stderr=stderr)

@@ -24,9 +24,11 @@ from sweep.cli.options import (
     Trials,
     Workers,
     console,
+    echo,
     fail,
     known_folder,
     overrides_of,
+    tell_of_passwords,
 )
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ def run(
 
         checked = load_space(space, overrides)
         _make_output(output)
+        tell_of_passwords(mlflow=mlflow, study=study)
         options = Options(output=output, workers=workers, gpus=gpus, mlflow=mlflow, study=study)
         code = run(checked, options, console(stderr=as_json), events)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is written: the exit code shall say so
@@ -156,7 +159,7 @@ def trial(
     try:
         code = run(checked, options, console())
     except KeyboardInterrupt:
-        typer.echo("Interrupted.", err=True)
+        echo("Interrupted.", err=True)
         code = 130
     raise typer.Exit(code)
 
@@ -220,11 +223,12 @@ def confirm(
 
     if as_json:
         found = confirmed_words.as_json(name, read_confirmed(read_sweep(folder)))
-        typer.echo(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
+        echo(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
         return
 
     from sweep.confirm.run import Options
     from sweep.confirm.run import confirm as run
 
+    tell_of_passwords(mlflow=mlflow)
     options = Options(top=top, seeds=seeds, workers=workers, gpus=gpus, mlflow=mlflow)
     raise typer.Exit(run(folder, options, console()))

@@ -15,6 +15,7 @@ from sweep.cli.options import (
     SpaceFile,
     Workers,
     console,
+    echo,
     fail,
     overrides_of,
 )
@@ -63,12 +64,12 @@ def init(
     say = console(stderr=True).print
     text = new_space(data, path, model, chat_template, on_gpus=wants_gpus(workers=None), say=say)
     if file == "-":
-        typer.echo(text, nl=False)
+        echo(text, nl=False)
         return
     with path.open("x", encoding="utf-8") as opened:  # x: another may have come meanwhile
         opened.write(text)
     shown = shlex.quote(str(path))
-    typer.echo(f"Wrote {path}. Look at it, then: sweep check {shown}; sweep run {shown}")
+    echo(f"Wrote {path}. Look at it, then: sweep check {shown}; sweep run {shown}")
 
 
 def check(
@@ -128,7 +129,7 @@ def schema(
     if markdown:
         from sweep.space.schema import tables
 
-        typer.echo(tables(), nl=False)
+        echo(tables(), nl=False)
         return
 
     from sweep.space.schema import space_schema

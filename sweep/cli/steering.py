@@ -30,7 +30,7 @@ def stop(
 
     from sweep.control.stop import stop
 
-    raise typer.Exit(stop(folder, wait=wait, say=typer.echo))
+    raise typer.Exit(stop(folder, wait=wait, say=options.echo))
 
 
 def prune(
@@ -54,7 +54,7 @@ def prune(
 
     from sweep.control.prune import prune
 
-    raise typer.Exit(prune(folder, trial, typer.echo))
+    raise typer.Exit(prune(folder, trial, options.echo))
 
 
 def sync(
@@ -78,8 +78,9 @@ def sync(
     from sweep.folder.lock import locked
     from sweep.tracking.mlflow_tracker import send_rest
 
+    options.tell_of_passwords(mlflow=mlflow)
     with locked(folder):
-        n_left = send_rest(folder, mlflow, typer.echo)
+        n_left = send_rest(folder, mlflow, options.echo)
     raise typer.Exit(1 if n_left else 0)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from sweep.cli.options import Output, SweepName, console, fail, known_folder, sweep_names
+from sweep.cli.options import Output, SweepName, console, echo, fail, known_folder, sweep_names
 from sweep.folder import layout
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -103,7 +103,7 @@ def _named(given: str, output: Path) -> tuple[Path, int | None]:
 
 
 def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+    echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def status(name: SweepName, output: Output = Path("sweeps"), as_json: AsJson = False) -> None:
@@ -144,8 +144,9 @@ def ui(
     except TrackingError as error:
         fail(str(error))
     address = page_of(f"http://127.0.0.1:{free}", where["experiment_id"], output / name)
-    typer.echo(f"MLflow shows {name} at {address}  (Ctrl-C stops it)")
+    echo(f"MLflow shows {name} at {address}  (Ctrl-C stops it)")
     sys.stdout.flush()
+    os.chdir("/")  # uvicorn imports from the current folder, whatever -P says
     os.execve(command[0], command, {**ENVIRONMENT, **os.environ})
 
 
@@ -175,4 +176,4 @@ def report(name: SweepName, output: Output = Path("sweeps")) -> None:
         path = write_report(read_sweep(folder))
     except OSError as error:
         fail(f"{error.filename or folder}: cannot be written: {error.strerror}.")
-    typer.echo(path.resolve())
+    echo(path.resolve())

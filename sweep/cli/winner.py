@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sweep.cli.options import Output, SweepName, console, fail, known_folder
+from sweep.cli.options import Output, SweepName, console, echo, fail, known_folder
 from sweep.cli.watching import AsJson, print_json
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def best(
     if yaml is not None:
         from sweep.export.trainer_yaml import training_yaml
 
-        typer.echo(training_yaml(record, yaml), nl=False)
+        echo(training_yaml(record, yaml), nl=False)
     elif as_json:
         print_json(best.as_json(record))
     else:
@@ -68,13 +68,13 @@ def export(
     from sweep.export import adapter
 
     record = _best_or(trial, folder)
-    measured = adapter.export(record, to, merge=merge, check=check, say=typer.echo)
+    measured = adapter.export(record, to, merge=merge, check=check, say=echo)
     for each in measured:
-        typer.echo(adapter.measured_text(each, is_merged=merge))
+        echo(adapter.measured_text(each, is_merged=merge))
     what = "model" if merge else "adapter"
-    typer.echo(f"Exported the {what} of trial {record.trial.number}, with a model card:  {to}")
+    echo(f"Exported the {what} of trial {record.trial.number}, with a model card:  {to}")
     if wrong := adapter.verdict(measured, record, is_merged=merge):
-        typer.echo(wrong, err=True)
+        echo(wrong, err=True)
         raise typer.Exit(1)
 
 
@@ -87,7 +87,7 @@ def _best_or(trial: int | None, folder: Path) -> Record:
     try:
         return record_of(read_sweep(folder), trial)
     except NoWinner as error:
-        typer.echo(str(error), err=True)
+        echo(str(error), err=True)
         raise typer.Exit(1) from None
 
 

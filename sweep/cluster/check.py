@@ -12,7 +12,7 @@ from sweep.folder import layout
 from sweep.space.loading import load_space
 from sweep.text.numbers import counted
 from trials.data.addresses import local_path
-from trials.parent import module_command
+from trials.parent import job_command
 
 PORTS = {"http": 80, "https": 443, "postgresql": 5432}
 
@@ -72,7 +72,7 @@ def check(
         ClusterError: With everything that is missing.
     """
     say(request_text(request))
-    words = module_command("sweep.cluster.on_head.check", json.dumps(request), python="python")
+    words = job_command("sweep.cluster.on_head.check", json.dumps(request))
     answer = cluster.ask(words, output, folder)
     say(f"The cluster: {answer['found']}.")
     for note in answer["notes"]:

@@ -13,7 +13,8 @@ from sweep.cluster.jobs import Cluster, Job
 from sweep.errors import ClusterError
 from sweep.folder import layout
 from sweep.text.numbers import megabytes
-from trials.parent import module_command
+from trials.foreign_text import cleaned, without_secrets
+from trials.parent import job_command
 
 MARK = "fetched.json"
 """Tells a folder that was fetched from a sweep's own."""
@@ -34,7 +35,7 @@ def fetch(cluster: Cluster, job: Job, parent: Path, say: Callable[[str], object]
             f"{target}: must be new or fetched from a cluster, but is neither. Name another "
             f"folder with --to."
         )
-    words = module_command("sweep.cluster.on_head.archive", job.sweep, python="python")
+    words = job_command("sweep.cluster.on_head.archive", job.sweep)
     with cluster.asking(words, job.output) as answer:
         if "problem" in answer:
             raise ClusterError(answer["problem"])
@@ -45,8 +46,12 @@ def fetch(cluster: Cluster, job: Job, parent: Path, say: Callable[[str], object]
             unpacked = Path(scratch) / "sweep"
             unpack(archive, unpacked)
             output = cluster.client.get_job_logs(job.id)
-            (unpacked / "output.txt").write_text(output, encoding="utf-8")
-            about = {"address": cluster.address, "job": job.id, "status": job.status}
+            (unpacked / "output.txt").write_text(cleaned(output), encoding="utf-8")
+            about = {
+                "address": without_secrets(cluster.address),
+                "job": job.id,
+                "status": job.status,
+            }
             (unpacked / MARK).write_text(json.dumps(about, indent=1))
             _tell_where_mlflow_is(unpacked, target)
             if target.exists():

@@ -21,7 +21,7 @@ from sweep.cluster.package import pack_program
 from sweep.errors import ClusterError
 from sweep.folder import layout
 from sweep.text.numbers import counted
-from trials.parent import module_command
+from trials.parent import job_command
 
 POLL_SECONDS = 0.5
 CONNECT_SECONDS = 10.0
@@ -106,7 +106,7 @@ class Cluster:
         self.refuse_second(name, output)
         numbers = [_number(job.id, name) for job in self.jobs()]
         job_id = f"sweep-{name}-{max(numbers, default=0) + 1}"
-        words = module_command("sweep", "run", layout.SPACE, *options, python="python")
+        words = job_command("sweep", "run", layout.SPACE, *options)
         metadata = {"sweep": name, "sweep_output": output}
         self._start(job_id, f"{shlex.join(words)} --output {shell_path(output)}", folder,
                     metadata=metadata, env=env)  # fmt: skip

@@ -14,7 +14,7 @@ from sweep.errors import SpaceError
 from sweep.folder import layout
 from sweep.space.space import Space
 from sweep.text.numbers import megabytes
-from trials.parent import module_command
+from trials.parent import job_command
 
 MOST_BYTES = 700_000
 """Of files: a ConfigMap holds 1 MiB, and base64 adds a third."""
@@ -117,7 +117,7 @@ def _ray_job(
     image: str,
 ) -> dict[str, Any]:
     space_file = f"{FILES_DIR}/{layout.SPACE}"
-    words = module_command("sweep", "run", space_file, *options, python="python")
+    words = job_command("sweep", "run", space_file, *options)
     items = [{"key": _key(path), "path": path} for path in paths]
     volumes = {
         "files": {"configMap": {"name": f"{name}-files", "items": items}},

@@ -94,9 +94,9 @@ def script(
     """
     hours = space.settings.budget.hours
     words = module_command("sweep", "run", str(path.resolve()), *arguments)
-    wait = module_command("sweep.cluster.on_head.wait_for_machines", python="python")
+    wait = module_command("sweep.cluster.on_head.wait_for_machines")
     return SCRIPT.format(
-        wait=" ".join(wait),
+        wait=shlex.join(wait),
         file_name=f"{space.name}.sh",
         name=space.name,
         n_machines=machines.n,

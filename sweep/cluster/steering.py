@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sweep.control.stop import POLL_SECONDS
 from sweep.errors import StudyError
-from trials.parent import module_command
+from trials.parent import job_command
 
 if TYPE_CHECKING:
     from sweep.cluster.jobs import Cluster, Job
@@ -24,7 +24,7 @@ def prune_job(cluster: Cluster, job: Job, number: int, say: Callable[[str], None
     """
     if _is_over(job, say):
         return 1
-    command = module_command(STEER, "prune", job.sweep, str(number), python="python")
+    command = job_command(STEER, "prune", job.sweep, str(number))
     answer = cluster.ask(command, job.output)
     if answer["code"] is None:
         raise StudyError(answer["words"])
@@ -42,7 +42,7 @@ def stop_job(cluster: Cluster, job: Job, *, wait: bool, say: Callable[[str], Non
     """
     if _is_over(job, say):
         return 1
-    answer = cluster.ask(module_command(STEER, "stop", job.sweep, python="python"), job.output)
+    answer = cluster.ask(job_command(STEER, "stop", job.sweep), job.output)
     if answer is None:  # not even its folder is there: nothing is lost
         cluster.client.stop_job(job.id)
         say(f"{job.id} had not started; its job is stopped.")

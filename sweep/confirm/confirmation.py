@@ -17,7 +17,6 @@ from sweep.events import Place, Tracker
 from sweep.pruners.own_curve import ByItself, stopped_by_hand
 from sweep.study.ask_tell import AskTell
 from sweep.study.sweep import RUNS_AGAIN
-from sweep.text.secrets import without_secrets
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
 from trials.trial_folder import forget_result, write_result
 
@@ -78,8 +77,6 @@ class Confirmation(AskTell):
     def tell(self, number: int, result: TrialResult) -> bool:
         """Take the end of a run; one that was cut off, or lost its machine, goes on later."""
         config, curve = self._running.pop(number), self._curves.pop(number)
-        # What a library raises may hold an address with a password; from here it goes everywhere.
-        result = replace(result, reason=without_secrets(result.reason))
         if result.fault is not None:
             self._n_lost[number] = self._n_lost.get(number, 0) + 1
             if result.fault != "machine_lost" or self._n_lost[number] <= RUNS_AGAIN:

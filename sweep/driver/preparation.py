@@ -24,6 +24,7 @@ from sweep.space.space import Space
 from sweep.study.task import NO_ROWS_YET, RowsSoFar
 from sweep.study.trial_config import model_config, trial_settings
 from sweep.text.numbers import counted
+from trials.foreign_text import all_cleaned, cleaned, harmless
 from trials.parent import module_command
 from trials.trial_folder import LOG
 
@@ -129,7 +130,7 @@ def prepare_data(
     def command(*paths: str) -> list[str]:
         return module_command("trials.preparation.prepare", *paths)
 
-    report = answered({**asked, "show_rows": show_rows}, say, command)
+    report = all_cleaned(answered({**asked, "show_rows": show_rows}, say, command))
     return Check(data_dir, report, on_gpus)
 
 
@@ -162,13 +163,13 @@ def answered(
         ):
             assert process.stdout is not None
             for line in process.stdout:
-                say(line.rstrip())
+                say(cleaned(line.rstrip()))
         if not answer_path.exists():
-            end = "\n".join(log_path.read_text(errors="replace").splitlines()[-15:])
+            end = harmless("\n".join(log_path.read_text(errors="replace").splitlines()[-15:]))
             raise SpaceError(f"reading the data failed with exit code {process.returncode}:\n{end}")
         answer = json.loads(answer_path.read_text())
     if "problems" in answer:
-        raise SpaceError(answer["problems"])
+        raise SpaceError(harmless(answer["problems"]))
     report: dict[str, Any] = answer["report"]
     return report
 

@@ -15,8 +15,8 @@ from sweep.space.yaml_file import did_you_mean
 from sweep.storage.attributes import STARTED_FROM
 from sweep.storage.patient import PatientStorage
 from sweep.study.earlier import Earlier
-from sweep.text.secrets import without_secrets
 from sweep.text.trials import an
+from trials.foreign_text import without_secrets
 
 TAKEN = 3
 """Points of each earlier sweep, at most."""

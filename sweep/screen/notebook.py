@@ -5,10 +5,11 @@ import threading
 from collections import deque
 from typing import Any, Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from sweep.events import Place
+from sweep.screen.console import CleanConsole
 from sweep.screen.plain import ended_in_a_line
 from sweep.screen.progress import Progress
 from sweep.screen.table import draw
@@ -73,7 +74,7 @@ class NotebookScreen:
 
 def as_html(shown: RenderableType) -> str:
     """What a terminal would show, with its colours."""
-    console = Console(
+    console = CleanConsole(
         file=io.StringIO(),
         record=True,
         width=WIDTH,

@@ -20,7 +20,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from sweep.errors import StudyAway, StudyError
 from sweep.storage.patient import Patience, PatientStorage, cause_of
-from sweep.text.secrets import without_secrets
+from trials.foreign_text import without_secrets
 
 if TYPE_CHECKING:
     import psycopg

@@ -21,7 +21,6 @@ from sweep.study.next_trial import View, enqueue_starts
 from sweep.study.opening import checked_result
 from sweep.study.paused import PausedTrials
 from sweep.study.trial_config import Resolve
-from sweep.text.secrets import without_secrets
 from sweep.text.trials import an
 from trials.config import GOES_ON, EvalPoint, Outcome, Stop, TrialConfig, TrialResult
 from trials.trial_folder import result_of
@@ -218,8 +217,6 @@ class Sweep:
         curve = self._curves.pop(number)
         if self._measures_base == number:
             self._measures_base = None  # another one must, if it ended before it had
-        # What a library raises may hold an address with a password; from here it goes everywhere.
-        result = replace(result, reason=without_secrets(result.reason))
         result = self._after_a_fault(trial, checked_result(result))
         has_ended = result.outcome not in GOES_ON
         if has_ended:

@@ -12,10 +12,10 @@ from sweep.space.hyperparameters import HYPERPARAMETERS, Value
 from sweep.storage.attributes import COUNTS
 from sweep.study.earlier import Earlier
 from sweep.study.ended import StoredTrial, place
-from sweep.text.secrets import in_a_line, without_secrets
 from sweep.tracking.client import answering_soon, client_of, not_there
 from sweep.tracking.location import checked, mend
 from trials.config import Objective, Outcome
+from trials.foreign_text import in_a_line, without_secrets
 
 
 def best_in_mlflow(uri: str, name: str, n_trials: int) -> Earlier | None:

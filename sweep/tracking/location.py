@@ -3,14 +3,14 @@
 import json
 import re
 import shlex
-import sys
 import uuid
 from pathlib import Path
 
 from sweep.errors import TrackingError
 from sweep.folder import layout
-from sweep.text.secrets import without_secrets
 from sweep.tracking.saved_view import address
+from trials.foreign_text import without_secrets
+from trials.parent import module_command
 from trials.whole_file import write_whole
 
 
@@ -27,7 +27,7 @@ def ui_command(uri: str, port: int) -> list[str]:
         )
     # The host names stop DNS rebinding; any port, because of tunnels: ssh -L 8080:localhost:5000.
     hosts = "127.0.0.1:*,localhost:*"
-    words = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    words = module_command("mlflow", "server", "--backend-store-uri", uri)
     words += ["--no-serve-artifacts", "--workers", "1", "--uvicorn-opts", "--log-level warning"]
     return [*words, "--host", "127.0.0.1", "--port", str(port), "--allowed-hosts", hosts]
 

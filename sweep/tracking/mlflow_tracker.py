@@ -11,7 +11,6 @@ from sweep.errors import TrackingError
 from sweep.events import Place
 from sweep.folder import layout
 from sweep.text.numbers import counted
-from sweep.text.secrets import in_a_line, without_secrets
 from sweep.tracking import run_data
 from sweep.tracking.client import answering_soon, is_refused, not_there
 from sweep.tracking.journal import Journal
@@ -20,6 +19,7 @@ from sweep.tracking.run_index import RunIndex
 from sweep.tracking.runs import LAST, Runs
 from sweep.tracking.writer import Writer
 from trials.config import EvalPoint, TrialConfig, TrialResult
+from trials.foreign_text import in_a_line, without_secrets
 
 STOPPED_PATIENCE_SECONDS = 15.0
 

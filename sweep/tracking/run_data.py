@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from trials.config import GOES_ON, EvalPoint, Objective, Outcome, TrialConfig, TrialResult
+from trials.foreign_text import without_secrets
 from trials.trial_folder import ADAPTER, CONFIG, LOG
 
 STATUS: dict[Outcome, str] = {
@@ -117,7 +118,7 @@ def datasets(
 
 def in_words(sources: Sources | float) -> str:
     """Return what `data.train` or `data.eval` says on one line."""
-    return ", ".join(sources) if isinstance(sources, list) else str(sources)
+    return without_secrets(", ".join(sources) if isinstance(sources, list) else str(sources))
 
 
 def _dataset(

@@ -10,11 +10,11 @@ from typing import Any
 
 from sweep.errors import TrackingError
 from sweep.folder import layout
-from sweep.text.secrets import without_secrets
 from sweep.tracking import journal
 from sweep.tracking.client import NoRunError, client_of
 from sweep.tracking.entities import source_tags
 from sweep.tracking.location import sweep_id
+from trials.foreign_text import without_secrets
 from trials.whole_file import write_whole
 
 

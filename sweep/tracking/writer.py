@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from sweep.text.secrets import in_a_line
 from sweep.tracking.journal import Event, Journal
+from trials.foreign_text import in_a_line
 
 _LONGEST_WAIT_SECONDS = 60.0
 """Between two attempts; the first waits are 1, 2, 4, … s."""

@@ -3,14 +3,17 @@
 import contextlib
 import logging
 import os
+import secrets
+import shutil
 import subprocess
-import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from trials.parent import module_command
+from trials.parent import PROGRAM, module_command, module_environment
 
 # Before Ray starts: it reads them once.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -25,6 +28,7 @@ if "RAY_ADDRESS" not in os.environ:
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import ray
+from ray.job_config import JobConfig
 
 from sweep.workers.devices import gpus_for_ray, places_on
 from sweep.workers.signals import heard_by
@@ -42,9 +46,8 @@ def connect(*, n_cpu_workers: int | None) -> int:
         n_cpu_workers: Workers that will run on processors; None: trials run on GPUs.
     """
     if not ray.is_initialized():
-        if not is_joined():
-            _watch_for_leftovers()
         own: dict[str, Any] = {} if is_joined() else {
+            "_temp_dir": f"{_closed_to_others()}/ray",  # which Ray opens to everybody
             "address": "local",
             "num_cpus": max(n_cpu_workers or 0, os.cpu_count() or 1),
             "include_dashboard": False,
@@ -54,8 +57,60 @@ def connect(*, n_cpu_workers: int | None) -> int:
         }  # fmt: skip
         _replace_rays_own()
         with _undisturbed():
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
+            ray.init(
+                job_config=_ProgramAlone(), log_to_driver=False, logging_level=logging.ERROR, **own
+            )
     return int(ray.cluster_resources().get("GPU", 0))
+
+
+class _ProgramAlone(JobConfig):  # type: ignore[misc]
+    """Of the folders that workers shall import from, the program's alone.
+
+    Ray adds the current one, whose `torch.py` a worker would run. A job on a cluster has another
+    configuration, with its own folder.
+    """
+
+    def _serialize(self) -> Any:
+        folders: list[str] = self._py_driver_sys_path  # type: ignore[has-type]
+        self._py_driver_sys_path = [folder for folder in folders if Path(folder) == PROGRAM]
+        return super()._serialize()
+
+
+TOKEN = "RAY_AUTH_TOKEN"
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """What belongs to a Ray of our own."""
+
+    folder: str
+    """Of its sockets and logs. In Ray's own, /tmp/ray, others may put theirs in place of them."""
+    watcher: subprocess.Popen[bytes]
+    """Ends what is left of Ray if this process is killed, and deletes the folder."""
+    token_before: str | None
+    """What the environment had for another Ray."""
+
+
+_own: list[_Own] = []
+
+
+def _closed_to_others() -> str:
+    """Begin a Ray of our own, which nobody else may speak to; return its folder."""
+    # /tmp, whatever TMPDIR says: the path of a socket has 107 bytes at most.
+    parent = Path(os.environ.get("RAY_TMPDIR", "/tmp")).resolve()
+    folder = tempfile.mkdtemp(prefix="sweep-ray-", dir=parent)
+    _own.append(_Own(folder, _watch_for_leftovers(folder), os.environ.get(TOKEN)))
+    _use_token(secrets.token_hex(32))
+    return folder
+
+
+def _use_token(token: str | None) -> None:
+    """Let Ray take this token; by itself it writes one into ~/.ray, which others may read."""
+    if token is None:
+        os.environ.pop(TOKEN, None)
+    else:
+        os.environ[TOKEN] = token
+    ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _replace_rays_own() -> None:
@@ -83,25 +138,21 @@ def _undisturbed() -> Iterator[None]:
 def disconnect() -> None:
     """Leave Ray; the processes that `connect` started end."""
     ray.shutdown()
-    while _watchers:
-        watcher = _watchers.pop()
-        watcher.kill()
-        watcher.communicate()
+    while _own:
+        own = _own.pop()
+        _use_token(own.token_before)
+        own.watcher.kill()
+        own.watcher.communicate()
+        shutil.rmtree(own.folder, ignore_errors=True)
 
 
-_watchers: list[subprocess.Popen[bytes]] = []
-"""Processes that end what is left of Ray if this one is killed."""
-
-
-def _watch_for_leftovers() -> None:
-    _watchers.append(
-        subprocess.Popen(
-            module_command("sweep.workers.leftovers", str(os.getpid())),
-            stdin=subprocess.PIPE,  # open as long as this process lives, however it ends
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,  # a Ctrl-C at the terminal is not meant for it
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
+def _watch_for_leftovers(folder: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        module_command("sweep.workers.leftovers", str(os.getpid()), folder),
+        stdin=subprocess.PIPE,  # open as long as this process lives, however it ends
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # a Ctrl-C at the terminal is not meant for it
+        env=module_environment(),
     )
 
 

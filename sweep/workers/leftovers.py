@@ -1,10 +1,11 @@
 """Ends what is left of Ray when the command that started it was killed.
 
-`python -m sweep.workers.leftovers PID`, with a pipe as its standard input that PID holds open.
-Ray's own processes end with the command, save two agents: these take a minute to notice, and the
-longer the younger they are.
+`python -m sweep.workers.leftovers PID FOLDER`, with a pipe as its standard input that PID holds
+open. Ray's own processes end with the command, save two agents: these take a minute to notice, and
+the longer the younger they are.
 """
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -16,14 +17,17 @@ QUIET_SECONDS = 3.0
 LONGEST_SECONDS = 60.0
 
 
-def main(pid: int, temporary_dir: Path = Path("/tmp/ray")) -> None:
-    """Wait for the end of `pid`, then end all processes of the sessions of Ray that it began."""
+def main(pid: int, folder: Path) -> None:
+    """Wait for the end of `pid`, then end all processes of the Ray that has its logs in `folder`.
+
+    The folder goes with them.
+    """
     sys.stdin.read()
     while _runs(pid):  # it closes the pipe some moments before it ends
         time.sleep(0.1)
     began = quiet_since = time.monotonic()
     while time.monotonic() - quiet_since < QUIET_SECONDS:
-        left = processes_of(pid, temporary_dir)
+        left = processes_of(folder)
         if left:
             quiet_since = time.monotonic()
         if time.monotonic() - began > 1.0:  # Ray's own way comes first
@@ -32,6 +36,7 @@ def main(pid: int, temporary_dir: Path = Path("/tmp/ray")) -> None:
         if time.monotonic() - began > LONGEST_SECONDS:
             return
         time.sleep(0.2)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _runs(pid: int) -> bool:
@@ -41,15 +46,15 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def processes_of(pid: int, temporary_dir: Path) -> list[psutil.Process]:
-    """Processes that write into the logs of a session of Ray which process `pid` has begun.
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Processes that write into the folder of a Ray.
 
     Neither their titles nor their environments tell: Ray writes over both.
     """
     return [
         process
         for process in psutil.process_iter()
-        if any(_is_of(path, pid, temporary_dir) for path in _written_by(process))
+        if any(path.is_relative_to(folder) for path in _written_by(process))
     ]
 
 
@@ -60,12 +65,5 @@ def _written_by(process: psutil.Process) -> list[Path]:
         return []
 
 
-def _is_of(path: Path, pid: int, temporary_dir: Path) -> bool:
-    if not path.is_relative_to(temporary_dir):
-        return False
-    session = path.relative_to(temporary_dir).parts[0]
-    return session.startswith("session_") and session.endswith(f"_{pid}")
-
-
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from platformdirs import user_cache_path
 from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from trials.backends.proof import content_hash
 from trials.config import ModelConfig
+from trials.machine.cache import cache_dir
 from trials.memory.device import give_back_memory, is_out_of_memory
 from trials.models.checkpoint import form_of
 from trials.models.sources import local_or_hub
-from trials.whole_file import new_folder
+from trials.whole_file import give_usual_mode, new_folder
 
 FORMAT = 3
 """Of an entry; entries of another format are not found."""
@@ -56,7 +56,7 @@ def load_quantised(
     key = _key(config, device, dtype)
     if key is None:
         return quantise()
-    entry = _Entry(user_cache_path("sweep") / "quantised" / key, local_or_hub(config.name))
+    entry = _Entry(cache_dir() / "quantised" / key, local_or_hub(config.name))
     while True:
         try:
             entry.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -154,6 +154,7 @@ class _Entry:
             self._check_room(model.get_memory_footprint())
             with new_folder(self.folder) as folder:
                 write(model, folder)
+                give_usual_mode(folder.glob("*.safetensors"))
                 content = json.dumps({"content": content_hash(model)})
                 (folder / self._content_path.name).write_text(content)
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:

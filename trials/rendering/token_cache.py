@@ -17,9 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from platformdirs import user_cache_path
-
 from trials.data.tokens import PARTS, TokenSplit
+from trials.machine import cache
 from trials.rendering.renderer import LossOn, RowCounts
 from trials.whole_file import link_or_copy
 
@@ -32,7 +31,7 @@ _COUNTS = "counts.json"
 
 
 def cache_dir() -> Path:
-    return user_cache_path("sweep") / "tokens"
+    return cache.cache_dir() / "tokens"
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str | None:

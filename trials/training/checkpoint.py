@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from trials.config import TrialConfig
 from trials.trial_folder import CHECKPOINT, DATA_REPORT
+from trials.whole_file import give_usual_mode
 
 FORMAT = 1
 NOT_OF_THE_RESULT = (
@@ -78,6 +79,7 @@ class Checkpoints:
         unfinished = self._path.with_suffix(f".{os.getpid()}.tmp")
         try:
             save_file(tensors, unfinished, metadata=about)
+            give_usual_mode([unfinished])
             unfinished.replace(self._path)
         except (OSError, SafetensorError) as error:  # a full disk must not end the training
             print(f"cannot write a checkpoint: {error}", flush=True)

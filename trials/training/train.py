@@ -29,7 +29,7 @@ from trials.training.checkpoint import Checkpoints, State, on_host
 from trials.training.gpu_busy import GpuBusy
 from trials.training.learner import Learner
 from trials.trial_folder import ADAPTER, TOKENIZER, write_result
-from trials.whole_file import link_or_copy, new_folder, sync_folder
+from trials.whole_file import give_usual_mode, link_or_copy, new_folder, sync_folder
 
 T = TypeVar("T")
 
@@ -345,6 +345,7 @@ class _Trial:
         with new_folder(Path(self._config.output_dir) / ADAPTER) as folder:
             weights_path = folder / SAFETENSORS_WEIGHTS_NAME
             save_file(self._best_weights, weights_path, metadata={"format": "pt"})
+            give_usual_mode([weights_path])
             about.save_pretrained(folder)
             tokenizer = Path(self._config.data_dir) / TOKENIZER
             if tokenizer.is_dir():  # linked: it may be larger than the adapter

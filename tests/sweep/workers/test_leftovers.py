@@ -45,7 +45,7 @@ def test_only_who_writes_into_the_logs_of_that_command_is_meant(tmp_path: Path) 
     others = [process("session_2026_4711", "r"), process("session_2026_14711", "a")]
     for started in (meant, *others):
         assert started.stdout is not None and started.stdout.readline() == "1\n"
-    assert [found.pid for found in processes_of(4711, tmp_path)] == [meant.pid]
+    assert [found.pid for found in processes_of(tmp_path / "session_2026_4711")] == [meant.pid]
     for started in (meant, *others):
         started.kill()
         started.wait()

@@ -1,0 +1,24 @@
+"""What several commands say of their options."""
+
+from __future__ import annotations
+
+import pytest
+
+from sweep.cli.options import tell_of_passwords
+
+
+def test_a_password_on_the_command_line_is_told_with_the_variable_in_its_place(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tell_of_passwords(mlflow="http://me:hunter2@host", study="postgresql://host/d?password=hunter2")
+    said = capsys.readouterr().err
+    assert "--mlflow: everybody on this machine can read its password, with `ps`. Set " in said
+    assert "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and leave it out" in said
+    assert "--study: everybody" in said and "Set PGPASSWORD, and" in said
+    assert "hunter2" not in said
+
+
+def test_an_address_without_one_is_not_spoken_of(capsys: pytest.CaptureFixture[str]) -> None:
+    tell_of_passwords(mlflow="http://me@host:5000", study="postgresql://me@host/d?sslmode=require")
+    tell_of_passwords(mlflow=None)
+    assert capsys.readouterr().err == ""

@@ -10,7 +10,7 @@ from sweep.driver import preparation
 from sweep.driver.interrupt import StopSignals
 from sweep.driver.job import EXIT_CODES, STATES, Ending, Job, Options
 from sweep.driver.recording import SweepRecording, new_tracker, summary_of
-from sweep.driver.session import Session, trial_bytes
+from sweep.driver.session import Session, check_cluster, trial_bytes
 from sweep.driver.start_from import with_earlier
 from sweep.folder import layout
 from sweep.folder.lock import locked
@@ -98,7 +98,9 @@ def _check_options(space: Space, options: Options, *, on_gpus: bool) -> None:
     """Refuse what cannot be before the data is read, which may take minutes."""
     check_sampler(space)
     n_gpus = n_visible_gpus()
-    if on_gpus and n_gpus is not None and "RAY_ADDRESS" not in os.environ:
+    if "RAY_ADDRESS" in os.environ:
+        check_cluster()
+    elif on_gpus and n_gpus is not None:
         n_gpu_slots(space, asked=options.gpus, there=n_gpus)
     if options.mlflow is not None:
         new_tracker(space, options, options.output / space.name)

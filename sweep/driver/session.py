@@ -174,6 +174,13 @@ class Session:
         return ("FINISHED" if failure is None else "FAILED"), failure
 
 
+def check_cluster() -> None:
+    """Refuse a cluster that does not answer: before the data is read, which may take minutes."""
+    from sweep.workers.connection import check_address
+
+    check_address()
+
+
 def trial_bytes(report: Mapping[str, Any]) -> int:
     """Return what the largest trial leaves on the disk: adapter, MLflow's copy, a checkpoint."""
     adapter = 4 * int(report["memory"]["adapter_parameters"])  # float32

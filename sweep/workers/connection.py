@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import os
+import queue
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -26,6 +28,7 @@ if "RAY_ADDRESS" not in os.environ:
 
 import ray
 
+from sweep.errors import ClusterError
 from sweep.workers.devices import gpus_for_ray, places_on
 from sweep.workers.signals import heard_by
 
@@ -35,6 +38,35 @@ def is_joined() -> bool:
     return "RAY_ADDRESS" in os.environ
 
 
+ANSWERS_WITHIN_SECONDS = 9
+
+
+def check_address() -> None:
+    """See that the cluster that is named answers; `ray.init` would wait for ever, deaf to Ctrl-C.
+
+    Raises:
+        ClusterError: It does not.
+    """
+    answers: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def ask(address: str) -> None:
+        with contextlib.suppress(Exception):  # somebody answers: ray.init says it better
+            ray._raylet.GcsClient(address=address)
+        answers.put(None)
+
+    named = os.environ["RAY_ADDRESS"]
+    try:
+        if address := ray._private.services.canonicalize_bootstrap_address(named):
+            threading.Thread(target=ask, args=(address,), daemon=True).start()
+            answers.get(timeout=ANSWERS_WITHIN_SECONDS)
+    except (queue.Empty, ConnectionError, ValueError) as error:
+        why = str(error) or f"no cluster answers within {ANSWERS_WITHIN_SECONDS} seconds"
+        raise ClusterError(
+            f"RAY_ADDRESS must be where a Ray cluster runs, such as head:6379, but is {named!r}: "
+            f"{why}. Start the cluster, mend the address, or unset it to train on this machine."
+        ) from None
+
+
 def connect(*, n_cpu_workers: int | None) -> int:
     """Start Ray on this machine, or join the cluster that is named; return how many GPUs it has.
 
@@ -42,7 +74,9 @@ def connect(*, n_cpu_workers: int | None) -> int:
         n_cpu_workers: Workers that will run on processors; None: trials run on GPUs.
     """
     if not ray.is_initialized():
-        if not is_joined():
+        if is_joined():
+            check_address()
+        else:
             _watch_for_leftovers()
         own: dict[str, Any] = {} if is_joined() else {
             "address": "local",

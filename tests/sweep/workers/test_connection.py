@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,9 @@ import ray
 from ray.cluster_utils import Cluster
 
 from sweep.driver.loop import run
+from sweep.errors import ClusterError
 from sweep.study.budget import Budget
+from sweep.workers import connection
 from sweep.workers import runner as ray_workers
 from sweep.workers.connection import gpu_places
 from sweep.workers.devices import places_on
@@ -92,6 +95,26 @@ def test_two_trials_share_a_device(cluster: Cluster, config: MakeConfig) -> None
 )
 def test_places_on_a_machine(n_gpus: int, per_trial: float, n_places: int) -> None:
     assert places_on(n_gpus, per_trial) == n_places
+
+
+def test_a_cluster_that_does_not_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "ANSWERS_WITHIN_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(ClusterError, match=f"is '{address}': no cluster answers within 0.5 s"):
+            connection.connect(n_cpu_workers=1)
+
+
+def test_an_address_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere")
+    with pytest.raises(ClusterError, match="such as head:6379, but is 'nowhere': Invalid address"):
+        connection.connect(n_cpu_workers=1)
+
+
+def test_a_cluster_that_answers_is_not(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    connection.check_address()
 
 
 def test_ray_still_calls_what_is_replaced() -> None:

@@ -152,6 +152,12 @@ def test_the_same_command_has_nothing_left_to_do(finished: Finished) -> None:
     assert len(again.study.trials) == 6
 
 
+def test_it_runs_though_nobody_can_read_what_it_says(finished: Finished) -> None:
+    with Path("/dev/full").open("w") as full:
+        again = command(finished.folder.parent.parent / "tiny.yaml")
+        assert subprocess.run(again, stdout=full, stderr=full, check=False).returncode == 0
+
+
 def test_more_trials_go_on_in_the_same_parent(finished: Finished) -> None:
     more = sweep_run(finished.folder.parent.parent / "tiny.yaml", "--trials", "7")
     parents, children = more.runs

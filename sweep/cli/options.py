@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -81,7 +82,8 @@ def fail(words: str) -> NoReturn:
     # What a file holds stands in messages: it must not move the cursor of the terminal.
     shown = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in words)
     shown = without_secrets(shown)
-    typer.echo(shown, err=True)
+    with suppress(OSError):  # nobody may read it; the exit code says it too
+        typer.echo(shown, err=True)
     raise Refused(shown)
 
 

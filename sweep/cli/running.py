@@ -28,6 +28,7 @@ from sweep.cli.options import (
     known_folder,
     overrides_of,
 )
+from sweep.screen.output import dropped_if_it_fails
 
 if TYPE_CHECKING:
     from sweep.screen.json_events import Events
@@ -71,7 +72,7 @@ def run(
 
     # Before the first trial; from then on `run` listens itself.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with _events(as_json) as events:
+    with dropped_if_it_fails(), _events(as_json) as events:
         overrides = overrides_of(sets, name, seed)
         if trials is not None:
             overrides["budget.trials"] = str(trials)
@@ -227,4 +228,6 @@ def confirm(
     from sweep.confirm.run import confirm as run
 
     options = Options(top=top, seeds=seeds, workers=workers, gpus=gpus, mlflow=mlflow)
-    raise typer.Exit(run(folder, options, console()))
+    with dropped_if_it_fails():
+        code = run(folder, options, console())
+    raise typer.Exit(code)

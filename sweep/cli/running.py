@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ from sweep.cli.options import (
     overrides_of,
 )
 from sweep.screen.output import dropped_if_it_fails
+from sweep.workers.signals import hear
 
 if TYPE_CHECKING:
     from sweep.screen.json_events import Events
@@ -68,10 +70,6 @@ def run(
     with the password from PGPASSWORD or ~/.pgpass. Exit codes: 0 done, 1 failed, 2 bad input, 130
     interrupted.
     """
-    import signal
-
-    # Before the first trial; from then on `run` listens itself.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with dropped_if_it_fails(), _events(as_json) as events:
         overrides = overrides_of(sets, name, seed)
         if trials is not None:
@@ -89,7 +87,7 @@ def run(
         _make_output(output)
         options = Options(output=output, workers=workers, gpus=gpus, mlflow=mlflow, study=study)
         code = run(checked, options, console(stderr=as_json), events)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is written: the exit code shall say so
+    hear(signal.SIG_IGN)  # all is written: the exit code shall say so
     raise typer.Exit(code)
 
 
@@ -154,12 +152,7 @@ def trial(
         to_the_end=to_the_end,
         pdb=pdb,
     )
-    try:
-        code = run(checked, options, console())
-    except KeyboardInterrupt:
-        typer.echo("Interrupted.", err=True)
-        code = 130
-    raise typer.Exit(code)
+    raise typer.Exit(run(checked, options, console()))
 
 
 def _make_output(output: Path) -> None:
@@ -179,10 +172,10 @@ def _events(wanted: bool) -> Iterator[Events | None]:
         events = Events.on_stdout()
     try:
         yield events
-    except KeyboardInterrupt:  # typer would make it an Abort
+    except KeyboardInterrupt:
         if events is not None:
             events.error(INTERRUPTED, 130)
-        interrupted()
+        interrupted(INTERRUPTED)
     except (Exception, Refused) as error:
         words = error.words if isinstance(error, Refused) else errors_in_words(error)
         if events is not None:
@@ -228,6 +221,6 @@ def confirm(
     from sweep.confirm.run import confirm as run
 
     options = Options(top=top, seeds=seeds, workers=workers, gpus=gpus, mlflow=mlflow)
-    with dropped_if_it_fails():
+    with dropped_if_it_fails(), _events(wanted=False):
         code = run(folder, options, console())
     raise typer.Exit(code)

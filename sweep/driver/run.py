@@ -7,7 +7,7 @@ from functools import partial
 from rich.console import Console
 
 from sweep.driver import preparation
-from sweep.driver.interrupt import StopSignals
+from sweep.driver.interrupt import StopSignals, ends_in_order
 from sweep.driver.job import EXIT_CODES, STATES, Ending, Job, Options
 from sweep.driver.recording import SweepRecording, new_tracker, summary_of
 from sweep.driver.session import Session, check_cluster, trial_bytes
@@ -131,9 +131,11 @@ def _end_in_order(job: Job, sweep: Sweep, console: Console) -> Ending:
     if not sweep.has_untold() and is_closed(job.output_dir):
         console.print(summary_text(summary_of(job, sweep, wall_seconds=0.0)))
         return "FINISHED", None
-    recording = SweepRecording(job, sweep, console, console.print)
-    recording.open()
-    return recording.close(("FINISHED", None))
+    recording, stop = SweepRecording(job, sweep, console, console.print), StopSignals()
+    with ends_in_order(stop, console.print):
+        recording.open()
+        status, failure = recording.close(("FINISHED", None))
+    return "KILLED" if stop.heard.is_set() else status, failure
 
 
 def _run_trials(

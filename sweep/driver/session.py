@@ -90,10 +90,9 @@ class Session:
         from sweep.workers import connection
 
         n_cpu_workers = None if self.on_gpus else n_workers(self.space, self.workers)
-        n_gpus = connection.connect(n_cpu_workers=n_cpu_workers)
-        # After Ray's start, which takes the signals too.
         with ends_in_order(self.stop, self.screen.say):
             try:
+                n_gpus = connection.connect(n_cpu_workers=n_cpu_workers)
                 runner = self._make_runner(n_gpus)  # its workers load while MLflow is opened
                 return self._run(study, recording, runner)
             finally:
@@ -146,6 +145,8 @@ class Session:
             recording.break_off()
             raise
         ending = recording.close(ending)
+        if self.stop.heard.is_set():  # while the report was written, too
+            ending = "KILLED", ending[1]
         timings = {**asdict(runner.timings), **runner.usage.seconds}
         with suppress(OSError):
             write_whole(self.folder / layout.TIMINGS, json.dumps(timings, indent=1))

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -98,11 +99,13 @@ def _replace_rays_own() -> None:
     # which trial it was.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
     ray._private.utils.set_sigterm_handler = lambda _: None  # it would exit at once
+    # A signal to our group (`timeout`, a closing terminal) is for us, who need Ray to end in order.
+    ray._private.services.ConsolePopen = partial(subprocess.Popen, start_new_session=True)
 
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Hear Ctrl-C and SIGTERM when what stands below is done: Ray cannot end half connected."""
+    """Hear Ctrl-C and others when what stands below is done: Ray cannot end half connected."""
     heard: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

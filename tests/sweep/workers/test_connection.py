@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -121,6 +122,28 @@ def test_ray_still_calls_what_is_replaced() -> None:
     prints = inspect.getsource(ray._private.worker.listen_error_messages)
     assert " print_to_stdstream(" in prints
     assert " ray._private.utils.set_sigterm_handler(" in inspect.getsource(ray.init)
+    assert " ConsolePopen(" in inspect.getsource(ray._private.services.start_ray_process)
+
+
+HIT = """
+import os, signal
+from sweep.workers import connection
+from sweep.workers.signals import heard_by
+import ray
+heard = []
+connection.connect(n_cpu_workers=1)
+with heard_by(lambda number, _: heard.append(number)):
+    os.killpg(0, signal.{name})
+    print(ray.get(ray.remote(lambda: "Ray lives").remote(), timeout=30), *map(int, heard))
+    connection.disconnect()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_to_the_group_of_a_command_does_not_reach_ray(name: str) -> None:
+    command = [sys.executable, "-c", HIT.format(name=name)]
+    done = subprocess.run(command, capture_output=True, start_new_session=True, check=False)
+    assert done.stdout.decode() == f"Ray lives {int(getattr(signal, name))}\n", done.stderr.decode()
 
 
 TERMINATED = """

@@ -99,13 +99,19 @@ class Session:
                 connection.disconnect()
 
     def _make_runner(self, n_gpus: int) -> RayRunner:
+        from sweep.workers.connection import check_alive
         from sweep.workers.runner import RayRunner
 
         n_cpu_workers = n_workers(self.space, self.workers)
         n_slots = self._gpu_slots(n_gpus) if self.on_gpus else lambda: n_cpu_workers
+
+        def n_slots_now() -> int:  # asked every other second
+            check_alive()
+            return int(min(n_slots(), self.most_slots))
+
         runner = RayRunner(
             self.model,
-            n_slots=lambda: int(min(n_slots(), self.most_slots)),
+            n_slots=n_slots_now,
             on_gpus=self.on_gpus,
             gpus_per_trial=self.space.settings.gpus_per_trial,
             folder=self.folder,

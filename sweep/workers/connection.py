@@ -29,7 +29,7 @@ if "RAY_ADDRESS" not in os.environ:
 
 import ray
 
-from sweep.errors import ClusterError
+from sweep.errors import ClusterError, SweepFailed
 from sweep.workers.devices import gpus_for_ray, places_on
 from sweep.workers.signals import heard_by
 
@@ -165,6 +165,19 @@ def nodes() -> list[Node]:
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+def check_alive() -> None:
+    """See that a Ray of our own still runs; machines of a cluster may come back.
+
+    Raises:
+        SweepFailed: It does not.
+    """
+    if not is_joined() and not nodes():
+        raise SweepFailed(
+            "Ray's own process (raylet) was killed: by the kernel, if memory was short (see "
+            "`dmesg`). Free some, or lower --workers; the same command resumes the sweep."
+        )
 
 
 def here() -> Node:

@@ -146,6 +146,28 @@ def test_a_signal_to_the_group_of_a_command_does_not_reach_ray(name: str) -> Non
     assert done.stdout.decode() == f"Ray lives {int(getattr(signal, name))}\n", done.stderr.decode()
 
 
+KILLED = """
+import psutil, time
+from sweep.errors import SweepFailed
+from sweep.workers import connection
+connection.connect(n_cpu_workers=1)
+connection.check_alive()
+raylet = next(p for p in psutil.Process().children() if p.name() == "raylet")
+raylet.kill()
+try:
+    for _ in range(60):
+        connection.check_alive()
+        time.sleep(0.5)
+except SweepFailed as error:
+    print(error)
+"""
+
+
+def test_a_ray_of_our_own_whose_raylet_was_killed_is_told() -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, check=False)
+    assert done.stdout.decode().startswith("Ray's own process (raylet) was killed"), done.stderr
+
+
 TERMINATED = """
 import os, signal, sys, threading
 signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -94,6 +94,7 @@ def run(
         from sweep.driver.job import Options
         from sweep.driver.run import run as run_sweep
     from sweep.screen.console import CleanConsole
+    from sweep.screen.output import dropped_if_it_fails
     from sweep.space.loading import load_space
 
     changes = {key: json.dumps(value) for key, value in (settings or {}).items()}
@@ -102,7 +103,8 @@ def run(
     options.output.mkdir(parents=True, exist_ok=True)
     # markup=False: names and rows of a user may hold square brackets.
     console = console or CleanConsole(highlight=False, markup=False, emoji=False)
-    code = run_sweep(checked, options, console)
+    with dropped_if_it_fails():
+        code = run_sweep(checked, options, console)
     return read_result(options.output / checked.name, code)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -160,6 +161,12 @@ def test_the_same_command_has_nothing_left_to_do(finished: Finished) -> None:
     assert len(again.study.trials) == 6
 
 
+def test_it_runs_though_nobody_can_read_what_it_says(finished: Finished) -> None:
+    with Path("/dev/full").open("w") as full:
+        again = command(finished.folder.parent.parent / "tiny.yaml")
+        assert subprocess.run(again, stdout=full, stderr=full, check=False).returncode == 0
+
+
 def test_more_trials_go_on_in_the_same_parent(finished: Finished) -> None:
     more = sweep_run(finished.folder.parent.parent / "tiny.yaml", "--trials", "7")
     parents, children = more.runs
@@ -194,28 +201,30 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
-def test_ctrl_c_ends_in_order_and_the_same_command_continues(
+def test_a_signal_to_its_group_ends_it_in_order_and_the_same_command_continues(
     tiny_base: Path, tmp_path: Path
 ) -> None:
     space = write_space(tmp_path, tiny_base, epochs=60)
     unpaused = ("--set", "pruning.outclassed=false", "--trials", "3")
     with (tmp_path / "output.txt").open("w") as output:
         running = subprocess.Popen(
-            command(space, *unpaused), stdout=output, stderr=subprocess.STDOUT
+            command(space, *unpaused),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a shell's job has a group of its own
         )
     log = tmp_path / "out" / "tiny" / "trials" / "001" / "log.txt"
     wait_for(lambda: log.exists() and '"index": 2' in log.read_text())
     live = Finished(tmp_path / "out" / "tiny", "", 0)
     wait_for(lambda: "RUNNING" in {run.info.status for run in live.runs[1]})  # seen in the UI
     processes = psutil.Process(running.pid).children(recursive=True)
-    for _ in range(2):  # an impatient user
-        running.send_signal(signal.SIGINT)
-        time.sleep(0.3)
+    running.terminate()  # `timeout` sends it to both
+    os.killpg(running.pid, signal.SIGTERM)
     assert running.wait(timeout=60) == 130
     psutil.wait_procs(processes, timeout=20)
     assert not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     stopped = Finished(tmp_path / "out" / "tiny", (tmp_path / "output.txt").read_text(), 130)
-    assert "Traceback" not in stopped.output
+    assert "Traceback" not in stopped.output and "Skipping" not in stopped.output
     states = {trial.state for trial in stopped.study.trials}
     assert optuna.trial.TrialState.RUNNING not in states
     assert optuna.trial.TrialState.WAITING in states

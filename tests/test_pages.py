@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 import re
 import shlex
 import subprocess
 import textwrap
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
+from sweep.cli.commands import app
 from sweep.space.loading import load_space
 
 ROOT = Path(__file__).parents[1]
@@ -124,9 +123,8 @@ def _calls(line: str) -> Iterator[list[str]]:
 
 
 def group() -> TyperGroup:
-    """The commands, found as the installed program finds them: by the entry point."""
-    script = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["sweep"]
-    found = typer.main.get_command(importlib.import_module(script.partition(":")[0]).app)
+    """The commands."""
+    found = typer.main.get_command(app)
     assert isinstance(found, TyperGroup)
     return found
 

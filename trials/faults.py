@@ -10,6 +10,8 @@ from typing import Self
 from trials.config import Fault
 
 NO_ROOM = "No space left on device"
+KILLED = "a process of this trial was killed by signal"
+"""Of one of several on their GPUs: the kernel does that when memory is short, or a person."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _GPU_LOST = (
     "GPU is lost",
@@ -27,14 +29,14 @@ _STALLED = "Timeout ("
 
 
 def fault_of(error: BaseException) -> Fault | None:
-    """Tell a full disk and a lost GPU from a trial's own failure, which would come again."""
+    """Tell a full disk and a lost GPU or process from a trial's own failure, which comes again."""
     seen: BaseException | None = error
     while seen is not None:
         words = str(seen)
         # safetensors has the words, but not the number.
         if getattr(seen, "errno", None) in _FULL or NO_ROOM in words:
             return "disk_full"
-        if any(lost in words for lost in _GPU_LOST):
+        if any(lost in words for lost in (*_GPU_LOST, KILLED)):
             return "machine_lost"
         seen = seen.__cause__ or seen.__context__
     return None

@@ -2,9 +2,8 @@
 
 import errno
 import sys
+from contextlib import suppress
 from typing import NoReturn
-
-import typer
 
 from trials.config import UserError
 
@@ -18,8 +17,9 @@ def errors_in_words(error: Exception) -> str | None:
     return None
 
 
-def interrupted() -> NoReturn:
-    typer.echo(INTERRUPTED, err=True)
+def interrupted(words: str = "Interrupted.") -> NoReturn:
+    with suppress(OSError):  # the terminal may be gone
+        print(words, file=sys.stderr, flush=True)
     sys.exit(130)
 
 

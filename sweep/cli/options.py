@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -83,7 +84,8 @@ def echo(words: object, *, err: bool = False, nl: bool = True) -> None:
 def fail(words: str) -> NoReturn:
     """Say what a user got wrong, and end."""
     shown = harmless(words)
-    echo(shown, err=True)
+    with suppress(OSError):  # nobody may read it; the exit code says it too
+        echo(shown, err=True)
     raise Refused(shown)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,8 @@ from sweep.cli.options import (
     overrides_of,
     tell_of_passwords,
 )
+from sweep.screen.output import dropped_if_it_fails
+from sweep.workers.signals import hear
 
 if TYPE_CHECKING:
     from sweep.screen.json_events import Events
@@ -69,11 +72,7 @@ def run(
     with the password from PGPASSWORD or ~/.pgpass. Exit codes: 0 done, 1 failed, 2 bad input, 130
     interrupted.
     """
-    import signal
-
-    # Before the first trial; from then on `run` listens itself.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with _events(as_json) as events:
+    with dropped_if_it_fails(), _events(as_json) as events:
         overrides = overrides_of(sets, name, seed)
         if trials is not None:
             overrides["budget.trials"] = str(trials)
@@ -91,7 +90,7 @@ def run(
         tell_of_passwords(mlflow=mlflow, study=study)
         options = Options(output=output, workers=workers, gpus=gpus, mlflow=mlflow, study=study)
         code = run(checked, options, console(stderr=as_json), events)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is written: the exit code shall say so
+    hear(signal.SIG_IGN)  # all is written: the exit code shall say so
     raise typer.Exit(code)
 
 
@@ -156,12 +155,7 @@ def trial(
         to_the_end=to_the_end,
         pdb=pdb,
     )
-    try:
-        code = run(checked, options, console())
-    except KeyboardInterrupt:
-        echo("Interrupted.", err=True)
-        code = 130
-    raise typer.Exit(code)
+    raise typer.Exit(run(checked, options, console()))
 
 
 def _make_output(output: Path) -> None:
@@ -181,10 +175,10 @@ def _events(wanted: bool) -> Iterator[Events | None]:
         events = Events.on_stdout()
     try:
         yield events
-    except KeyboardInterrupt:  # typer would make it an Abort
+    except KeyboardInterrupt:
         if events is not None:
             events.error(INTERRUPTED, 130)
-        interrupted()
+        interrupted(INTERRUPTED)
     except (Exception, Refused) as error:
         words = error.words if isinstance(error, Refused) else errors_in_words(error)
         if events is not None:
@@ -231,4 +225,6 @@ def confirm(
 
     tell_of_passwords(mlflow=mlflow)
     options = Options(top=top, seeds=seeds, workers=workers, gpus=gpus, mlflow=mlflow)
-    raise typer.Exit(run(folder, options, console()))
+    with dropped_if_it_fails(), _events(wanted=False):
+        code = run(folder, options, console())
+    raise typer.Exit(code)

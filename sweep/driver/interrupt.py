@@ -1,12 +1,17 @@
-"""Ctrl-C and SIGTERM while trials run: the first stops the sweep cleanly."""
+"""Ctrl-C and other signals while trials run: the first stops the sweep cleanly."""
 
 import contextlib
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FrameType
 
 from sweep.workers.signals import heard_by
+
+ONE_REQUEST_SECONDS = 1.0
+"""Signals so near to each other are one: `timeout` sends two, a closing terminal three."""
 
 
 @dataclass
@@ -29,7 +34,7 @@ class StopSignals:
 
 @contextlib.contextmanager
 def ends_in_order(signals: StopSignals, say: Callable[[str], None]) -> Iterator[None]:
-    """Let Ctrl-C (or SIGTERM) stop the sweep cleanly; only the third one aborts.
+    """Let Ctrl-C (or another signal) stop the sweep cleanly; only the third one aborts.
 
     The second usually comes from somebody who did not see that the first was heard.
     """
@@ -40,7 +45,13 @@ def ends_in_order(signals: StopSignals, say: Callable[[str], None]) -> Iterator[
         ]
     )
 
+    latest = -math.inf
+
     def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal latest
+        if time.monotonic() - latest < ONE_REQUEST_SECONDS:
+            return
+        latest = time.monotonic()
         if signals.heard.is_set():
             signals.hurry.set()
         signals.heard.set()

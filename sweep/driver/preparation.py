@@ -159,6 +159,7 @@ def answered(
                 stderr=log,
                 text=True,
                 errors="replace",
+                start_new_session=True,  # signals to our group are not meant for it
             ) as process,
         ):
             assert process.stdout is not None

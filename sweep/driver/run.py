@@ -7,10 +7,10 @@ from functools import partial
 from rich.console import Console
 
 from sweep.driver import preparation
-from sweep.driver.interrupt import StopSignals
+from sweep.driver.interrupt import StopSignals, ends_in_order
 from sweep.driver.job import EXIT_CODES, STATES, Ending, Job, Options
 from sweep.driver.recording import SweepRecording, new_tracker, summary_of
-from sweep.driver.session import Session, trial_bytes
+from sweep.driver.session import Session, check_cluster, trial_bytes
 from sweep.driver.start_from import with_earlier
 from sweep.folder import layout
 from sweep.folder.lock import locked
@@ -98,7 +98,9 @@ def _check_options(space: Space, options: Options, *, on_gpus: bool) -> None:
     """Refuse what cannot be before the data is read, which may take minutes."""
     check_sampler(space)
     n_gpus = n_visible_gpus()
-    if on_gpus and n_gpus is not None and "RAY_ADDRESS" not in os.environ:
+    if "RAY_ADDRESS" in os.environ:
+        check_cluster()
+    elif on_gpus and n_gpus is not None:
         n_gpu_slots(space, asked=options.gpus, there=n_gpus)
     if options.mlflow is not None:
         new_tracker(space, options, options.output / space.name)
@@ -129,9 +131,11 @@ def _end_in_order(job: Job, sweep: Sweep, console: Console) -> Ending:
     if not sweep.has_untold() and is_closed(job.output_dir):
         console.print(summary_text(summary_of(job, sweep, wall_seconds=0.0)))
         return "FINISHED", None
-    recording = SweepRecording(job, sweep, console, console.print)
-    recording.open()
-    return recording.close(("FINISHED", None))
+    recording, stop = SweepRecording(job, sweep, console, console.print), StopSignals()
+    with ends_in_order(stop, console.print):
+        recording.open()
+        status, failure = recording.close(("FINISHED", None))
+    return "KILLED" if stop.heard.is_set() else status, failure
 
 
 def _run_trials(

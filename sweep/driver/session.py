@@ -90,23 +90,28 @@ class Session:
         from sweep.workers import connection
 
         n_cpu_workers = None if self.on_gpus else n_workers(self.space, self.workers)
-        n_gpus = connection.connect(n_cpu_workers=n_cpu_workers)
-        # After Ray's start, which takes the signals too.
         with ends_in_order(self.stop, self.screen.say):
             try:
+                n_gpus = connection.connect(n_cpu_workers=n_cpu_workers)
                 runner = self._make_runner(n_gpus)  # its workers load while MLflow is opened
                 return self._run(study, recording, runner)
             finally:
                 connection.disconnect()
 
     def _make_runner(self, n_gpus: int) -> RayRunner:
+        from sweep.workers.connection import check_alive
         from sweep.workers.runner import RayRunner
 
         n_cpu_workers = n_workers(self.space, self.workers)
         n_slots = self._gpu_slots(n_gpus) if self.on_gpus else lambda: n_cpu_workers
+
+        def n_slots_now() -> int:  # asked every other second
+            check_alive()
+            return int(min(n_slots(), self.most_slots))
+
         runner = RayRunner(
             self.model,
-            n_slots=lambda: int(min(n_slots(), self.most_slots)),
+            n_slots=n_slots_now,
             on_gpus=self.on_gpus,
             gpus_per_trial=self.space.settings.gpus_per_trial,
             folder=self.folder,
@@ -146,6 +151,8 @@ class Session:
             recording.break_off()
             raise
         ending = recording.close(ending)
+        if self.stop.heard.is_set():  # while the report was written, too
+            ending = "KILLED", ending[1]
         timings = {**asdict(runner.timings), **runner.usage.seconds}
         with suppress(OSError):
             write_whole(self.folder / layout.TIMINGS, json.dumps(timings, indent=1))
@@ -172,6 +179,13 @@ class Session:
             return "KILLED", failure
         failure = failure or study.why_failed()
         return ("FINISHED" if failure is None else "FAILED"), failure
+
+
+def check_cluster() -> None:
+    """Refuse a cluster that does not answer: before the data is read, which may take minutes."""
+    from sweep.workers.connection import check_address
+
+    check_address()
 
 
 def trial_bytes(report: Mapping[str, Any]) -> int:

@@ -3,12 +3,15 @@
 import contextlib
 import logging
 import os
+import queue
 import secrets
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,6 +33,7 @@ if "RAY_ADDRESS" not in os.environ:
 import ray
 from ray.job_config import JobConfig
 
+from sweep.errors import ClusterError, SweepFailed
 from sweep.workers.devices import gpus_for_ray, places_on
 from sweep.workers.signals import heard_by
 
@@ -39,6 +43,35 @@ def is_joined() -> bool:
     return "RAY_ADDRESS" in os.environ
 
 
+ANSWERS_WITHIN_SECONDS = 9
+
+
+def check_address() -> None:
+    """See that the cluster that is named answers; `ray.init` would wait for ever, deaf to Ctrl-C.
+
+    Raises:
+        ClusterError: It does not.
+    """
+    answers: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def ask(address: str) -> None:
+        with contextlib.suppress(Exception):  # somebody answers: ray.init says it better
+            ray._raylet.GcsClient(address=address)
+        answers.put(None)
+
+    named = os.environ["RAY_ADDRESS"]
+    try:
+        if address := ray._private.services.canonicalize_bootstrap_address(named):
+            threading.Thread(target=ask, args=(address,), daemon=True).start()
+            answers.get(timeout=ANSWERS_WITHIN_SECONDS)
+    except (queue.Empty, ConnectionError, ValueError) as error:
+        why = str(error) or f"no cluster answers within {ANSWERS_WITHIN_SECONDS} seconds"
+        raise ClusterError(
+            f"RAY_ADDRESS must be where a Ray cluster runs, such as head:6379, but is {named!r}: "
+            f"{why}. Start the cluster, mend the address, or unset it to train on this machine."
+        ) from None
+
+
 def connect(*, n_cpu_workers: int | None) -> int:
     """Start Ray on this machine, or join the cluster that is named; return how many GPUs it has.
 
@@ -46,6 +79,8 @@ def connect(*, n_cpu_workers: int | None) -> int:
         n_cpu_workers: Workers that will run on processors; None: trials run on GPUs.
     """
     if not ray.is_initialized():
+        if is_joined():
+            check_address()
         own: dict[str, Any] = {} if is_joined() else {
             "_temp_dir": f"{_closed_to_others()}/ray",  # which Ray opens to everybody
             "address": "local",
@@ -119,11 +154,13 @@ def _replace_rays_own() -> None:
     # which trial it was.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
     ray._private.utils.set_sigterm_handler = lambda _: None  # it would exit at once
+    # A signal to our group (`timeout`, a closing terminal) is for us, who need Ray to end in order.
+    ray._private.services.ConsolePopen = partial(subprocess.Popen, start_new_session=True)
 
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Hear Ctrl-C and SIGTERM when what stands below is done: Ray cannot end half connected."""
+    """Hear Ctrl-C and others when what stands below is done: Ray cannot end half connected."""
     heard: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -179,6 +216,19 @@ def nodes() -> list[Node]:
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+def check_alive() -> None:
+    """See that a Ray of our own still runs; machines of a cluster may come back.
+
+    Raises:
+        SweepFailed: It does not.
+    """
+    if not is_joined() and not nodes():
+        raise SweepFailed(
+            "Ray's own process (raylet) was killed: by the kernel, if memory was short (see "
+            "`dmesg`). Free some, or lower --workers; the same command resumes the sweep."
+        )
 
 
 def here() -> Node:

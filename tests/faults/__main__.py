@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from sweep.workers.signals import ENDING
 from tests.faults.faults import FAULTS, inject, lay_out
 from tests.faults.tally import Tally
 
@@ -30,8 +31,9 @@ def main() -> int:
     parser.add_argument("--n", type=int, help="of each fault, instead of the usual number")
     parser.add_argument("--keep", type=Path, help="a new folder for the sweeps, which stay there")
     asked = parser.parse_args()
-    # A shell has what it starts in the background ignore Ctrl-C, and the sweeps would inherit it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # What a shell or nohup has this command ignore, the sweeps would inherit.
+    for number in ENDING:
+        signal.signal(number, signal.default_int_handler)
     folder = asked.keep or Path(tempfile.mkdtemp(prefix="sweep-faults-"))
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()

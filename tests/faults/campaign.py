@@ -227,9 +227,12 @@ class SweepUnderTest:
                 return self.has_begun
         return self.has_begun
 
-    def send(self, number: int) -> None:
-        """Send a signal to the command, and to nothing else."""
-        self._command.send_signal(number)
+    def send(self, number: int, *, to_group: bool = False) -> None:
+        """Send a signal to the command, and to nothing else, or to its whole process group."""
+        if not to_group:
+            self._command.send_signal(number)
+        elif self.wait(0) is None:
+            os.killpg(self._command.pid, number)
 
     def at_work(self) -> dict[int, psutil.Process]:
         """The worker process of each running trial: the one whose output is the trial's log."""

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweep.workers.signals import ENDING
 from tests import tiny
 from tests.faults import states
 from tests.faults.campaign import SweepUnderTest, write_space
@@ -26,6 +27,8 @@ LATEST_SECONDS = 25.0
 """So long after its first trial began, a command is cut off at the latest."""
 ENDS_WITHIN_SECONDS = 600.0
 STOPS_WITHIN_SECONDS = 60.0
+HEARD_WITHIN_SECONDS = 15.0
+SAID = re.compile("^Interrupted|Stopping: ", re.MULTILINE)
 HITS_OF_A_TRIAL = 2
 """A trial is run again twice; it fails when its worker dies for the third time."""
 STALL = "stall_minutes: 0.1\n"
@@ -106,17 +109,18 @@ def driver(course: Course, chance: random.Random, tally: Tally) -> None:
 
 
 def signals(course: Course, chance: random.Random, tally: Tally) -> None:
-    """SIGINT and SIGTERM in turn, each at a random moment; the command is given again."""
+    """Signals in turn, to the command and to its group, at random moments; then it goes on."""
 
     def stop(sweep: SweepUnderTest) -> None:
-        number = (signal.SIGINT, signal.SIGTERM)[tally.n_injected % 2]
-        tally.injected(sweep, f"{number.name} to the command {_at_work(sweep)}")
-        allowed = {130} if sweep.has_begun else {130, -number}
-        sweep.send(number)
-        code = sweep.wait(STOPS_WITHIN_SECONDS)
+        number = ENDING[tally.n_injected // 2 % len(ENDING)]
+        to_group = tally.n_injected % 2 == 1
+        whom = "the command's group" if to_group else "the command"
+        tally.injected(sweep, f"{number.name} to {whom} {_at_work(sweep)}")
+        sweep.send(number, to_group=to_group)
+        code = sweep.wait(HEARD_WITHIN_SECONDS)
         if code is None:
-            tally.is_wrong(f"{number.name} has not ended it in {STOPS_WITHIN_SECONDS:.0f} s")
-        elif code not in allowed and not _has_just_ended(sweep, code):
+            tally.is_wrong(f"{number.name} has not ended it in {HEARD_WITHIN_SECONDS:.0f} s")
+        elif not (code == 130 and SAID.search(sweep.words)) and not _has_just_ended(sweep, code):
             tally.is_wrong(f"{number.name} has ended it with {code}: {_last_words(sweep)}")
         for words in states.tracebacks(sweep):
             tally.is_wrong(words)

@@ -26,6 +26,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from trials.config import ModelConfig
 from trials.distributed.group import T
+from trials.faults import KILLED
 from trials.parent import module_command, module_environment
 
 FOR_EVER = timedelta(days=365)
@@ -148,9 +149,8 @@ class Peers:
         code = peer.wait()
         log = log_path.read_text(errors="replace")
         raised = _RAISED.findall(log)
-        cause = f"a process of this trial ended with exit code {code}" + "".join(
-            f": {line}" for line in raised[-1:]
-        )
+        ended = "a process of this trial ended with exit code"
+        cause = f"{KILLED} {-code}" if code < 0 else ": ".join([f"{ended} {code}", *raised[-1:]])
         print("\n".join([*log.splitlines()[-20:], cause]), file=sys.stderr, flush=True)
         self._causes.put(cause)
         time.sleep(GRACE_SECONDS)

@@ -6,9 +6,10 @@ import ast
 from pathlib import Path
 
 import pytest
+import typer
 
 import sweep.errors
-from sweep.cli import app
+from sweep.cli import app, commands
 from sweep.errors import SweepFailed
 from trials.config import ConfigError, DataError
 from trials.models.smollm2 import ModelError
@@ -40,7 +41,7 @@ def test_what_a_user_got_wrong_is_told_in_words(
     def fails() -> None:
         raise kind("search.rank: must be above 0.")
 
-    monkeypatch.setattr(app, "app", fails)
+    monkeypatch.setattr(commands, "app", fails)
     with pytest.raises(SystemExit, match="2"):
         app.main()
     assert "search.rank: must be above 0." in capsys.readouterr().err
@@ -50,6 +51,21 @@ def test_a_plain_value_error_gets_its_traceback(monkeypatch: pytest.MonkeyPatch)
     def fails() -> None:
         raise ValueError("a fault of ours")
 
-    monkeypatch.setattr(app, "app", fails)
+    monkeypatch.setattr(commands, "app", fails)
     with pytest.raises(ValueError, match="a fault of ours"):
         app.main()
+
+
+def test_ctrl_c_is_told_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting = typer.Typer()
+
+    @waiting.command()
+    def _wait() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "app", lambda: waiting([]))
+    with pytest.raises(SystemExit, match="130"):
+        app.main()
+    assert capsys.readouterr().err == "Interrupted.\n"

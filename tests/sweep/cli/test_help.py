@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from sweep.cli.app import app
+from sweep.cli.commands import app
 
 COMMANDS = sorted(typer.main.get_group(app).commands)
 SWEEP = [sys.executable, "-m", "sweep"]

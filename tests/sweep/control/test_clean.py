@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sweep.cli.app import app
+from sweep.cli.commands import app
 from sweep.control.clean import clean
 from sweep.folder.lock import locked
 from tests.sweep.reviewed import make_config, point, result, write_sweep

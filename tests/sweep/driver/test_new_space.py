@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from sweep.cli.app import app
+from sweep.cli.commands import app
 from sweep.driver.new_space import in_flow, usual_path
 from sweep.errors import SpaceError
 from sweep.space.loading import load_space

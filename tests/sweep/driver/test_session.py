@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from sweep.driver import preparation
+from sweep.driver import preparation, recording
 from sweep.driver.job import Options
 from sweep.driver.run import run
+from sweep.folder import layout
 from sweep.folder.requests import ask_to_stop
-from sweep.results.reading import read_sweep
+from sweep.report.page import write_report
+from sweep.results.reading import StoredSweep, read_sweep
 from sweep.space.loading import load_space
 from tests.faults.space_mutants import REPORT
 
@@ -70,3 +74,21 @@ def test_word_that_is_left_while_it_prepares_stops_it(
     monkeypatch.setattr(preparation, "prepare_data", prepare)
     assert ran(tmp_path)[0] == 130
     assert read_sweep(tmp_path / "sweeps" / "tiny").trials == []
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_a_signal_while_the_report_is_written_is_heard_and_all_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_resumed: bool
+) -> None:
+    if is_resumed:
+        assert ran(tmp_path)[0] == 0
+        sent = (tmp_path / "sweeps/tiny" / layout.JOURNAL).with_suffix(".sent")
+        sent.unlink()  # as if it had been killed before its end
+
+    def write_hit(stored: StoredSweep) -> Path:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return write_report(stored)
+
+    monkeypatch.setattr(recording, "write_report", write_hit)
+    assert ran(tmp_path)[0] == 130
+    assert "The sweep: finished." in (tmp_path / "sweeps/tiny/report.html").read_text()

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
-from sweep.cli.app import app
+from sweep.cli.commands import app
 from sweep.errors import ExportError
 from sweep.export import adapter as exporting
 from sweep.export.adapter import Measured, export, verdict

@@ -13,7 +13,7 @@ from rich.console import Console
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from sweep.cli.app import app
+from sweep.cli.commands import app
 from sweep.errors import StudyError
 from sweep.export.trainer_yaml import Trainer, training_yaml
 from sweep.folder import layout

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from sweep.cli.app import app
+from sweep.cli.commands import app
 from sweep.confirm.plan import plan
 from sweep.report.page import page
 from sweep.results.compare import Side, as_json, comparison, side_of, verdict, why_not_comparable

@@ -11,7 +11,7 @@ import optuna
 import pytest
 from typer.testing import CliRunner
 
-from sweep.cli.app import app
+from sweep.cli.commands import app
 from sweep.folder.lock import locked
 from sweep.results.reading import read_sweep
 from sweep.storage.patient import storage_url

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from sweep.cli.app import app
+from sweep.cli.commands import app
 from sweep.space.hyperparameters import HYPERPARAMETERS
 from sweep.space.schema import BEGIN, END, tables
 from sweep.space.settings import UNSET, Settings

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +16,9 @@ import ray
 from ray.cluster_utils import Cluster
 
 from sweep.driver.loop import run
+from sweep.errors import ClusterError
 from sweep.study.budget import Budget
+from sweep.workers import connection
 from sweep.workers import runner as ray_workers
 from sweep.workers.connection import gpu_places
 from sweep.workers.devices import places_on
@@ -94,10 +98,74 @@ def test_places_on_a_machine(n_gpus: int, per_trial: float, n_places: int) -> No
     assert places_on(n_gpus, per_trial) == n_places
 
 
+def test_a_cluster_that_does_not_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "ANSWERS_WITHIN_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(ClusterError, match=f"is '{address}': no cluster answers within 0.5 s"):
+            connection.connect(n_cpu_workers=1)
+
+
+def test_an_address_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere")
+    with pytest.raises(ClusterError, match="such as head:6379, but is 'nowhere': Invalid address"):
+        connection.connect(n_cpu_workers=1)
+
+
+def test_a_cluster_that_answers_is_not(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    connection.check_address()
+
+
 def test_ray_still_calls_what_is_replaced() -> None:
     prints = inspect.getsource(ray._private.worker.listen_error_messages)
     assert " print_to_stdstream(" in prints
     assert " ray._private.utils.set_sigterm_handler(" in inspect.getsource(ray.init)
+    assert " ConsolePopen(" in inspect.getsource(ray._private.services.start_ray_process)
+
+
+HIT = """
+import os, signal
+from sweep.workers import connection
+from sweep.workers.signals import heard_by
+import ray
+heard = []
+connection.connect(n_cpu_workers=1)
+with heard_by(lambda number, _: heard.append(number)):
+    os.killpg(0, signal.{name})
+    print(ray.get(ray.remote(lambda: "Ray lives").remote(), timeout=30), *map(int, heard))
+    connection.disconnect()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_to_the_group_of_a_command_does_not_reach_ray(name: str) -> None:
+    command = [sys.executable, "-c", HIT.format(name=name)]
+    done = subprocess.run(command, capture_output=True, start_new_session=True, check=False)
+    assert done.stdout.decode() == f"Ray lives {int(getattr(signal, name))}\n", done.stderr.decode()
+
+
+KILLED = """
+import psutil, time
+from sweep.errors import SweepFailed
+from sweep.workers import connection
+connection.connect(n_cpu_workers=1)
+connection.check_alive()
+raylet = next(p for p in psutil.Process().children() if p.name() == "raylet")
+raylet.kill()
+try:
+    for _ in range(60):
+        connection.check_alive()
+        time.sleep(0.5)
+except SweepFailed as error:
+    print(error)
+"""
+
+
+def test_a_ray_of_our_own_whose_raylet_was_killed_is_told() -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, check=False)
+    assert done.stdout.decode().startswith("Ray's own process (raylet) was killed"), done.stderr
 
 
 TERMINATED = """

@@ -19,6 +19,7 @@ from tests import tiny
 from trials.backends.loading import load
 from trials.config import EvalPoint, ModelConfig, Objective, TrialConfig
 from trials.distributed.processes import Processes
+from trials.faults import KILLED
 from trials.memory.micro_batches import MicroBatchMemory
 from trials.preparation.prompts import Ask
 from trials.training.train import run_trial
@@ -123,17 +124,22 @@ def test_memory_that_runs_out_in_one_process_makes_the_micro_batch_smaller_in_bo
     assert losses(points) == pytest.approx(losses(undisturbed), rel=1e-5)
 
 
-def test_a_process_that_dies_is_the_trials_cause(exact: MakeConfig, tmp_path: Path) -> None:
-    died = SHORT_OF_MEMORY.replace('raise torch.OutOfMemoryError("CUDA out of memory.")', "1 / 0")
+@pytest.mark.parametrize(
+    ("death", "words", "fault"),
+    [
+        ("1 / 0", "a process of this trial ended with exit code 1: ZeroDivision", None),
+        ("import os; os.kill(os.getpid(), 9)", f"{KILLED} 9", "machine_lost"),
+    ],
+)
+def test_a_process_that_dies_is_the_trials_cause_and_one_that_is_killed_is_not_its_fault(
+    exact: MakeConfig, tmp_path: Path, death: str, words: str, fault: str | None
+) -> None:
+    died = SHORT_OF_MEMORY.replace('raise torch.OutOfMemoryError("CUDA out of memory.")', death)
     (tmp_path / "sitecustomize.py").write_text(died)
     trial = exact(1, micro_batch_size=18, gpus_per_trial=2)
-    with pytest.raises(
-        AssertionError,
-        match="PeerDied: a process of this trial ended with exit code 1: ZeroDivision",
-    ):
+    with pytest.raises(AssertionError, match=f"(?s)PeerDied: {words}.*, fault={fault!r}"):
         together(tmp_path, trial)
-    log = (Path(trial.output_dir) / "log.txt").read_text()
-    assert "a process of this trial ended with exit code 1" in log
+    assert words in (Path(trial.output_dir) / "log.txt").read_text()
 
 
 @pytest.mark.long
@@ -172,7 +178,7 @@ def main(request_path: str, answer_path: str) -> None:
             if isinstance(event, Reported):
                 curves[-1].append(asdict(event.point))
                 worker.answer(None)
-        assert event.result.outcome == "completed", event.result.reason
+        assert event.result.outcome == "completed", event.result
     Path(answer_path).write_text(json.dumps(curves))
     os._exit(0)
 

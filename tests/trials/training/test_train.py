@@ -368,7 +368,7 @@ def test_a_pass_that_ran_out_of_memory_is_gone_when_the_gradients_are_summed(
             nll = super().nll_sum(model, batch)
             passes.append(weakref.ref(nll))
             if len(passes) == 1:
-                nll.register_hook(run_out)
+                nll.register_hook(run_out)  # type: ignore[no-untyped-call]
             return nll
 
     trial = config(1, gpus_per_trial=2)

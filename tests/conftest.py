@@ -9,6 +9,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,12 @@ from platformdirs import user_cache_path
 from tests import tiny
 from trials.config import TrialConfig
 from trials.models.smollm2 import FOLDER
+
+# A shell's `&` and nohup ignore them, and what is started here would, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+for _number in (signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(_number, signal.SIG_DFL)
 
 
 def _cache_of_our_own() -> tempfile.TemporaryDirectory[str]:

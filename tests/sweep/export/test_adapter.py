@@ -158,8 +158,10 @@ def test_its_receiver_needs_only_transformers_and_peft(record: Record, tmp_path:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = set(done.stdout.split())
     ours = {name for name in modules if name.startswith(("sweep", "trials"))}
-    # How a base is quantised must be as in a trial; the rest of the project has no part in it.
+    # How a base is quantised must be as in a trial, and files have the usual mode; the rest of the
+    # project has no part in it.
     shared = {"trials.models", "trials.models.quantisation"}
+    shared |= {"trials.whole_file", "trials.foreign_text"}
     assert ours == {"trials", "trials.exported", *shared}
     assert not modules & {"optuna", "ray", "mlflow", "pydantic", "typer"}
 

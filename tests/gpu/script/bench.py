@@ -12,7 +12,15 @@ from typing import Any
 from unittest.mock import patch
 
 from tests.gpu.script.found import Found, Missing
-from trials.config import Backend, EvalPoint, ModelConfig, Outcome, Quantization, TrialConfig
+from trials.config import (
+    Backend,
+    EvalPoint,
+    ModelConfig,
+    Outcome,
+    Quantization,
+    TrialConfig,
+    short_trial,
+)
 from trials.models.frozen_base import FrozenBase
 
 MIB = 2**20
@@ -94,35 +102,18 @@ def trial_config(
     """A trial of a few steps; name what should differ."""
     settings: dict[str, Any] = {
         "number": number,
-        "model": model,
         "data_dir": str(data_dir),
         "output_dir": str(bench.work / f"{number:03d}"),
         "rank": 16,
         "alpha": 32.0,
-        "learning_rate": 1e-3,
-        "epochs": 1,
-        "effective_batch_size": 16,
-        "gpus_per_trial": 1,
         "micro_batch_size": 8,
         "eval_batch_size": 8,
-        "max_length": model.max_length,
-        "dropout": 0.0,
-        "warmup_ratio": 0.0,
-        "weight_decay": 0.0,
-        "lr_scheduler": "constant",
-        "optimizer": "adamw",
-        "max_grad_norm": 1.0,
-        "target_modules": "all-linear",
-        "use_rslora": False,
-        "use_dora": False,
-        "neftune_alpha": 0.0,
         "n_evaluations": 2,
         "evaluate_base": True,
         "checkpoint_minutes": 1e9,
         "stall_minutes": 1e9,
-        "seed": 0,
     }
-    return TrialConfig(**settings | changes)
+    return short_trial(model, **settings | changes)
 
 
 def loaded(bench: Bench, model: ModelConfig, gpu_share: float = 1.0) -> FrozenBase:

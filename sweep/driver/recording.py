@@ -204,7 +204,7 @@ def summary_of(job: Job, sweep: Sweep, *, wall_seconds: float) -> Summary:
         name=job.space.name,
         ended=sweep.ended(),
         ranked=sweep.ranked(),
-        base_eval_loss=sweep.base_eval_loss,
+        base_eval_loss=sweep.base.eval_loss,
         best_dir=best_dir if best_dir.exists() else None,
         see_it_all=_see_it_all(job.output_dir),
         wall_seconds=wall_seconds,
@@ -212,7 +212,7 @@ def summary_of(job: Job, sweep: Sweep, *, wall_seconds: float) -> Summary:
         n_paused=sweep.n_paused(),
         report=job.output_dir / layout.REPORT,
         objective=job.space.objective,
-        base_value=sweep.base_value,
+        base_value=sweep.base.value,
     )
 
 

@@ -149,7 +149,7 @@ def _run_trials(
     progress = Progress(
         budget,
         sweep.ended(),
-        sweep.base_eval_loss,
+        sweep.base.eval_loss,
         queued=sweep.queued(),
         paused=sweep.paused,
         gpu_seconds=sweep.gpu_seconds,

@@ -20,8 +20,9 @@ WITHOUT_VALUE: frozenset[Outcome] = frozenset({"diverged", "stopped", "out_of_me
 class Rivals:
     """What a trial is up against: the others of its study. As it stands, none is judged by them."""
 
-    def hear(self, number: int, curve: Sequence[EvalPoint]) -> None:
-        """Take the evaluations of a running trial, latest last."""
+    def hear(self, number: int, curve: Sequence[EvalPoint]) -> bool:
+        """Take the evaluations of a running trial, latest last; whether others need the latest."""
+        return False
 
     def lost(self, number: int) -> None:
         """A trial has ended without a value that counts."""
@@ -47,8 +48,14 @@ class OptunaPruner(Rivals):
     second trial for being worse than the first.
     """
 
-    def __init__(self, settings: OutclassedSettings, objective: Objective = BY_EVAL_LOSS) -> None:
-        self._inner = _optunas(settings)
+    def __init__(
+        self,
+        settings: OutclassedSettings,
+        objective: Objective = BY_EVAL_LOSS,
+        *,
+        n_evaluations: int,
+    ) -> None:
+        self._inner = _optunas(settings, n_evaluations)
         self._objective = objective
         self._min_peers = settings.min_peers
 
@@ -79,7 +86,7 @@ class OptunaPruner(Rivals):
         )
 
 
-def _optunas(settings: OutclassedSettings) -> BasePruner:
+def _optunas(settings: OutclassedSettings, n_evaluations: int) -> BasePruner:
     """The configured pruner; its steps are evaluations, shares of a trial's own run."""
     n, factor = settings.min_peers, settings.factor
     if settings.pruner == "median":
@@ -87,7 +94,10 @@ def _optunas(settings: OutclassedSettings) -> BasePruner:
     if settings.pruner == "percentile":
         return optuna.pruners.PercentilePruner(settings.percentile, n_startup_trials=n)
     if settings.pruner == "hyperband":
-        return optuna.pruners.HyperbandPruner(reduction_factor=factor)
+        # As "auto" has it if a trial has run to its end by the time that it is first asked.
+        return optuna.pruners.HyperbandPruner(
+            max_resource=n_evaluations + 1, reduction_factor=factor
+        )
     # With K = 20 and a factor of 4 the cuts lie at 5, 20 and 80 % of a trial's own run.
     return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=factor)
 
@@ -100,8 +110,9 @@ class AshaPruner(Rivals):
         self._rung: dict[int, int | None] = {}
         """The rung that a trial has reached with its latest evaluation."""
 
-    def hear(self, number: int, curve: Sequence[EvalPoint]) -> None:
-        self._rung[number] = self._halving.hear(number, curve)
+    def hear(self, number: int, curve: Sequence[EvalPoint]) -> bool:
+        rung = self._rung[number] = self._halving.hear(number, curve)
+        return rung is not None
 
     def lost(self, number: int) -> None:
         self._halving.lost(number)
@@ -114,6 +125,8 @@ class AshaPruner(Rivals):
     def promising(self, paused: Collection[int], *, is_last: bool) -> int | None:
         at = {number: self._halving.rung_of(number) for number in paused}
         waiting = {number: rung for number, rung in at.items() if rung is not None}
+        if unplaced := at.keys() - waiting:  # the rungs have changed since they were paused
+            return min(unplaced)
         return self._halving.promising(waiting, is_last=is_last)
 
     def standing(self, number: int) -> str:
@@ -126,7 +139,7 @@ def make_rivals(space: Space, study: optuna.Study) -> Rivals:
     if not settings:
         return Rivals()
     if settings.pruner != "asha":
-        return OptunaPruner(settings, space.objective)
+        return OptunaPruner(settings, space.objective, n_evaluations=n_evaluations)
     halving = Halving(
         space.objective,
         rungs=rung_indices(settings.rungs, n_evaluations),

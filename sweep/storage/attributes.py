@@ -25,6 +25,10 @@ PASSED_ON = "passed_on"  # trials of whose end all trackers were told, as ranges
 # User attributes of a trial.
 POINT = "hyperparameters"  # every one of them, the fixed ones included
 N_LOST = "n_lost"  # times that its process or machine was lost
+# When it was paused, each time, and when it ended, counted over the whole study from 1 on: what
+# hangs on the order of ends must not hang on a clock, nor on when the study was opened.
+TOLD = "told"
+STOP = "stop"  # its peers' verdict, and at which evaluation, until it has been acted on
 # Of a paused trial: its result and curve so far. To Optuna it still runs: its value is not known,
 # and nobody but the sweep decides when it goes on.
 PAUSED = "paused"
@@ -32,7 +36,7 @@ PAUSED = "paused"
 RESULT = "result"  # a `TrialResult`
 OUTCOME = "outcome"
 OUTCOME_REASON = "outcome_reason"
-CURVE = "curve"  # every `EvalPoint` from index 1 on
+CURVE = "curve"  # every `EvalPoint` from index 1 on; before the end up to its latest rung
 EVAL_LOSS_BEST = "eval_loss_best"  # at its best evaluation
 VALUE_BEST = "value_best"  # the objective there
 

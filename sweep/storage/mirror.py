@@ -6,14 +6,16 @@ holds. Optuna's own storage asks the database for all running trials whenever it
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import optuna
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from sweep.storage.optuna_private import trial_id_of
-from sweep.storage.patient import PatientStorage
+from sweep.storage.optuna_private import storage_of, trial_id_of
+from sweep.storage.patient import TOGETHER, PatientStorage
 
 
 class InMemory(InMemoryStorage):
@@ -70,6 +72,8 @@ class Mirror(InMemory):
     def __init__(self, stored: PatientStorage, name: str) -> None:
         super().__init__()
         self._stored = stored
+        self._held: list[tuple[str, Sequence[Any]]] | None = None
+        """Writes that are made together, by name, with their arguments."""
         self._load(stored.get_study_id_from_name(name), name)
         for what in ("user_attr", "system_attr"):
             for of in ("study", "trial"):
@@ -94,6 +98,16 @@ class Mirror(InMemory):
         self._stored.end_trial(trial_id, ended)
         super().end_trial(trial_id, ended)
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is set of trials meanwhile goes into the database in one transaction, at the end."""
+        self._held = []
+        try:
+            yield
+            self._stored.write_together(self._held)
+        finally:
+            self._held = None
+
     def _load(self, study_id: int, name: str) -> None:
         made = super().create_new_study(self._stored.get_study_directions(study_id), name)
         study = self._studies[study_id] = self._studies.pop(made)
@@ -111,10 +125,20 @@ class Mirror(InMemory):
 
         @functools.wraps(keep)
         def in_both(*args: Any, **kwargs: Any) -> None:
-            store(*args, **kwargs)
+            if self._held is not None and name in TOGETHER:
+                self._held.append((name, args))
+            else:
+                store(*args, **kwargs)
             keep(*as_read(args), **kwargs)
 
         setattr(self, name, in_both)
+
+
+def together(study: optuna.Study) -> AbstractContextManager[None]:
+    """Write what is set of a study's trials meanwhile in one transaction (`Mirror.together`)."""
+    storage = storage_of(study)
+    assert isinstance(storage, Mirror), "opened by `open_study`"
+    return storage.together()
 
 
 def _as_read(args: Sequence[Any]) -> Sequence[Any]:

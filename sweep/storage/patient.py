@@ -4,7 +4,7 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -45,6 +45,13 @@ _WRITES = (
 """Each is one transaction that says what shall be there, so that it may come twice: whoever loses
 the answer to a commit cannot know whether it was done. (A second `create_new_study` is refused,
 and then the study is loaded.) The other three writes are written out below."""
+
+TOGETHER: Mapping[str, Any] = {
+    "set_trial_user_attr": models.TrialUserAttributeModel,
+    "set_trial_system_attr": models.TrialSystemAttributeModel,
+    "set_trial_intermediate_value": None,
+}
+"""Writes that can be made in one transaction, and where attributes lie."""
 
 
 # It would log SQL in the middle of the screen for each read that fails and is made again.
@@ -148,6 +155,25 @@ class PatientStorage(RDBStorage):
                 trial.state, trial.datetime_complete = ended.state, datetime.now()
 
         self._until_done("written", end)
+
+    def write_together(self, writes: Sequence[tuple[str, Sequence[Any]]]) -> None:
+        """Write several facts about running trials in one transaction: all are there, or none.
+
+        Args:
+            writes: Names of `TOGETHER`, with the arguments of each.
+        """
+
+        def write() -> None:
+            with _create_scoped_session(self.scoped_session) as session:
+                for name, (trial_id, key, value) in writes:
+                    if model := TOGETHER[name]:
+                        self._set_trial_attr_without_commit(session, model, trial_id, key, value)
+                    else:
+                        self._set_trial_intermediate_value_without_commit(
+                            session, trial_id, key, value
+                        )
+
+        self._until_done("written", write)
 
     def _patient(self, verb: str, ask: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(ask)

@@ -11,10 +11,11 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweep.storage import attributes
-from sweep.storage.attributes import COUNTS, MEMORY, POINT, STATES, is_paused, value_best
+from sweep.storage.attributes import COUNTS, MEMORY, POINT, STATES, TOLD, is_paused, value_best
 from sweep.storage.mirror import InMemory
 from sweep.storage.optuna_private import storage_of, trial_id_of
 from sweep.study.plateau import EndedCurve, Flatness
+from sweep.study.told import first_told, told_now
 from trials.config import EvalPoint, Objective, Outcome, TrialResult, trial_name
 
 
@@ -119,11 +120,11 @@ class AllEnded:
         self._paused: dict[int, int] = {}
         """Trials that count as one without a better value, until more is known of them, and their
         places in `Flatness`."""
-        finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
-        for trial in sorted(finished, key=lambda t: (t.datetime_complete, t.number)):
-            self.add(trial)
-        for trial in filter(is_paused, study.get_trials(deepcopy=False)):
-            self.pause(trial.number)
+        for trial in sorted(study.get_trials(deepcopy=False), key=first_told):
+            if trial.state.is_finished():
+                self.add(trial)
+            elif trial.user_attrs.get(TOLD) or is_paused(trial):
+                self.pause(trial.number)
 
     def add(self, trial: FrozenTrial) -> None:
         ended = self._trials[trial.number] = StoredTrial.of(trial, self._objective)
@@ -173,8 +174,11 @@ def tell_ended(trial: optuna.Trial, curve: Sequence[EvalPoint], result: TrialRes
         attributes.RESULT: asdict(result),
         attributes.OUTCOME: result.outcome,
         attributes.OUTCOME_REASON: result.reason,
+        TOLD: told_now(trial),
         attributes.CURVE: [asdict(point) for point in curve],
     }
+    if trial.user_attrs.get(attributes.PAUSED):
+        known[attributes.PAUSED] = None
     if result.best is not None:
         known[attributes.EVAL_LOSS_BEST] = result.best.eval_loss
         known[attributes.VALUE_BEST] = result.best.value

@@ -8,8 +8,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.pruners.peers import Rivals
-from sweep.storage.attributes import CURVE, PAUSED, RESULT, is_paused
+from sweep.storage.attributes import CURVE, PAUSED, RESULT, STOP, TOLD, is_paused
+from sweep.storage.mirror import together
 from sweep.storage.optuna_private import going_on
+from sweep.study.told import told_now
 from trials.config import EvalPoint, TrialResult
 from trials.trial_folder import result_of
 
@@ -47,7 +49,11 @@ class PausedTrials(Mapping[int, Paused]):
 
     def add(self, trial: optuna.Trial, curve: list[EvalPoint], result: TrialResult) -> None:
         known = {RESULT: asdict(result), CURVE: [asdict(point) for point in curve]}
-        trial.set_user_attr(PAUSED, known)
+        with together(trial.study):
+            trial.set_user_attr(PAUSED, known)
+            trial.set_user_attr(TOLD, told_now(trial))
+            if trial.user_attrs.get(STOP):
+                trial.set_user_attr(STOP, None)
         self._trials[trial.number] = Paused(trial, curve, result)
 
     def promising(
@@ -66,9 +72,14 @@ class PausedTrials(Mapping[int, Paused]):
         return None
 
     def take_up(self, number: int) -> optuna.Trial:
-        trial = self._trials.pop(number).trial
+        """Let a trial go on."""
+        trial = self.take_out(number)
         trial.set_user_attr(PAUSED, None)
         return trial
+
+    def take_out(self, number: int) -> optuna.Trial:
+        """Let a trial end: its end is one write, before which it is paused."""
+        return self._trials.pop(number).trial
 
 
 def _read(study: optuna.Study, trial: FrozenTrial) -> Paused:

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from sweep.errors import SweepFailed
 from sweep.events import Place, Tracker
@@ -15,11 +15,14 @@ from sweep.pruners.peers import WITHOUT_VALUE, make_rivals
 from sweep.space.space import Space
 from sweep.storage import attributes
 from sweep.storage.attributes import POINT, as_ranges, from_ranges, point_of
+from sweep.storage.mirror import together
 from sweep.storage.optuna_private import put_back
+from sweep.study.base_model import BaseMeasured
 from sweep.study.ended import AllEnded, StoredTrial, tell_ended
 from sweep.study.next_trial import View, enqueue_starts
 from sweep.study.opening import checked_result
 from sweep.study.paused import PausedTrials
+from sweep.study.told import cause_of, causes_in_a_row
 from sweep.study.trial_config import Resolve
 from sweep.text.trials import an
 from trials.config import GOES_ON, EvalPoint, Outcome, Stop, TrialConfig, TrialResult
@@ -29,9 +32,6 @@ SAME_CAUSE_LIMIT = 5
 """So many failures in a row with one cause are not bad luck."""
 RUNS_AGAIN = 2
 """So many times at most, when its process or machine is lost: more often it may be the trial."""
-BASE_TOLERANCE = 5e-3
-"""Relative: so far the base model's eval loss may be from what an earlier version measured. Rows
-that saw each other moved it by 1.6 % and more; another order of sums in 16 bits by less."""
 NOTED_EVERY_SECONDS = 5.0
 """GPU seconds are written down this often at most: a thousand GPUs report many times a second."""
 
@@ -63,25 +63,18 @@ class Sweep:
         self._curves: dict[int, list[EvalPoint]] = {}
         self._heard_of: set[int] = set()
         """Running trials that trackers have heard of: those that have begun."""
-        self._causes: list[str] = []
         self._ended = AllEnded(study, space.objective)
         self._paused = PausedTrials(study)
         self._rivals = make_rivals(space, study)
         known = study.user_attrs
+        # Whoever runs a sweep again that has given up has mended something.
+        self._causes = [] if self.noted[0] == "failed" else causes_in_a_row(study)
         self._passed_on = from_ranges(known.get(attributes.PASSED_ON, []))
-        self.base_eval_loss: float | None = known.get(attributes.BASE_EVAL_LOSS)
-        """The base model's own eval loss; None until the first trial has measured it."""
-        self.base_value: float | None = known.get(attributes.BASE_VALUE, self.base_eval_loss)
-        """The base model's own objective; None as above."""
-        self._is_base_doubtful = self.base_eval_loss is not None and not known.get(
-            attributes.BASE_IS_ROW_BY_ROW
-        )
+        self.base = BaseMeasured(study, space.name)
         self._gpu_seconds = float(known.get(attributes.GPU_SECONDS, 0.0))
         self._gpu_seconds_noted = 0.0
         """When they were written down last."""
         self._counted_until: dict[int, float] = {}
-        self._measures_base: int | None = None
-        """The running trial that measures the base model before its first step."""
         enqueue_starts(study, space)
         self._view = View(study, space)
 
@@ -110,6 +103,8 @@ class Sweep:
         return len(self._paused)
 
     def promising(self, *, is_last: bool) -> int | None:
+        if not is_last and self.n_waiting():
+            return None  # those that were cut off had begun before
         return self._paused.promising(self._rivals, self._is_asked_to_prune, is_last=is_last)
 
     def queued(self) -> dict[int, float]:
@@ -127,13 +122,14 @@ class Sweep:
     def ask(self, paused: int | None = None) -> tuple[int, TrialConfig]:
         """Return the next trial: the paused one of that number, one put back, one of `start_with`,
         or the sampler's choice.
+
+        Raises:
+            SweepFailed: As `tell`, of trials that an earlier process was told of.
         """
+        self._give_up_on_repeated_failure()
         trial = self._view.next_trial() if paused is None else self._paused.take_up(paused)
-        is_base_known = self.base_eval_loss is not None and not self._is_base_doubtful
-        measures_base = not is_base_known and self._measures_base is None
+        measures_base = self.base.is_measured_by(trial.number)
         config = self._resolve(trial.number, point_of(trial) or {}, measures_base)
-        if measures_base:
-            self._measures_base = trial.number
         self._running[trial.number] = trial
         self._curves[trial.number] = []
         return trial.number, config
@@ -147,7 +143,8 @@ class Sweep:
     def report(self, number: int, point: EvalPoint) -> Stop | None:
         """Take an evaluation of a running trial and return the verdict: None to go on.
 
-        A point that the study has already (of a trial that began again) is not judged twice.
+        A point that the study has already (of a trial that began again) is not judged twice: what
+        its peers' verdict was came into the study with it.
 
         Raises:
             SweepFailed: An earlier version had another loss of the base model.
@@ -158,7 +155,7 @@ class Sweep:
             return None
         verdict = None
         if point.index == 0:
-            self._take_base(point)
+            self.base.take(point)
         else:
             curve.append(point)
             verdict = self._verdict(trial, curve)
@@ -166,38 +163,35 @@ class Sweep:
             tracker.trial_reported(number, point)
         return verdict
 
-    def _take_base(self, point: EvalPoint) -> None:
-        before, now = self.base_eval_loss, point.eval_loss
-        if self._is_base_doubtful and before is not None:
-            if abs(now - before) > BASE_TOLERANCE * abs(before):
-                raise SweepFailed(
-                    f"The base model's eval loss is {now:.4f}, but an earlier version measured "
-                    f"{before:.4f}: it computed this model otherwise, so the sweep's trials do not "
-                    f"compare with new ones. Use a new name: --name {self._space.name}-2."
-                )
-            self._is_base_doubtful = False
-            self._study.set_user_attr(attributes.BASE_IS_ROW_BY_ROW, True)
-            return
-        self._study.set_user_attr(attributes.BASE_IS_ROW_BY_ROW, True)
-        self.base_eval_loss, self.base_value = point.eval_loss, point.value
-        self._study.set_user_attr(attributes.BASE_EVAL_LOSS, point.eval_loss)
-        if point.score is not None:
-            self._study.set_user_attr(attributes.BASE_VALUE, point.score)
-
     def _verdict(self, trial: optuna.Trial, curve: Sequence[EvalPoint]) -> Stop | None:
-        self._rivals.hear(trial.number, curve)
-        known = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        is_new = curve[-1].index not in known
-        if is_new:
+        is_at_rung = self._rivals.hear(trial.number, curve)
+        stored = self._study.get_trials(deepcopy=False)[trial.number]
+        if curve[-1].index in stored.intermediate_values:
+            return self._by_itself_or_hand(trial, curve) or _noted_stop(stored, curve)
+        with together(self._study):
             trial.report(curve[-1].value, curve[-1].index)
+            if is_at_rung:  # for those who are compared with it while it is not back yet
+                trial.set_user_attr(attributes.CURVE, [asdict(point) for point in curve])
+            stop = self._by_itself_or_hand(trial, curve)
+            if stop is None and not self._is_over(curve):
+                stop = self._rivals.verdict(self._study, trial, curve[-1])
+                if stop is not None:
+                    trial.set_user_attr(attributes.STOP, [curve[-1].index, asdict(stop)])
+        return stop
+
+    def _by_itself_or_hand(self, trial: optuna.Trial, curve: Sequence[EvalPoint]) -> Stop | None:
         scheduler = str(trial.user_attrs[POINT]["lr_scheduler"])
-        if stop := self._by_itself.verdict(curve, self.base_eval_loss, scheduler):
+        if stop := self._by_itself.verdict(curve, self.base.eval_loss, scheduler):
             return stop
-        if curve[-1].index == self._space.settings.evaluate.times:
-            return None  # the run is over: nothing is left to save
+        if self._is_over(curve):
+            return None
         if self._is_asked_to_prune(trial.number):
             return stopped_by_hand(curve[-1], self._space.settings.evaluate.times)
-        return self._rivals.verdict(self._study, trial, curve[-1]) if is_new else None
+        return None
+
+    def _is_over(self, curve: Sequence[EvalPoint]) -> bool:
+        """Whether nothing of a run is left to save."""
+        return curve[-1].index == self._space.settings.evaluate.times
 
     def tell(self, number: int, result: TrialResult) -> bool:
         """Take the end of a trial into the study, and pass it on.
@@ -215,8 +209,7 @@ class Sweep:
         self._counted_until.pop(number, None)
         trial = self._running.pop(number)
         curve = self._curves.pop(number)
-        if self._measures_base == number:
-            self._measures_base = None  # another one must, if it ended before it had
+        self.base.ended(number)
         result = self._after_a_fault(trial, checked_result(result))
         has_ended = result.outcome not in GOES_ON
         if has_ended:
@@ -234,7 +227,8 @@ class Sweep:
                 tracker.trial_ended(number, result)
         if has_ended:
             self._note_passed_on(number)
-        self._give_up_on_repeated_failure(result)
+        self._note_cause(result)
+        self._give_up_on_repeated_failure()
         return has_ended
 
     def end_paused(self) -> None:
@@ -245,7 +239,7 @@ class Sweep:
             if number in self._paused.unwanted or self._is_asked_to_prune(number):
                 outcome, reason = "stopped", f"Stopped by hand while paused at {share:.0%}."
             result = replace(paused.result, outcome=outcome, reason=reason)
-            trial = self._paused.take_up(number)
+            trial = self._paused.take_out(number)
             self._ended.add(tell_ended(trial, paused.curve, result))
             for tracker in self.trackers:
                 tracker.trial_ended(number, result)
@@ -332,15 +326,16 @@ class Sweep:
             self._study.set_user_attr(attributes.GPU_SECONDS, self._gpu_seconds)
 
     def is_flat(self, n_trials: int) -> bool:
-        return self._ended.is_flat(n_trials)
+        """As `AskTell`; not while a trial waits that was cut off: undisturbed it would have run."""
+        return not self.n_waiting() and self._ended.is_flat(n_trials)
 
-    def _give_up_on_repeated_failure(self, result: TrialResult) -> None:
-        if result.outcome == "interrupted":
-            return
-        if result.outcome != "failed":
+    def _note_cause(self, result: TrialResult) -> None:
+        if result.outcome == "failed":
+            self._causes.append(cause_of(result))
+        elif result.outcome != "interrupted":
             self._causes.clear()
-            return
-        self._causes.append(result.cause or result.reason)
+
+    def _give_up_on_repeated_failure(self) -> None:
         latest = self._causes[-SAME_CAUSE_LIMIT:]
         if len(latest) == SAME_CAUSE_LIMIT and len(set(latest)) == 1:
             raise SweepFailed(
@@ -368,3 +363,9 @@ class Sweep:
 
     def ranked(self, n: int | None = None) -> list[StoredTrial]:
         return self._ended.ranked(n)
+
+
+def _noted_stop(trial: FrozenTrial, curve: Sequence[EvalPoint]) -> Stop | None:
+    """The verdict of its peers on a trial's latest evaluation that it has not acted on."""
+    index, stop = trial.user_attrs.get(attributes.STOP) or (None, {})
+    return Stop(**stop) if index == curve[-1].index else None

@@ -1,8 +1,9 @@
 """The fault campaign: `python -m tests.faults`. About two hours; needs root for a small tmpfs.
 
 Real sweeps of tiny real trials, on real databases, are killed, starved and stopped at random
-moments. Whatever happens, they end as an undisturbed sweep does: the same trials, with the same
-losses to the last bit, in the study and in MLflow, and no process left.
+moments. Whatever happens, no trial is lost, each has the losses of an undisturbed sweep to the last
+bit, in the study and in MLflow, and no process is left. Pruning is the default: with two workers
+who is paused hangs on who was there first; with one a sweep ends as an undisturbed one in all.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from sweep.workers.signals import ENDING
 from tests.faults.faults import FAULTS, inject, lay_out
 from tests.faults.tally import Tally
 
-COLUMNS = "fault     number  sweeps  trials lost  wrong states  processes left  seconds"
+COLUMNS = "fault       number  sweeps  trials lost  wrong states  processes left  seconds"
 
 
 def main() -> int:
@@ -30,6 +31,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of all random moments")
     parser.add_argument("--n", type=int, help="of each fault, instead of the usual number")
     parser.add_argument("--keep", type=Path, help="a new folder for the sweeps, which stay there")
+    parser.add_argument("--table", type=Path, help="file to which each row is added as it ends")
     asked = parser.parse_args()
     # What a shell or nohup has this command ignore, the sweeps would inherit.
     for number in ENDING:
@@ -40,7 +42,12 @@ def main() -> int:
     course = lay_out(folder)
     print(f"undisturbed: {course.n_trials} trials in {time.monotonic() - began:.0f} s, "
           f"the first {course.start_up_seconds:.0f} s after the command", flush=True)  # fmt: skip
-    tallies = [inject(fault, course, seed=asked.seed, n=asked.n) for fault in asked.only]
+    tallies = []
+    for fault in asked.only:
+        tallies.append(inject(fault, course, seed=asked.seed, n=asked.n))
+        if asked.table is not None:
+            with asked.table.open("a") as table:
+                table.write(_row(tallies[-1]) + "\n")
     return conclude(tallies, folder, keep=asked.keep is not None)
 
 
@@ -63,7 +70,7 @@ def conclude(tallies: Sequence[Tally], folder: Path, *, keep: bool) -> int:
 def _row(tally: Tally) -> str:
     counts = f"{tally.n_injected:6}  {tally.n_sweeps:6}  {len(tally.lost):11}"
     return (
-        f"{tally.fault:8}  {counts}  {len(tally.wrong):12}  "
+        f"{tally.fault:10}  {counts}  {len(tally.wrong):12}  "
         f"{len(tally.left):14}  {tally.seconds:7.0f}"
     )
 

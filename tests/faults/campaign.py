@@ -24,8 +24,6 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 NAME = "tiny"
 REPOSITORY = Path(__file__).parents[2]
 
-# Neither the sampler's draws nor a trial's verdicts look at other trials, so that whatever the
-# timing each trial has one right result.
 SPACE = """\
 base_model: {base}
 data: {{train: train.jsonl, eval: eval.jsonl, max_length: 64}}
@@ -34,19 +32,26 @@ search:
   learning_rate: {{min: 1e-4, max: 1e-2, log: true}}
   effective_batch_size: 8
   epochs: {epochs}
-sampler: random
-pruning: {{outclassed: false}}
 evaluate: {{times: 10}}
 budget: {{trials: {n_trials}}}
 keep_adapters: 3
 checkpoint_minutes: 0.02
 """
 
+DRAWN_ALONE = "sampler: random\n"
+"""No draw looks at other trials, so that whatever the timing each trial has one right curve."""
+ALONE = DRAWN_ALONE + "pruning: {outclassed: false}\n"
+"""No verdict looks at other trials either: each trial has one right result."""
+
 
 def write_space(
-    folder: Path, base: Path, *, n_trials: int, epochs: str = "[20, 30]", more: str = ""
+    folder: Path, base: Path, *, n_trials: int, epochs: str = "[20, 30]", more: str = ALONE
 ) -> Path:
-    """Write a search space with its rows; returns the YAML file."""
+    """Write a search space with its rows; returns the YAML file.
+
+    Args:
+        more: Further lines; with none all is as it is by default.
+    """
     folder.mkdir(parents=True)
     tiny.write_rows(folder / "train.jsonl", 48, seed=2)
     tiny.write_rows(folder / "eval.jsonl", 64, seed=3)
@@ -132,6 +137,7 @@ class SweepUnderTest:
         mlflow_db: The database of that server, if it is a file.
         study: The address of the study's database; None: a file in the sweep's folder.
         environment: What the command's environment has beside ours.
+        workers: Trials that run at once.
     """
 
     def __init__(
@@ -143,8 +149,10 @@ class SweepUnderTest:
         mlflow_db: Path | None = None,
         study: str | None = None,
         environment: Mapping[str, str] | None = None,
+        workers: int = 2,
     ) -> None:
         self.space = space
+        self.workers = workers
         self.output = output or space.parent / "out"
         self.dir = self.output / NAME
         self.mlflow = mlflow or f"sqlite:///{self.dir}/mlflow.db"
@@ -167,7 +175,7 @@ class SweepUnderTest:
 
     def start(self) -> None:
         """Start `sweep run`, or go on with it: it is the same command."""
-        self._start("run", str(self.space), "--workers", "2", *self._options)
+        self._start("run", str(self.space), "--workers", f"{self.workers}", *self._options)
 
     def sync(self) -> None:
         """Start `sweep sync`, which sends what did not reach MLflow."""

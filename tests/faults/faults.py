@@ -11,13 +11,13 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sweep.workers.signals import ENDING
 from tests import tiny
 from tests.faults import states
-from tests.faults.campaign import SweepUnderTest, write_space
+from tests.faults.campaign import ALONE, DRAWN_ALONE, SweepUnderTest, write_space
 from tests.faults.mlflow_server import MlflowServer
 from tests.faults.small_disk import SmallDisk
 from tests.faults.tally import Tally
@@ -47,6 +47,9 @@ class Course:
     reference: dict[int, states.Ended]
     start_up_seconds: float
     """From the command to its first trial."""
+    rules: str = DRAWN_ALONE
+    """Of the sampler and of pruning, as the YAML file has them; empty: the defaults."""
+    workers: int = 2
 
     @property
     def latest_moment(self) -> float:
@@ -65,7 +68,11 @@ class Course:
     ) -> SweepUnderTest:
         """A sweep in a folder of its own that nobody has started."""
         space = write_space(
-            self.folder / name, self.base, n_trials=self.n_trials, epochs=self.epochs, more=more
+            self.folder / name,
+            self.base,
+            n_trials=self.n_trials,
+            epochs=self.epochs,
+            more=self.rules + more,
         )
         return SweepUnderTest(
             space,
@@ -74,14 +81,29 @@ class Course:
             mlflow_db=server.database if server else None,
             study=study,
             environment=environment,
+            workers=self.workers,
         )
+
+    def with_defaults(self) -> Course:
+        """The same with one worker, all else by default: then a sweep has one right end."""
+        return _undisturbed(self.folder / "one-worker", self.base, self.n_trials, self.epochs)
 
 
 def lay_out(folder: Path, *, n_trials: int = 12, epochs: str = "[20, 30]") -> Course:
-    """Make the base model and run the sweep that nothing disturbs."""
+    """Make the base model and run the sweep that nothing disturbs, every trial to its own end.
+
+    The sweeps to be disturbed have the usual pruning: of trials it pauses the curve is cut short.
+    """
     base = tiny.make_base(folder / "base")
-    space = write_space(folder / "reference", base, n_trials=n_trials, epochs=epochs)
-    sweep = SweepUnderTest(space)
+    course = _undisturbed(folder, base, n_trials, epochs, rules=ALONE, workers=2)
+    return replace(course, rules=DRAWN_ALONE)
+
+
+def _undisturbed(
+    folder: Path, base: Path, n_trials: int, epochs: str, *, rules: str = "", workers: int = 1
+) -> Course:
+    space = write_space(folder / "reference", base, n_trials=n_trials, epochs=epochs, more=rules)
+    sweep = SweepUnderTest(space, workers=workers)
     sweep.start()
     assert sweep.wait_until_begun(), sweep.words
     start_up_seconds = time.monotonic() - sweep.started_at
@@ -92,7 +114,7 @@ def lay_out(folder: Path, *, n_trials: int = 12, epochs: str = "[20, 30]") -> Co
     assert sorted(reference) == list(range(n_trials))
     problems = [*states.unreadable(sweep), *states.wrong(sweep, reference)]
     assert not problems, problems
-    return Course(folder, base, n_trials, epochs, reference, start_up_seconds)
+    return Course(folder, base, n_trials, epochs, reference, start_up_seconds, rules, workers)
 
 
 def driver(course: Course, chance: random.Random, tally: Tally) -> None:
@@ -106,6 +128,13 @@ def driver(course: Course, chance: random.Random, tally: Tally) -> None:
         tally.check_readable(sweep)
 
     _cut_off(course, chance, tally, kill)
+
+
+def one_worker(course: Course, chance: random.Random, tally: Tally) -> None:
+    """As `driver`, with one worker and the defaults: all is as if nothing had happened."""
+    course = course.with_defaults()
+    tally.reference = course.reference
+    driver(course, chance, tally)
 
 
 def signals(course: Course, chance: random.Random, tally: Tally) -> None:
@@ -356,7 +385,8 @@ def _stuck(course: Course, chance: random.Random, tally: Tally) -> SweepUnderTes
 
 
 FAULTS: dict[str, tuple[int, Callable[[Course, random.Random, Tally], None]]] = {
-    "driver": (50, driver),
+    "driver": (30, driver),
+    "one-worker": (30, one_worker),
     "workers": (50, workers),
     "mlflow": (20, mlflow),
     "postgres": (12, postgres),

@@ -163,7 +163,7 @@ def outclassed_at(
     return verdict, study
 
 
-HALVING = OptunaPruner(OutclassedSettings(pruner="successive_halving"))
+HALVING = OptunaPruner(OutclassedSettings(pruner="successive_halving"), n_evaluations=20)
 
 
 def test_too_few_peers_are_no_class_to_be_last_of() -> None:
@@ -182,7 +182,7 @@ def test_the_best_of_five_goes_on() -> None:
 
 
 def test_a_failed_trial_is_no_peer() -> None:
-    pruner = OptunaPruner(OutclassedSettings(pruner="successive_halving"))
+    pruner = OptunaPruner(OutclassedSettings(pruner="successive_halving"), n_evaluations=20)
     study = optuna.create_study()
     for loss in (1.0, 1.1, 1.2, 1.3):
         trial = study.ask()
@@ -196,7 +196,7 @@ def test_a_failed_trial_is_no_peer() -> None:
 
 @pytest.mark.parametrize("name", ["successive_halving", "median", "percentile"])
 def test_every_pruner_by_name_stops_a_hopeless_trial(name: str) -> None:
-    pruner = OptunaPruner(OutclassedSettings(pruner=name))  # type: ignore[arg-type]
+    pruner = OptunaPruner(OutclassedSettings(pruner=name), n_evaluations=20)  # type: ignore[arg-type]
     study = optuna.create_study()
     for loss in (1.0, 1.1, 1.2, 1.3):
         trial = study.ask()
@@ -210,7 +210,7 @@ def test_every_pruner_by_name_stops_a_hopeless_trial(name: str) -> None:
 
 def test_with_20_evaluations_halving_cuts_at_5_20_and_80_percent() -> None:
     study = optuna.create_study()
-    pruner = OptunaPruner(OutclassedSettings(pruner="successive_halving"))
+    pruner = OptunaPruner(OutclassedSettings(pruner="successive_halving"), n_evaluations=20)
     for loss in (1.0, 1.1, 1.2, 1.3, 1.05):
         trial = study.ask()
         cuts = []

@@ -205,7 +205,7 @@ def test_peers_with_higher_scores_outclass_a_trial(tmp_path: Path, pruner: Any) 
     sweep = Sweep(space, study, resolve)
     good = replaying([0.5, 0.6, 0.7, 0.8])
     run(sweep, InlineRunner(good), Budget(5, None))
-    outclassed = OptunaPruner(OutclassedSettings(pruner=pruner, factor=4), EXACT)
+    outclassed = OptunaPruner(OutclassedSettings(pruner=pruner, factor=4), EXACT, n_evaluations=20)
     for score, is_worse in ((0.1, True), (0.9, False)):
         trial = study.ask()
         trial.report(score, 1)

@@ -226,7 +226,7 @@ def test_point_0_is_the_base_models_own_loss_and_no_report(space: Space) -> None
         return replaying([2.0, 1.0, 1.0, 1.0])(config, report)
 
     sweep, study = swept(space, trial)
-    assert sweep.base_eval_loss == 3.25
+    assert sweep.base.eval_loss == 3.25
     assert list(study.trials[0].intermediate_values) == [1, 2, 3, 4]
 
 
@@ -439,7 +439,7 @@ def test_the_base_model_of_an_earlier_version_is_measured_again(
             sweep.report(number, point(0, found))
         return
     sweep.report(number, point(0, found))
-    assert sweep.base_eval_loss == 2.0
+    assert sweep.base.eval_loss == 2.0
     assert not sweep.ask()[1].evaluate_base
     assert not Sweep(space, study, resolve).ask()[1].evaluate_base
 

@@ -54,7 +54,10 @@ def proven_loss(
             return fused
         print(f"Liger's loss is not used here: {why}", flush=True)
     chunked = ChunkedLoss(head, dtype, cross_entropy)
-    return chunked if _why_not(model, chunked, two_rows) is None else WholeLoss()
+    if (why := _why_not(model, chunked, two_rows)) is None:
+        return chunked
+    print(f"The loss is made of whole logits: {why}", flush=True)
+    return WholeLoss()
 
 
 def _why_not(model: Any, loss: ChunkedLoss, forward: Forward) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -221,6 +222,14 @@ def test_the_estimate_of_memory_takes_the_loss_that_a_worker_takes(kind: str) ->
     whole = activation_bytes_per_token(model, WholeLoss())
     less = 0 if kind in WHOLE else 10 * VOCABULARY - 2 * 64
     assert base.activation_bytes_per_token == pytest.approx(whole - less)
+
+
+@pytest.mark.parametrize("name", ["Chameleon", "Inkling"])
+def test_the_estimate_knows_models_that_mask_logits_or_leave_some_out(name: str) -> None:
+    model_class = getattr(transformers, f"{name}ForConditionalGeneration")
+    model = made("llama")
+    model.__class__ = type("Own", (type(model),), {"forward": model_class.forward})
+    assert type(likely_loss(model)) is WholeLoss
 
 
 class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]

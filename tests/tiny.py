@@ -10,7 +10,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trials.config import AdapterChoices, ModelConfig, TrialConfig
+from trials.config import AdapterChoices, ModelConfig, TrialConfig, short_trial
 from trials.data.examples import Reading
 from trials.preparation.prepare import Request, prepare
 from trials.preparation.prompts import Ask
@@ -117,36 +117,19 @@ def model_config(base: Path) -> ModelConfig:
 def trial_config(base: Path, data: Path, output_dir: Path, **changes: Any) -> TrialConfig:
     """A trial on the tiny model; name what should differ."""
     settings: dict[str, Any] = {
-        "number": 0,
-        "model": model_config(base),
         "data_dir": str(data),
         "output_dir": str(output_dir),
-        "rank": 8,
-        "alpha": 16.0,
-        "learning_rate": 1e-3,
         "epochs": 2,
         "effective_batch_size": 8,
-        "gpus_per_trial": 1,
         "micro_batch_size": 8,
         "eval_batch_size": 8,
-        "max_length": 64,
-        "dropout": 0.0,
         "warmup_ratio": 0.03,
-        "weight_decay": 0.0,
         "lr_scheduler": "cosine",
-        "optimizer": "adamw",
-        "max_grad_norm": 1.0,
-        "target_modules": "all-linear",
-        "use_rslora": False,
-        "use_dora": False,
-        "neftune_alpha": 0.0,
         "n_evaluations": 4,
-        "evaluate_base": False,
         "checkpoint_minutes": 10.0,
         "stall_minutes": 10.0,
-        "seed": 0,
     }
-    return TrialConfig(**settings | changes)
+    return short_trial(model_config(base), **settings | changes)
 
 
 def transformers_base(model: ModelConfig) -> TransformersBase:

@@ -220,6 +220,11 @@ class SweepUnderTest:
         """Whether a trial has begun since the command was last started."""
         return re.search(r"^\S+  trial .*  starts on ", self.words, re.MULTILINE) is not None
 
+    @property
+    def pid(self) -> int:
+        """Of the command."""
+        return self._command.pid
+
     def wait(self, seconds: float) -> int | None:
         """Return the exit code, negative for a signal; None: it still runs after so long."""
         try:

@@ -14,11 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
+
 from sweep.workers.signals import ENDING
 from tests import tiny
 from tests.faults import states
 from tests.faults.campaign import ALONE, DRAWN_ALONE, SweepUnderTest, write_space
 from tests.faults.mlflow_server import MlflowServer
+from tests.faults.short_of_memory import end_for_memory
 from tests.faults.small_disk import SmallDisk
 from tests.faults.tally import Tally
 from tests.servers.postgresql import PASSWORD, PostgresServer
@@ -209,6 +212,40 @@ def workers(course: Course, chance: random.Random, tally: Tally) -> None:
         tally.check_end(sweep, sweep.wait(ENDS_WITHIN_SECONDS))
 
 
+def memory(course: Course, chance: random.Random, tally: Tally) -> None:
+    """The kernel ends the command, its raylet or a worker, in turn, for want of memory."""
+    while not tally.is_done:
+        sweep = course.new_sweep(f"memory-{tally.n_sweeps}")
+        sweep.start()
+        sweep.wait_until_begun()
+        while not tally.is_done and sweep.wait(chance.uniform(0.5, 6.0)) is None:
+            whom = ("the command", "raylet", "a worker")[tally.n_injected % 3]
+            victim = _victim(sweep, whom)
+            if victim is None:
+                continue
+            tally.injected(sweep, f"no memory for {whom} {_at_work(sweep)}")
+            if not end_for_memory(victim):
+                tally.is_wrong(f"the kernel has not ended {whom}")
+            tally.check_readable(sweep)
+            if whom == "a worker":
+                continue
+            if sweep.wait(STOPS_WITHIN_SECONDS) is None:
+                tally.is_wrong(f"the command goes on without {whom}")
+            tally.check_gone(sweep)
+            sweep.start()
+            sweep.wait_until_begun()
+        tally.check_end(sweep, sweep.wait(ENDS_WITHIN_SECONDS))
+
+
+def _victim(sweep: SweepUnderTest, whom: str) -> psutil.Process | None:
+    if whom == "a worker":
+        return next(iter(sweep.at_work().values()), None)
+    alive = sweep.processes.alive
+    if whom == "raylet":
+        return next((process for process in alive if process.name() == "raylet"), None)
+    return next((process for process in alive if process.pid == sweep.pid), None)
+
+
 def mlflow(course: Course, chance: random.Random, tally: Tally) -> None:
     """The MLflow server is killed at a random moment and comes back some seconds later."""
     server = MlflowServer(course.folder / "mlflow-server")
@@ -388,6 +425,7 @@ FAULTS: dict[str, tuple[int, Callable[[Course, random.Random, Tally], None]]] = 
     "driver": (30, driver),
     "one-worker": (30, one_worker),
     "workers": (50, workers),
+    "memory": (9, memory),
     "mlflow": (20, mlflow),
     "postgres": (12, postgres),
     "disk": (10, disk),

@@ -17,7 +17,14 @@ from tests.zoo.plain import Losses, Plain, Row
 from trials import exported
 from trials.backends.loading import load
 from trials.backends.transformers_qlora import TransformersBase
-from trials.config import ComputeDtype, EvalPoint, ModelConfig, Quantization, TrialConfig
+from trials.config import (
+    ComputeDtype,
+    EvalPoint,
+    ModelConfig,
+    Quantization,
+    TrialConfig,
+    short_trial,
+)
 from trials.data.tokens import TokenRows
 from trials.preparation.prepare import prepare
 from trials.trial_folder import ADAPTER
@@ -86,7 +93,6 @@ class Bench:
     def config(self, number: int, **changes: Any) -> TrialConfig:
         settings: dict[str, Any] = {
             "number": number,
-            "model": self.model(),
             "data_dir": str(self.data_dir),
             "output_dir": str(self.work / "trials" / f"{number:03d}"),
             "rank": 4 if number % 2 else 8,
@@ -94,28 +100,15 @@ class Bench:
             "learning_rate": 5e-2,
             "epochs": 1,
             "effective_batch_size": 4,
-            "gpus_per_trial": 1,
             "micro_batch_size": 4,
             "eval_batch_size": 8,
-            "max_length": MAX_LENGTH,
-            "dropout": 0.0,
-            "warmup_ratio": 0.0,
-            "weight_decay": 0.0,
             "lr_scheduler": "cosine",
-            "optimizer": "adamw",
-            "max_grad_norm": 1.0,
-            "target_modules": "all-linear",
-            "use_rslora": False,
-            "use_dora": False,
-            "neftune_alpha": 0.0,
             "n_evaluations": 2,
             "evaluate_base": True,
-            "checkpoint_minutes": 60.0,
-            "stall_minutes": 60.0,
             "seed": number,
             "experts": self.experts,
         }
-        return TrialConfig(**{**settings, **changes})
+        return short_trial(self.model(), **settings | changes)
 
     def fresh_base(self) -> TransformersBase:
         """Load it once more, and have it pack as a large model would, where it may."""

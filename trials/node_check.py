@@ -10,8 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from trials.config import ConfigError
 from trials.machine import cards, disk, packages
-from trials.machine.cache import cache_dir
+from trials.machine.cache import MEND, cache_dir
 from trials.machine.finding import Finding
 
 
@@ -58,8 +59,16 @@ def _look(request: dict[str, Any]) -> Iterator[Finding]:
             yield finding
         if request["model"] is not None and not broken:
             yield _model(request["model"], request["revision"])
-    yield disk.room(cache_dir(), "disk")
-    yield disk.quantised()
+    yield from _cache()
+
+
+def _cache() -> Iterator[Finding]:
+    """Room for it, and what lies in it; or why it cannot be used."""
+    try:
+        yield disk.room(cache_dir(), "disk")
+        yield disk.quantised()
+    except (ConfigError, OSError) as error:  # somebody else's; a folder that cannot be entered
+        yield Finding("cache", str(error).removesuffix(MEND).rstrip(". "), MEND, "cannot")
 
 
 def _model(name: str, revision: str | None) -> Finding:

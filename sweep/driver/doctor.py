@@ -14,6 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweep.errors import ClusterError
 from sweep.workers.devices import sees_gpus, training_environment
 from trials.machine import disk
 from trials.machine.cards import NoAnswer, cards, named_devices, visible
@@ -51,9 +52,12 @@ def look(
     }
     say("Looking at this machine …")
     answer = _answer(module_command("trials.node_check", json.dumps(request)), {})
-    findings = [] if on_gpus or workers else [_no_gpus()]
+    is_joined = "RAY_ADDRESS" in os.environ
+    findings = [] if on_gpus or workers or is_joined else [_no_gpus()]
     findings += [Finding(**found) for found in answer["findings"]]
-    findings += [disk.room(output.resolve(), "output"), *_cluster()]
+    findings.append(disk.room(output.resolve(), "output"))
+    if is_joined and worst(findings) != "cannot":  # asking the cluster needs a Ray that works
+        findings.append(_cluster(os.environ["RAY_ADDRESS"]))
     if trains and worst(findings) != "cannot":
         say("Training two trials on each device …")
         findings += _training(on_gpus=on_gpus)
@@ -65,10 +69,16 @@ def _no_gpus() -> Finding:
     return Finding("GPUs", "none is visible, so trials run on processors", mend, "slower")
 
 
-def _cluster() -> list[Finding]:
-    address = os.environ.get("RAY_ADDRESS")
+def _cluster(address: str) -> Finding:
+    from sweep.workers import connection
+
+    try:
+        connection.check_address()
+    except ClusterError as error:
+        words = str(error).removeprefix("RAY_ADDRESS ").removesuffix(f". {connection.MEND}")
+        return Finding("RAY_ADDRESS", words, connection.MEND, "cannot")
     words = f"{address}: sweeps run on that cluster, not on this machine"
-    return [] if address is None else [Finding("RAY_ADDRESS", words)]
+    return Finding("RAY_ADDRESS", words)
 
 
 def worst(findings: Sequence[Finding]) -> Grade:

@@ -44,6 +44,7 @@ def is_joined() -> bool:
 
 
 ANSWERS_WITHIN_SECONDS = 9
+MEND = "Start the cluster, mend the address, or unset it to train on this machine."
 
 
 def check_address() -> None:
@@ -62,13 +63,16 @@ def check_address() -> None:
     named = os.environ["RAY_ADDRESS"]
     try:
         if address := ray._private.services.canonicalize_bootstrap_address(named):
+            # Ray takes what follows the last colon for a port, whatever it is.
+            if not address.rpartition(":")[2].isdecimal():
+                raise ValueError(f"Invalid address format: {named}")
             threading.Thread(target=ask, args=(address,), daemon=True).start()
             answers.get(timeout=ANSWERS_WITHIN_SECONDS)
     except (queue.Empty, ConnectionError, ValueError) as error:
         why = str(error) or f"no cluster answers within {ANSWERS_WITHIN_SECONDS} seconds"
         raise ClusterError(
             f"RAY_ADDRESS must be where a Ray cluster runs, such as head:6379, but is {named!r}: "
-            f"{why}. Start the cluster, mend the address, or unset it to train on this machine."
+            f"{why}. {MEND}"
         ) from None
 
 

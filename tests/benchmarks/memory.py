@@ -6,7 +6,7 @@ peak is what torch's allocator has handed out and not got back; the weights are 
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -200,8 +200,14 @@ def compare(name: str, shape: Shape, folder: Path) -> None:
     )
 
 
-def main(names: list[str]) -> None:
+def main() -> None:
     """Compare the shapes that are named; all, if none is."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    words = f"in quotes: {', '.join(SHAPES)} (default: all)"
+    parser.add_argument("names", nargs="*", metavar="SHAPE", help=words)
+    names = parser.parse_args().names
+    if unknown := sorted({*names} - {*SHAPES}):
+        parser.error(f"no such shape: {', '.join(unknown)}.")
     torch.manual_seed(0)
     print(
         "| shape | parameters | weights, MiB | estimate | peak, MiB | estimate | difference |\n"
@@ -213,4 +219,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -96,19 +96,26 @@ class Measured:
 
 def main() -> None:
     """Measure all sides in turn and print the medians."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--data", type=Path, default=QUICKSTART, help="JSON lines: prompt, completion"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--mixed", action="store_true", help="rows of 20 to 100 and 400 to 512")
-    parser.add_argument("--before", type=Path, help="checkout of another commit, side `before`")
-    parser.add_argument("--rows", type=int, default=1000, help="rows drawn from it, at most")
-    parser.add_argument("--steps", type=int, default=12, help="optimizer steps timed")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    add = parser.add_argument
+    data_help = "JSON lines: prompt, completion (default: the quick start's)"
+    add("--data", type=Path, default=QUICKSTART, help=data_help)
+    add("--mixed", action="store_true", help="rows of 20 to 100 and of 400 to 512 tokens")
+    before_help = "checkout of another commit, for the side `before`"
+    add("--before", type=Path, metavar="FOLDER", help=before_help)
+    default = "(default: %(default)s)"
+    add("--rows", type=int, default=1000, help=f"rows drawn from the data, at most {default}")
+    add("--steps", type=int, default=12, help=f"optimizer steps that are timed {default}")
+    add("--rounds", type=int, default=3, help=f"how often each side has its turn {default}")
+    add("--threads", type=int, default=2, help=f"of each process {default}")
+    sides_help = f"{', '.join(SIDES)} (default: all; before needs --before)"
+    add("--sides", nargs="+", choices=SIDES, metavar="SIDE", help=sides_help)
     args = parser.parse_args()
-    sides = [side for side in args.sides if side != "before" or args.before]
+    if "before" in (args.sides or []) and args.before is None:
+        parser.error("--sides before: needs --before FOLDER.")
+    sides = [side for side in args.sides or SIDES if side != "before" or args.before]
     # Before torch is imported, here and in the sides' processes.
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -7,6 +7,8 @@ from platformdirs import user_cache_path
 
 from trials.config import ConfigError
 
+MEND = "Set XDG_CACHE_HOME to a folder of yours."
+
 
 def cache_dir() -> Path:
     """Return a folder that nobody else can have filled: an entry's digest lies beside it.
@@ -23,7 +25,7 @@ def cache_dir() -> Path:
             return folder
     raise ConfigError(
         f"The cache must be your own, but {folders[0]} and {folders[1]} belong to others, or "
-        f"can be written by all. Set XDG_CACHE_HOME to a folder of yours."
+        f"can be written by all. {MEND}"
     )
 
 

@@ -14,7 +14,10 @@ LEAST_FREE_BYTES = 2 * 10**9
 def room(folder: Path, subject: str) -> Finding:
     """Whether there is room for a folder, which may not be there yet."""
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not os.access(there, os.W_OK):
+    if not there.is_dir():
+        mend = "Move the file away, or name another folder."
+        return Finding(subject, f"{folder} cannot be: {there} is a file", mend, "cannot")
+    if not os.access(there, os.W_OK | os.X_OK):
         mend = "Give it to this user, or name another."
         return Finding(subject, f"{folder} cannot be written to", mend, "cannot")
     free = shutil.disk_usage(there).free

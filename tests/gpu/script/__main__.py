@@ -19,18 +19,35 @@ MOST_AT_ONCE = 12
 def main() -> int:
     names = [part.name for group in GROUPS for part in group]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="a new folder: rows.jsonl, table.md, logs")
-    parser.add_argument("--only", nargs="+", choices=names, metavar="PART", help=", ".join(names))
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="a new folder: rows.jsonl, table.md, logs (default: a temporary one)",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=names,
+        metavar="PART",
+        help=f"{', '.join(names)} (default: all)",
+    )
     parser.add_argument(
         "--minutes",
         type=float,
         default=6.0,
-        help="for all parts; with more, each part has more too",
+        help="for all parts; with more, each part has more too (default: %(default)g)",
     )
     usual = min(MOST_AT_ONCE, max(1, (os.cpu_count() or 1) - 2))
-    parser.add_argument("--at-once", type=int, default=usual, help="parts that share the GPU")
+    parser.add_argument(
+        "--at-once",
+        type=int,
+        default=usual,
+        help="parts that share the GPU (default here: %(default)s)",
+    )
     parser.add_argument("--small", action="store_true", help="tiny models, as where no GPU is")
     args = parser.parse_args()
+    if args.at_once < 1:
+        parser.error(f"--at-once: must be a whole number from 1, not {args.at_once}.")
     folder = args.out or Path(tempfile.mkdtemp(prefix="gpu-rows-"))
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sweep.driver.doctor import as_table, judged, worst
+from sweep.driver.doctor import as_table, judged, look, worst
 from trials.machine.finding import Finding
 from trials.train_check import BASE_LOSS
 
@@ -51,6 +52,47 @@ def test_a_machine_that_trains_on_processors_as_asked_is_ready(tmp_path: Path) -
     assert found["grade"] == "ready"
     subjects = {finding["subject"] for finding in found["findings"]}
     assert {"Python", "packages", "torch", "bitsandbytes", "Ray", "disk", "cache"} <= subjects
+
+
+def test_a_cache_that_cannot_be_used_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("sweep", f"sweep-{os.geteuid()}"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(0o777)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    done = doctor("--workers", "1", "--json")
+    assert done.returncode == 2, done.stdout + done.stderr
+    (cache,) = [f for f in json.loads(done.stdout)["findings"] if f["grade"] == "cannot"]
+    assert cache["found"].startswith("The cache must be your own, but ")
+    assert cache["found"].endswith(" belong to others, or can be written by all")
+    assert cache["mend"] == "Set XDG_CACHE_HOME to a folder of yours."
+
+
+def found_with(address: str, monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr("sweep.driver.doctor._answer", lambda *_: {"findings": []})
+    monkeypatch.setattr("sweep.driver.doctor.sees_gpus", lambda: False)
+    return look(workers=None, output=Path(), trains=False, say=lambda _: None)
+
+
+def test_a_cluster_that_does_not_answer_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    output, cluster = found_with("nowhere", monkeypatch)  # and no word on this machine's GPUs
+    assert output.subject == "output"
+    assert (cluster.subject, cluster.grade) == ("RAY_ADDRESS", "cannot")
+    assert cluster.found == (
+        "must be where a Ray cluster runs, such as head:6379, but is 'nowhere': Invalid address "
+        "format: nowhere"
+    )
+    assert cluster.mend is not None
+    assert cluster.mend.startswith("Start the cluster, mend the address, or unset it")
+
+
+def test_a_cluster_that_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweep.workers.connection.check_address", lambda: None)
+    _, cluster = found_with("head:6379", monkeypatch)
+    words = "head:6379: sweeps run on that cluster, not on this machine"
+    assert cluster == Finding("RAY_ADDRESS", words)
 
 
 def answer(*losses: float) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -107,9 +108,11 @@ def test_a_cluster_that_does_not_answer_is_refused(monkeypatch: pytest.MonkeyPat
             connection.connect(n_cpu_workers=1)
 
 
-def test_an_address_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "nowhere")
-    with pytest.raises(ClusterError, match="such as head:6379, but is 'nowhere': Invalid address"):
+@pytest.mark.parametrize("address", ["nowhere", "ray://head:10001", "module://[x]", "head:port"])
+def test_an_address_that_is_none_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    words = f"such as head:6379, but is '{address}': Invalid address"
+    with pytest.raises(ClusterError, match=re.escape(words)):
         connection.connect(n_cpu_workers=1)
 
 

@@ -173,7 +173,7 @@ class Settings(_Strict):
     compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Of the matrix products. auto: bfloat16, or float16 on a GPU that only emulates it."""
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
-    """auto: adamw, whose steps are the quickest; a sweep that has begun keeps its own."""
+    """auto: adamw, whose steps never wait for the GPU; a sweep that has begun keeps its own."""
     micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """The most rows per forward pass. auto: as many as have the tokens of 16 of the longest (8
     without a GPU). Memory that runs out halves the tokens, and the result stays the same."""

@@ -7,6 +7,7 @@ evaluation, divided by two. Start-up is measured apart: its parts, and the gap b
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -34,6 +35,7 @@ budget: {{trials: {n_trials}}}
 
 def main() -> None:
     """Run the sweep and print the figures."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         base = tiny.make_base(folder / "base")

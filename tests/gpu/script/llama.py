@@ -40,7 +40,8 @@ SMALL_SHAPES = {
 def make_all(bench: Bench) -> None:
     """Make each model, once for all parts."""
     for name, shape in (SMALL_SHAPES if bench.small else SHAPES).items():
-        bench.found.figure(f"{name}, parameters", make(shape, folder_of(bench, name)))
+        what = f"{name}, {'a tiny one instead, ' if bench.small else ''}parameters"
+        bench.found.figure(what, make(shape, folder_of(bench, name)))
 
 
 def folder_of(bench: Bench, name: str) -> Path:

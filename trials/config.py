@@ -35,9 +35,9 @@ PRESETS = ("all-linear", "attention", "mlp", "qv")
 PATTERN = "re:"
 """Before a pattern that full names of modules must match as a whole."""
 
-Fault = Literal["machine_lost", "not_begun", "disk_full"]
+Fault = Literal["machine_lost", "not_begun", "disk_full", "rows_changed"]
 """What ends a trial that is not its own doing: its process, GPU or machine is gone; its worker did
-not come up, though others did; there is no room on the disk."""
+not come up, though others did; there is no room on the disk; the prepared rows were changed."""
 
 
 class UserError(ValueError):

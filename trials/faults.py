@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from trials.config import Fault
+from trials.config import DataError, Fault
 
 NO_ROOM = "No space left on device"
 KILLED = "a process of this trial was killed by signal"
@@ -28,10 +28,16 @@ _STALLED = "Timeout ("
 """How faulthandler begins."""
 
 
+class RowsChanged(DataError):
+    """The prepared rows of a sweep are no longer what its trials must have."""
+
+
 def fault_of(error: BaseException) -> Fault | None:
     """Tell a full disk and a lost GPU or process from a trial's own failure, which comes again."""
     seen: BaseException | None = error
     while seen is not None:
+        if isinstance(seen, RowsChanged):
+            return "rows_changed"
         words = str(seen)
         # safetensors has the words, but not the number.
         if getattr(seen, "errno", None) in _FULL or NO_ROOM in words:

@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from trials.config import EvalPoint, TrialConfig, TrialResult
+from trials.config import DataError, EvalPoint, TrialConfig, TrialResult, UserError
 from trials.foreign_text import harmless
 from trials.whole_file import write_whole
 
@@ -27,6 +27,55 @@ EVAL_SAMPLE = "eval_sample.jsonl"
 TOKENIZER = "tokenizer"  # with the chat template that rendered them; beside each adapter too
 
 
+T = TypeVar("T")
+
+
+def read_json(
+    path: Path,
+    kind: type[T],
+    *,
+    holds: str,
+    mend: str,
+    keys: Sequence[str] = (),
+    error: type[UserError] = DataError,
+) -> T | None:
+    """Return what a JSON file of a sweep's holds; None: there is no such file.
+
+    Args:
+        holds: What it should, in words.
+        mend: For one that cannot be read, which stays as it is.
+        keys: What an object must have, each a text.
+        error: What is raised for such a one.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, kind) and not _lacks(found, keys):
+            return found
+        why = f"has {json.dumps(found):.40}"
+    except FileNotFoundError:
+        return None
+    except OSError as broken:
+        why = f"cannot be read: {broken.strerror}"
+    except (ValueError, RecursionError) as broken:
+        why = f"is no whole JSON: {broken}" if path.stat().st_size else "is empty (0 bytes)"
+    raise error(f"{path}: must hold {holds}, but {why}. {mend}")
+
+
+def _lacks(found: object, keys: Sequence[str]) -> bool:
+    texts = found if isinstance(found, dict) else {}
+    return any(not isinstance(texts.get(key), str) for key in keys)
+
+
+def read_report(data_dir: Path) -> dict[str, Any] | None:
+    """Return what the prepared rows of a folder are; None: there are none.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    again = "Run the sweep's command again: it prepares the rows anew."
+    return read_json(data_dir / DATA_REPORT, dict, holds="what the prepared rows are", mend=again)
+
+
 def write_result(config: TrialConfig, result: TrialResult, points: Sequence[EvalPoint]) -> None:
     """Write result.json: the outcome and all evaluations."""
     written = {"result": asdict(result), "points": [asdict(point) for point in points]}
@@ -35,12 +84,18 @@ def write_result(config: TrialConfig, result: TrialResult, points: Sequence[Eval
 
 
 def read_result(output_dir: Path) -> tuple[TrialResult, list[EvalPoint]] | None:
-    """Return what a trial wrote when it ended; None: it has not ended, or cannot be read."""
-    try:
-        written = json.loads((output_dir / RESULT).read_text(encoding="utf-8"))
-        return result_of(written["result"]), [EvalPoint(**point) for point in written["points"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    """Return what a trial wrote when it ended; None: it has not ended.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    path, holds, mend = output_dir / RESULT, "how the trial ended", "Delete it to run it again."
+    if (written := read_json(path, dict, holds=holds, mend=mend)) is None:
         return None
+    try:
+        return result_of(written["result"]), [EvalPoint(**point) for point in written["points"]]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: must hold {holds}, but lacks {error}. {mend}") from None
 
 
 def result_of(fields: Mapping[str, Any]) -> TrialResult:

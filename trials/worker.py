@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from trials.config import EvalPoint, Fault, ModelConfig, Stop, TrialConfig, TrialResult
+from trials.data.digests import as_prepared, see_whole
 from trials.faults import BEGINS, Watchdog, fault_of
 from trials.foreign_text import harmless
 from trials.messages import Broken, Ended, Event, Loaded, Reported, Started
@@ -74,10 +75,15 @@ class TrialThread:
             now = time.strftime("%Y-%m-%d %H:%M:%S")
             print(f"{BEGINS} {config.name}, {now}, process {os.getpid()}", flush=True)
             write_config(config)
-            group.broadcast(config)
-            with Watchdog(config.stall_minutes) as watchdog:
+            rows = Path(config.data_dir)
+            with (
+                as_prepared(rows, Path(config.output_dir)),
+                Watchdog(config.stall_minutes) as watchdog,
+            ):
+                group.broadcast(config)
 
                 def report(point: EvalPoint) -> Stop | None:
+                    see_whole(rows)  # of changed ones nothing may reach the study
                     print(json.dumps(asdict(point)), flush=True)
                     watchdog.stand_by()  # the answer is not the trial's to give
                     self.events.put(Reported(config.number, point))

@@ -75,11 +75,14 @@ def sync(
     """
     folder = options.known_folder(output, name, layout.LOCK)
 
-    from sweep.folder.lock import locked
+    from sweep.storage.place import held, note_place
+    from sweep.tracking.location import see_tracked
     from sweep.tracking.mlflow_tracker import send_rest
 
     options.tell_of_passwords(mlflow=mlflow)
-    with locked(folder):
+    with held(folder, options.echo):
+        note_place(folder)
+        see_tracked(folder, mlflow)
         n_left = send_rest(folder, mlflow, options.echo)
     raise typer.Exit(1 if n_left else 0)
 

@@ -132,18 +132,15 @@ def ui(
 
     Example: sweep ui my --port 8080
     """
-    where = json.loads((known_folder(output, name, layout.MLFLOW) / layout.MLFLOW).read_text())
+    folder = known_folder(output, name, layout.MLFLOW)
 
-    from sweep.errors import TrackingError
     from sweep.tracking.client import ENVIRONMENT
-    from sweep.tracking.location import page_of, ui_command
+    from sweep.tracking.location import page_of, to_be_shown, ui_command
 
+    uri, experiment_id = to_be_shown(folder)
     free = _free_port(port)
-    try:
-        command = ui_command(where["uri"], free)
-    except TrackingError as error:
-        fail(str(error))
-    address = page_of(f"http://127.0.0.1:{free}", where["experiment_id"], output / name)
+    command = ui_command(uri, free)
+    address = page_of(f"http://127.0.0.1:{free}", experiment_id, folder)
     echo(f"MLflow shows {name} at {address}  (Ctrl-C stops it)")
     sys.stdout.flush()
     os.chdir("/")  # uvicorn imports from the current folder, whatever -P says

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sweep.confirm.plan import Run
+from sweep.errors import SweepFailed
 from sweep.events import Place, Tracker
 from sweep.pruners.own_curve import ByItself, stopped_by_hand
 from sweep.study.ask_tell import AskTell
@@ -75,7 +76,11 @@ class Confirmation(AskTell):
         return stop
 
     def tell(self, number: int, result: TrialResult) -> bool:
-        """Take the end of a run; one that was cut off, or lost its machine, goes on later."""
+        """Take the end of a run; one that was cut off, or lost its machine, goes on later.
+
+        Raises:
+            SweepFailed: The prepared rows were changed.
+        """
         config, curve = self._running.pop(number), self._curves.pop(number)
         if result.fault is not None:
             self._n_lost[number] = self._n_lost.get(number, 0) + 1
@@ -90,6 +95,8 @@ class Confirmation(AskTell):
             self._waiting.append(config)
         for tracker in self.trackers:
             tracker.trial_ended(number, result)
+        if result.fault == "rows_changed":
+            raise SweepFailed(result.reason.splitlines()[0])
         return has_ended
 
     def interrupt(self) -> None:

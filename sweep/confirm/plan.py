@@ -11,13 +11,16 @@ import numpy as np
 
 from sweep.errors import StudyError
 from sweep.folder import layout
+from sweep.results.confirmed import read_plan
 from sweep.results.reading import StoredSweep
 from sweep.results.trial_record import Record, record_of
 from sweep.study.task import has_its_tokens
 from sweep.text.trials import an
 from trials.config import TrialConfig, TrialResult
+from trials.data.digests import KEY as DIGESTS
+from trials.data.digests import digests_of, is_whole, see_whole
 from trials.data.tokens import PARTS, TokenSplit
-from trials.trial_folder import DATA_REPORT, EVAL_SAMPLE, read_result
+from trials.trial_folder import DATA_REPORT, EVAL_SAMPLE, read_report, read_result
 from trials.whole_file import link_or_copy, write_whole
 
 
@@ -61,7 +64,7 @@ def plan(sweep: StoredSweep, *, top: int, n_seeds: int) -> list[Run]:
     records = [record_of(sweep, trial.number) for trial in sweep.ranked[:top]]
     wanted = [(record, 1 + i) for i in range(n_seeds) for record in records]
     there = sweep.folder / layout.CONFIRM / layout.PLAN
-    known = [tuple(entry) for entry in json.loads(there.read_text())] if there.exists() else []
+    known = read_plan(sweep)
     entries = [(r.trial.number, r.needed_config().seed + i) for r, i in wanted]
     known += [entry for entry in entries if entry not in known]
     there.parent.mkdir(exist_ok=True)
@@ -92,7 +95,7 @@ def make_data(sweep: StoredSweep, max_length: int) -> int:
         max_length: Of the longest row that a trial of the sweep may have.
 
     Raises:
-        StudyError: The sweep's data is gone, or is not what its trials had.
+        StudyError, DataError: The sweep's data is gone, or is not what its trials had.
     """
     source, there = (at / layout.DATA for at in (sweep.folder, sweep.folder / layout.CONFIRM))
     if not (source / DATA_REPORT).exists():
@@ -100,10 +103,12 @@ def make_data(sweep: StoredSweep, max_length: int) -> int:
             f"{source}: must hold the sweep's tokenised rows, but they are gone. Run the sweep's "
             f"command again: it restores them, even with no trials left."
         )
-    _see_that_rows_are_the_sweeps(source, sweep.task)
+    report = read_report(source) or {}
+    _see_that_rows_are_the_sweeps(source, report, sweep.task)
+    see_whole(source)
     rows = TokenSplit.load(source / "eval")
     kept = np.flatnonzero(rows.supervised_tokens(max_length)).tolist()
-    if not (there / DATA_REPORT).exists():
+    if not is_whole(there):
         unfinished = there.with_name(f"{layout.DATA}.tmp")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
@@ -115,13 +120,17 @@ def make_data(sweep: StoredSweep, max_length: int) -> int:
                 shutil.copytree(file, unfinished / file.name, copy_function=link_or_copy)
             elif file.suffix != ".npy" and file.name != EVAL_SAMPLE:
                 shutil.copy(file, unfinished)
+        report = {**report, DIGESTS: digests_of(unfinished)}
+        (unfinished / DATA_REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
+        shutil.rmtree(there, ignore_errors=True)
         unfinished.rename(there)
     return len(kept)
 
 
-def _see_that_rows_are_the_sweeps(data: Path, task: Mapping[str, Any]) -> None:
+def _see_that_rows_are_the_sweeps(
+    data: Path, report: Mapping[str, Any], task: Mapping[str, Any]
+) -> None:
     """A call of `sweep run` with other rows is refused, but has laid them there before."""
-    report = json.loads((data / DATA_REPORT).read_text(encoding="utf-8"))
     same = {"train": "train_fingerprint", "eval": "eval_fingerprint", "tokenizer": "tokenizer"}
     changed = [key for key, name in same.items() if task.get(key) != report.get(name)]
     if changed:

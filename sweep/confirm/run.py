@@ -1,6 +1,5 @@
 """`sweep confirm`: the runs on Ray, recorded in MLflow. Read it from top to bottom."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,7 @@ from sweep.driver.session import Session, trial_bytes
 from sweep.errors import StudyError
 from sweep.events import Tracker
 from sweep.folder import layout
-from sweep.folder.lock import locked
+from sweep.folder.kinds import see_kinds
 from sweep.folder.requests import is_asked_to_prune, is_asked_to_stop
 from sweep.pruners.own_curve import ByItself
 from sweep.report.page import write_report
@@ -28,11 +27,12 @@ from sweep.screen.choice import make_screen
 from sweep.screen.progress import Progress
 from sweep.space.loading import space_as_run
 from sweep.space.space import Space
+from sweep.storage.place import held, note_place, say_versions
 from sweep.study.budget import Budget
 from sweep.text.numbers import counted
-from sweep.tracking.location import artifacts_dir, command, own_database, tracked_at
+from sweep.tracking.location import artifacts_dir, command, own_database, see_tracked, tracked_at
 from sweep.workers.devices import wants_gpus
-from trials.trial_folder import DATA_REPORT
+from trials.trial_folder import read_report
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +55,11 @@ def confirm(folder: Path, options: Options, console: Console) -> int:
     Raises:
         StudyError, SpaceError, TrackingError: In words for the user, before any run starts.
     """
-    with locked(folder, "confirm"):
+    see_kinds(folder, with_trials=True)
+    see_tracked(folder, options.mlflow)
+    with held(folder, console.print, "confirm"):
+        note_place(folder)
+        say_versions(folder, console.print)
         space = space_as_run(folder / layout.SPACE)
         stored = read_sweep(folder)
         runs = plan(stored, top=options.top, n_seeds=options.seeds)
@@ -103,7 +107,7 @@ def _run(
     console: Console,
 ) -> int:
     folder, budget = stored.folder, Budget(trials=len(runs), hours=None)
-    report = json.loads((folder / layout.DATA / DATA_REPORT).read_text())
+    report = read_report(folder / layout.DATA) or {}
     for note in card_notes(report, space.settings.gpus_per_trial) if on_gpus else ():
         console.print(note, style="yellow")
     progress = Progress(budget, objective=space.objective)
@@ -143,13 +147,14 @@ class _Recording:
         uri = self._options.mlflow or tracked_at(folder) or own_database(folder)
         self._tracker = MlflowTracker(
             uri=uri,
-            name=folder.name,
+            name=self._stored.name,
             artifacts_dir=artifacts_dir(uri, folder),
             output_dir=folder / layout.CONFIRM,
-            run_name=f"{folder.name}, confirmed",
+            run_name=f"{self._stored.name}, confirmed",
         )
         trials = ", ".join(str(number) for number in dict.fromkeys(run.trial for run in self._runs))
-        params, tags = {"confirms": folder.name, "trials": trials}, {"sweep.confirms": folder.name}
+        name = self._stored.name
+        params, tags = {"confirms": name, "trials": trials}, {"sweep.confirms": name}
         self._tracker.open_sweep(params, tags, folder / layout.SPACE)
         return [self._tracker]
 

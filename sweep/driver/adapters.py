@@ -111,7 +111,8 @@ class Adapters(Tracker):
     def _number_in_best(self) -> int | None:
         """The number of the trial that best/ holds; None where it is not whole."""
         with suppress(OSError, ValueError, KeyError):
-            if (self.best_dir / "README.md").exists():
+            # Of a folder that was moved, its README tells where the adapter was.
+            if str(self.best_dir.resolve() / ADAPTER) in (self.best_dir / "README.md").read_text():
                 return int(json.loads((self.best_dir / CONFIG).read_text())["number"])
         return None
 

@@ -20,6 +20,7 @@ from rich.text import Text
 from sweep.driver import trial_params
 from sweep.driver.preparation import Check, prepare_data
 from sweep.folder import layout
+from sweep.folder.kinds import see_kinds
 from sweep.pruners.own_curve import ByItself
 from sweep.space.backend import choose_backend
 from sweep.space.hyperparameters import HYPERPARAMETERS, Value, shown
@@ -32,7 +33,7 @@ from sweep.text.trials import COLOURS
 from sweep.workers import devices
 from trials.config import BY_EVAL_LOSS, EvalPoint, Objective, Stop, TrialConfig, TrialResult
 from trials.data.tokens import sample_tokens
-from trials.trial_folder import ADAPTER, DATA_REPORT, EVAL_SAMPLE, write_config
+from trials.trial_folder import ADAPTER, EVAL_SAMPLE, read_report, write_config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +63,7 @@ def run(space: Space, options: Options, console: Console) -> int:
         Exception: Whatever the trial raises, with its own traceback.
     """
     sweep_dir = options.output / space.name
+    see_kinds(sweep_dir, with_trials=True)
     recorded = (
         None if options.number is None else trial_params.recorded_config(sweep_dir, options.number)
     )
@@ -179,10 +181,9 @@ def notes(
 
 def same_rows(data_dir: Path, found: Check) -> bool:
     """Whether the sweep, if there is one, has trained and evaluated on the same tokens."""
-    path = data_dir / DATA_REPORT
-    if not path.exists():
+    before, now = read_report(data_dir), found.report
+    if before is None:
         return True
-    before, now = json.loads(path.read_text()), found.report
     noted = before.get(EARLIER_TOKENS) or before.get(SAMPLE_TOKENS)
     tokens = noted or sample_tokens(data_dir / EVAL_SAMPLE)
     generated = [(report.get("generation") or {}).get("rows") for report in (before, now)]

@@ -31,7 +31,7 @@ from sweep.study.sweep import Sweep
 from sweep.text.trials import SHOWN
 from sweep.tracking import run_data
 from sweep.tracking.description import Describer, as_markdown
-from sweep.tracking.location import artifacts_dir, command, own_database, page_of
+from sweep.tracking.location import artifacts_dir, command, own_database, page_of, where
 from sweep.tracking.registry import TASK
 
 if TYPE_CHECKING:
@@ -218,8 +218,7 @@ def summary_of(job: Job, sweep: Sweep, *, wall_seconds: float) -> Summary:
 
 def _see_it_all(output_dir: Path) -> str:
     """Where the sweep is in MLflow: a server's page, or the command that shows its database."""
-    known = output_dir / layout.MLFLOW
-    where = json.loads(known.read_text()) if known.exists() else {"uri": "sqlite:"}
-    if not where["uri"].startswith("sqlite:"):
-        return page_of(where["uri"], where["experiment_id"], output_dir)
+    found = where(output_dir)
+    if found is not None and found["uri"].startswith("http"):
+        return page_of(found["uri"], found["experiment_id"], output_dir)
     return command("ui", output_dir)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 
@@ -13,7 +14,6 @@ from sweep.driver.recording import SweepRecording, new_tracker, summary_of
 from sweep.driver.session import Session, check_cluster, trial_bytes
 from sweep.driver.start_from import with_earlier
 from sweep.folder import layout
-from sweep.folder.lock import locked
 from sweep.folder.requests import is_asked_to_prune, is_asked_to_stop
 from sweep.samplers.choice import check_sampler
 from sweep.screen.choice import make_screen
@@ -22,8 +22,9 @@ from sweep.screen.progress import Progress
 from sweep.screen.summary import summary_text
 from sweep.space.backend import choose_backend
 from sweep.space.space import Space
-from sweep.storage.of_folder import open_folder, study_writer, sweep_id
+from sweep.storage.of_folder import open_folder, study_name, study_writer, sweep_id
 from sweep.storage.patient import Patience, PatientStorage
+from sweep.storage.place import held, note_run, say_versions
 from sweep.storage.postgresql import Address
 from sweep.study.budget import Budget
 from sweep.study.opening import open_study
@@ -31,6 +32,7 @@ from sweep.study.sweep import Sweep
 from sweep.study.task import keep_to_task, rows_so_far, search_changes, with_its_optimizer
 from sweep.study.trial_config import model_config, resolver
 from sweep.tracking.journal import is_closed
+from sweep.tracking.location import see_tracked
 from sweep.workers.devices import n_gpu_slots, n_visible_gpus, wants_gpus
 from trials.trial_folder import read_result
 from trials.whole_file import write_whole
@@ -48,10 +50,13 @@ def run(space: Space, options: Options, console: Console, events: Events | None 
     output_dir = options.output / space.name
     server = Address.parse(options.study) if options.study else None
     open_folder(output_dir, server)
+    see_tracked(output_dir, options.mlflow)
     patience = Patience(say=console.print)
-    with locked(output_dir), study_writer(output_dir, server, patience) as storage:
-        job = _prepare(space, options, storage, console)
+    with held(output_dir, say=console.print), study_writer(output_dir, server, patience) as storage:
+        job = _prepare(space, output_dir, options, storage, console)
         sweep = _open_sweep(job, say=console.print)
+        say_versions(output_dir, console.print)
+        note_run(output_dir)
         write_whole(output_dir / layout.SPACE, job.space.text)
         if events is not None:
             summary = summary_of(job, sweep, wall_seconds=0.0)
@@ -71,14 +76,16 @@ def run(space: Space, options: Options, console: Console, events: Events | None 
         return EXIT_CODES[status]
 
 
-def _prepare(space: Space, options: Options, storage: PatientStorage, console: Console) -> Job:
-    output_dir = options.output / space.name
+def _prepare(
+    space: Space, output_dir: Path, options: Options, storage: PatientStorage, console: Console
+) -> Job:
+    space = space.named(study_name(output_dir))
     on_gpus = wants_gpus(workers=options.workers, gpus=options.gpus)
     backend = choose_backend(space, on_gpus=on_gpus)
-    _check_options(space, options, on_gpus=on_gpus)
+    _check_options(space, output_dir, options, on_gpus=on_gpus)
     so_far = rows_so_far(space, output_dir, storage)
     space = with_its_optimizer(space, so_far)
-    space = with_earlier(space, options.output, options.mlflow, storage)
+    space = with_earlier(space, options.output, options.mlflow, storage, output_dir)
     found = preparation.prepare_data(
         space, output_dir / layout.DATA, on_gpus=on_gpus, say=console.print, so_far=so_far
     )
@@ -94,7 +101,7 @@ def _prepare(space: Space, options: Options, storage: PatientStorage, console: C
     )
 
 
-def _check_options(space: Space, options: Options, *, on_gpus: bool) -> None:
+def _check_options(space: Space, output_dir: Path, options: Options, *, on_gpus: bool) -> None:
     """Refuse what cannot be before the data is read, which may take minutes."""
     check_sampler(space)
     n_gpus = n_visible_gpus()
@@ -103,7 +110,7 @@ def _check_options(space: Space, options: Options, *, on_gpus: bool) -> None:
     elif on_gpus and n_gpus is not None:
         n_gpu_slots(space, asked=options.gpus, there=n_gpus)
     if options.mlflow is not None:
-        new_tracker(space, options, options.output / space.name)
+        new_tracker(space, options, output_dir)
 
 
 def _open_sweep(job: Job, say: Callable[[str], None]) -> Sweep:

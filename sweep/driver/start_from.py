@@ -23,7 +23,11 @@ TAKEN = 3
 
 
 def with_earlier(
-    space: Space, output: Path, mlflow: str | None, storage: PatientStorage | None = None
+    space: Space,
+    output: Path,
+    mlflow: str | None,
+    storage: PatientStorage | None = None,
+    folder: Path | None = None,
 ) -> Space:
     """Return the space with the best points of the sweeps of `start_from` among its first.
 
@@ -34,12 +38,13 @@ def with_earlier(
         output: Folder of all sweeps.
         mlflow: An MLflow server's address, for sweeps that are not in that folder.
         storage: The study's, where it is open.
+        folder: The sweep's own; None: that of its name.
 
     Raises:
         SpaceError: With every problem: there is no such sweep, or none of its trials counts.
         TrackingError: The MLflow server cannot be used.
     """
-    looked_at = _looked_at(output / space.name, storage)
+    looked_at = _looked_at(folder or output / space.name, storage)
     starts: list[Start] = []
     problems: list[str] = []
     for name in space.settings.earlier:

@@ -18,7 +18,7 @@ from sweep.space.space import Space
 from sweep.space.target_modules import as_one
 from sweep.space.unknown_keys import unknown_key
 from trials.config import TrialConfig
-from trials.trial_folder import CONFIG
+from trials.trial_folder import CONFIG, read_json
 
 EXAMPLE = 'such as --params \'{"rank": 16, "learning_rate": 2e-4}\''
 
@@ -85,8 +85,9 @@ def recorded_config(sweep_dir: Path, number: int) -> Recorded:
         SpaceError: There is no such trial.
     """
     path = layout.trial_dir(sweep_dir, number) / CONFIG
-    if path.exists():
-        recorded: dict[str, Any] = json.loads(path.read_text())
+    instead = "Name its hyperparameters with --params."
+    recorded = read_json(path, dict, holds="a trial's settings", mend=instead, error=SpaceError)
+    if recorded is not None:
         return recorded
     numbers = [int(p.parent.name) for p in sweep_dir.glob(f"{layout.TRIALS}/*/{CONFIG}")]
     there = f"The last is {max(numbers)}." if numbers else "There is none yet."

@@ -17,9 +17,10 @@ from sweep.folder import layout
 from sweep.results.trial_record import Record
 from sweep.study.task import has_its_tokens
 from trials.config import Quantization
+from trials.data.digests import see_whole
 from trials.models.sources import local_or_hub
 from trials.parent import module_command
-from trials.trial_folder import ADAPTER, DATA_REPORT, EVAL_SAMPLE
+from trials.trial_folder import ADAPTER, EVAL_SAMPLE, read_report
 
 TOLERANCE = 0.01
 """Relative: an exported model's eval loss may be so far from the logged one."""
@@ -60,6 +61,7 @@ def export(
     Raises:
         ExportError: It cannot be done; nothing is left at `target`.
         StudyError: The trial's configuration is not there.
+        DataError: The sweep's sample was changed.
     """
     config, trial = record.needed_config(), record.trial
     if record.adapter is None:
@@ -74,6 +76,8 @@ def export(
             f"{sample}: the check needs the sweep's eval sample, which is missing. Export where "
             f"the sweep ran, or use --no-check."
         )
+    if check:
+        see_whole(sample.parent, [EVAL_SAMPLE])
     if check and _has_other_tokens(record):
         raise ExportError(
             f"{sample}: must hold the tokens that the trial was judged by, but this version has "
@@ -153,11 +157,8 @@ def _measured(record: Record, request: dict[str, Any], *, merge: bool) -> list[M
 
 
 def _has_other_tokens(record: Record) -> bool:
-    report = record.sweep.folder / layout.DATA / DATA_REPORT
-    if not report.exists():
-        return False
-    found = json.loads(report.read_text(encoding="utf-8"))
-    return has_its_tokens(found, record.sweep.task) is False
+    found = read_report(record.sweep.folder / layout.DATA)
+    return found is not None and has_its_tokens(found, record.sweep.task) is False
 
 
 def _ask(request: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """What any trainer takes from a trial: its configuration, its rows, its steps."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from sweep.results.trial_record import Record
 from trials.config import TrialConfig, largest_divisor
 from trials.models.presets import DECAY_SHARE, EARLIER_TARGETS
 from trials.models.sources import local_or_hub
-from trials.trial_folder import DATA_REPORT, TEMPLATE, TOKENIZER
+from trials.trial_folder import TEMPLATE, TOKENIZER, read_report
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +109,11 @@ def run_of(record: Record) -> Run:
     """Return what a training takes from a trial.
 
     Raises:
-        StudyError: The trial's configuration is not there.
+        StudyError, DataError: The trial's configuration is not there, or what its rows are cannot
+            be read.
     """
     config = record.needed_config()
-    try:
-        report = json.loads((record.sweep.folder / layout.DATA / DATA_REPORT).read_text())
-    except (OSError, ValueError):
-        report = {}
+    report = read_report(record.sweep.folder / layout.DATA) or {}
     result, data = record.result, data_of(record)
     # Where rows were short, more of them went at once than another trainer may take of any length.
     most = config.micro_batch_size

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-SWEEP = "sweep.json"  # who wrote the folder, and which server has its study
+SWEEP = "sweep.json"  # who wrote the folder, where, and which study it has
 SPACE = "space.yaml"
 STUDY = "study.db"
 DATA = "data"  # the prepared rows
@@ -34,9 +34,19 @@ def trial_dir(folder: Path, number: int) -> Path:
     return folder / TRIALS / f"{number:03d}"
 
 
+def has_results(folder: Path) -> bool:
+    """Whether trials have run there."""
+    return (folder / BEST).exists() or any((folder / TRIALS).glob("*"))
+
+
 def prune_request(folder: Path, number: int) -> Path:
     """Return the file that asks for a trial's end."""
     return folder / f"prune-{number:03d}"
+
+
+def prune_requests(folder: Path) -> list[str]:
+    """Return the names of all such files."""
+    return sorted(path.name for path in folder.glob("prune-*"))
 
 
 def sweep_folders(output: Path, with_file: str = SWEEP) -> list[Path]:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from sweep.errors import StudyError
 from sweep.folder import layout
+from sweep.folder.kinds import see_kinds
 
 PATIENCE_SECONDS = 1.0
 """For the lock: `sweep status` holds it for an instant."""
@@ -63,8 +64,9 @@ def locked(folder: Path, work: Work = "run") -> Iterator[None]:
     locks, what the holder has written counts, unless it is known to have ended.
 
     Raises:
-        StudyError: Another process holds it.
+        StudyError: Another process holds it, or files and folders are in each other's place.
     """
+    see_kinds(folder)
     with (folder / layout.LOCK).open("a+") as file:
         try:
             is_free = _try_lock(file.fileno(), fcntl.LOCK_EX)
@@ -95,6 +97,7 @@ def runner(folder: Path) -> Holder | None:
 
 def holder(folder: Path) -> Holder | None:
     """Return the process that holds a folder now, whatever it does; None: none does."""
+    see_kinds(folder)
     path = folder / layout.LOCK
     if not path.exists():
         return None

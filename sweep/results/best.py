@@ -18,7 +18,7 @@ from sweep.tracking.location import command
 
 def winner_text(record: Record) -> RenderableType:
     sweep, trial = record.sweep, record.trial
-    line = Text(f"{sweep.name}: trial {trial.number}", style="bold")
+    line = Text(f"{sweep.title}: trial {trial.number}", style="bold")
     if trial.number == sweep.best:
         line.append(" is the best")
         line.append(f" of {len(sweep.trials)}", style="not bold")

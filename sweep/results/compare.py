@@ -40,7 +40,7 @@ class Side:
     def name(self) -> str:
         """As a heading."""
         number = "" if self.record is None else f", trial {self.record.trial.number}"
-        return f"{self.sweep.name}{number}"
+        return f"{self.sweep.title}{number}"
 
     @property
     def value(self) -> float | None:

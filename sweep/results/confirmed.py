@@ -1,15 +1,15 @@
 """What `sweep confirm` has measured, read from the sweep's folder."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sweep.errors import StudyError
 from sweep.folder import layout
 from sweep.results.paired_test import Difference, Mean, difference, mean_of
 from sweep.results.reading import StoredSweep
 from sweep.storage.attributes import COUNTS
-from trials.trial_folder import ADAPTER, read_result
+from trials.trial_folder import ADAPTER, read_json, read_result
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,12 +31,29 @@ class Confirmed:
     """By seed."""
 
 
+def read_plan(sweep: StoredSweep) -> list[tuple[int, int]]:
+    """Return the trial and the seed of each run, in their order; none before the first.
+
+    Raises:
+        StudyError: The plan cannot be read, or is another sweep's.
+    """
+    path = sweep.folder / layout.CONFIRM / layout.PLAN
+    mend = f"Restore it, or remove {path.parent} to confirm anew."
+    what: dict[str, Any] = {"holds": "[trial, seed] of each run", "mend": mend}
+    entries = read_json(path, list, **what, error=StudyError) or []
+    numbers = {trial.number for trial in sweep.trials}
+    for entry in entries:
+        match entry:
+            case [int(trial), int()] if trial in numbers:
+                pass
+            case _:
+                raise StudyError(f"{path}: must hold {what['holds']}, but has {entry}. {mend}")
+    return [(trial, seed) for trial, seed in entries]
+
+
 def read_confirmed(sweep: StoredSweep) -> list[Confirmed]:
     """Read what all runs of a sweep's confirmation have come to, the best mean first."""
-    there = sweep.folder / layout.CONFIRM / layout.PLAN
-    if not there.exists():
-        return []
-    entries = json.loads(there.read_text())
+    entries = read_plan(sweep)
     values: dict[int, dict[int, float]] = {}
     lost: dict[int, dict[int, str]] = {}
     adapters: dict[int, dict[int, str]] = {}

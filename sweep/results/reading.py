@@ -16,7 +16,8 @@ from sweep.errors import StudyError
 from sweep.folder import layout
 from sweep.folder.lock import Holder, holder
 from sweep.storage.attributes import BASE_EVAL_LOSS, BASE_VALUE, GPU_SECONDS, POINT, STATE, TASK
-from sweep.storage.of_folder import has_study, server_of, study_reader
+from sweep.storage.of_folder import has_study, server_of, study_name, study_reader
+from sweep.storage.own_file import see_study
 from sweep.storage.patient import cause_of
 from sweep.study.ended import StoredTrial, place
 from sweep.study.plateau import EndedCurve, Flatness
@@ -33,12 +34,19 @@ class StoredSweep:
 
     folder: Path
     name: str
+    """Of the study."""
     held_by: Holder | None
     """The process that runs the sweep, or confirms its best trials."""
     attributes: Mapping[str, Any]
     """Of the study."""
     frozen: Sequence[FrozenTrial]
     """The trials that have a point, as Optuna has them."""
+
+    @property
+    def title(self) -> str:
+        """The folder's name, and the study's where that is another: the folder was renamed."""
+        here = self.folder.resolve().name
+        return self.name if here == self.name else f"{here} (study {self.name})"
 
     @property
     def runner(self) -> Holder | None:
@@ -188,19 +196,18 @@ def read_sweep(folder: Path, storage: BaseStorage | None = None) -> StoredSweep:
 
 
 def _read(folder: Path, held_by: Holder | None, storage: BaseStorage | None) -> StoredSweep:
+    server, name = server_of(folder), study_name(folder)
+    if storage is None and server is None:
+        see_study(folder, name, every_page=False)
     if storage is None and not has_study(folder):
         raise StudyError(f"{folder}: has no study.db, so no sweep has begun there.")
-    server = server_of(folder)
-    is_shared = storage is not None or server is not None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        study = optuna.load_study(
-            study_name=folder.name if is_shared else None, storage=storage or study_reader(folder)
-        )
+        study = optuna.load_study(study_name=name, storage=storage or study_reader(folder))
         # In this order: the task of a trial that is there has been written before it.
         found = study.get_trials(deepcopy=False)
         attributes = study.user_attrs
-    except (KeyError, ValueError):
+    except KeyError:
         raise StudyError(f"{folder}: has no study yet, so no sweep has begun there.") from None
     except Exception as error:
         at = server or folder / layout.STUDY

@@ -65,7 +65,7 @@ def trial_as_json(sweep: StoredSweep, trial: StoredTrial) -> dict[str, Any]:
 
 
 def status_text(sweep: StoredSweep) -> RenderableType:
-    line = Text(sweep.name, style="bold")
+    line = Text(sweep.title, style="bold")
     line.append(f" {IN_WORDS.get(sweep.state, sweep.state)}", style="not bold")
     if (by := sweep.runner) is not None:
         line.append(f", as {by}")
@@ -87,7 +87,8 @@ def status_text(sweep: StoredSweep) -> RenderableType:
         parts.append(_table("best", sweep.ranked[:5], sweep))
         parts.append(Text(against_base(sweep, sweep.ranked[0])))
     if sweep.unsent:
-        words = f"{counted(sweep.unsent, 'write')} not in MLflow yet: sweep sync {sweep.name}"
+        n_unsent = counted(sweep.unsent, "write")
+        words = f"{n_unsent} not in MLflow yet: sweep sync {sweep.folder.name}"
         parts.append(Text(words, style="yellow"))
     return Group(*parts)
 

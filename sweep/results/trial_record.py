@@ -79,7 +79,7 @@ def record_of(sweep: StoredSweep, number: int | None = None) -> Record:
     if number is None:
         raise NoWinner(
             f"{sweep.name}: no trial has {an(sweep.objective)} that counts yet "
-            f"({len(sweep.trials)} trials so far). See sweep status {sweep.name}."
+            f"({len(sweep.trials)} trials so far). See sweep status {sweep.folder.name}."
         )
     by_number = {trial.number: trial for trial in sweep.trials}
     if number not in by_number:

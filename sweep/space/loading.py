@@ -56,7 +56,13 @@ def space_as_run(path: Path) -> Space:
         SpaceError: It cannot be read.
     """
     file = read(path, {})
-    return _build(file.plain, file)
+    try:
+        return _build(file.plain, file)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise SpaceError(
+            f"{path}: must be the space as the sweep ran it, but is not whole "
+            f"({' '.join(str(error).split())[:80]}). Run the sweep's command: it writes it again."
+        ) from None
 
 
 def _field_problems(raw: dict[str, Any], path: Path) -> list[Problem]:

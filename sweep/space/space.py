@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,10 @@ class Space:
     def name(self) -> str:
         """The study, the MLflow experiment, the folder under output."""
         return self.settings.name
+
+    def named(self, name: str) -> "Space":
+        """The same under another name."""
+        return replace(self, settings=self.settings.model_copy(update={"name": name}))
 
     @property
     def n_points(self) -> float:

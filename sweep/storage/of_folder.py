@@ -2,8 +2,9 @@
 
 import contextlib
 import json
+import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,13 +14,18 @@ from optuna.storages import BaseStorage
 
 from sweep.errors import StudyError
 from sweep.folder import layout
+from sweep.folder.kinds import see_kinds
 from sweep.storage.attributes import SWEEP_ID
+from sweep.storage.own_file import see_study, study_names
 from sweep.storage.patient import Patience, PatientStorage, own_storage, storage_url
 from sweep.storage.postgresql import START_SECONDS, Address
+from trials.trial_folder import read_json
 from trials.whole_file import write_whole
 
 SCHEMA = 1
 """Of the folder: goes up when an older program could no longer read what this one writes."""
+_KINDS = {"name": str, "path": str, "study": str, "id": str, "libraries": dict}
+"""Of what may stand in sweep.json beside the schema."""
 
 
 def open_folder(folder: Path, server: Address | None = None) -> None:
@@ -31,44 +37,61 @@ def open_folder(folder: Path, server: Address | None = None) -> None:
     Raises:
         StudyError: It cannot.
     """
+    see_kinds(folder, with_trials=True)
     folder.mkdir(parents=True, exist_ok=True)
-    about = folder / layout.SWEEP
-    has_file = (folder / layout.STUDY).exists()
     mend = f"Use a new name: --name {folder.name}-2"
-    if about.exists():
-        written = _read(about)
-        schema = written.get("schema")
-        if schema != SCHEMA:
-            program = written.get("version", "unknown")
-            raise StudyError(
-                f"{folder}: written by sweep {program} with schema {schema}; this is "
-                f"{version('sweep')} with schema {SCHEMA}. Use that version. {mend}"
-            )
-        has_trials = any((folder / layout.TRIALS).glob("*"))
-        known = written.get("study")
-        if server is not None and str(server) != known and (known or has_trials):
-            raise StudyError(
-                f"{folder}: this sweep's study is in {known or folder / layout.STUDY}, not in "
-                f"{server}. Leave --study out to resume there. {mend} (If that database has "
-                f"moved, correct `study` in {about}.)"
-            )
-        if not has_file and known is None and has_trials:
-            raise StudyError(
-                f"{folder}: has trials, but its study.db is gone. Restore it, or start over. {mend}"
-            )
-    elif has_file:
+    if not (about := read_about(folder)):
+        _begin(folder, mend)
+        return
+    if about.get("schema") != SCHEMA:
         raise StudyError(
-            f"{folder}: has a study, but no sweep.json: an older version wrote it, and it cannot "
-            f"be resumed. {mend}"
+            f"{folder}: written by sweep {about.get('version', 'unknown')} with schema "
+            f"{about.get('schema')}; this is {version('sweep')} with schema {SCHEMA}. Use that "
+            f"version. {mend}"
         )
-    else:
-        write_whole(about, json.dumps({"schema": SCHEMA, "version": version("sweep")}))
+    name, known = study_name(folder), about.get("study")
+    if folder.name not in (name, folder.resolve().name):
+        raise StudyError(
+            f"--name {folder.name}: {folder} leads to {folder.resolve()}, the sweep {name}. Name "
+            f"that one, or another that is not there yet."
+        )
+    if server is not None and str(server) != known and (known or layout.has_results(folder)):
+        raise StudyError(
+            f"{folder}: this sweep's study is in {known or folder / layout.STUDY}, not in "
+            f"{server}. Leave --study out to resume there. {mend} (If that database has moved, "
+            f"correct `study` in {folder / layout.SWEEP}.)"
+        )
+    if known is None and server is None:
+        see_study(folder, name)
+
+
+def _begin(folder: Path, mend: str) -> None:
+    has_file = (folder / layout.STUDY).exists()
+    if has_file or layout.has_results(folder):
+        raise StudyError(
+            f"{folder}: has {'a study' if has_file else 'trials'}, but no sweep.json: it is gone, "
+            f"or an older version wrote the rest, which cannot be resumed. Restore it. {mend}"
+        )
+    here = {"name": folder.name, "path": str(folder.resolve())}
+    write_about(folder, {"schema": SCHEMA, "version": version("sweep"), **here})
+
+
+def study_name(folder: Path) -> str:
+    """Return the name of a folder's study, and of its MLflow experiment: the folder's first name.
+
+    A version that noted none gave the study the folder's name of then.
+    """
+    if (name := read_about(folder).get("name")) is not None:
+        return str(name)
+    with contextlib.suppress(sqlite3.Error):  # there is none yet
+        names = study_names(folder / layout.STUDY)
+        return names[0] if len(names) == 1 else folder.name
+    return folder.name
 
 
 def server_of(folder: Path) -> Address | None:
     """Return the server that has the study of a folder; None: its own file."""
-    about = folder / layout.SWEEP
-    known = _read(about).get("study") if about.exists() else None
+    known = read_about(folder).get("study")
     return None if known is None else Address.parse(str(known))
 
 
@@ -104,7 +127,7 @@ def study_writer(
     if server is None:
         storage = own_storage(folder.resolve(), patience)
     else:
-        storage = server.writer(folder.name, replace(patience, seconds=START_SECONDS))
+        storage = server.writer(study_name(folder), replace(patience, seconds=START_SECONDS))
     try:
         if server is not None:
             _remember(folder, server, storage)
@@ -115,12 +138,12 @@ def study_writer(
 
 def _remember(folder: Path, server: Address, storage: PatientStorage) -> None:
     """Write down that the study of this name on a server is this folder's, unless it is not."""
-    name, about = folder.name, _read(folder / layout.SWEEP)
-    mend = f"Use a new name: --name {name}-2"
+    name, about = study_name(folder), read_about(folder)
+    mend = f"Use a new name: --name {folder.name}-2"
     try:
         study_id = storage.get_study_id_from_name(name)
     except KeyError:
-        if any((folder / layout.TRIALS).glob("*")):
+        if layout.has_results(folder):
             raise StudyError(
                 f"{folder}: has trials, but {server} no longer has a study {name}. Restore it, or "
                 f"start over. {mend}"
@@ -136,18 +159,31 @@ def _remember(folder: Path, server: Address, storage: PatientStorage) -> None:
                 f"that one's folder."
             )
     kept = {**about, "study": str(server), "id": about.get("id", str(uuid.uuid4()))}
-    write_whole(folder / layout.SWEEP, json.dumps(kept))
+    write_about(folder, kept)
 
 
 def sweep_id(folder: Path) -> str | None:
     """Return what tells this sweep from others of its name on a server; None: it needs no such."""
-    found = _read(folder / layout.SWEEP).get("id")
+    found = read_about(folder).get("id")
     return None if found is None else str(found)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StudyError(f"{path}: cannot be read: {error}") from None
-    return found if isinstance(found, dict) else {}
+def read_about(folder: Path) -> dict[str, Any]:
+    """Return what sweep.json says; nothing where there is none.
+
+    Raises:
+        StudyError: It cannot be read.
+    """
+    path, holds = folder / layout.SWEEP, "what the folder is"
+    mend = f'Restore it; of a sweep with a study.db this is enough: {{"schema": {SCHEMA}}}'
+    found = read_json(path, dict, holds=holds, mend=mend, error=StudyError) or {}
+    for key, kind in _KINDS.items():
+        if key in found and not isinstance(found[key], kind):
+            raise StudyError(f"{path}: must hold {holds}, but {key} is {found[key]!r}. {mend}")
+    return found
+
+
+def write_about(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write sweep.json, if that changes it."""
+    if about != read_about(folder):
+        write_whole(folder / layout.SWEEP, json.dumps(about))

@@ -18,7 +18,7 @@ from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from sweep.errors import StudyAway
+from sweep.errors import StudyAway, StudyError
 from sweep.folder import layout
 
 RETRY_SECONDS = 1.0
@@ -247,6 +247,7 @@ def own_storage(output_dir: Path, patience: Patience) -> PatientStorage:
 
     Raises:
         StudyAway: It cannot be: the disk is full, say.
+        StudyError: Another version of Optuna wrote it.
     """
     try:
         return PatientStorage(storage_url(output_dir), patience)
@@ -255,6 +256,8 @@ def own_storage(output_dir: Path, patience: Patience) -> PatientStorage:
             f"{output_dir / layout.STUDY}: cannot be used: {cause_of(error)} Free disk space or "
             f"make it writable, and run the same command again."
         ) from None
+    except RuntimeError as error:
+        raise StudyError(f"{output_dir / layout.STUDY}: cannot be used: {error}") from None
 
 
 def storage_url(output_dir: Path) -> str:

@@ -203,7 +203,8 @@ class Sweep:
             Whether it has ended for good.
 
         Raises:
-            SweepFailed: So many trials in a row failed with one cause that more would too.
+            SweepFailed: So many trials in a row failed with one cause that more would too; or the
+            prepared rows were changed.
         """
         self._count_gpu_seconds(number)
         self._counted_until.pop(number, None)
@@ -229,6 +230,8 @@ class Sweep:
             self._note_passed_on(number)
         self._note_cause(result)
         self._give_up_on_repeated_failure()
+        if result.fault == "rows_changed":
+            raise SweepFailed(result.reason)
         return has_ended
 
     def end_paused(self) -> None:

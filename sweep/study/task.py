@@ -15,7 +15,7 @@ from sweep.samplers.search_space import is_within
 from sweep.space.hyperparameters import Value, shown
 from sweep.space.space import Space
 from sweep.storage.attributes import DATE, EVALUATE_ROWS, OBJECTIVE_ROWS, SEARCH, TASK, point_of
-from sweep.storage.of_folder import has_study, study_reader
+from sweep.storage.of_folder import has_study, study_name, study_reader
 from sweep.storage.patient import cause_of
 from sweep.study.trial_config import model_config, trial_settings
 from sweep.text.numbers import counted
@@ -151,7 +151,7 @@ def rows_so_far(
         return NO_ROWS_YET
     try:
         study = optuna.load_study(
-            study_name=space.name, storage=storage or study_reader(output_dir)
+            study_name=study_name(output_dir), storage=storage or study_reader(output_dir)
         )
     except KeyError:  # a study that was never opened
         return NO_ROWS_YET

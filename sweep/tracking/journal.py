@@ -48,6 +48,8 @@ class Journal:
         self._sequence, self._last_kind = self._read_sent()
         lines, self._length = _whole_lines(path)
         events = [event for event in map(_event, lines) if event is not None]
+        self.n_unreadable = len(lines) - len(events)
+        """Lines that a broken disk left without sense; they stay in the file."""
         self._unsent = deque(event for event in events if event.sequence > self._sequence)
         # The marker is ahead of a file that was emptied, or whose end a power cut took.
         self._sequence = max(self._sequence, *(event.sequence for event in events), 0)
@@ -99,7 +101,7 @@ class Journal:
                 unfinished = self._sent_path.with_suffix(".tmp")
                 unfinished.write_text(f"{event.sequence} {event.kind}")
                 unfinished.replace(self._sent_path)
-                if not self._unsent and self._length:
+                if not self._unsent and self._length and not self.n_unreadable:
                     os.truncate(self._path, 0)
                     self._length = 0
 

@@ -1,16 +1,21 @@
 """Where a sweep is tracked: an MLflow server's address, or a database, without its secrets."""
 
-import json
 import re
 import shlex
+import sqlite3
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from sweep.errors import TrackingError
 from sweep.folder import layout
+from sweep.storage.of_folder import study_name
+from sweep.storage.own_file import is_lost, lost_how, why_unusable
 from sweep.tracking.saved_view import address
+from sweep.tracking.sqlite_tables import follow_artifacts
 from trials.foreign_text import without_secrets
 from trials.parent import module_command
+from trials.trial_folder import read_json
 from trials.whole_file import write_whole
 
 
@@ -42,7 +47,12 @@ def sweep_id(output_dir: Path) -> str:
     path = output_dir / layout.MLFLOW_SWEEP_ID
     if not path.exists():
         write_whole(path, f"{uuid.uuid4()}\n")
-    return path.read_text().strip()
+    if found := path.read_text(encoding="utf-8", errors="replace").strip():
+        return found
+    raise TrackingError(
+        f"{path}: must hold what tells the sweep's runs in MLflow from others, but is empty. "
+        f"Restore it (the tag `sweep.id` of its run has it), or delete it: its runs begin anew."
+    )
 
 
 def checked(uri: str) -> str:
@@ -60,15 +70,81 @@ def own_database(output_dir: Path) -> str:
     return f"sqlite:///{output_dir.resolve() / layout.MLFLOW_DATABASE}"
 
 
+def where(output_dir: Path) -> dict[str, str] | None:
+    """Return the `uri` that has a sweep's runs, without secrets, and their `experiment_id`.
+
+    None: there are none yet.
+
+    Raises:
+        TrackingError: mlflow.json cannot be read.
+    """
+    return read_json(
+        output_dir / layout.MLFLOW,
+        dict,
+        holds="where the sweep is in MLflow",
+        mend="Restore it, or delete it: the sweep's command writes it again.",
+        keys=("uri", "experiment_id"),
+        error=TrackingError,
+    )
+
+
 def tracked_at(output_dir: Path) -> str | None:
-    """Return the address, without secrets, that has the sweep's runs; None before it has any."""
-    try:
-        uri = str(json.loads((output_dir / layout.MLFLOW).read_text())["uri"])
-    except (FileNotFoundError, ValueError, KeyError):
+    """Return the address, without secrets, that has the sweep's runs; None before it has any.
+
+    Its own database is where the folder is now, whether that was moved or copied.
+    """
+    if (found := where(output_dir)) is None:
         return None
-    own = output_dir.resolve() / layout.MLFLOW_DATABASE
-    was_moved = uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()
-    return f"sqlite:///{own}" if was_moved and own.exists() else uri
+    if (file := database_of(uri := found["uri"])) is None:
+        return uri
+    here = output_dir.resolve()
+    own = (here.parent if here.name == layout.CONFIRM else here) / layout.MLFLOW_DATABASE
+    is_of_a_folder = not file.exists() or (file.parent / layout.SWEEP).exists()
+    return f"sqlite:///{own}" if is_of_a_folder and own.exists() else uri
+
+
+def database_of(uri: str) -> Path | None:
+    """Return the file of a sqlite address; None: it is a server's."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def see_tracked(output_dir: Path, uri: str | None) -> None:
+    """See that a sweep's runs in MLflow can go on where they are.
+
+    Args:
+        uri: Where they shall go on; None: in the sweep's own database.
+
+    Raises:
+        TrackingError: A file that says where they are, or holds them, is gone or broken.
+    """
+    known = tracked_at(output_dir)
+    if (output_dir / layout.MLFLOW_SWEEP_ID).exists():
+        sweep_id(output_dir)
+    if known is None or known != (uri or own_database(output_dir)):
+        return
+    if (file := database_of(known)) is None:
+        return
+    if why := lost_how(file) if is_lost(file) else why_unusable(file):
+        raise TrackingError(
+            f"{file}: must hold the sweep's runs in MLflow, but {why}. Restore it from a copy; or "
+            f"remove it and {output_dir / layout.MLFLOW}: later trials begin a new one."
+        )
+
+
+def to_be_shown(output_dir: Path) -> tuple[str, str]:
+    """Return the address and the experiment that `sweep ui` shows, with the files where they are.
+
+    Raises:
+        TrackingError: As `where` and `see_tracked`.
+    """
+    found, uri = where(output_dir), tracked_at(output_dir)
+    assert found is not None and uri is not None, "mlflow.json is there"
+    see_tracked(output_dir, uri)
+    database, place = database_of(uri), artifacts_dir(uri, output_dir)
+    if database is not None and place is not None:
+        with suppress(sqlite3.Error):  # it may be read alone: then its files are where they were
+            follow_artifacts(database, study_name(output_dir), place)
+    return uri, found["experiment_id"]
 
 
 def artifacts_dir(uri: str, output_dir: Path) -> Path | None:

@@ -1,6 +1,7 @@
 """Tell MLflow of a sweep, through a journal: at once where it is there, later where it is not."""
 
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Literal
 from sweep.errors import TrackingError
 from sweep.events import Place
 from sweep.folder import layout
+from sweep.storage.of_folder import study_name
 from sweep.text.numbers import counted
 from sweep.tracking import run_data
 from sweep.tracking.client import answering_soon, is_refused, not_there
@@ -89,7 +91,7 @@ class MlflowTracker:
         Raises:
             TrackingError: As the constructor.
         """
-        path = space_path.resolve()
+        path = self._within(space_path)
         self._put("open", params=params, tags=tags, space_path=path, datasets=datasets)
         event = self._journal.first()
         if event and len(self._journal) == 1 and self._error is None:
@@ -204,8 +206,8 @@ class MlflowTracker:
             status=status,
             winner=winner,
             summary=summary,
-            report_path=None if report is None else str(report.resolve()),
-            plot_paths=[str(path.resolve()) for path in plots],
+            report_path=None if report is None else self._within(report),
+            plot_paths=[self._within(path) for path in plots],
             shown=shown,
         )
         assert self._writer is not None, "open_sweep comes first"
@@ -237,6 +239,10 @@ class MlflowTracker:
 
     def _put(self, kind: str, **arguments: object) -> None:
         self._journal.append(kind, arguments)
+
+    def _within(self, path: Path) -> str:
+        """A path from the sweep's folder on, which may have been moved when the event is sent."""
+        return os.path.relpath(path.resolve(), self._output_dir.resolve())
 
     def _reach(self, call: Callable[[], object]) -> bool:
         """Make a call at once. A sweep that MLflow knows already does without, any other not."""
@@ -279,10 +285,10 @@ def send_rest(output_dir: Path, uri: str | None, say: Callable[[str], None]) -> 
             f"{output_dir.name} the address of its MLflow is unknown, as nothing has reached one "
             f"yet. Name it with --mlflow."
         )
-    place = artifacts_dir(address, output_dir)
-    runs = Runs(RunIndex(checked(address), output_dir.name, output_dir, place))
+    place, name = artifacts_dir(address, output_dir), study_name(output_dir)
+    runs = Runs(RunIndex(checked(address), name, output_dir, place))
     kept = Journal(path)
-    if not len(kept) and kept.last_kind in LAST:
+    if not len(kept) and kept.last_kind in LAST and not kept.n_unreadable:
         say(f"{output_dir.name}: {without_secrets(address)} already has everything.")
         return 0
     if kept.last_kind not in LAST:
@@ -304,12 +310,17 @@ def send_rest(output_dir: Path, uri: str | None, say: Callable[[str], None]) -> 
 
 
 def _in_words(kept: Journal, writer: Writer, output_dir: Path) -> str | None:
-    words = []
+    words, path = [], output_dir / layout.JOURNAL
+    if kept.n_unreadable:
+        words.append(
+            f"{path}: {counted(kept.n_unreadable, 'line')} cannot be read, so MLflow lacks what "
+            f"they say. Restore the file and send it with {sync_command(output_dir)}, or delete it."
+        )
     if len(kept):
         why = f": {writer.error}" if writer.error else "."
         words.append(
             f"{counted(len(kept), 'write')} did not reach MLflow{why} They are kept in "
-            f"{output_dir / layout.JOURNAL}; send them with {sync_command(output_dir)}"
+            f"{path}; send them with {sync_command(output_dir)}"
         )
     if writer.n_refused:
         refused = counted(writer.n_refused, "write")

@@ -13,7 +13,8 @@ from sweep.folder import layout
 from sweep.tracking import journal
 from sweep.tracking.client import NoRunError, client_of
 from sweep.tracking.entities import source_tags
-from sweep.tracking.location import sweep_id
+from sweep.tracking.location import database_of, sweep_id
+from sweep.tracking.sqlite_tables import follow_artifacts
 from trials.foreign_text import without_secrets
 from trials.whole_file import write_whole
 
@@ -67,7 +68,11 @@ class RunIndex:
     @cached_property
     def client(self) -> Any:
         """An `MlflowClient`."""
-        return client_of(self.uri)
+        client = client_of(self.uri)
+        database = database_of(self.uri)
+        if database is not None and self._artifacts_dir is not None:
+            follow_artifacts(database, self._name, self._artifacts_dir)
+        return client
 
     @property
     def experiment_id(self) -> str:

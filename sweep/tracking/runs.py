@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -86,8 +85,7 @@ class Runs:
         self._end_running(time)
         tags = {**tags, _NOTE: self._said("is running")}
         self._log(self._parent_run_id, params=entities.missing_params(params, parent), tags=tags)
-        if Path(space_path).is_file():
-            self._client.log_artifact(self._parent_run_id, space_path)
+        self._log_file(space_path)
         self._save_view(time)
         known = {found.dataset.digest for found in parent.inputs.dataset_inputs}
         if new := [
@@ -223,8 +221,7 @@ class Runs:
         if shown is not None:
             self._save_view(time, shown)
         for path in plot_paths:
-            if Path(path).is_file():
-                self._client.log_artifact(self._parent_run_id, path, "plots")
+            self._log_file(path, layout.PLOTS)
         tags: dict[str, object] = {_NOTE: with_addresses(summary, self._index)}
         metrics: list[Any] = []
         if winner is not None:
@@ -238,9 +235,19 @@ class Runs:
             if run is not None:
                 tags["winner_run_id"] = run.info.run_id
         self._log(self._parent_run_id, metrics, tags=tags)
-        if report_path is not None and Path(report_path).is_file():
-            self._client.log_artifact(self._parent_run_id, report_path)
+        if report_path is not None:
+            self._log_file(report_path)
         self._client.set_terminated(self._parent_run_id, status, end_time=time)
+
+    def _log_file(self, path: str, folder: str | None = None) -> None:
+        """Make a file an artifact of the parent run, if it is there.
+
+        Args:
+            path: From the sweep's folder on; whole in events that an older version wrote.
+        """
+        file = self._index.output_dir / path
+        if file.is_file():
+            self._client.log_artifact(self._parent_run_id, str(file.resolve()), folder)
 
     def _stop(self, time: int) -> None:
         """No process runs the sweep: nothing may look as if one did."""

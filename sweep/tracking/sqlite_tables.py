@@ -7,6 +7,7 @@ notes it. A process killed in between would leave a file that no MLflow opens ag
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from sqlalchemy.exc import DBAPIError
 
@@ -31,6 +32,42 @@ def make_tables(path: Path) -> None:
             for statement in _tables():
                 database.execute(statement)
         database.execute("COMMIT")
+
+
+_ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+    ("model_versions", "source"),
+)
+"""Where MLflow keeps the whole address of a file."""
+
+
+def follow_artifacts(database: Path, experiment: str, to: Path) -> None:
+    """Have the files of an experiment be those of the sweep's folder, wherever that is by now.
+
+    Args:
+        to: Its folder of artifacts. Of a database that several sweeps share, the addresses stay
+            as long as there is a folder where they say.
+
+    Raises:
+        sqlite3.Error: The database cannot be written.
+    """
+    query, now = "SELECT artifact_location FROM experiments WHERE name = ?", to.as_uri()
+    with closing(sqlite3.connect(database, timeout=LOCK_SECONDS)) as tables, tables:
+        before = (tables.execute(query, [experiment]).fetchone() or [now])[0]
+        is_own = database.resolve().parent == to.parent
+        if before == now or not before.startswith("file:"):
+            return
+        if not is_own and Path(unquote(urlsplit(before).path)).parent.exists():
+            return
+        for table, column in _ADDRESSES:
+            tables.execute(
+                f"UPDATE {table} SET {column} = :now || substr({column}, :n + 1) "
+                f"WHERE {column} = :before OR substr({column}, 1, :n + 1) = :before || '/'",
+                {"now": now, "before": before, "n": len(before)},
+            )
 
 
 def unusable(error: DBAPIError) -> OSError:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trials.config import EvalPoint, TrialConfig, TrialResult
+from trials.config import DataError, EvalPoint, TrialConfig, TrialResult
 from trials.trial_folder import forget_result, read_result, write_result
 from trials.whole_file import write_whole
 
@@ -42,11 +42,22 @@ def test_a_result_is_read_as_it_was_written(trial: TrialConfig) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 100])
-def test_a_torn_result_is_none(trial: TrialConfig, size: int) -> None:
+def test_a_torn_result_is_told_and_stays(trial: TrialConfig, size: int) -> None:
     write_result(trial, RESULT, [POINT])
     path = Path(trial.output_dir) / "result.json"
     path.write_text(path.read_text()[:size])
-    assert read_result(Path(trial.output_dir)) is None
+    with pytest.raises(DataError, match="must hold how the trial ended, but is .*Delete it to run"):
+        read_result(Path(trial.output_dir))
+    assert path.stat().st_size == size
+
+
+@pytest.mark.parametrize("text", ["null", "{}", '{"result": {"best": null}, "points": []}'])
+def test_a_result_that_is_none_is_told(trial: TrialConfig, text: str) -> None:
+    path = Path(trial.output_dir) / "result.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    with pytest.raises(DataError, match="must hold how the trial ended, but"):
+        read_result(Path(trial.output_dir))
 
 
 def test_a_trial_that_begins_again_has_none(trial: TrialConfig) -> None:

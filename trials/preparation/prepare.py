@@ -19,12 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from trials.config import AdapterChoices, DataError, ModelConfig, UserError
 from trials.data import tokens as data
+from trials.data.digests import KEY as DIGESTS
+from trials.data.digests import digests_of
 from trials.data.examples import Example, Reading, fingerprint
 from trials.data.tokens import SplitCounts, TokenSplit
 from trials.faults import fault_of
 from trials.models.checkpoint import check_form, form_of
 from trials.models.sources import load_tokenizer
 from trials.parent import end_with_parent
+from trials.preparation.before import earlier_tokens, found_before, is_as_prepared
 from trials.preparation.model_checks import (
     check_folder,
     check_token_ids,
@@ -110,11 +113,11 @@ def prepare(request: Request) -> dict[str, Any]:
     check_folder(request.model)
     check_form(request.model, form_of(request.model.name, request.model.revision))
     folder = Path(request.output_dir)
-    done = folder / DATA_REPORT
-    before: dict[str, Any] | None = json.loads(done.read_text()) if done.exists() else None
-    if before is not None and _is_unchanged(before, request, fingerprints):
+    before = found_before(folder)
+    is_unchanged = before is not None and _is_unchanged(before, request, fingerprints)
+    if before is not None and is_unchanged and is_as_prepared(folder, before):
         return before | told
-    earlier = None if before is None else _earlier_tokens(folder, before)
+    earlier = None if before is None else earlier_tokens(folder, before)
 
     if not request.model.name.startswith("/"):
         print(f"reading the tokenizer of {request.model.name}", flush=True)
@@ -131,18 +134,9 @@ def prepare(request: Request) -> dict[str, Any]:
         report |= {"content": _content(request, fingerprints), **told}
         if earlier is not None:
             report["earlier_sample_tokens"] = earlier
+        report[DIGESTS] = digests_of(unfinished)
         (unfinished / DATA_REPORT).write_text(json.dumps(report, indent=1))
     return report
-
-
-def _earlier_tokens(folder: Path, report: dict[str, Any]) -> dict[str, Any] | None:
-    """The eval sample of a version before format 4, which noted no digest of it: the sweep's study
-    may go on only if its tokens are still the same. Handed on from folder to folder."""
-    sample = folder / EVAL_SAMPLE
-    if "sample_tokens" in report or not sample.exists():
-        found: dict[str, Any] | None = report.get("earlier_sample_tokens")
-        return found
-    return data.sample_tokens(sample)
 
 
 def _content(request: Request, fingerprints: dict[str, str]) -> str:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from trials.config import TrialConfig
-from trials.trial_folder import CHECKPOINT, DATA_REPORT
+from trials.trial_folder import CHECKPOINT, read_report
 from trials.whole_file import give_usual_mode
 
 FORMAT = 1
@@ -115,9 +115,8 @@ class Checkpoints:
 def _identity(config: TrialConfig) -> str:
     """A digest of all that decides a trial's numbers, the data's content included."""
     settings = {k: v for k, v in asdict(config).items() if k not in NOT_OF_THE_RESULT}
-    report = Path(config.data_dir) / DATA_REPORT
-    content = json.loads(report.read_text()).get("content") if report.exists() else None
-    parts = [FORMAT, torch.__version__, content, settings]
+    report = read_report(Path(config.data_dir)) or {}
+    parts = [FORMAT, torch.__version__, report.get("content"), settings]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

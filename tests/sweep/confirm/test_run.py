@@ -19,11 +19,15 @@ from rich.console import Console
 
 from sweep.confirm.confirmation import Confirmation
 from sweep.confirm.run import Options, confirm
+from sweep.errors import SpaceError, StudyError
+from sweep.report.page import write_report
+from sweep.results.reading import read_sweep
 from sweep.workers import connection
 from tests import tiny
 from tests.sweep.reviewed import make_config, point, result, write_sweep
 from tests.without_ray import NoRay
-from trials.config import EvalPoint, Stop
+from trials.config import DataError, EvalPoint, Stop
+from trials.data.digests import digests_of, is_whole
 from trials.data.tokens import TokenSplit
 
 pytestmark = pytest.mark.filterwarnings(
@@ -123,3 +127,38 @@ def test_a_machine_that_joins_gets_runs(tmp_path: Path, monkeypatch: pytest.Monk
         cluster.shutdown()
     assert code == 0
     assert "The cluster now has 2 slots for trials, before 1." in said
+
+
+@pytest.mark.parametrize("text", ["", "[[0, 8], [1,", "null", "[[0]]", "[[9, 8]]", '[["0", 8]]'])
+def test_a_plan_that_cannot_be_read_is_told_and_stays(folder: Path, text: str) -> None:
+    plan = folder / "confirm" / "plan.json"
+    plan.parent.mkdir()
+    plan.write_text(text)
+    with pytest.raises(StudyError, match=r"plan.json: must hold \[trial, seed\] of each run, but"):
+        confirmed(folder, workers=1)
+    with pytest.raises(StudyError, match="plan.json"):
+        write_report(read_sweep(folder))
+    assert plan.read_text() == text
+
+
+def test_a_space_that_cannot_be_read_is_told(folder: Path) -> None:
+    for text in ("", "base_mo", "search: {rank: [8", "search: {rank: 8}\nbudget: soon"):
+        (folder / "space.yaml").write_text(text)
+        with pytest.raises(SpaceError, match="space.yaml"):
+            confirmed(folder, workers=1)
+
+
+def test_rows_that_were_changed_are_not_confirmed_on(folder: Path, without_ray: None) -> None:
+    data, report = folder / "data", folder / "data" / "report.json"
+    known = json.loads(report.read_text())
+    report.write_text(json.dumps({**known, "digests": digests_of(data)}))
+    assert confirmed(folder, workers=1)[0] == 0
+    there = folder / "confirm" / "data"
+    (there / "sample.ids.npy").chmod(0o644)
+    (there / "sample.ids.npy").write_bytes(b"")
+    assert confirmed(folder, workers=1, seeds=3)[0] == 0  # they are laid there anew
+    assert is_whole(there) and TokenSplit.load(there / "sample").ids.tolist() == [0, 1, 2]
+    (data / "eval.ids.npy").chmod(0o644)
+    (data / "eval.ids.npy").write_bytes(b"")
+    with pytest.raises(DataError, match="rows as prepared, but eval.ids.npy changed since"):
+        confirmed(folder, workers=1, seeds=4)

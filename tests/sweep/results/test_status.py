@@ -99,7 +99,7 @@ def test_what_mlflow_lacks_is_counted(folder: Path) -> None:
     line = {"sequence": 3, "kind": "report", "arguments": {}, "time": 1}
     (folder / "mlflow_journal.jsonl").write_text(json.dumps(line) + "\n")
     assert read_sweep(folder).unsent == 1
-    assert "1 write not in MLflow yet: sweep sync tiny" in printed(folder)
+    assert f"1 write not in MLflow yet: sweep sync {folder.name}" in printed(folder)
 
 
 def test_a_folder_without_a_study_or_with_a_broken_one_is_said(tmp_path: Path) -> None:

@@ -370,6 +370,17 @@ def test_what_is_never_a_trials_own_doing_is_not_counted(
     assert "n_lost" not in study.trials[0].user_attrs
 
 
+def test_a_trial_whose_rows_were_changed_runs_again_and_the_sweep_ends(
+    space: Space, tmp_path: Path
+) -> None:
+    sweep, study, listener = asked(space, tmp_path)
+    start_again(sweep)
+    with pytest.raises(SweepFailed, match="The rows changed"):
+        sweep.tell(0, dataclasses.replace(LOST, reason="The rows changed.", fault="rows_changed"))
+    assert listener.outcomes == ["interrupted"]
+    assert study.trials[0].state is TrialState.WAITING
+
+
 def test_a_bug_is_not_tried_again(space: Space, tmp_path: Path) -> None:
     sweep, study, _ = asked(space, tmp_path)
     start_again(sweep)

@@ -76,6 +76,16 @@ def test_a_line_without_sense_is_left_out(path: Path) -> None:
     assert unsent(path) == [1, 2]
 
 
+def test_a_line_without_sense_is_counted_and_stays(path: Path) -> None:
+    put(Journal(path), 1)
+    with path.open("ab") as file:
+        file.write(b'{"sequence": 2, "ki\n')
+    journal = Journal(path)
+    send(journal, 1)
+    assert journal.n_unreadable == 1 and len(journal) == 0
+    assert b'{"sequence": 2, "ki\n' in path.read_bytes()
+
+
 @pytest.mark.parametrize("marker", ["", "x", "1", "\0\0\0"])
 def test_without_its_marker_everything_is_sent_again(path: Path, marker: str) -> None:
     journal = Journal(path)

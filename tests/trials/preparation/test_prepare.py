@@ -236,6 +236,43 @@ def test_equal_content_is_prepared_once(
     assert capfd.readouterr().out == ""
 
 
+def cut(path: Path) -> None:
+    """In place, so that the cache's entry, which has the same bytes, is cut too."""
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize(
+    "name", ["train.ids.npy", "eval.offsets.npy", "sample.supervised.npy", "eval_sample.jsonl"]
+)
+def test_rows_that_were_changed_are_prepared_anew(
+    asked: Request, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, first = Path(asked.output_dir), prepare(asked)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    cut(folder / name)
+    assert prepare(asked) == first
+    assert f"{name} changed since; the rows are prepared anew" in capfd.readouterr().out
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_cut_rows_of_a_version_without_digests_are_prepared_anew(asked: Request) -> None:
+    folder = Path(asked.output_dir)
+    report = {k: v for k, v in prepare(asked).items() if k != "digests"}
+    (folder / "report.json").write_text(json.dumps(report))
+    assert "digests" not in prepare(asked)
+    cut(folder / "train.ids.npy")
+    assert "digests" in prepare(asked)
+
+
+@pytest.mark.parametrize("text", ["", '{"content": "f0', "null", "{}"])
+def test_a_half_written_report_is_written_anew(asked: Request, text: str) -> None:
+    first = prepare(asked)
+    (Path(asked.output_dir) / "report.json").write_text(text)
+    assert prepare(asked) == first
+
+
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"n_evaluations": 9}, {"max_lengths": [14]}])
 def test_a_changed_setting_is_prepared_for_without_tokenising_again(
     asked: Request, changes: dict[str, Any], capfd: pytest.CaptureFixture[str]

@@ -1,0 +1,57 @@
+"""What a worker does before a trial trains."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from trials.config import TrialConfig
+from trials.messages import Ended, Event, Loaded, Reported
+from trials.worker import TrialThread
+
+
+def cut(rows: Path) -> None:
+    path = rows / "sample.ids.npy"
+    path.chmod(0o644)
+    with path.open("r+b") as file:  # in place: a running trial has it mapped
+        file.truncate(path.stat().st_size - 8)
+
+
+def test_no_evaluation_on_rows_that_were_changed_meanwhile_is_reported(
+    config: Callable[..., TrialConfig], tiny_data: Path, tmp_path: Path
+) -> None:
+    rows = Path(shutil.copytree(tiny_data, tmp_path / "rows"))
+    asked = config(data_dir=str(rows), evaluate_base=True)
+    thread = TrialThread(asked.model)
+    assert isinstance(heard(thread), Loaded)
+    thread.start(0, asked)
+    heard(thread)
+    assert isinstance(heard(thread), Reported)
+    cut(rows)
+    thread.answer(None)
+    ended = heard(thread)
+    assert isinstance(ended, Ended) and ended.result.fault == "rows_changed"
+    assert not (Path(asked.output_dir) / "result.json").exists()
+
+
+def heard(thread: TrialThread) -> Event:
+    return thread.events.get(timeout=120)
+
+
+def test_a_trial_whose_rows_were_changed_is_not_failed_but_lost(
+    config: Callable[..., TrialConfig], tiny_data: Path, tmp_path: Path
+) -> None:
+    rows = Path(shutil.copytree(tiny_data, tmp_path / "rows"))
+    cut(rows)
+    asked = config(data_dir=str(rows))
+    thread = TrialThread(asked.model)
+    assert isinstance(heard(thread), Loaded)
+    thread.start(0, asked)
+    heard(thread)
+    ended = heard(thread)
+    assert isinstance(ended, Ended)
+    assert (ended.result.outcome, ended.result.fault) == ("failed", "rows_changed")
+    assert "rows: must hold the rows as prepared, but sample.ids.npy changed since" in str(
+        ended.result.reason
+    )

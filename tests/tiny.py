@@ -129,7 +129,8 @@ def trial_config(base: Path, data: Path, output_dir: Path, **changes: Any) -> Tr
         "checkpoint_minutes": 10.0,
         "stall_minutes": 10.0,
     }
-    return short_trial(model_config(base), **settings | changes)
+    model = changes.pop("model", model_config(base))
+    return short_trial(model, **settings | changes)
 
 
 def transformers_base(model: ModelConfig) -> TransformersBase:

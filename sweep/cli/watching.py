@@ -2,7 +2,7 @@
 
 import json
 import os
-import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -130,24 +130,34 @@ def ui(
 ) -> None:
     """Open a sweep in MLflow's UI, on this machine only.
 
-    Example: sweep ui my --port 8080
+    Of a sweep that you may only read it shows a copy. Example: sweep ui my --port 8080
     """
-    where = json.loads((known_folder(output, name, layout.MLFLOW) / layout.MLFLOW).read_text())
+    folder = known_folder(output, name, layout.MLFLOW)
+    where = json.loads((folder / layout.MLFLOW).read_text())
 
-    from sweep.errors import TrackingError
     from sweep.tracking.client import ENVIRONMENT
-    from sweep.tracking.location import page_of, ui_command
+    from sweep.tracking.location import copy_to_look_at, page_of, tracked_at, ui_command
+    from trials.parent import module_environment, serve
+    from trials.unfinished import scratch_dir
 
     free = _free_port(port)
-    try:
-        command = ui_command(where["uri"], free)
-    except TrackingError as error:
-        fail(str(error))
-    address = page_of(f"http://127.0.0.1:{free}", where["experiment_id"], output / name)
-    echo(f"MLflow shows {name} at {address}  (Ctrl-C stops it)")
-    sys.stdout.flush()
-    os.chdir("/")  # uvicorn imports from the current folder, whatever -P says
-    os.execve(command[0], command, {**ENVIRONMENT, **os.environ})
+    uri = tracked_at(folder) or where["uri"]
+    with ExitStack() as held:
+        if uri.startswith("sqlite:///") and not _may_write(uri):
+            copy = Path(held.enter_context(scratch_dir()))
+            uri, folder = copy_to_look_at(folder, uri, copy), copy
+            echo(f"{name} can only be read: this is a copy of it, as it is now, in {folder}")
+        command = ui_command(uri, free)
+        address = page_of(f"http://127.0.0.1:{free}", where["experiment_id"], folder)
+        echo(f"MLflow shows {name} at {address}  (Ctrl-C stops it)")
+        # cwd: uvicorn imports from the current folder, whatever -P says.
+        code = serve(command, cwd="/", env={**ENVIRONMENT, **module_environment()})
+    raise typer.Exit(code)
+
+
+def _may_write(uri: str) -> bool:
+    database = Path(uri.removeprefix("sqlite:///"))
+    return all(os.access(path, os.W_OK) for path in (database, database.parent))
 
 
 def _free_port(wanted: int) -> int:
@@ -161,7 +171,14 @@ def _free_port(wanted: int) -> int:
     raise AssertionError
 
 
-def report(name: SweepName, output: Output = Path("sweeps")) -> None:
+def report(
+    name: SweepName,
+    output: Output = Path("sweeps"),
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write it there, and nothing into the sweep's folder."),
+    ] = None,
+) -> None:
     """Write report.html, one file that works offline.
 
     Prints its path. Reads the study alone, so it works while the sweep runs and after it died.
@@ -172,8 +189,22 @@ def report(name: SweepName, output: Output = Path("sweeps")) -> None:
     from sweep.report.page import write_report
     from sweep.results.reading import read_sweep
 
+    sweep = read_sweep(folder)
     try:
-        path = write_report(read_sweep(folder))
+        if to is not None and not _is_new_or_a_report(to):
+            fail(f"--to {to}: must be a new file or an earlier report, but is neither.")
+        path = write_report(sweep, to)
     except OSError as error:
-        fail(f"{error.filename or folder}: cannot be written: {error.strerror}.")
+        mend = "Name a file elsewhere: --to FILE." if to is None else "Name another file."
+        at = folder / layout.REPORT if to is None else f"--to {to}"
+        fail(f"{at}: cannot be written: {error.strerror}. {mend}")
     echo(path.resolve())
+
+
+def _is_new_or_a_report(path: Path) -> bool:
+    if not path.exists():
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(15) in (b"", b"<!doctype html>")

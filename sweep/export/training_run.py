@@ -102,7 +102,7 @@ def data_of(record: Record) -> Mapping[str, Any]:
     try:
         text = (record.sweep.folder / layout.SPACE).read_text(encoding="utf-8")
         return dict(YAML(typ="safe", pure=True).load(text)["data"])
-    except (OSError, ValueError, KeyError, TypeError, YAMLError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, YAMLError):
         return {}
 
 
@@ -115,7 +115,7 @@ def run_of(record: Record) -> Run:
     config = record.needed_config()
     try:
         report = json.loads((record.sweep.folder / layout.DATA / DATA_REPORT).read_text())
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         report = {}
     result, data = record.result, data_of(record)
     # Where rows were short, more of them went at once than another trainer may take of any length.

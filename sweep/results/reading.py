@@ -3,6 +3,7 @@
 import bisect
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -103,7 +104,7 @@ class StoredSweep:
     def _state(self) -> tuple[str, str, float | None]:
         state, reason, when = self.attributes.get(STATE, ["not begun", "", None])
         if self.runner is not None:
-            return "running", "", self.runner.since
+            return "running", "", self.runner.since or when
         return "broken off" if state == "running" else state, reason, when  # it wrote no end
 
     @property
@@ -191,15 +192,14 @@ def _read(folder: Path, held_by: Holder | None, storage: BaseStorage | None) -> 
     if storage is None and not has_study(folder):
         raise StudyError(f"{folder}: has no study.db, so no sweep has begun there.")
     server = server_of(folder)
-    is_shared = storage is not None or server is not None
+    name = folder.name if storage is not None or server is not None else None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        study = optuna.load_study(
-            study_name=folder.name if is_shared else None, storage=storage or study_reader(folder)
-        )
-        # In this order: the task of a trial that is there has been written before it.
-        found = study.get_trials(deepcopy=False)
-        attributes = study.user_attrs
+        with nullcontext(storage) if storage else study_reader(folder) as opened:
+            study = optuna.load_study(study_name=name, storage=opened)
+            # In this order: the task of a trial that is there has been written before it.
+            found = study.get_trials(deepcopy=False)
+            name, attributes = study.study_name, study.user_attrs
     except (KeyError, ValueError):
         raise StudyError(f"{folder}: has no study yet, so no sweep has begun there.") from None
     except Exception as error:
@@ -207,7 +207,7 @@ def _read(folder: Path, held_by: Holder | None, storage: BaseStorage | None) -> 
         raise StudyError(f"{at}: the study cannot be read: {cause_of(error)}") from None
     return StoredSweep(
         folder=folder,
-        name=study.study_name,
+        name=name,
         held_by=held_by,
         attributes=attributes,
         frozen=[trial for trial in found if POINT in trial.user_attrs],

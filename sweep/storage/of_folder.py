@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sqlite3
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,12 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, RDBStorage
+from sqlalchemy import StaticPool
 
 from sweep.errors import StudyError
 from sweep.folder import layout
 from sweep.storage.attributes import SWEEP_ID
-from sweep.storage.patient import Patience, PatientStorage, own_storage, storage_url
+from sweep.storage.copied import copy_into
+from sweep.storage.patient import Patience, PatientStorage, own_storage
 from sweep.storage.postgresql import START_SECONDS, Address
 from trials.whole_file import write_whole
 
@@ -77,14 +80,21 @@ def has_study(folder: Path) -> bool:
     return (folder / layout.STUDY).exists() or server_of(folder) is not None
 
 
-def study_reader(folder: Path) -> str | BaseStorage:
-    """Return the storage of a folder's study, to look at.
+@contextlib.contextmanager
+def study_reader(folder: Path) -> Iterator[BaseStorage]:
+    """Open the storage of a folder's study, to look at; of its own database a copy in memory.
 
     Raises:
         SQLAlchemyError, StorageInternalError: The server cannot be used.
+        sqlite3.Error, OSError: The database cannot be read.
     """
     server = server_of(folder)
-    return storage_url(folder.resolve()) if server is None else server.reader()
+    if server is not None:
+        yield server.reader()
+        return
+    with contextlib.closing(sqlite3.connect(":memory:")) as memory:
+        copy_into(memory, folder / layout.STUDY)
+        yield RDBStorage("sqlite://", {"creator": lambda: memory, "poolclass": StaticPool})
 
 
 @contextlib.contextmanager

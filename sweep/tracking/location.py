@@ -1,21 +1,28 @@
 """Where a sweep is tracked: an MLflow server's address, or a database, without its secrets."""
 
+import contextlib
 import json
+import os
 import re
 import shlex
+import shutil
+import sqlite3
 import uuid
 from pathlib import Path
 
 from sweep.errors import TrackingError
 from sweep.folder import layout
+from sweep.storage.copied import copy_into
 from sweep.tracking.saved_view import address
 from trials.foreign_text import without_secrets
-from trials.parent import module_command
+from trials.parent import child_command
 from trials.whole_file import write_whole
 
 
 def ui_command(uri: str, port: int) -> list[str]:
     """Return the command that shows the database `uri` at http://127.0.0.1:`port`, to this machine.
+
+    It ends with its standard input.
 
     Raises:
         TrackingError: `uri` is a server, which has a UI of its own.
@@ -27,9 +34,26 @@ def ui_command(uri: str, port: int) -> list[str]:
         )
     # The host names stop DNS rebinding; any port, because of tunnels: ssh -L 8080:localhost:5000.
     hosts = "127.0.0.1:*,localhost:*"
-    words = module_command("mlflow", "server", "--backend-store-uri", uri)
+    words = child_command("mlflow", "server", "--backend-store-uri", uri)
     words += ["--no-serve-artifacts", "--workers", "1", "--uvicorn-opts", "--log-level warning"]
     return [*words, "--host", "127.0.0.1", "--port", str(port), "--allowed-hosts", hosts]
+
+
+def copy_to_look_at(output_dir: Path, uri: str, to: Path) -> str:
+    """Copy what the UI needs of a sweep that must not be written; return the copy's address.
+
+    Raises:
+        TrackingError: The database cannot be read.
+    """
+    database, copy = Path(uri.removeprefix("sqlite:///")), to / layout.MLFLOW_DATABASE
+    try:
+        with contextlib.closing(sqlite3.connect(copy)) as target:
+            copy_into(target, database)
+    except sqlite3.Error as error:
+        raise TrackingError(f"{database}: cannot be read: {error}.") from None
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copyfile(output_dir / layout.MLFLOW_SWEEP_ID, to / layout.MLFLOW_SWEEP_ID)
+    return f"sqlite:///{copy}"
 
 
 def page_of(server: str, experiment_id: str, output_dir: Path) -> str:
@@ -66,9 +90,10 @@ def tracked_at(output_dir: Path) -> str | None:
         uri = str(json.loads((output_dir / layout.MLFLOW).read_text())["uri"])
     except (FileNotFoundError, ValueError, KeyError):
         return None
-    own = output_dir.resolve() / layout.MLFLOW_DATABASE
-    was_moved = uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()
-    return f"sqlite:///{own}" if was_moved and own.exists() else uri
+    own, named = output_dir.resolve() / layout.MLFLOW_DATABASE, Path(uri.removeprefix("sqlite:///"))
+    # Where it lay before it was moved; or the database of the sweep that this is a copy of.
+    is_other = not os.access(named, os.F_OK) or os.access(named.parent / layout.SWEEP, os.F_OK)
+    return f"sqlite:///{own}" if is_other and uri.startswith("sqlite:///") and own.exists() else uri
 
 
 def artifacts_dir(uri: str, output_dir: Path) -> Path | None:

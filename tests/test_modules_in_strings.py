@@ -18,15 +18,20 @@ FILES = [path for folder in ("sweep", "trials") for path in (ROOT / folder).rglo
 
 
 def started() -> Iterator[tuple[Path, str]]:
-    """The modules that `module_command` and `job_command` are given, as they stand there."""
+    """The modules that processes are started with, as they stand there."""
     for path in FILES:
+        if path == ROOT / "trials/parent.py":  # where it is passed on
+            continue
         names: dict[str, str] = {}
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:
                 case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))):
                     names[name] = text
                 case ast.Call(
-                    func=ast.Name(id="module_command" | "job_command"), args=[module, *_]
+                    func=ast.Name(
+                        id="module_command" | "job_command" | "child_command" | "run_module"
+                    ),
+                    args=[module, *_],
                 ):
                     name = ast.literal_eval(module) if isinstance(module, ast.Constant) else ""
                     yield path, name or names[ast.unparse(module)]
@@ -40,6 +45,19 @@ def test_each_module_that_is_started_is_there() -> None:
         path = ROOT / (module.replace(".", "/") + ".py")
         last = ast.parse(path.read_text(encoding="utf-8")).body[-1]  # what comes later is unknown
         assert ast.unparse(last).startswith("if __name__ == '__main__':"), module
+
+
+def test_every_process_that_is_started_ends_with_this_one() -> None:
+    """By `run_module`, or by its standard input; nvidia-smi ends by itself."""
+    started = {
+        path.relative_to(ROOT).as_posix()
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("subprocess.run", "subprocess.Popen", "os.system")
+        and "stdin=subprocess.PIPE" not in ast.unparse(node)
+    }
+    assert started == {"trials/parent.py", "trials/machine/cards.py"}
 
 
 def test_every_module_is_started_in_one_place() -> None:

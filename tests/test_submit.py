@@ -220,7 +220,7 @@ def test_a_sweep_is_submitted_stopped_continued_and_fetched(
     runs = MlflowClient(where["uri"]).search_runs([where["experiment_id"]])
     assert [run.info.status for run in runs] == ["FINISHED"] * 3
     assert json.loads((fetched / "status.json").read_text())["name"] == "tiny"
-    assert list((head.home.parent / "ray").glob("session_*/logs/sweep-fetch-*")) == []
+    assert list((head.home.parent / "ray").glob("session_*/logs/sweep-*")) == []
     assert {job.sweep for job in cluster.jobs()} == {"tiny"}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from trials.foreign_text import has_secret
+from trials.unfinished import unfinished
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -16,17 +17,17 @@ def write_whole(path: Path, text: str) -> None:
     One with a password or a token may be read by its owner alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    half = unfinished(path)
     try:
-        with unfinished.open("w", encoding="utf-8") as file:
+        with half.open("w", encoding="utf-8") as file:
             if has_secret(text):
                 os.fchmod(file.fileno(), 0o600)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(path)
+        half.replace(path)
     except BaseException:
-        unfinished.unlink(missing_ok=True)
+        half.unlink(missing_ok=True)
         raise
 
 
@@ -46,15 +47,22 @@ def give_usual_mode(files: Iterable[Path]) -> None:
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """Give a folder to fill; once that has gone well, it takes the place of `folder`."""
-    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    unfinished.mkdir(parents=True)
+    half = unfinished(folder)
+    half.mkdir(parents=True)
     try:
-        yield unfinished
+        yield half
         if folder.exists():
             shutil.rmtree(folder)
-        unfinished.rename(folder)
+        half.rename(folder)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(half, ignore_errors=True)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder with the modes that the umask gives: its own may let nobody write."""
+    target.mkdir()
+    for path in source.iterdir():
+        (copy_folder if path.is_dir() else shutil.copyfile)(path, target / path.name)
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:

@@ -6,7 +6,6 @@ import math
 import os
 import shlex
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +25,7 @@ from sweep.cli.options import (
     overrides_of,
 )
 from trials.foreign_text import cleaned, has_secret
+from trials.unfinished import scratch_dir
 
 if TYPE_CHECKING:
     from sweep.cluster.jobs import Cluster, Job
@@ -138,7 +138,7 @@ def submit(
         options += [word for given_set in sets or [] for word in ("--set", given_set)]
         echo(script(space, checked, options, cluster_output, asked), nl=False)
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_dir() as folder:
         packed = Path(folder)
         n_bytes = pack_space(space, checked, overrides, packed)
         if manifest:

@@ -7,6 +7,8 @@ from typing import NoReturn
 
 from trials.config import UserError
 
+_NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
+
 
 def errors_in_words(error: Exception) -> str | None:
     """What a user got wrong; None: a fault of ours, which deserves its traceback."""
@@ -14,6 +16,9 @@ def errors_in_words(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"No space left on the disk: {error.filename or error}. Free some and try again."
+    if isinstance(error, OSError) and error.errno in _NO_RIGHT and error.filename:
+        mend = "Ask its owner for the right, or name another place."
+        return f"{error.filename}: {error.strerror}. {mend}"
     return None
 
 

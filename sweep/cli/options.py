@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -126,8 +127,11 @@ def known_folder(output: Path, name: str, with_file: str = layout.SWEEP) -> Path
     """The folder of a sweep that has got as far as writing a certain file."""
     known = [folder.name for folder in layout.sweep_folders(output, with_file)]
     if name not in known:
+        folder = (output / name).resolve()
+        if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+            fail(f"{folder}: must be open to you, but is not. Ask its owner for the right.")
         there = f"There are: {', '.join(known)}." if known else "There is none yet."
-        fail(f"{(output / name).resolve()}: no such sweep. {there} Look elsewhere with --output.")
+        fail(f"{folder}: no such sweep. {there} Look elsewhere with --output.")
     return output / name
 
 

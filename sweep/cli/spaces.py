@@ -92,20 +92,19 @@ def check(
     Shows what would run.
     Example: sweep check my.yaml --rows 3
     """
-    import tempfile
-
     from sweep.driver import preparation
     from sweep.driver.start_from import with_earlier
     from sweep.samplers.choice import check_sampler
     from sweep.space.loading import load_space
     from sweep.workers.devices import wants_gpus
+    from trials.unfinished import scratch_dir
 
     checked = load_space(space, overrides_of(sets, name, seed))
     check_sampler(checked)
     checked = with_earlier(checked, output, mlflow)
     terminal = console()
     on_gpus = wants_gpus(workers=workers)
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_dir() as scratch:
         found = preparation.prepare_data(
             checked,
             Path(scratch) / layout.DATA,

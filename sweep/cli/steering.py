@@ -26,7 +26,7 @@ def stop(
     if address is not None:
         raise typer.Exit(cluster.stop(name, address, wait=wait))
 
-    folder = options.known_folder(output, name, layout.LOCK)
+    folder = options.known_folder(output, name)
 
     from sweep.control.stop import stop
 
@@ -50,7 +50,7 @@ def prune(
     if address is not None:
         raise typer.Exit(cluster.prune(name, trial, address))
 
-    folder = options.known_folder(output, name, layout.LOCK)
+    folder = options.known_folder(output, name)
 
     from sweep.control.prune import prune
 
@@ -73,7 +73,7 @@ def sync(
 
     The sweep must have ended. Example: sweep sync my. Exit codes: 0 all sent, 1 some left.
     """
-    folder = options.known_folder(output, name, layout.LOCK)
+    folder = options.known_folder(output, name)
 
     from sweep.storage.place import held, note_place
     from sweep.tracking.location import see_tracked
@@ -104,7 +104,7 @@ def clean(
 
     Checkpoints of ended trials and what killed processes left; with --all also cached tokenised
     data that no sweep uses. Never the study, adapters, logs or MLflow's files, and nothing of a
-    running sweep. Example: sweep clean my --yes
+    running sweep. Example: sweep clean my --yes. Exit codes: 0 done, 2 that sweep was left alone.
     """
     if (name is None) == (not every):
         options.fail("sweep clean: needs the name of a sweep, or --all; give one of the two.")
@@ -114,3 +114,5 @@ def clean(
 
     found, left_alone = clean.clean(folders, caches=every, delete=yes)
     options.console().print(clean.cleanable_text(found, left_alone, deleted=yes))
+    if yes and name is not None and left_alone:
+        raise typer.Exit(2)

@@ -1,8 +1,7 @@
 """The commands that look at sweeps and put their result into people's hands."""
 
 import json
-import os
-import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -130,21 +129,30 @@ def ui(
 ) -> None:
     """Open a sweep in MLflow's UI, on this machine only.
 
-    Example: sweep ui my --port 8080
+    Of a sweep that you may only read it shows a copy. Example: sweep ui my --port 8080
     """
     folder = known_folder(output, name, layout.MLFLOW)
 
     from sweep.tracking.client import ENVIRONMENT
-    from sweep.tracking.location import page_of, to_be_shown, ui_command
+    from sweep.tracking.location import copy_to_look_at, may_write, page_of, to_be_shown, ui_command
+    from trials.parent import module_environment, serve
+    from trials.unfinished import scratch_dir
 
     uri, experiment_id = to_be_shown(folder)
     free = _free_port(port)
-    command = ui_command(uri, free)
-    address = page_of(f"http://127.0.0.1:{free}", experiment_id, folder)
-    echo(f"MLflow shows {name} at {address}  (Ctrl-C stops it)")
-    sys.stdout.flush()
-    os.chdir("/")  # uvicorn imports from the current folder, whatever -P says
-    os.execve(command[0], command, {**ENVIRONMENT, **os.environ})
+    with ExitStack() as held:
+        if may_write(folder):
+            uri, experiment_id = to_be_shown(folder)
+        else:
+            copy = Path(held.enter_context(scratch_dir()))
+            (uri, experiment_id), folder = copy_to_look_at(folder, copy), copy
+            echo(f"{name} can only be read: this is a copy of it, as it is now, in {folder}")
+        command = ui_command(uri, free)
+        address = page_of(f"http://127.0.0.1:{free}", experiment_id, folder)
+        echo(f"MLflow shows {name} at {address}  (Ctrl-C stops it)")
+        # cwd: uvicorn imports from the current folder, whatever -P says.
+        code = serve(command, cwd="/", env={**ENVIRONMENT, **module_environment()})
+    raise typer.Exit(code)
 
 
 def _free_port(wanted: int) -> int:
@@ -158,7 +166,14 @@ def _free_port(wanted: int) -> int:
     raise AssertionError
 
 
-def report(name: SweepName, output: Output = Path("sweeps")) -> None:
+def report(
+    name: SweepName,
+    output: Output = Path("sweeps"),
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write it there, and nothing into the sweep's folder."),
+    ] = None,
+) -> None:
     """Write report.html, one file that works offline.
 
     Prints its path. Reads the study alone, so it works while the sweep runs and after it died.
@@ -169,8 +184,22 @@ def report(name: SweepName, output: Output = Path("sweeps")) -> None:
     from sweep.report.page import write_report
     from sweep.results.reading import read_sweep
 
+    sweep = read_sweep(folder)
     try:
-        path = write_report(read_sweep(folder))
+        if to is not None and not _is_new_or_a_report(to):
+            fail(f"--to {to}: must be a new file or an earlier report, but is neither.")
+        path = write_report(sweep, to)
     except OSError as error:
-        fail(f"{error.filename or folder}: cannot be written: {error.strerror}.")
+        mend = "Name a file elsewhere: --to FILE." if to is None else "Name another file."
+        at = folder / layout.REPORT if to is None else f"--to {to}"
+        fail(f"{at}: cannot be written: {error.strerror}. {mend}")
     echo(path.resolve())
+
+
+def _is_new_or_a_report(path: Path) -> bool:
+    if not path.exists():
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(15) in (b"", b"<!doctype html>")

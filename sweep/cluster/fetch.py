@@ -4,7 +4,6 @@ import hashlib
 import json
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from sweep.folder import layout
 from sweep.text.numbers import megabytes
 from trials.foreign_text import cleaned, without_secrets
 from trials.parent import job_command
+from trials.unfinished import scratch_dir
 
 MARK = "fetched.json"
 """Tells a folder that was fetched from a sweep's own."""
@@ -40,7 +40,7 @@ def fetch(cluster: Cluster, job: Job, parent: Path, say: Callable[[str], object]
         if "problem" in answer:
             raise ClusterError(answer["problem"])
         parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{job.sweep}-", dir=parent) as scratch:
+        with scratch_dir(parent) as scratch:
             archive = Path(scratch) / "sweep.tar"
             _download(cluster, answer, archive)
             unpacked = Path(scratch) / "sweep"

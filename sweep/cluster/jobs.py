@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import socket
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from sweep.errors import ClusterError
 from sweep.folder import layout
 from sweep.text.numbers import counted
 from trials.parent import job_command
+from trials.unfinished import scratch_dir
 
 POLL_SECONDS = 0.5
 CONNECT_SECONDS = 10.0
@@ -138,7 +138,7 @@ class Cluster:
         """As `ask`, for a job that keeps something until it is told to end."""
         command = f"{shlex.join(words)} {shell_path(output)}"
         job_id = f"sweep-ask-{uuid.uuid4().hex[:8]}"
-        with tempfile.TemporaryDirectory() as packed:
+        with scratch_dir() as packed:
             if folder is None:
                 folder = Path(packed)
                 pack_program(folder)

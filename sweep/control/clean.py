@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +31,8 @@ class Garbage:
 def of_sweep(folder: Path) -> list[Garbage]:
     """Find what may go of a sweep: checkpoints of ended trials, and halves of files.
 
-    The study, best/, adapters, logs and MLflow's files are never among it. Ask with the sweep's
-    lock held: a running one writes the same files.
+    The study, best/, adapters, logs and MLflow's files are never among it. To delete it, hold the
+    sweep's lock: a running one writes the same files.
 
     Raises:
         StudyError: The study cannot be read, so that nobody knows which trials have ended.
@@ -78,7 +79,7 @@ def clean(
             left_alone.append(f"Skipped {folder.name}: it runs as {running_in}.")
             continue
         try:
-            with locked(folder):
+            with locked(folder) if delete else nullcontext():
                 garbage = of_sweep(folder)
                 if delete:
                     _delete(garbage)

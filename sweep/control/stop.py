@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sweep.folder.lock import holder
+from sweep.folder.lock import Holder, holder
 from sweep.folder.requests import ask_to_stop
 
 POLL_SECONDS = 0.2
@@ -22,10 +22,7 @@ def stop(folder: Path, *, wait: bool, say: Callable[[str], None]) -> int:
     if running_in is None:
         say(f"{folder.name} is not running.")
         return 1
-    if running_in.is_here:
-        # Heard at once, before the first trial too.
-        os.kill(running_in.pid, signal.SIGTERM)
-    else:
+    if not _has_signalled(running_in):
         ask_to_stop(folder)
     say(f"Asked {running_in} to stop {folder.name}.")
     while wait and holder(folder) == running_in:
@@ -33,3 +30,14 @@ def stop(folder: Path, *, wait: bool, say: Callable[[str], None]) -> int:
     if wait:
         say(f"{folder.name} has stopped; the same sweep run resumes it.")
     return 0
+
+
+def _has_signalled(process: Holder) -> bool:
+    """Whether it hears at once, before the first trial too: it runs here, and is ours."""
+    if not process.is_here:
+        return False
+    try:
+        os.kill(process.pid, signal.SIGTERM)
+    except PermissionError:
+        return False
+    return True

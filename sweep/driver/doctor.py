@@ -2,12 +2,11 @@
 
 import json
 import os
-import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata, util
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -19,7 +18,8 @@ from sweep.workers.devices import sees_gpus, training_environment
 from trials.machine import disk
 from trials.machine.cards import NoAnswer, cards, named_devices, visible
 from trials.machine.finding import GRADES, Finding, Grade
-from trials.parent import module_command
+from trials.parent import run_module
+from trials.unfinished import scratch_dir
 
 LOOKS = {"ready": ("✓", "green"), "slower": ("!", "yellow"), "cannot": ("✗", "red")}
 ENDS = {
@@ -51,7 +51,7 @@ def look(
         "has_gpus": on_gpus,
     }
     say("Looking at this machine …")
-    answer = _answer(module_command("trials.node_check", json.dumps(request)), {})
+    answer = _answer(run_module("trials.node_check", json.dumps(request), capture_output=True))
     is_joined = "RAY_ADDRESS" in os.environ
     findings = [] if on_gpus or workers or is_joined else [_no_gpus()]
     findings += [Finding(**found) for found in answer["findings"]]
@@ -86,20 +86,12 @@ def worst(findings: Sequence[Finding]) -> Grade:
     return max((finding.grade for finding in findings), key=GRADES.index, default="ready")
 
 
-def _answer(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
+def _answer(done: CompletedProcess[str]) -> dict[str, Any]:
     """Return the JSON of a process's last line.
 
     Raises:
         RuntimeError: It broke; with its last words.
     """
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-        env={**os.environ, **environment},
-    )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise RuntimeError(lines[-1][:300])
@@ -131,10 +123,13 @@ def _training(*, on_gpus: bool) -> list[Finding]:
 
     def train(device: str) -> Finding:
         subject = f"training on {device or 'processors'}"
-        with tempfile.TemporaryDirectory() as folder:
-            command = module_command("trials.train_check", json.dumps(request), folder)
+        with scratch_dir() as folder:
+            own = {**os.environ, **threads, "CUDA_VISIBLE_DEVICES": device}
+            words = json.dumps(request), folder
             try:
-                answer = _answer(command, {**threads, "CUDA_VISIBLE_DEVICES": device})
+                answer = _answer(
+                    run_module("trials.train_check", *words, capture_output=True, env=own)
+                )
             except (RuntimeError, ValueError) as error:
                 mend = "Repeat it by hand: sweep trial search_spaces/quickstart.yaml --pdb"
                 return Finding(subject, f"it fails: {error}", mend, "cannot")

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from sweep.text.numbers import counted
 from trials.data.table import data_suffix
 from trials.parent import module_command
 from trials.rendering.chat_templates import SUFFIX
+from trials.unfinished import scratch_dir
 
 LONGEST = 4096
 """Tokens of a row, at most: else a few long rows decide how much memory all trials need."""
@@ -97,7 +97,7 @@ def _discovered(draft: Space, *, on_gpus: bool, say: Callable[[str], None]) -> d
     def command(*paths: str) -> list[str]:
         return module_command("trials.preparation.discover", *paths)
 
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_dir() as scratch:
         asked = request(draft, Path(scratch) / layout.DATA, on_gpus=on_gpus)
         try:
             return answered(asked, say, command)

@@ -34,6 +34,7 @@ from sweep.workers import devices
 from trials.config import BY_EVAL_LOSS, EvalPoint, Objective, Stop, TrialConfig, TrialResult
 from trials.data.tokens import sample_tokens
 from trials.trial_folder import ADAPTER, EVAL_SAMPLE, read_report, write_config
+from trials.whole_file import write_whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -227,9 +228,7 @@ class Watch:
         )
         self._points.append(point)
         path = Path(self._config.output_dir) / "curve.json"
-        unfinished = path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps([asdict(point) for point in self._points], indent=1))
-        unfinished.rename(path)
+        write_whole(path, json.dumps([asdict(point) for point in self._points], indent=1))
         return self._verdicts.on(self._points) if self._verdicts else None
 
 

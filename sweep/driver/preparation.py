@@ -3,7 +3,6 @@
 import json
 import math
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -27,6 +26,7 @@ from sweep.text.numbers import counted
 from trials.foreign_text import all_cleaned, cleaned, harmless
 from trials.parent import module_command
 from trials.trial_folder import LOG
+from trials.unfinished import scratch_dir
 
 MOST_SHOWN = 6
 """Of the first trials."""
@@ -145,7 +145,7 @@ def answered(
     Raises:
         SpaceError: It found problems, or broke.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_dir() as scratch:
         request_path, answer_path = Path(scratch) / "request.json", Path(scratch) / "answer.json"
         request_path.write_text(json.dumps(asked))
         log_path = Path(scratch) / LOG

@@ -1,10 +1,8 @@
 """`sweep export`: a trial's adapter, or the model merged with it, in a folder; checked."""
 
 import json
-import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +17,10 @@ from sweep.study.task import has_its_tokens
 from trials.config import Quantization
 from trials.data.digests import see_whole
 from trials.models.sources import local_or_hub
-from trials.parent import module_command
+from trials.parent import run_module
 from trials.trial_folder import ADAPTER, EVAL_SAMPLE, read_report
+from trials.unfinished import scratch_dir, unfinished
+from trials.whole_file import copy_folder
 
 TOLERANCE = 0.01
 """Relative: an exported model's eval loss may be so far from the logged one."""
@@ -88,14 +88,14 @@ def export(
         raise ExportError(
             f"trial {trial.number} has no eval loss to check against; use --no-check."
         )
-    unfinished = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    half = unfinished(target)
     request = {
         "base": local_or_hub(config.model.name),
         "revision": config.model.revision,
         "trust_remote_code": config.model.trust_remote_code,
         "compute_dtype": config.model.compute_dtype,
         "adapter": str(record.adapter.resolve()),
-        "exported": str(unfinished.resolve()),
+        "exported": str(half.resolve()),
         "is_merged": merge,
         "rows": str(sample.resolve()),
     }
@@ -103,10 +103,10 @@ def export(
         target.parent.mkdir(parents=True, exist_ok=True)
         if merge:
             say(f"merging trial {trial.number} into {config.model.name}, in 16 bits")
-            unfinished.mkdir()
+            half.mkdir()
             _ask({**request, "task": "merge"})
         else:
-            shutil.copytree(record.adapter, unfinished)
+            copy_folder(record.adapter, half)
         data = data_of(record)
         card = model_card(
             record,
@@ -115,16 +115,17 @@ def export(
             template=data.get("chat_template"),
             arguments=data.get("template_arguments") or {},
         )
-        (unfinished / "README.md").write_text(card, encoding="utf-8")
+        (half / "README.md").write_text(card, encoding="utf-8")
         measured: list[Measured] = []
         if check:
             say("checking it in a fresh process, with transformers and peft only")
             measured = _measured(record, request, merge=merge)
-        unfinished.rename(target)
+        half.rename(target)
     except OSError as error:
-        raise ExportError(f"--to {target}: cannot be written: {error.strerror}.") from None
+        words = f"{error.strerror} ({error.filename})"
+        raise ExportError(f"--to {target}: cannot be written: {words}.") from None
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(half, ignore_errors=True)
     return measured
 
 
@@ -162,15 +163,15 @@ def _has_other_tokens(record: Record) -> bool:
 
 
 def _ask(request: dict[str, Any]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_dir() as scratch:
         asked, answered = Path(scratch) / "request.json", Path(scratch) / "answer.json"
         asked.write_text(json.dumps(request), encoding="utf-8")
-        done = subprocess.run(
-            module_command("trials.exported", str(asked), str(answered)),
+        done = run_module(
+            "trials.exported",
+            str(asked),
+            str(answered),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
         )
         if done.returncode:
             lines = [line for line in done.stdout.splitlines() if line.strip()] or ["it was killed"]

@@ -101,7 +101,7 @@ def data_of(record: Record) -> Mapping[str, Any]:
     try:
         text = (record.sweep.folder / layout.SPACE).read_text(encoding="utf-8")
         return dict(YAML(typ="safe", pure=True).load(text)["data"])
-    except (OSError, ValueError, KeyError, TypeError, YAMLError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, YAMLError):
         return {}
 
 

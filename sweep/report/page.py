@@ -62,13 +62,16 @@ POLICY = (
 )
 
 
-def write_report(sweep: StoredSweep) -> Path:
-    """Write report.html into the folder of a sweep, whole or not at all, and return its path.
+def write_report(sweep: StoredSweep, path: Path | None = None) -> Path:
+    """Write the page, whole or not at all, and return its path.
+
+    Args:
+        path: None: report.html in the sweep's folder.
 
     Raises:
         OSError: The file cannot be written.
     """
-    path = sweep.folder / layout.REPORT
+    path = path or sweep.folder / layout.REPORT
     write_whole(path, page(sweep))
     return path
 

@@ -73,7 +73,7 @@ def side_of(sweep: StoredSweep, trial: int | None = None) -> Side:
 def _settings(folder: Path) -> dict[str, str]:
     try:
         return dict(_flat(read(folder / layout.SPACE, {}).plain))
-    except (SpaceError, OSError):
+    except (SpaceError, FileNotFoundError):
         return {}
 
 

@@ -3,6 +3,7 @@
 import bisect
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -111,7 +112,7 @@ class StoredSweep:
     def _state(self) -> tuple[str, str, float | None]:
         state, reason, when = self.attributes.get(STATE, ["not begun", "", None])
         if self.runner is not None:
-            return "running", "", self.runner.since
+            return "running", "", self.runner.since or when
         return "broken off" if state == "running" else state, reason, when  # it wrote no end
 
     @property
@@ -203,10 +204,15 @@ def _read(folder: Path, held_by: Holder | None, storage: BaseStorage | None) -> 
         raise StudyError(f"{folder}: has no study.db, so no sweep has begun there.")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        study = optuna.load_study(study_name=name, storage=storage or study_reader(folder))
-        # In this order: the task of a trial that is there has been written before it.
-        found = study.get_trials(deepcopy=False)
-        attributes = study.user_attrs
+        if storage is None and server is None:
+            see_study(folder, name, every_page=False)
+        with nullcontext(storage) if storage else study_reader(folder) as opened:
+            study = optuna.load_study(study_name=name, storage=opened)
+            # In this order: the task of a trial that is there has been written before it.
+            found = study.get_trials(deepcopy=False)
+            attributes = study.user_attrs
+    except StudyError:
+        raise
     except KeyError:
         raise StudyError(f"{folder}: has no study yet, so no sweep has begun there.") from None
     except Exception as error:
@@ -214,7 +220,7 @@ def _read(folder: Path, held_by: Holder | None, storage: BaseStorage | None) -> 
         raise StudyError(f"{at}: the study cannot be read: {cause_of(error)}") from None
     return StoredSweep(
         folder=folder,
-        name=study.study_name,
+        name=name,
         held_by=held_by,
         attributes=attributes,
         frozen=[trial for trial in found if POINT in trial.user_attrs],

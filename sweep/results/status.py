@@ -46,7 +46,7 @@ def as_json(sweep: StoredSweep) -> dict[str, Any]:
 
 
 def _process(found: Holder | None) -> dict[str, Any] | None:
-    return None if found is None else {"pid": found.pid, "host": found.host}
+    return {"pid": found.pid, "host": found.host} if found and found.pid else None
 
 
 def trial_as_json(sweep: StoredSweep, trial: StoredTrial) -> dict[str, Any]:

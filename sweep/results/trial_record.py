@@ -104,7 +104,7 @@ def _config(folder: Path) -> TrialConfig | None:
         objective = Objective(**written.get("objective", {}))  # older versions wrote none
         model = ModelConfig(**written["model"])
         return TrialConfig(**{**written, "model": model, "objective": objective})
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 

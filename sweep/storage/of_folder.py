@@ -10,14 +10,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, RDBStorage
+from sqlalchemy import StaticPool
 
 from sweep.errors import StudyError
 from sweep.folder import layout
 from sweep.folder.kinds import see_kinds
 from sweep.storage.attributes import SWEEP_ID
+from sweep.storage.copied import copy_into
 from sweep.storage.own_file import see_study, study_names
-from sweep.storage.patient import Patience, PatientStorage, own_storage, storage_url
+from sweep.storage.patient import Patience, PatientStorage, own_storage
 from sweep.storage.postgresql import START_SECONDS, Address
 from trials.trial_folder import read_json
 from trials.whole_file import write_whole
@@ -83,7 +85,7 @@ def study_name(folder: Path) -> str:
     """
     if (name := read_about(folder).get("name")) is not None:
         return str(name)
-    with contextlib.suppress(sqlite3.Error):  # there is none yet
+    with contextlib.suppress(sqlite3.Error, OSError):  # there is none yet
         names = study_names(folder / layout.STUDY)
         return names[0] if len(names) == 1 else folder.name
     return folder.name
@@ -100,14 +102,21 @@ def has_study(folder: Path) -> bool:
     return (folder / layout.STUDY).exists() or server_of(folder) is not None
 
 
-def study_reader(folder: Path) -> str | BaseStorage:
-    """Return the storage of a folder's study, to look at.
+@contextlib.contextmanager
+def study_reader(folder: Path) -> Iterator[BaseStorage]:
+    """Open the storage of a folder's study, to look at; of its own database a copy in memory.
 
     Raises:
         SQLAlchemyError, StorageInternalError: The server cannot be used.
+        sqlite3.Error, OSError: The database cannot be read.
     """
     server = server_of(folder)
-    return storage_url(folder.resolve()) if server is None else server.reader()
+    if server is not None:
+        yield server.reader()
+        return
+    with contextlib.closing(sqlite3.connect(":memory:")) as memory:
+        copy_into(memory, folder / layout.STUDY)
+        yield RDBStorage("sqlite://", {"creator": lambda: memory, "poolclass": StaticPool})
 
 
 @contextlib.contextmanager

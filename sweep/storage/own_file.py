@@ -8,6 +8,7 @@ from optuna.storages._rdb import models
 
 from sweep.errors import StudyError
 from sweep.folder import layout
+from sweep.storage.copied import copy_into
 
 PATIENCE_SECONDS = 5.0
 """For another process that holds the file."""
@@ -38,8 +39,7 @@ def _why_not(path: Path, name: str, *, has_results: bool, every_page: bool) -> s
     if every_page and (why := why_unusable(path)):
         return why
     try:
-        tables = set(_names(path, "SELECT name FROM sqlite_master WHERE type = 'table'"))
-        names = study_names(path) if "studies" in tables else []
+        tables, names = _contents(path)
     except sqlite3.Error as error:
         return _in_words(error)
     if tables and not tables & _TABLES:
@@ -76,17 +76,23 @@ def _in_words(error: sqlite3.Error) -> str:
 
 
 def study_names(path: Path) -> list[str]:
-    """Names of the studies in a file.
+    """Names of the studies in a file, which is only read.
 
     Raises:
-        sqlite3.Error: There is no such file, or it is no study's, or cannot be read.
+        sqlite3.Error, OSError: There is no such file, or it is no study's, or cannot be read.
     """
-    return _names(path, "SELECT study_name FROM studies ORDER BY study_id")
+    return _contents(path)[1]
 
 
-def _names(path: Path, query: str) -> list[str]:
-    with closing(_opened(path)) as database:
-        return [str(name) for (name,) in database.execute(query)]
+def _contents(path: Path) -> tuple[set[str], list[str]]:
+    """The tables of a file, and its studies' names."""
+    with closing(sqlite3.connect(":memory:")) as copy:
+        copy_into(copy, path)
+        tables = {name for (name,) in copy.execute("SELECT name FROM sqlite_master")}
+        if "studies" not in tables:
+            return tables, []
+        names = copy.execute("SELECT study_name FROM studies ORDER BY study_id")
+        return tables, [str(name) for (name,) in names]
 
 
 def _opened(path: Path) -> sqlite3.Connection:

@@ -238,7 +238,8 @@ def _rows_of(trial: FrozenTrial, study_id: int, number: int) -> models.TrialMode
 def cause_of(error: BaseException) -> str:
     """The database's own words as a sentence, without SQL and parameters."""
     cause = error.__cause__ or error
-    words = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0].rstrip(".")
+    said = getattr(cause, "orig", None) or getattr(cause, "strerror", None)
+    words = str(said or cause).strip().splitlines()[0].rstrip(".")
     return f"{words.removeprefix('connection failed: ')}."
 
 

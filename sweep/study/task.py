@@ -1,7 +1,9 @@
 """What all trials of a study share, and must stay; and what of its search has changed."""
 
 import json
+import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -150,14 +152,14 @@ def rows_so_far(
     if storage is None and not has_study(output_dir):
         return NO_ROWS_YET
     try:
-        study = optuna.load_study(
-            study_name=study_name(output_dir), storage=storage or study_reader(output_dir)
-        )
+        name = study_name(output_dir)
+        with nullcontext(storage) if storage else study_reader(output_dir) as opened:
+            known = optuna.load_study(study_name=name, storage=opened).user_attrs
     except KeyError:  # a study that was never opened
         return NO_ROWS_YET
-    except (SQLAlchemyError, StorageInternalError) as error:
+    except (SQLAlchemyError, StorageInternalError, sqlite3.Error, OSError) as error:
         raise StudyError(f"{space.name}: the study cannot be read: {cause_of(error)}") from None
-    known, settings = study.user_attrs, space.settings
+    settings = space.settings
     task = known.get(TASK) or {}
     is_sample = known.get(EVALUATE_ROWS) == settings.evaluate.rows
     is_generated = known.get(OBJECTIVE_ROWS) == settings.objective.rows

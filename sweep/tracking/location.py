@@ -1,26 +1,31 @@
 """Where a sweep is tracked: an MLflow server's address, or a database, without its secrets."""
 
+import os
 import re
 import shlex
+import shutil
 import sqlite3
 import uuid
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from sweep.errors import TrackingError
 from sweep.folder import layout
+from sweep.storage.copied import copy_into
 from sweep.storage.of_folder import study_name
 from sweep.storage.own_file import is_lost, lost_how, why_unusable
 from sweep.tracking.saved_view import address
 from sweep.tracking.sqlite_tables import follow_artifacts
 from trials.foreign_text import without_secrets
-from trials.parent import module_command
+from trials.parent import child_command
 from trials.trial_folder import read_json
 from trials.whole_file import write_whole
 
 
 def ui_command(uri: str, port: int) -> list[str]:
     """Return the command that shows the database `uri` at http://127.0.0.1:`port`, to this machine.
+
+    It ends with its standard input.
 
     Raises:
         TrackingError: `uri` is a server, which has a UI of its own.
@@ -32,7 +37,7 @@ def ui_command(uri: str, port: int) -> list[str]:
         )
     # The host names stop DNS rebinding; any port, because of tunnels: ssh -L 8080:localhost:5000.
     hosts = "127.0.0.1:*,localhost:*"
-    words = module_command("mlflow", "server", "--backend-store-uri", uri)
+    words = child_command("mlflow", "server", "--backend-store-uri", uri)
     words += ["--no-serve-artifacts", "--workers", "1", "--uvicorn-opts", "--log-level warning"]
     return [*words, "--host", "127.0.0.1", "--port", str(port), "--allowed-hosts", hosts]
 
@@ -99,8 +104,9 @@ def tracked_at(output_dir: Path) -> str | None:
         return uri
     here = output_dir.resolve()
     own = (here.parent if here.name == layout.CONFIRM else here) / layout.MLFLOW_DATABASE
-    is_of_a_folder = not file.exists() or (file.parent / layout.SWEEP).exists()
-    return f"sqlite:///{own}" if is_of_a_folder and own.exists() else uri
+    # Where it lay before it was moved; or the database of the sweep that this is a copy of.
+    is_other = not os.access(file, os.F_OK) or os.access(file.parent / layout.SWEEP, os.F_OK)
+    return f"sqlite:///{own}" if is_other and own.exists() else uri
 
 
 def database_of(uri: str) -> Path | None:
@@ -145,6 +151,35 @@ def to_be_shown(output_dir: Path) -> tuple[str, str]:
         with suppress(sqlite3.Error):  # it may be read alone: then its files are where they were
             follow_artifacts(database, study_name(output_dir), place)
     return uri, found["experiment_id"]
+
+
+def may_write(output_dir: Path) -> bool:
+    """Whether this user may write the database that has a sweep's runs; of a server always."""
+    uri = tracked_at(output_dir)
+    file = None if uri is None else database_of(uri)
+    return file is None or all(os.access(path, os.W_OK) for path in (file, file.parent))
+
+
+def copy_to_look_at(output_dir: Path, to: Path) -> tuple[str, str]:
+    """Copy what the UI needs of a sweep that must not be written; else as `to_be_shown`.
+
+    Raises:
+        TrackingError: The database cannot be read.
+    """
+    found, uri = where(output_dir), tracked_at(output_dir)
+    assert found is not None and uri is not None, "mlflow.json is there"
+    database, copy = database_of(uri), to / layout.MLFLOW_DATABASE
+    assert database is not None, "a server's database is not looked at here"
+    try:
+        with closing(sqlite3.connect(copy)) as target:
+            copy_into(target, database)
+        if (place := artifacts_dir(uri, output_dir)) is not None:
+            follow_artifacts(copy, study_name(output_dir), place)
+    except (sqlite3.Error, OSError) as error:
+        raise TrackingError(f"{database}: cannot be read: {error}.") from None
+    with suppress(FileNotFoundError):
+        shutil.copyfile(output_dir / layout.MLFLOW_SWEEP_ID, to / layout.MLFLOW_SWEEP_ID)
+    return f"sqlite:///{copy}", found["experiment_id"]
 
 
 def artifacts_dir(uri: str, output_dir: Path) -> Path | None:

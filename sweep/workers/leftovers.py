@@ -5,12 +5,15 @@ open. Ray's own processes end with the command, save two agents: these take a mi
 the longer the younger they are.
 """
 
+import math
 import shutil
 import sys
 import time
 from pathlib import Path
 
 import psutil
+
+from trials.unfinished import is_gone
 
 QUIET_SECONDS = 3.0
 """Without a process of the session: what is being started has been started by then."""
@@ -23,7 +26,7 @@ def main(pid: int, folder: Path) -> None:
     The folder goes with them.
     """
     sys.stdin.read()
-    while _runs(pid):  # it closes the pipe some moments before it ends
+    while not is_gone(pid, math.inf):  # it closes the pipe some moments before it ends
         time.sleep(0.1)
     began = quiet_since = time.monotonic()
     while time.monotonic() - quiet_since < QUIET_SECONDS:
@@ -37,13 +40,6 @@ def main(pid: int, folder: Path) -> None:
             return
         time.sleep(0.2)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:

@@ -11,7 +11,6 @@ import queue
 import re
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from trials.config import ModelConfig
 from trials.distributed.group import T
 from trials.faults import KILLED
 from trials.parent import module_command, module_environment
+from trials.unfinished import scratch_dir
 
 FOR_EVER = timedelta(days=365)
 """Between two trials the others wait as long as it takes; whoever dies ends them all."""
@@ -113,7 +113,7 @@ class Peers:
         stay_on_this_machine()
         self._size = n_processes
         self._store = TCPStore("127.0.0.1", 0, n_processes, is_master=True, wait_for_workers=False)
-        self._log_dir = tempfile.TemporaryDirectory(prefix="sweep-peers-")
+        self._log_dir = scratch_dir()
         self._causes: queue.Queue[str] = queue.Queue()
         for rank in range(1, n_processes):
             log_path = Path(self._log_dir.name) / f"{rank}.txt"

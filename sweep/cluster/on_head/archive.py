@@ -7,12 +7,10 @@ the token, says so in one line of JSON, and takes it away again when it is told 
 import hashlib
 import json
 import logging
-import shutil
 import signal
 import sqlite3
 import sys
 import tarfile
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -23,13 +21,13 @@ import ray
 from sweep.cluster.on_head.answer import give_answer
 from sweep.folder import layout
 from trials.trial_folder import CONFIG, LOG, RESULT
+from trials.unfinished import scratch_dir
 
 LONGEST_SECONDS = 3600.0
 """An archive that nobody takes away lies in the logs no longer than this."""
 WHOLE = (layout.SPACE, layout.REPORT, "report.md", layout.TIMINGS, layout.MLFLOW)
 DATABASES = (layout.STUDY, layout.MLFLOW_DATABASE)
 OF_TRIALS = (CONFIG, RESULT, LOG)
-PREFIX = "sweep-fetch-"
 
 
 def archive(folder: Path, target: Path) -> None:
@@ -44,8 +42,9 @@ def archive(folder: Path, target: Path) -> None:
     from sweep.errors import StudyError
     from sweep.results.reading import read_sweep
     from sweep.results.status import as_json
+    from sweep.storage.copied import copy_into
 
-    with tempfile.TemporaryDirectory() as scratch, tarfile.open(target, "w") as tar:
+    with scratch_dir() as scratch, tarfile.open(target, "w") as tar:
         for path in sorted((folder / layout.BEST).rglob("*")):
             if path.is_file():
                 _add(tar, path, path.relative_to(folder))
@@ -56,12 +55,8 @@ def archive(folder: Path, target: Path) -> None:
                 continue
         for name in DATABASES:
             if (folder / name).is_file():
-                # A plain copy of a database that is written to may be torn.
-                with (
-                    closing(sqlite3.connect(folder / name)) as there,
-                    closing(sqlite3.connect(Path(scratch) / name)) as copy,
-                ):
-                    there.backup(copy)
+                with closing(sqlite3.connect(Path(scratch) / name)) as copy:
+                    copy_into(copy, folder / name)
                 _add(tar, Path(scratch) / name, Path(name))
         with suppress(StudyError):  # its server is away, or it has not begun
             status = Path(scratch) / "status.json"
@@ -96,9 +91,8 @@ def main(name: str, output: Path) -> None:
     ray.init(log_to_driver=False, logging_level=logging.ERROR)
     signal.signal(signal.SIGTERM, lambda *_: told.set())
     logs = Path(ray._private.worker._global_node.get_logs_dir_path())
-    place = Path(tempfile.mkdtemp(prefix=PREFIX, dir=logs))
-    try:
-        target = place / "sweep.tar"
+    with scratch_dir(logs) as place:
+        target = Path(place) / "sweep.tar"
         archive(folder, target)
         with target.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -111,8 +105,6 @@ def main(name: str, output: Path) -> None:
             }
         )
         told.wait(LONGEST_SECONDS)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 if __name__ == "__main__":

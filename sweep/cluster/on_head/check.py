@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import socket
-import subprocess
 import sys
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweep.cluster.on_head.answer import give_answer
 from trials.machine.disk import room
-from trials.parent import module_command
+from trials.parent import run_module
 
 PATIENCE_SECONDS = 300.0
 """For a machine: the first import of torch from a network's disk takes its time."""
@@ -106,13 +105,7 @@ def _too_few(nodes: list[Node], request: dict[str, Any]) -> list[str]:
 
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
 def _look(request: dict[str, Any]) -> dict[str, Any]:
-    done = subprocess.run(
-        module_command("trials.node_check", json.dumps(request)),
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    done = run_module("trials.node_check", json.dumps(request), capture_output=True)
     try:
         answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except (ValueError, IndexError):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from ruamel.yaml import YAML
 from transformers import AutoTokenizer
@@ -161,7 +163,7 @@ def test_its_receiver_needs_only_transformers_and_peft(record: Record, tmp_path:
     # How a base is quantised must be as in a trial, and files have the usual mode; the rest of the
     # project has no part in it.
     shared = {"trials.models", "trials.models.quantisation"}
-    shared |= {"trials.whole_file", "trials.foreign_text"}
+    shared |= {"trials.whole_file", "trials.foreign_text", "trials.unfinished"}
     assert ours == {"trials", "trials.exported", *shared}
     assert not modules & {"optuna", "ray", "mlflow", "pydantic", "typer"}
 
@@ -236,6 +238,28 @@ def test_an_export_that_fails_leaves_nothing(record: Record, tmp_path: Path) -> 
     with pytest.raises(ExportError, match="could not be checked; nothing was written"):
         export(replace(record, adapter=broken), target, merge=False, check=True, say=lambda _: None)
     assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_export_leaves_nothing_for_long(
+    record: Record, tmp_path: Path, number: signal.Signals
+) -> None:
+    target = tmp_path / "out" / "mine"
+    output = str(record.sweep.folder.parent)
+    command = [sys.executable, "-m", "sweep", "export", "mine", "--output", output]
+    with subprocess.Popen([*command, "--to", str(target)], stdout=subprocess.PIPE) as exporting:
+        me = psutil.Process(exporting.pid)
+        while not (started := me.children()):
+            assert exporting.poll() is None
+        exporting.send_signal(number)
+    assert psutil.wait_procs(started, timeout=15)[1] == []
+    left = [path.name for path in target.parent.iterdir()]
+    if number is signal.SIGKILL:
+        assert left == [f"mine.{exporting.pid}.tmp"]
+    else:
+        assert (exporting.returncode, left) == (130, [])
+    export(record, target, merge=False, check=False, say=lambda _: None)
+    assert list(target.parent.iterdir()) == [target]
 
 
 def test_the_check_needs_the_sweeps_eval_rows(record: Record, tmp_path: Path) -> None:

@@ -9,15 +9,17 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sweep.control.stop import stop
 from sweep.errors import StudyError
-from sweep.folder.lock import Holder, holder, locked
+from sweep.folder.lock import UNKNOWN, Holder, holder, locked
 from sweep.folder.requests import ask_to_stop, is_asked_to_stop
 from sweep.storage.of_folder import open_folder
+from tests.without_rights import AS_OTHERS
 
 HOLDS = """
 import sys, time; from pathlib import Path; from sweep.folder.lock import locked
@@ -51,7 +53,7 @@ def test_a_study_that_is_gone_is_not_begun_anew(tmp_path: Path) -> None:
 
 
 def test_a_lock_names_its_holder_and_a_dead_one_leaves_none(tmp_path: Path) -> None:
-    assert holder(tmp_path) is None
+    assert holder(tmp_path) is None and holder(tmp_path / "none") is None
     holding = subprocess.Popen(
         [sys.executable, "-c", HOLDS, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
@@ -67,6 +69,50 @@ def test_a_lock_names_its_holder_and_a_dead_one_leaves_none(tmp_path: Path) -> N
     with locked(tmp_path):
         assert str(holder(tmp_path)) == f"process {os.getpid()} on {socket.gethostname()}"
     assert holder(tmp_path) is None
+
+
+@pytest.fixture
+def holding(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds a folder, and whose lock file was deleted."""
+    command = [sys.executable, "-c", HOLDS, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        (tmp_path / "lock").unlink()
+        yield process
+        process.kill()
+
+
+def test_a_deleted_lock_lets_nobody_in(tmp_path: Path, holding: subprocess.Popen[str]) -> None:
+    for _ in range(2):
+        with pytest.raises(StudyError, match="as a process that nobody"), locked(tmp_path):
+            pass
+        assert not (tmp_path / "lock").exists()
+    holding.kill()
+    holding.wait()
+    assert holder(tmp_path) is None
+    with locked(tmp_path):
+        pass
+
+
+def test_without_its_lock_file_a_sweep_is_known_to_run_and_can_be_stopped(
+    tmp_path: Path, holding: subprocess.Popen[str]
+) -> None:
+    assert holder(tmp_path) == UNKNOWN
+    said: list[str] = []
+    assert stop(tmp_path, wait=False, say=said.append) == 0
+    assert is_asked_to_stop(tmp_path) and "a process that nobody knows" in said[0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start another user's process")
+def test_another_users_sweep_is_asked_through_the_folder(tmp_path: Path) -> None:
+    stops = "import sys; from pathlib import Path; from sweep.control.stop import stop\n"
+    stops += "stop(Path(sys.argv[1]), wait=False, say=print)"
+    with subprocess.Popen(["sleep", "60"], user=65534) as theirs, locked(tmp_path):
+        write_holder(tmp_path, theirs.pid, socket.gethostname())
+        command = [*AS_OTHERS, sys.executable, "-c", stops, str(tmp_path)]
+        subprocess.run(command, check=True)
+        assert is_asked_to_stop(tmp_path) and theirs.poll() is None
+        theirs.kill()
 
 
 @pytest.fixture

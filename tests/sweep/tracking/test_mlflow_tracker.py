@@ -459,7 +459,12 @@ def serving(command: list[str], folder: Path, port: int) -> Iterator[str]:
     """Run an MLflow server until it answers, and kill it at the end."""
     with (folder / "server.log").open("a") as log:
         server = subprocess.Popen(
-            command, cwd=folder, stdout=log, stderr=log, start_new_session=True
+            command,
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         address = f"http://127.0.0.1:{port}"
@@ -475,7 +480,7 @@ def serving(command: list[str], folder: Path, port: int) -> Iterator[str]:
         yield address
     finally:
         os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        server.communicate()
 
 
 def get(address: str, host: str | None = None) -> str:
@@ -663,6 +668,14 @@ def test_a_sweep_whose_folder_was_moved_has_its_database_with_it(folder: Path) -
     close(opened(folder))
     there = folder.rename(folder.parent / "elsewhere")
     assert tracked_at(there) == f"sqlite:///{there}/mlflow.db"
+
+
+def test_a_copy_has_a_database_of_its_own_beside_its_original(folder: Path) -> None:
+    close(opened(folder))
+    (folder / "sweep.json").write_text("{}")
+    copy = shutil.copytree(folder, folder.parent / "copy")
+    assert tracked_at(copy) == f"sqlite:///{copy}/mlflow.db"
+    assert tracked_at(folder) == f"sqlite:///{folder}/mlflow.db"
 
 
 def test_a_second_end_of_a_trial_changes_nothing(folder: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
+import pytest
 
 from sweep.workers.leftovers import processes_of
 
@@ -18,8 +21,18 @@ import time; time.sleep(100)
 """
 
 
-def test_every_process_of_ray_ends_soon_after_a_killed_command() -> None:
-    command = subprocess.Popen([sys.executable, "-c", CONNECTS], stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("named", [[], ["TMPDIR", "RAY_TMPDIR"]], ids=["usual", "elsewhere"])
+def test_every_process_of_ray_ends_soon_after_a_killed_command(named: list[str]) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:  # a socket's path has 107 bytes
+        environment = {**os.environ, **dict.fromkeys(named, short)}
+        ends_with_its_command(environment)
+        assert list(Path(short).iterdir()) == []
+
+
+def ends_with_its_command(environment: dict[str, str]) -> None:
+    command = subprocess.Popen(
+        [sys.executable, "-c", CONNECTS], stdout=subprocess.PIPE, text=True, env=environment
+    )
     assert command.stdout is not None and command.stdout.readline() == "up\n"
     started = psutil.Process(command.pid).children(recursive=True)
     titles = {process.name() for process in started}

@@ -138,7 +138,6 @@ def ui(
     from trials.parent import module_environment, serve
     from trials.unfinished import scratch_dir
 
-    uri, experiment_id = to_be_shown(folder)
     free = _free_port(port)
     with ExitStack() as held:
         if may_write(folder):

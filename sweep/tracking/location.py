@@ -176,7 +176,7 @@ def copy_to_look_at(output_dir: Path, to: Path) -> tuple[str, str]:
         raise TrackingError(f"{database}: cannot be read: {error}.") from None
     with suppress(FileNotFoundError):
         shutil.copyfile(output_dir / layout.MLFLOW_SWEEP_ID, to / layout.MLFLOW_SWEEP_ID)
-    return f"sqlite:///{copy}", found["experiment_id"]
+    return address_of(copy), found["experiment_id"]
 
 
 def artifacts_dir(uri: str, output_dir: Path) -> Path | None:

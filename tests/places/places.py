@@ -198,7 +198,7 @@ LIMITS = (
     Place(
         name="output read-only",
         make=lambda here: read_only(here / "work" / "out"),
-        words=r"Read-only file system\. Name another|no such sweep",
+        words=r"Read-only file system\..+name another|no such sweep",
     ),
     Place(
         name="output full",

@@ -13,6 +13,20 @@ NO_ROOM = "No space left on device"
 KILLED = "a process of this trial was killed by signal"
 """Of one of several on their GPUs: the kernel does that when memory is short, or a person."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_RIGHT = "Ask its owner for the right, or name another place."
+_MENDS = {
+    **dict.fromkeys(_FULL, "Free some space and try again."),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _NO_RIGHT),
+    **dict.fromkeys((errno.ENOTDIR, errno.ENXIO), "Name another place."),
+    errno.ENAMETOOLONG: "Use shorter names: at most 255 bytes each, 4,095 a path.",
+    errno.ELOOP: "Mend the link, which leads to itself.",
+    errno.EFBIG: "Raise the limit of a file's size: `ulimit -f unlimited`.",
+    errno.EMFILE: "Raise the limit of open files: `ulimit -n 65536`.",
+    errno.EBADF: "It was closed, as by `>&-`: send it somewhere.",
+    errno.EIO: "Look at the disk, and at `dmesg`.",
+    errno.ESTALE: "Mount its file system anew.",
+}
+"""What a place lacks, not the program."""
 _GPU_LOST = (
     "GPU is lost",
     "has fallen off the bus",
@@ -46,6 +60,19 @@ def fault_of(error: BaseException) -> Fault | None:
             return "machine_lost"
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+_NO_TEMPORARY = "No usable temporary directory"
+"""Of tempfile, which has tried some."""
+
+
+def place_in_words(error: OSError) -> str | None:
+    """Say what a place is not fit for, with the mend; None: the place is not to blame."""
+    mend = _MENDS.get(error.errno or 0)
+    if isinstance(error, FileNotFoundError) and _NO_TEMPORARY in str(error):
+        return f"{error.strerror}. Set TMPDIR to a folder that can be written."
+    where = error.filename if error.filename is not None else "Output"
+    return mend and f"{where}: {error.strerror}. {mend}"
 
 
 class Watchdog:

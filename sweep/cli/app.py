@@ -1,5 +1,6 @@
 """Starts a command, and says how it ends: in words, with an exit code."""
 
+from sweep.cli import process
 from sweep.cli.errors import errors_in_words, interrupted
 from sweep.workers.signals import interrupting
 from trials.config import UserError
@@ -9,6 +10,7 @@ def main() -> None:
     """Run a command; what a user got wrong is said in words and exits with 2."""
     try:
         with interrupting():
+            process.begin()
             from sweep.cli.commands import app  # takes a moment, and Ctrl-C is heard already
 
             app()
@@ -26,3 +28,5 @@ def main() -> None:
         if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
             interrupted()
         raise
+    finally:
+        process.end()

@@ -23,6 +23,7 @@ from sweep.cli.options import (
     echo,
     fail,
     overrides_of,
+    print_file,
 )
 from trials.foreign_text import cleaned, has_secret
 from trials.unfinished import scratch_dir
@@ -136,7 +137,7 @@ def submit(
         changed = {"--name": name, "--seed": seed}
         options += [w for k, v in changed.items() if v is not None for w in (k, str(v))]
         options += [word for given_set in sets or [] for word in ("--set", given_set)]
-        echo(script(space, checked, options, cluster_output, asked), nl=False)
+        print_file(script(space, checked, options, cluster_output, asked))
         return
     with scratch_dir() as folder:
         packed = Path(folder)
@@ -144,7 +145,7 @@ def submit(
         if manifest:
             from sweep.cluster.kuberay import manifest as as_manifest
 
-            echo(as_manifest(checked, packed, options, asked, image), nl=False)
+            print_file(as_manifest(checked, packed, options, asked, image))
             return
         cluster = Cluster(default_address(address))
         cluster.refuse_second(checked.name, cluster_output)

@@ -1,25 +1,18 @@
 """How a command ends when something is wrong: in words, with an exit code."""
 
-import errno
 import sys
 from contextlib import suppress
 from typing import NoReturn
 
 from trials.config import UserError
-
-_NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
+from trials.faults import place_in_words
 
 
 def errors_in_words(error: Exception) -> str | None:
     """What a user got wrong; None: a fault of ours, which deserves its traceback."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"No space left on the disk: {error.filename or error}. Free some and try again."
-    if isinstance(error, OSError) and error.errno in _NO_RIGHT and error.filename:
-        mend = "Ask its owner for the right, or name another place."
-        return f"{error.filename}: {error.strerror}. {mend}"
-    return None
+    return place_in_words(error) if isinstance(error, OSError) else None
 
 
 def interrupted(words: str = "Interrupted.") -> NoReturn:

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sweep.cli.options import Output, Workers, console
-from sweep.cli.watching import print_json
+from sweep.cli.options import Output, Workers, console, print_json
 
 
 def doctor(

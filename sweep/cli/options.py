@@ -7,11 +7,12 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from sweep.folder import layout
+from sweep.screen.in_ascii import as_shown
 from trials.foreign_text import cleaned, harmless, has_secret
 
 if TYPE_CHECKING:
@@ -80,6 +81,25 @@ class Refused(SystemExit):
 def echo(words: object, *, err: bool = False, nl: bool = True) -> None:
     """Say words, which may hold those of a file or a server."""
     typer.echo(cleaned(str(words)), err=err, nl=nl)
+
+
+def print_json(value: Any) -> None:
+    """Print for programs; ASCII where the screen has no more, which JSON can spell."""
+    is_utf8 = (sys.stdout.encoding or "").lower().startswith("utf")
+    echo(json.dumps(value, indent=1, ensure_ascii=not is_utf8, allow_nan=False))
+
+
+def print_file(text: str) -> None:
+    """Print what becomes a file, so that it is the same in every locale."""
+    typer.echo(cleaned(text).encode(), nl=False)
+
+
+def print_yaml(text: str) -> None:
+    """Print YAML, its comments in ASCII where the screen has no more, unless values need more."""
+    from ruamel.yaml import YAML
+
+    shown, load = as_shown(text, sys.stdout), YAML(typ="safe").load
+    print_file(shown if load(shown) == load(text) else text)
 
 
 def fail(words: str) -> NoReturn:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,10 +24,10 @@ from sweep.cli.options import (
     Trials,
     Workers,
     console,
-    echo,
     fail,
     known_folder,
     overrides_of,
+    print_json,
     tell_of_passwords,
 )
 from sweep.screen.output import dropped_if_it_fails
@@ -86,7 +85,7 @@ def run(
         from sweep.space.loading import load_space
 
         checked = load_space(space, overrides)
-        _make_output(output)
+        _make_output(output, space)
         tell_of_passwords(mlflow=mlflow, study=study)
         options = Options(output=output, workers=workers, gpus=gpus, mlflow=mlflow, study=study)
         code = run(checked, options, console(stderr=as_json), events)
@@ -142,7 +141,7 @@ def trial(
 
     checked = load_space(space, overrides_of(sets, name, seed))
 
-    _make_output(output)
+    _make_output(output, space)
 
     from sweep.driver.one_trial import Options, run
 
@@ -158,7 +157,12 @@ def trial(
     raise typer.Exit(run(checked, options, console()))
 
 
-def _make_output(output: Path) -> None:
+def _make_output(output: Path, space: Path) -> None:
+    for path in (output, space):
+        try:
+            str(path.resolve()).encode()
+        except UnicodeEncodeError:
+            fail(f"{path.resolve()}: must be a path in UTF-8. Rename its folder, or use another.")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -216,8 +220,7 @@ def confirm(
     from sweep.results.reading import read_sweep
 
     if as_json:
-        found = confirmed_words.as_json(name, read_confirmed(read_sweep(folder)))
-        echo(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
+        print_json(confirmed_words.as_json(name, read_confirmed(read_sweep(folder))))
         return
 
     from sweep.confirm.run import Options

@@ -18,8 +18,10 @@ from sweep.cli.options import (
     echo,
     fail,
     overrides_of,
+    print_file,
+    print_json,
+    print_yaml,
 )
-from sweep.cli.watching import print_json
 from sweep.folder import layout
 
 
@@ -64,7 +66,7 @@ def init(
     say = console(stderr=True).print
     text = new_space(data, path, model, chat_template, on_gpus=wants_gpus(workers=None), say=say)
     if file == "-":
-        echo(text, nl=False)
+        print_yaml(text)
         return
     with path.open("x", encoding="utf-8") as opened:  # x: another may have come meanwhile
         opened.write(text)
@@ -128,7 +130,7 @@ def schema(
     if markdown:
         from sweep.space.schema import tables
 
-        echo(tables(), nl=False)
+        print_file(tables())
         return
 
     from sweep.space.schema import space_schema

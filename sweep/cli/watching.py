@@ -1,13 +1,21 @@
 """The commands that look at sweeps and put their result into people's hands."""
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from sweep.cli.options import Output, SweepName, console, echo, fail, known_folder, sweep_names
+from sweep.cli.options import (
+    Output,
+    SweepName,
+    console,
+    echo,
+    fail,
+    known_folder,
+    print_json,
+    sweep_names,
+)
 from sweep.folder import layout
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -99,10 +107,6 @@ def _named(given: str, output: Path) -> tuple[Path, int | None]:
     if colon and not number.isdecimal():
         fail(f"{given}: a trial must be NAME:TRIAL with its number, such as {name}:17.")
     return known_folder(output, name), int(number) if colon else None
-
-
-def print_json(value: Any) -> None:
-    echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def status(name: SweepName, output: Output = Path("sweeps"), as_json: AsJson = False) -> None:

@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sweep.cli.options import Output, SweepName, console, echo, fail, known_folder
-from sweep.cli.watching import AsJson, print_json
+from sweep.cli.options import (
+    Output,
+    SweepName,
+    console,
+    echo,
+    fail,
+    known_folder,
+    print_json,
+    print_yaml,
+)
+from sweep.cli.watching import AsJson
 
 if TYPE_CHECKING:
     from sweep.results.trial_record import Record
@@ -39,7 +48,7 @@ def best(
     if yaml is not None:
         from sweep.export.trainer_yaml import training_yaml
 
-        echo(training_yaml(record, yaml), nl=False)
+        print_yaml(training_yaml(record, yaml))
     elif as_json:
         print_json(best.as_json(record))
     else:

@@ -11,6 +11,7 @@ from typing import Any
 from sweep.cluster.jobs import Cluster, Job
 from sweep.errors import ClusterError
 from sweep.folder import layout
+from sweep.storage.sqlite import address_of
 from sweep.text.numbers import megabytes
 from trials.foreign_text import cleaned, without_secrets
 from trials.parent import job_command
@@ -68,7 +69,7 @@ def _tell_where_mlflow_is(unpacked: Path, target: Path) -> None:
     about = unpacked / layout.MLFLOW
     if about.is_file() and (unpacked / layout.MLFLOW_DATABASE).is_file():
         where = json.loads(about.read_text(encoding="utf-8"))
-        where["uri"] = f"sqlite:///{target.resolve() / layout.MLFLOW_DATABASE}"
+        where["uri"] = address_of(target.resolve() / layout.MLFLOW_DATABASE)
         about.write_text(json.dumps(where), encoding="utf-8")
 
 

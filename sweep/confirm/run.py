@@ -12,7 +12,7 @@ from sweep.confirm.plan import Run, make_data, plan
 from sweep.driver.cards import card_notes
 from sweep.driver.interrupt import StopSignals
 from sweep.driver.job import EXIT_CODES, Ending
-from sweep.driver.session import Session, trial_bytes
+from sweep.driver.session import Session, check_ray, trial_bytes
 from sweep.errors import StudyError
 from sweep.events import Tracker
 from sweep.folder import layout
@@ -55,6 +55,7 @@ def confirm(folder: Path, options: Options, console: Console) -> int:
     Raises:
         StudyError, SpaceError, TrackingError: In words for the user, before any run starts.
     """
+    check_ray()
     see_kinds(folder, with_trials=True)
     see_tracked(folder, options.mlflow)
     with held(folder, console.print, "confirm"):

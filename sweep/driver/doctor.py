@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.errors import ClusterError
+from sweep.workers import ray_folder
 from sweep.workers.devices import sees_gpus, training_environment
 from trials.machine import disk
 from trials.machine.cards import NoAnswer, cards, named_devices, visible
@@ -56,7 +57,9 @@ def look(
     findings = [] if on_gpus or workers or is_joined else [_no_gpus()]
     findings += [Finding(**found) for found in answer["findings"]]
     findings.append(disk.room(output.resolve(), "output"))
-    if is_joined and worst(findings) != "cannot":  # asking the cluster needs a Ray that works
+    if not is_joined:
+        findings += _places_of_ray()
+    elif worst(findings) != "cannot":  # asking the cluster needs a Ray that works
         findings.append(_cluster(os.environ["RAY_ADDRESS"]))
     if trains and worst(findings) != "cannot":
         say("Training two trials on each device …")
@@ -67,6 +70,15 @@ def look(
 def _no_gpus() -> Finding:
     mend = "Is the driver loaded, and CUDA_VISIBLE_DEVICES not empty? --workers N: none is wanted."
     return Finding("GPUs", "none is visible, so trials run on processors", mend, "slower")
+
+
+def _places_of_ray() -> list[Finding]:
+    """What a Ray of our own lacks here."""
+    try:
+        ray_folder.check()
+    except ClusterError as error:
+        return [Finding("Ray's files", str(error).rstrip("."), grade="cannot")]
+    return []
 
 
 def _cluster(address: str) -> Finding:

@@ -11,7 +11,7 @@ from sweep.driver import preparation
 from sweep.driver.interrupt import StopSignals, ends_in_order
 from sweep.driver.job import EXIT_CODES, STATES, Ending, Job, Options
 from sweep.driver.recording import SweepRecording, new_tracker, summary_of
-from sweep.driver.session import Session, check_cluster, trial_bytes
+from sweep.driver.session import Session, check_ray, trial_bytes
 from sweep.driver.start_from import with_earlier
 from sweep.folder import layout
 from sweep.folder.requests import is_asked_to_prune, is_asked_to_stop
@@ -47,6 +47,7 @@ def run(space: Space, options: Options, console: Console, events: Events | None 
     Raises:
         SpaceError, StudyError, TrackingError: In words for the user, before any trial starts.
     """
+    check_ray()
     output_dir = options.output / space.name
     server = Address.parse(options.study) if options.study else None
     open_folder(output_dir, server)
@@ -105,9 +106,7 @@ def _check_options(space: Space, output_dir: Path, options: Options, *, on_gpus:
     """Refuse what cannot be before the data is read, which may take minutes."""
     check_sampler(space)
     n_gpus = n_visible_gpus()
-    if "RAY_ADDRESS" in os.environ:
-        check_cluster()
-    elif on_gpus and n_gpus is not None:
+    if on_gpus and n_gpus is not None and "RAY_ADDRESS" not in os.environ:
         n_gpu_slots(space, asked=options.gpus, there=n_gpus)
     if options.mlflow is not None:
         new_tracker(space, options, output_dir)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from sweep.screen.progress import Progress
 from sweep.space.space import Space
 from sweep.study.ask_tell import AskTell
 from sweep.study.budget import Budget
+from sweep.workers import ray_folder
 from sweep.workers.devices import n_gpu_slots, n_workers
 from trials.config import ModelConfig
 from trials.whole_file import write_whole
@@ -181,8 +183,14 @@ class Session:
         return ("FINISHED" if failure is None else "FAILED"), failure
 
 
-def check_cluster() -> None:
-    """Refuse a cluster that does not answer: before the data is read, which may take minutes."""
+def check_ray() -> None:
+    """Refuse a cluster that does not answer, or a place where Ray cannot run.
+
+    Before anything is written, and before the data is read, which may take minutes.
+    """
+    if "RAY_ADDRESS" not in os.environ:
+        ray_folder.check()
+        return
     from sweep.workers.connection import check_address
 
     check_address()

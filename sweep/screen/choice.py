@@ -34,7 +34,7 @@ def make_screen(
         return EventScreen(events, PlainScreen(console, progress))
     if console.is_jupyter:
         return NotebookScreen(progress, folder.name)
-    if not console.is_terminal:
+    if not console.is_terminal or console.is_dumb_terminal:
         return PlainScreen(console, progress)
     if not has_keys():
         return LiveScreen(console, progress, folder.name)

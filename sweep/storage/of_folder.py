@@ -21,6 +21,7 @@ from sweep.storage.copied import copy_into
 from sweep.storage.own_file import see_study, study_names
 from sweep.storage.patient import Patience, PatientStorage, own_storage
 from sweep.storage.postgresql import START_SECONDS, Address
+from sweep.storage.sqlite import address_of
 from trials.trial_folder import read_json
 from trials.whole_file import write_whole
 
@@ -39,6 +40,8 @@ def open_folder(folder: Path, server: Address | None = None) -> None:
     Raises:
         StudyError: It cannot.
     """
+    if server is None:
+        address_of(folder.resolve() / layout.MLFLOW_DATABASE)  # before anything is written
     see_kinds(folder, with_trials=True)
     folder.mkdir(parents=True, exist_ok=True)
     mend = f"Use a new name: --name {folder.name}-2"

@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sweep.errors import StudyAway, StudyError
 from sweep.folder import layout
+from sweep.storage.sqlite import address_of
 
 RETRY_SECONDS = 1.0
 _READS = (
@@ -263,4 +264,4 @@ def own_storage(output_dir: Path, patience: Patience) -> PatientStorage:
 
 def storage_url(output_dir: Path) -> str:
     """The study's own sqlite file in the sweep's folder."""
-    return f"sqlite:///{output_dir / layout.STUDY}"
+    return address_of(output_dir / layout.STUDY)

@@ -6,11 +6,11 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
+from sweep.storage.sqlite import file_of
 from sweep.tracking.fast_http import acknowledge_at_once
 from sweep.tracking.sqlite_tables import make_tables, unusable
 
@@ -42,8 +42,8 @@ def client_of(uri: str) -> Any:
     acknowledge_at_once()
     for logger in ("mlflow", "alembic"):  # every failed attempt would be a traceback
         logging.getLogger(logger).setLevel(logging.CRITICAL)
-    if uri.startswith("sqlite:///"):
-        make_tables(Path(uri.removeprefix("sqlite:///")))
+    if (file := file_of(uri)) is not None:
+        make_tables(file)
     try:
         return client(tracking_uri=uri, registry_uri=uri)
     except DBAPIError as error:

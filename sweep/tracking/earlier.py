@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from sweep.errors import TrackingError
 from sweep.space.hyperparameters import HYPERPARAMETERS, Value
 from sweep.storage.attributes import COUNTS
+from sweep.storage.sqlite import file_of
 from sweep.study.earlier import Earlier
 from sweep.study.ended import StoredTrial, place
 from sweep.tracking.client import answering_soon, client_of, not_there
@@ -57,8 +57,8 @@ def names_in_mlflow(uri: str) -> list[str]:
 @contextmanager
 def _asked(uri: str) -> Iterator[Any]:
     """Give a client, which answers within 10 seconds; None for a database that is not there."""
-    is_file = checked(uri).startswith("sqlite:///")
-    there = not is_file or Path(uri.removeprefix("sqlite:///")).exists()
+    file = file_of(checked(uri))
+    there = file is None or file.exists()
     try:
         with answering_soon():
             yield client_of(uri) if there else None

@@ -14,6 +14,7 @@ from sweep.folder import layout
 from sweep.storage.copied import copy_into
 from sweep.storage.of_folder import study_name
 from sweep.storage.own_file import is_lost, lost_how, why_unusable
+from sweep.storage.sqlite import SCHEMES, address_of, file_of
 from sweep.tracking.saved_view import address
 from sweep.tracking.sqlite_tables import follow_artifacts
 from trials.foreign_text import without_secrets
@@ -62,17 +63,18 @@ def sweep_id(output_dir: Path) -> str:
 
 def checked(uri: str) -> str:
     """Return an address that MLflow can be asked at, by its form."""
-    if not uri.startswith(("sqlite:///", "http://", "https://")):
+    if not uri.startswith((*SCHEMES, "http://", "https://")):
         raise TrackingError(
             f"An MLflow address must start with http://, https:// or sqlite:///, not "
             f"{without_secrets(uri)}. Write it in full, such as http://localhost:5000."
         )
-    return uri
+    file = None if "?" in uri else file_of(uri)
+    return uri if file is None else address_of(file)  # in one form, to be compared
 
 
 def own_database(output_dir: Path) -> str:
     """Return the address of the database that a sweep has where no server is named."""
-    return f"sqlite:///{output_dir.resolve() / layout.MLFLOW_DATABASE}"
+    return address_of(output_dir.resolve() / layout.MLFLOW_DATABASE)
 
 
 def where(output_dir: Path) -> dict[str, str] | None:
@@ -100,18 +102,13 @@ def tracked_at(output_dir: Path) -> str | None:
     """
     if (found := where(output_dir)) is None:
         return None
-    if (file := database_of(uri := found["uri"])) is None:
+    if (file := file_of(uri := found["uri"])) is None:
         return uri
     here = output_dir.resolve()
     own = (here.parent if here.name == layout.CONFIRM else here) / layout.MLFLOW_DATABASE
     # Where it lay before it was moved; or the database of the sweep that this is a copy of.
     is_other = not os.access(file, os.F_OK) or os.access(file.parent / layout.SWEEP, os.F_OK)
-    return f"sqlite:///{own}" if is_other and own.exists() else uri
-
-
-def database_of(uri: str) -> Path | None:
-    """Return the file of a sqlite address; None: it is a server's."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    return address_of(own if is_other and own.exists() else file)
 
 
 def see_tracked(output_dir: Path, uri: str | None) -> None:
@@ -128,7 +125,7 @@ def see_tracked(output_dir: Path, uri: str | None) -> None:
         sweep_id(output_dir)
     if known is None or known != (uri or own_database(output_dir)):
         return
-    if (file := database_of(known)) is None:
+    if (file := file_of(known)) is None:
         return
     if why := lost_how(file) if is_lost(file) else why_unusable(file):
         raise TrackingError(
@@ -146,7 +143,7 @@ def to_be_shown(output_dir: Path) -> tuple[str, str]:
     found, uri = where(output_dir), tracked_at(output_dir)
     assert found is not None and uri is not None, "mlflow.json is there"
     see_tracked(output_dir, uri)
-    database, place = database_of(uri), artifacts_dir(uri, output_dir)
+    database, place = file_of(uri), artifacts_dir(uri, output_dir)
     if database is not None and place is not None:
         with suppress(sqlite3.Error):  # it may be read alone: then its files are where they were
             follow_artifacts(database, study_name(output_dir), place)
@@ -156,7 +153,7 @@ def to_be_shown(output_dir: Path) -> tuple[str, str]:
 def may_write(output_dir: Path) -> bool:
     """Whether this user may write the database that has a sweep's runs; of a server always."""
     uri = tracked_at(output_dir)
-    file = None if uri is None else database_of(uri)
+    file = None if uri is None else file_of(uri)
     return file is None or all(os.access(path, os.W_OK) for path in (file, file.parent))
 
 
@@ -168,7 +165,7 @@ def copy_to_look_at(output_dir: Path, to: Path) -> tuple[str, str]:
     """
     found, uri = where(output_dir), tracked_at(output_dir)
     assert found is not None and uri is not None, "mlflow.json is there"
-    database, copy = database_of(uri), to / layout.MLFLOW_DATABASE
+    database, copy = file_of(uri), to / layout.MLFLOW_DATABASE
     assert database is not None, "a server's database is not looked at here"
     try:
         with closing(sqlite3.connect(copy)) as target:
@@ -179,12 +176,12 @@ def copy_to_look_at(output_dir: Path, to: Path) -> tuple[str, str]:
         raise TrackingError(f"{database}: cannot be read: {error}.") from None
     with suppress(FileNotFoundError):
         shutil.copyfile(output_dir / layout.MLFLOW_SWEEP_ID, to / layout.MLFLOW_SWEEP_ID)
-    return f"sqlite:///{copy}", found["experiment_id"]
+    return address_of(copy), found["experiment_id"]
 
 
 def artifacts_dir(uri: str, output_dir: Path) -> Path | None:
     """Return where the artifacts of a sweep's own database lie; a server has its own place."""
-    return (output_dir / layout.ARTIFACTS).resolve() if uri.startswith("sqlite:") else None
+    return (output_dir / layout.ARTIFACTS).resolve() if file_of(uri) is not None else None
 
 
 def sync_command(output_dir: Path) -> str:

@@ -63,8 +63,8 @@ class MlflowTracker:
         """Of each trial, where the objective is a metric."""
         self._output_dir = output_dir
         self._journal = Journal(output_dir / layout.JOURNAL)
-        index = RunIndex(checked(uri), name, output_dir, artifacts_dir, run_name)
-        self._uri = uri
+        self._uri = uri = checked(uri)
+        index = RunIndex(uri, name, output_dir, artifacts_dir, run_name)
         self._runs = Runs(index, tried=self._journal.sequence)
         known = tracked_at(output_dir)
         self._is_continued = known == without_secrets(uri)

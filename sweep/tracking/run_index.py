@@ -10,10 +10,11 @@ from typing import Any
 
 from sweep.errors import TrackingError
 from sweep.folder import layout
+from sweep.storage.sqlite import file_of
 from sweep.tracking import journal
 from sweep.tracking.client import NoRunError, client_of
 from sweep.tracking.entities import source_tags
-from sweep.tracking.location import database_of, sweep_id
+from sweep.tracking.location import sweep_id
 from sweep.tracking.sqlite_tables import follow_artifacts
 from trials.foreign_text import without_secrets
 from trials.whole_file import write_whole
@@ -69,7 +70,7 @@ class RunIndex:
     def client(self) -> Any:
         """An `MlflowClient`."""
         client = client_of(self.uri)
-        database = database_of(self.uri)
+        database = file_of(self.uri)
         if database is not None and self._artifacts_dir is not None:
             follow_artifacts(database, self._name, self._artifacts_dir)
         return client

@@ -34,6 +34,7 @@ import ray
 from ray.job_config import JobConfig
 
 from sweep.errors import ClusterError, SweepFailed
+from sweep.workers import ray_folder
 from sweep.workers.devices import gpus_for_ray, places_on
 from sweep.workers.signals import heard_by
 
@@ -90,8 +91,7 @@ def connect(*, n_cpu_workers: int | None) -> int:
             "address": "local",
             "num_cpus": max(n_cpu_workers or 0, os.cpu_count() or 1),
             "include_dashboard": False,
-            # Nothing large passes through Ray: configurations and evaluations only.
-            "object_store_memory": 100 * 2**20,
+            "object_store_memory": ray_folder.STORE_BYTES,
             **({} if n_cpu_workers else gpus_for_ray()),
         }  # fmt: skip
         _replace_rays_own()
@@ -135,9 +135,7 @@ _own: list[_Own] = []
 
 def _closed_to_others() -> str:
     """Begin a Ray of our own, which nobody else may speak to; return its folder."""
-    # /tmp, whatever TMPDIR says: the path of a socket has 107 bytes at most.
-    parent = Path(os.environ.get("RAY_TMPDIR", "/tmp")).resolve()
-    folder = tempfile.mkdtemp(prefix="sweep-ray-", dir=parent)
+    folder = tempfile.mkdtemp(prefix=ray_folder.PREFIX, dir=ray_folder.parent())
     _own.append(_Own(folder, _watch_for_leftovers(folder), os.environ.get(TOKEN)))
     _use_token(secrets.token_hex(32))
     return folder

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 import subprocess
 import sys
 
 import pytest
 from safetensors import SafetensorError
 
-from trials.faults import BEGINS, fault_of, has_stalled
+from trials.faults import BEGINS, fault_of, has_stalled, place_in_words
 
 
 def caused_by(error: Exception) -> Exception:
@@ -61,3 +63,23 @@ def test_a_process_that_takes_no_step_ends_and_says_where_it_stood() -> None:
 
 def test_only_the_latest_attempt_counts() -> None:
     assert not has_stalled(f"{BEGINS} 3\nTimeout (0:00:30)!\nThread …\n{BEGINS} 3\nstep")
+
+
+@pytest.mark.parametrize(
+    ("number", "mend"),
+    [
+        (errno.EROFS, "name another place"),
+        (errno.EACCES, "Ask its owner"),
+        (errno.ENAMETOOLONG, "Use shorter names"),
+        (errno.EFBIG, "ulimit -f unlimited"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.ENOSPC, "Free some space"),
+    ],
+)
+def test_what_a_place_lacks_is_told_with_the_mend(number: int, mend: str) -> None:
+    error = OSError(number, os.strerror(number), "/there")
+    assert re.match(rf"/there: {os.strerror(number)}\. .*{mend}", place_in_words(error) or "")
+
+
+def test_a_file_that_is_missing_is_a_fault_of_ours() -> None:
+    assert place_in_words(FileNotFoundError(errno.ENOENT, "No such file", "/there")) is None

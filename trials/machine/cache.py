@@ -1,6 +1,7 @@
 """Where the user's caches lie: built-in model, tokens, quantised models, compiled code."""
 
 import os
+import tempfile
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -16,9 +17,17 @@ def cache_dir() -> Path:
     Several users may have one XDG_CACHE_HOME; what is in the cache is run and trained on.
 
     Raises:
-        ConfigError: Somebody has taken this user's folder too.
+        ConfigError: There is none, or somebody has taken this user's folder too.
     """
-    shared = user_cache_path("sweep")
+    try:
+        shared = user_cache_path("sweep")
+    except RuntimeError:
+        shared = Path("~")  # as it is in earlier versions of platformdirs
+    if not shared.is_absolute():
+        raise ConfigError(
+            f"The cache must be in a folder of yours, but user {os.geteuid()} has no home here. "
+            f"{MEND}"
+        )
     folders = (shared, shared.with_name(f"{shared.name}-{os.geteuid()}"))
     for folder in folders:
         if not folder.exists() or _is_ours(folder):
@@ -27,6 +36,24 @@ def cache_dir() -> Path:
         f"The cache must be your own, but {folders[0]} and {folders[1]} belong to others, or "
         f"can be written by all. {MEND}"
     )
+
+
+def make(folder: Path) -> Path:
+    """Make a folder of the cache, for what cannot be done without.
+
+    Raises:
+        ConfigError: The cache cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"The cache must be a folder that you can write, but {folder} is not: "
+            f"{error.strerror}. {MEND}"
+        ) from None
+    return folder
 
 
 def _is_ours(folder: Path) -> bool:

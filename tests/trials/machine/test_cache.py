@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from trials.config import ConfigError
-from trials.machine.cache import cache_dir
+from trials.machine.cache import cache_dir, make
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another's folder")
 
@@ -55,3 +57,27 @@ def test_every_cache_of_the_program_is_found_by_this_one_function() -> None:
         if "user_cache_path" in path.read_text(encoding="utf-8")
     }
     assert users == {"trials/machine/cache.py"}
+
+
+NAMELESS = ["unshare", "--user", "--map-user=12345", "--map-group=12345"]
+
+
+@needs_root
+def test_a_user_without_a_home_is_told_what_to_set() -> None:
+    environment = {n: v for n, v in os.environ.items() if n not in ("HOME", "XDG_CACHE_HOME")}
+    asks = [sys.executable, "-c", "from trials.machine.cache import cache_dir; cache_dir()"]
+    done = subprocess.run(
+        [*NAMELESS, *asks],
+        env={**environment, "PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unshare" in done.stderr:
+        pytest.skip(f"there are no namespaces of users here: {done.stderr}")
+    assert "user 12345 has no home here. Set XDG_CACHE_HOME to a folder of yours." in done.stderr
+
+
+def test_where_the_cache_cannot_be_written_the_mend_is_said() -> None:
+    with pytest.raises(ConfigError, match=r"/dev/null/sweep is not: .+ Set XDG_CACHE_HOME to"):
+        make(Path("/dev/null/sweep"))

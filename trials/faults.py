@@ -13,6 +13,7 @@ NO_ROOM = "No space left on device"
 KILLED = "a process of this trial was killed by signal"
 """Of one of several on their GPUs: the kernel does that when memory is short, or a person."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
 _GPU_LOST = (
     "GPU is lost",
     "has fallen off the bus",
@@ -46,6 +47,16 @@ def fault_of(error: BaseException) -> Fault | None:
             return "machine_lost"
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+def no_right(error: OSError) -> str | None:
+    """Say that this user may not read, or write, a file; None: it is about something else."""
+    if error.errno not in _NO_RIGHT or error.filename is None:
+        return None
+    return (
+        f"{error.filename}: must be open to this user, but is not: {error.strerror}. Change its "
+        f"owner or mode, or run the command as its owner."
+    )
 
 
 class Watchdog:

@@ -21,6 +21,7 @@ from sweep.cli.options import (
 )
 from sweep.cli.watching import print_json
 from sweep.folder import layout
+from trials.whole_file import write_new
 
 
 def init(
@@ -66,8 +67,7 @@ def init(
     if file == "-":
         echo(text, nl=False)
         return
-    with path.open("x", encoding="utf-8") as opened:  # x: another may have come meanwhile
-        opened.write(text)
+    write_new(path, text)
     shown = shlex.quote(str(path))
     echo(f"Wrote {path}. Look at it, then: sweep check {shown}; sweep run {shown}")
 

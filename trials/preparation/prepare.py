@@ -23,7 +23,7 @@ from trials.data.digests import KEY as DIGESTS
 from trials.data.digests import digests_of
 from trials.data.examples import Example, Reading, fingerprint
 from trials.data.tokens import SplitCounts, TokenSplit
-from trials.faults import fault_of
+from trials.faults import fault_of, no_right
 from trials.models.checkpoint import check_form, form_of
 from trials.models.sources import load_tokenizer
 from trials.parent import end_with_parent
@@ -370,9 +370,11 @@ def main(
     except UserError as error:
         answer = {"problems": str(error)}
     except OSError as error:
-        if fault_of(error) != "disk_full":
+        full = f"No space on the disk for the tokenised data: {error}. Free some."
+        words = full if fault_of(error) == "disk_full" else no_right(error)
+        if words is None:
             raise
-        answer = {"problems": f"No space on the disk for the tokenised data: {error}. Free some."}
+        answer = {"problems": words}
     Path(answer_path).write_text(json.dumps(answer))
     return 0
 

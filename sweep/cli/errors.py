@@ -5,19 +5,25 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
-from trials.config import UserError
+from sweep.workers.signals import unheard
 
 
 def errors_in_words(error: Exception) -> str | None:
     """What a user got wrong; None: a fault of ours, which deserves its traceback."""
+    from trials.config import UserError  # takes a moment: a command hears Ctrl-C before
+    from trials.faults import no_right
+
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"No space left on the disk: {error.filename or error}. Free some and try again."
-    return None
+    return no_right(error)
 
 
 def interrupted(words: str = "Interrupted.") -> NoReturn:
+    unheard()  # whoever asks once more gets no traceback
     with suppress(OSError):  # the terminal may be gone
         print(words, file=sys.stderr, flush=True)
     sys.exit(130)

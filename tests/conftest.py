@@ -11,12 +11,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from platformdirs import user_cache_path
 
+from sweep.workers.signals import ENDING
 from tests import tiny
 from trials.config import TrialConfig
 from trials.models.smollm2 import FOLDER
@@ -43,6 +44,15 @@ def _cache_of_our_own() -> tempfile.TemporaryDirectory[str]:
 
 
 _CACHE = _cache_of_our_own()
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """A command ignores them once it ends, also one that was called from here."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,17 @@ def write_whole(path: Path, text: str) -> None:
         raise
 
 
+def write_new(path: Path, text: str) -> None:
+    """Write `text` to a file that nobody has made meanwhile; half of it would stand in the way."""
+    with path.open("x", encoding="utf-8") as file:
+        try:
+            file.write(text)
+            file.flush()
+        except BaseException:
+            path.unlink()
+            raise
+
+
 def usual_mode() -> int:
     """Return what the umask gives a new file."""
     umask = os.umask(0o077)  # there is no other way to ask; what a thread makes meanwhile is closed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +30,7 @@ from sweep.cli.options import (
     tell_of_passwords,
 )
 from sweep.screen.output import dropped_if_it_fails
-from sweep.workers.signals import hear
+from sweep.workers.signals import unheard
 
 if TYPE_CHECKING:
     from sweep.screen.json_events import Events
@@ -89,7 +88,7 @@ def run(
         tell_of_passwords(mlflow=mlflow, study=study)
         options = Options(output=output, workers=workers, gpus=gpus, mlflow=mlflow, study=study)
         code = run(checked, options, console(stderr=as_json), events)
-    hear(signal.SIG_IGN)  # all is written: the exit code shall say so
+    unheard()  # all is written: the exit code shall say so
     raise typer.Exit(code)
 
 

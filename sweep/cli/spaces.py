@@ -23,6 +23,7 @@ from sweep.cli.options import (
     print_yaml,
 )
 from sweep.folder import layout
+from trials.whole_file import write_new
 
 
 def init(
@@ -68,8 +69,7 @@ def init(
     if file == "-":
         print_yaml(text)
         return
-    with path.open("x", encoding="utf-8") as opened:  # x: another may have come meanwhile
-        opened.write(text)
+    write_new(path, text)
     shown = shlex.quote(str(path))
     echo(f"Wrote {path}. Look at it, then: sweep check {shown}; sweep run {shown}")
 

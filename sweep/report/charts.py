@@ -82,7 +82,8 @@ def best_by_time(sweep: StoredSweep) -> Figure:
     """The same over hours since the first trial began, pauses included."""
     ended = in_order(sweep)
     began = sweep.began_at or 0.0
-    hours = [((trial.ended_at or began) - began) / 3600 for trial in ended]
+    since = [((trial.ended_at or began) - began) / 3600 for trial in ended]
+    hours = list(itertools.accumulate([0.0, *since], max))[1:]  # the clock may have been set back
     if max(hours, default=0.0) < 1:
         minutes = [60 * h for h in hours]
         return _best(ended, minutes, "minutes since the first trial began", sweep.objective)
@@ -92,7 +93,7 @@ def best_by_time(sweep: StoredSweep) -> Figure:
 def in_order(sweep: StoredSweep) -> list[StoredTrial]:
     """Trials that have ended, in the order in which they did."""
     ended = [trial for trial in sweep.trials if trial.ended_at is not None]
-    return sorted(ended, key=lambda trial: (trial.ended_at, trial.number))
+    return sorted(ended, key=lambda trial: (trial.told, trial.ended_at, trial.number))
 
 
 def _best(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ def write_plots(sweep: StoredSweep) -> list[Path]:
     Raises:
         OSError: They cannot be written.
     """
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of a home that cannot be written
     from matplotlib.figure import Figure  # half a second, which only the end of a sweep pays
 
     draw: dict[str, Callable[[StoredSweep, Figure], None]] = {

@@ -3,12 +3,12 @@
 import json
 import math
 import os
-import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, TextIO
 
+from sweep.clock import Clock
 from sweep.events import Place
 from sweep.screen.plain import PlainScreen
 from sweep.space.settings import Settings
@@ -26,6 +26,7 @@ class Events:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream: TextIO | None = stream
+        self._clock = Clock()
 
     @classmethod
     def on_stdout(cls) -> Self:
@@ -40,7 +41,7 @@ class Events:
     def write(self, event: str, **values: Any) -> None:
         if self._stream is None:
             return
-        line = {"event": event, "time": round(time.time(), 3), **finite(values)}
+        line = {"event": event, "time": round(self._clock.now(), 3), **finite(values)}
         try:
             self._stream.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
             self._stream.flush()

@@ -57,6 +57,8 @@ TOGETHER: Mapping[str, Any] = {
 
 # It would log SQL in the middle of the screen for each read that fails and is made again.
 logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
+# And a traceback where Ctrl-C cuts a read short.
+logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
 
 
 T = TypeVar("T")
@@ -153,7 +155,9 @@ class PatientStorage(RDBStorage):
                         self._set_trial_attr_without_commit(session, model, trial_id, key, value)
                 for objective, value in enumerate(ended.values or ()):
                     self._set_trial_value_without_commit(session, trial, objective, value)
-                trial.state, trial.datetime_complete = ended.state, datetime.now()
+                trial.state = ended.state
+                # The clock may have been set back since.
+                trial.datetime_complete = max(datetime.now(), trial.datetime_start)
 
         self._until_done("written", end)
 

@@ -41,6 +41,8 @@ class StoredTrial:
     """Times that its process or machine was lost."""
     ended_at: float | None = None
     """Seconds of the epoch."""
+    told: int = 0
+    """Its place among the ends, whatever the clock said; 0: an earlier version did not count."""
     values: Mapping[int, float] = field(default_factory=dict)
     """The objective by the index of the evaluation, 1…K; known of a running trial too."""
     points: Sequence[Mapping[str, Any]] = ()
@@ -73,6 +75,7 @@ class StoredTrial:
             seconds=result["training_seconds"] + result["evaluation_seconds"] if result else None,
             n_lost=int(known.get(attributes.N_LOST, 0)),
             ended_at=ended.timestamp() if (ended := trial.datetime_complete) else None,
+            told=known.get(TOLD, [0])[-1],
             values=values,
             points=of_end.get(attributes.CURVE, ()),
             result=result,

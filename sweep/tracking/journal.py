@@ -3,7 +3,6 @@
 import json
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sweep.clock import Clock
 from sweep.folder import layout
 
 
@@ -24,16 +24,17 @@ class Event:
     arguments: Mapping[str, Any]
     """Plain data: it goes through JSON."""
     time: int
-    """Milliseconds since 1970: when it happened, not when it is sent."""
+    """Milliseconds since 1970: when it happened, not when it is sent. No event is before another
+    that happened earlier, also where the clock was set back."""
 
 
 class Journal:
     """Events in the order in which they happened, on disk until they are sent.
 
     A line of the file is an event. A second file beside it, `.sent`, holds the sequence of the
-    latest one sent, and its kind. A process that dies between a write to the server and that file
-    sends one event again: the one that sends must bear it. Threads may share a journal, processes
-    may not.
+    latest one sent, its kind and its time. A process that dies between a write to the server and
+    that file sends one event again: the one that sends must bear it. Threads may share a journal,
+    processes may not.
 
     Nothing raises for a disk that is full: what could not be written waits in memory and is
     written first when there is room again.
@@ -45,7 +46,7 @@ class Journal:
         self._changed = threading.Condition()
         self._unwritten: deque[Event] = deque()
         self._unsynced = False
-        self._sequence, self._last_kind = self._read_sent()
+        self._sequence, self._last_kind, latest = self._read_sent()
         lines, self._length = _whole_lines(path)
         events = [event for event in map(_event, lines) if event is not None]
         self.n_unreadable = len(lines) - len(events)
@@ -53,6 +54,7 @@ class Journal:
         self._unsent = deque(event for event in events if event.sequence > self._sequence)
         # The marker is ahead of a file that was emptied, or whose end a power cut took.
         self._sequence = max(self._sequence, *(event.sequence for event in events), 0)
+        self._clock = Clock(max(latest, *(event.time for event in events), 0) / 1000)
 
     def __len__(self) -> int:
         """Events that are not sent, or not yet noted as sent."""
@@ -70,6 +72,11 @@ class Journal:
         with self._changed:
             return self._unsent[-1].kind if self._unsent else self._last_kind
 
+    def now(self) -> int:
+        """Return the time of an event that happens now."""
+        with self._changed:
+            return round(self._clock.now() * 1000)
+
     def append(self, kind: str, arguments: Mapping[str, Any]) -> None:
         """Add an event that happens now. Does not wait for the disk; `sync` does."""
         # As another process reads it; half a character, of a strange file name, would stop MLflow.
@@ -77,7 +84,7 @@ class Journal:
         arguments = json.loads(text)
         with self._changed:
             self._sequence += 1
-            event = Event(sequence=self._sequence, kind=kind, arguments=arguments, time=now())
+            event = Event(sequence=self._sequence, kind=kind, arguments=arguments, time=self.now())
             self._unsent.append(event)
             self._unwritten.append(event)
             self._write()
@@ -99,7 +106,7 @@ class Journal:
             self._last_kind = event.kind
             with suppress(OSError):  # it is sent once more by the next process, no harm
                 unfinished = self._sent_path.with_suffix(".tmp")
-                unfinished.write_text(f"{event.sequence} {event.kind}")
+                unfinished.write_text(f"{event.sequence} {event.kind} {event.time}")
                 unfinished.replace(self._sent_path)
                 if not self._unsent and self._length and not self.n_unreadable:
                     os.truncate(self._path, 0)
@@ -130,22 +137,17 @@ class Journal:
                 self._unwritten.popleft()
                 self._unsynced = True
 
-    def _read_sent(self) -> tuple[int, str | None]:
+    def _read_sent(self) -> tuple[int, str | None, int]:
         with suppress(OSError, ValueError):
-            sequence, kind = self._sent_path.read_text().split()
-            return int(sequence), kind
-        return 0, None  # all that is in the file is sent, perhaps again
+            sequence, kind, *time = self._sent_path.read_text().split()  # earlier versions: no time
+            return int(sequence), kind, int(*time)
+        return 0, None, 0  # all that is in the file is sent, perhaps again
 
 
 def is_closed(output_dir: Path) -> bool:
     """Whether everything of a sweep was sent, its end included."""
     journal = Journal(output_dir / layout.JOURNAL)
     return not len(journal) and journal.last_kind == "close"
-
-
-def now() -> int:
-    """Return the time in milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 def _whole_lines(path: Path) -> tuple[list[bytes], int]:

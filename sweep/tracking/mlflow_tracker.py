@@ -106,7 +106,7 @@ class MlflowTracker:
             self._journal,
             self._runs.send,
             is_final=is_refused,
-            idle=self._runs.sample_system,
+            idle=lambda: self._runs.sample_system(self._journal.now()),
             error=self._error,
         )
 

@@ -11,7 +11,6 @@ from typing import Any
 from sweep.errors import TrackingError
 from sweep.folder import layout
 from sweep.storage.sqlite import file_of
-from sweep.tracking import journal
 from sweep.tracking.client import NoRunError, client_of
 from sweep.tracking.entities import source_tags
 from sweep.tracking.location import sweep_id
@@ -57,6 +56,8 @@ class RunIndex:
         self.parent_is_new = False
         """Whether this process has created the parent run: then no trial has a run before its
         first event."""
+        self.time = 0
+        """Of the latest event, as `Event.time`."""
         self._name, self._artifacts_dir = name, artifacts_dir
         self.forget()
 
@@ -101,17 +102,13 @@ class RunIndex:
             )
         return str(found.experiment_id)
 
-    def parent(self, time: int | None = None) -> Any:
-        """Return the sweep's own run.
-
-        Args:
-            time: When it began, if it is new; None: now.
-        """
+    def parent(self) -> Any:
+        """Return the sweep's own run."""
         if self._parent is None:
             tags = {"sweep.role": "parent", "sweep.id": sweep_id(self.output_dir)}
             self._parent = self._find_run(tags)
             if self._parent is None:
-                self._parent = self._create_run(self.run_name, time or journal.now(), tags)
+                self._parent = self._create_run(self.run_name, self.time, tags)
                 self.parent_is_new = True
         return self._parent
 

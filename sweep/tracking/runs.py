@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sweep.folder import layout
-from sweep.tracking import entities, journal, run_data
+from sweep.tracking import entities, run_data
 from sweep.tracking.client import NoRunError, mlflow
 from sweep.tracking.description import with_addresses
 from sweep.tracking.earlier import objective_of
@@ -54,6 +54,7 @@ class Runs:
         """Write one event; raises what MLflow raises."""
         self._is_new_event = event.sequence > self._tried
         self._tried = max(self._tried, event.sequence)
+        self._index.time = event.time
         try:
             self._writes[event.kind](event.time, **event.arguments)
         except mlflow().MlflowException as error:
@@ -79,7 +80,7 @@ class Runs:
         **_: object,  # `ended`, of events that an older version wrote
     ) -> None:
         self._index.forget()
-        parent = self._index.parent(time)
+        parent = self._index.parent()
         if parent.info.status != "RUNNING":
             self._client.update_run(self._parent_run_id, status="RUNNING")
         self._end_running(time)
@@ -268,9 +269,9 @@ class Runs:
             status = run_data.STATUS["interrupted"]
             self._client.set_terminated(run.info.run_id, status, end_time=time)
 
-    def sample_system(self) -> None:
+    def sample_system(self, time: int) -> None:
         """Log this machine's load as the parent run's system metrics."""
-        parent, time = self._index.parent(), journal.now()
+        parent = self._index.parent()
         step = (time - parent.info.start_time) // 1000  # seconds: goes on when a sweep is resumed
         self._log(self._parent_run_id, entities.run_metrics(system_load(), time, step))
 

@@ -9,9 +9,8 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,13 +29,15 @@ if "RAY_ADDRESS" not in os.environ:
     # switch is for other systems; what it does is to make localhost the node's address.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
+import psutil
 import ray
 from ray.job_config import JobConfig
 
 from sweep.errors import ClusterError, SweepFailed
 from sweep.workers import ray_folder
 from sweep.workers.devices import gpus_for_ray, places_on
-from sweep.workers.signals import heard_by
+from sweep.workers.leftovers import processes_of
+from sweep.workers.signals import heard_by, unheard_by_children
 
 
 def is_joined() -> bool:
@@ -156,8 +157,21 @@ def _replace_rays_own() -> None:
     # which trial it was.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
     ray._private.utils.set_sigterm_handler = lambda _: None  # it would exit at once
-    # A signal to our group (`timeout`, a closing terminal) is for us, who need Ray to end in order.
-    ray._private.services.ConsolePopen = partial(subprocess.Popen, start_new_session=True)
+    ray._private.services.ConsolePopen = _RayProcess
+
+
+class _RayProcess(subprocess.Popen[bytes]):
+    """A process of Ray, which we need to end in order: signals that ask for an end are for us.
+
+    A terminal, or `timeout`, sends them to our group, systemd to whatever we have started.
+    """
+
+    def __init__(self, command: Sequence[str], **options: Any) -> None:
+        with unheard_by_children():
+            super().__init__(command, start_new_session=True, **options)
+
+    def terminate(self) -> None:
+        self.kill()
 
 
 @contextlib.contextmanager
@@ -182,17 +196,22 @@ def disconnect() -> None:
         _use_token(own.token_before)
         own.watcher.kill()
         own.watcher.communicate()
+        # Its agents, which would take a minute; our own log of Ray lies there, too.
+        for process in set(processes_of(Path(own.folder))) - {psutil.Process()}:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         shutil.rmtree(own.folder, ignore_errors=True)
 
 
 def _watch_for_leftovers(folder: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        module_command("sweep.workers.leftovers", str(os.getpid()), folder),
-        stdin=subprocess.PIPE,  # open as long as this process lives, however it ends
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,  # a Ctrl-C at the terminal is not meant for it
-        env=module_environment(),
-    )
+    with unheard_by_children():  # a Ctrl-C at the terminal is not meant for it
+        return subprocess.Popen(
+            module_command("sweep.workers.leftovers", str(os.getpid()), folder),
+            stdin=subprocess.PIPE,  # open as long as this process lives, however it ends
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+            env=module_environment(),
+        )
 
 
 @dataclass(frozen=True, slots=True)

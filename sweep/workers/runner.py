@@ -307,7 +307,7 @@ class RayRunner:
         assert slot.trial is not None
         (number, config), slot.trial = slot.trial, None
         slot.idle_since = time.monotonic()
-        self.timings.ended_at.append(time.time())
+        self.timings.trial_ended()
         home = slot.known_home
         if not event.is_clean:
             slot.empty()
@@ -332,7 +332,7 @@ class RayRunner:
             self.timings.gaps.append(time.monotonic() - slot.idle_since)
             slot.idle_since = None
         slot.has_started = True
-        self.timings.started_at.append(time.time())
+        self.timings.trial_started()
         slot.asked_at = time.monotonic()
         assert slot.known_home is not None, "the trial was handed over there"
         place = self._place(slot.index, slot.known_home)

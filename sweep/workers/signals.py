@@ -25,6 +25,11 @@ def hear(handler: Handler) -> dict[signal.Signals, Any]:
     return {number: signal.signal(number, handler) for number in heard}
 
 
+def unheard() -> None:
+    """Ignore them from now on: this process ends already."""
+    hear(signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def heard_by(handler: Handler) -> Iterator[None]:
     """Give them to `handler` while this lasts, then back to whoever had them."""
@@ -34,6 +39,19 @@ def heard_by(handler: Handler) -> Iterator[None]:
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)
+
+
+@contextlib.contextmanager
+def unheard_by_children() -> Iterator[None]:
+    """Let what is started meanwhile never hear them, nor what it starts; SIGKILL ends these.
+
+    A handler would be theirs to replace, and Ray's processes do.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Interrupted(KeyboardInterrupt):

@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 
+from sweep.clock import Clock
 from sweep.workers.actor import Home
 from trials.config import TrialConfig, TrialResult
 
@@ -88,3 +89,14 @@ class Timings:
     started_at: list[float] = field(default_factory=list)
     """When each trial began, in seconds of the epoch."""
     ended_at: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._clock = Clock()
+
+    def trial_started(self) -> None:
+        """Note that a trial begins."""
+        self.started_at.append(self._clock.now())
+
+    def trial_ended(self) -> None:
+        """Note that a trial has ended."""
+        self.ended_at.append(self._clock.now())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import re
 import subprocess
@@ -58,6 +59,10 @@ def write_space(
     space = folder / f"{NAME}.yaml"
     space.write_text(SPACE.format(base=base, n_trials=n_trials, epochs=epochs) + more)
     return space
+
+
+WHOM = COMMAND, GROUP, ALL = "the command", "the command's group", "all its processes"
+"""Who gets a signal: of `kill`; of `timeout` or a closing terminal; of systemd."""
 
 
 class Processes:
@@ -240,12 +245,18 @@ class SweepUnderTest:
                 return self.has_begun
         return self.has_begun
 
-    def send(self, number: int, *, to_group: bool = False) -> None:
-        """Send a signal to the command, and to nothing else, or to its whole process group."""
-        if not to_group:
+    def send(self, number: int, to: str = COMMAND) -> None:
+        """Send a signal to one of `WHOM`."""
+        if self.wait(0) is not None:
+            return
+        if to == COMMAND:
             self._command.send_signal(number)
-        elif self.wait(0) is None:
+        elif to == GROUP:
             os.killpg(self._command.pid, number)
+        else:
+            for process in self.processes.alive:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
 
     def at_work(self) -> dict[int, psutil.Process]:
         """The worker process of each running trial: the one whose output is the trial's log."""

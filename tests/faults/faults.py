@@ -19,7 +19,7 @@ import psutil
 from sweep.workers.signals import ENDING
 from tests import tiny
 from tests.faults import states
-from tests.faults.campaign import ALONE, DRAWN_ALONE, SweepUnderTest, write_space
+from tests.faults.campaign import ALONE, DRAWN_ALONE, WHOM, SweepUnderTest, write_space
 from tests.faults.mlflow_server import MlflowServer
 from tests.faults.short_of_memory import end_for_memory
 from tests.faults.small_disk import SmallDisk
@@ -141,14 +141,20 @@ def one_worker(course: Course, chance: random.Random, tally: Tally) -> None:
 
 
 def signals(course: Course, chance: random.Random, tally: Tally) -> None:
-    """Signals in turn, to the command and to its group, at random moments; then it goes on."""
+    """Signals in turn, to one, some and all of its processes, at random moments; then it goes on.
+
+    Every other time a second one follows, at any moment of the end.
+    """
 
     def stop(sweep: SweepUnderTest) -> None:
-        number = ENDING[tally.n_injected // 2 % len(ENDING)]
-        to_group = tally.n_injected % 2 == 1
-        whom = "the command's group" if to_group else "the command"
-        tally.injected(sweep, f"{number.name} to {whom} {_at_work(sweep)}")
-        sweep.send(number, to_group=to_group)
+        number = ENDING[tally.n_injected % len(ENDING)]
+        whom = WHOM[tally.n_injected % len(WHOM)]
+        is_twice = tally.n_injected % 2 == 1
+        words = f"{number.name} to {whom}{', twice' if is_twice else ''}"
+        tally.injected(sweep, f"{words} {_at_work(sweep)}")
+        sweep.send(number, whom)
+        if is_twice and sweep.wait(chance.uniform(0.0, 4.0)) is None:
+            sweep.send(number, whom)
         code = sweep.wait(HEARD_WITHIN_SECONDS)
         if code is None:
             tally.is_wrong(f"{number.name} has not ended it in {HEARD_WITHIN_SECONDS:.0f} s")

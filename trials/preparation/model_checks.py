@@ -119,6 +119,8 @@ def _wrong_weights(file: Path) -> str | None:
             header = json.loads(stream.read(length)) if 2 <= length <= size - 8 else None
     except FileNotFoundError:
         return f"{file.name} is missing"
+    except PermissionError:  # safetensors writes files that their owner alone may read
+        return f"{file.name} may not be read by this user (chmod a+r)"
     except ValueError:
         header = None
     if header is None:

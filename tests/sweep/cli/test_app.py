@@ -66,3 +66,52 @@ os._exit(0)
 def test_a_signal_that_python_drops_is_heard_again(tmp_path: Path) -> None:
     done = hit_while_it_imports(tmp_path, DROPS)
     assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
+
+
+HITS_EARLY = """
+import os, signal, sys
+class Hit:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Hit())
+"""
+
+
+@pytest.mark.parametrize("module", ["sweep.workers.signals", "sweep.cli.commands"])
+def test_a_ctrl_c_before_others_are_heard_is_told_in_words_too(tmp_path: Path, module: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HITS_EARLY.format(module=module))
+    done = hit_while_it_imports(tmp_path, "import sys; sys.exit('reached typer')")
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
+
+
+ASKS_LATE = """
+import atexit, os, sys
+atexit.register(os.kill, os.getpid(), {number})
+sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
+def test_a_signal_when_all_is_done_does_not_change_the_exit_code(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    done = hit_while_it_imports(tmp_path, ASKS_LATE.format(number=int(number)))
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+ASKS_TWICE = """
+import atexit, os, signal
+atexit.register(os.kill, os.getpid(), {number})
+os.kill(os.getpid(), {number})
+"""
+
+
+@pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
+def test_who_asks_again_while_a_command_ends_gets_no_traceback(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    done = hit_while_it_imports(tmp_path, ASKS_TWICE.format(number=int(number)))
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import typer
 
 import sweep.errors
 from sweep.cli import app, commands
+from sweep.cli.errors import errors_in_words
 from sweep.errors import SweepFailed
 from trials.config import ConfigError, DataError
 from trials.models.smollm2 import ModelError
@@ -45,6 +47,14 @@ def test_what_a_user_got_wrong_is_told_in_words(
     with pytest.raises(SystemExit, match="2"):
         app.main()
     assert "search.rank: must be above 0." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_file_that_this_user_may_not_use_is_told_in_words(number: int) -> None:
+    words = errors_in_words(OSError(number, "Not allowed", "out/tiny/lock"))
+    assert words is not None
+    assert words.startswith("out/tiny/lock: must be open to this user, but is not: Not allowed.")
+    assert errors_in_words(OSError(number, "Not allowed")) is None  # no file's
 
 
 def test_a_plain_value_error_gets_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState, create_trial
 
 from sweep.errors import StudyError
+from sweep.report import charts
 from sweep.report.charts import N_CURVES, N_POINTS, thinned
 from sweep.report.page import page
 from sweep.report.sections import beyond_noise, saved_seconds
@@ -41,6 +42,8 @@ def add(
     outcome: Outcome,
     losses: list[float],
     reason: str = "So it was.",
+    told: int = 0,
+    ended: datetime | None = None,
     **params: Any,
 ) -> None:
     """An ended trial, as a sweep leaves it in its study: 100 s for each evaluation."""
@@ -53,6 +56,7 @@ def add(
         "outcome": outcome,
         "outcome_reason": reason,
         "result": {**seconds, "best": epoch},
+        **({"told": [told]} if told else {}),
     }
     if best is not None:
         known["eval_loss_best"] = best
@@ -66,7 +70,7 @@ def add(
         intermediate_values=dict(enumerate(losses, start=1)),
     )
     trial.datetime_start = BEGAN + timedelta(minutes=number)
-    trial.datetime_complete = BEGAN + timedelta(minutes=number + 3)
+    trial.datetime_complete = ended or BEGAN + timedelta(minutes=number + 3)
     study.add_trial(trial)
 
 
@@ -221,6 +225,19 @@ def test_a_sweep_that_has_just_begun_has_a_page(folder: Path, study: optuna.Stud
     html = page(read_sweep(folder))
     assert "No winner: no trial has reached" in html
     assert figures(html) == []
+
+
+def test_ends_keep_their_order_though_the_clock_was_set_back(
+    folder: Path, study: optuna.Study
+) -> None:
+    for told, (hours, loss) in enumerate([(2, 1.9), (-1, 1.7), (1, 1.5)], start=1):
+        ended = BEGAN + timedelta(hours=hours)
+        add(study, "completed", [loss] * 4, told=told, ended=ended, rank=8, learning_rate=1e-4)
+    sweep = read_sweep(folder)
+    (line,) = charts.best_by_trial(sweep)["data"]
+    assert (line["x"], line["y"]) == ([1, 2, 3, 3], [1.9, 1.7, 1.5, 1.5])
+    (line,) = charts.best_by_time(sweep)["data"]
+    assert line["x"] == [2.0, 2.0, 2.0, 2.0]
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:

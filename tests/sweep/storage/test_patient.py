@@ -6,12 +6,15 @@ import resource
 import sqlite3
 import threading
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.trial import create_trial
 
 from sweep.errors import StudyAway
+from sweep.storage.optuna_private import trial_id_of
 from sweep.storage.patient import Patience, PatientStorage, own_storage, storage_url
 
 
@@ -35,6 +38,19 @@ def test_writes_wait_for_a_database_that_is_locked(tmp_path: Path) -> None:
         "The study cannot be written: database is locked. Waiting …",
         "The study can be written again.",
     ]
+
+
+def test_no_trial_ends_before_it_began_though_the_clock_was_set_back(tmp_path: Path) -> None:
+    storage = PatientStorage(storage_url(tmp_path), Patience())
+    study = optuna.create_study(storage=storage)
+    begins = datetime.now() + timedelta(hours=1)
+    study.enqueue_trial({})
+    study.ask()
+    with sqlite3.connect(tmp_path / "study.db") as database:
+        database.execute("UPDATE trials SET datetime_start = ?", [f"{begins}"])
+    storage.end_trial(trial_id_of(study.trials[0]), create_trial(value=1.0))
+    (ended,) = study.trials
+    assert ended.duration == timedelta()
 
 
 def test_nobody_waits_once_the_sweep_is_to_end(tmp_path: Path) -> None:

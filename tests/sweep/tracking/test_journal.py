@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,26 @@ def test_another_process_finds_what_is_not_sent_in_order(path: Path) -> None:
     put(journal, 1, 2, 3)
     send(journal, 1)
     assert unsent(path) == [2, 3]
+
+
+def test_no_event_is_before_an_earlier_one_though_the_clock_was_set_back(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    for seconds, n_sent in ((0, 1), (-3600, 0), (-1800, 3), (-7200, 0)):  # a process each
+        journal = Journal(path)
+        monkeypatch.setattr(time, "time", lambda seconds=seconds: now + seconds)
+        put(journal, 0)
+        put(journal, 1)
+        send(journal, n_sent)
+    *_, (first, last) = [(event.time, journal.now()) for event in [journal.first()] if event]
+    assert round(now * 1000) <= first <= last
+
+
+def test_a_marker_of_an_earlier_version_has_no_time(path: Path) -> None:
+    path.with_suffix(".sent").write_text("7 close")
+    journal = Journal(path)
+    assert (journal.sequence, journal.last_kind) == (7, "close")
 
 
 def test_a_file_without_unsent_events_is_empty_and_numbers_go_on(path: Path) -> None:

@@ -149,6 +149,40 @@ def test_a_signal_to_the_group_of_a_command_does_not_reach_ray(name: str) -> Non
     assert done.stdout.decode() == f"Ray lives {int(getattr(signal, name))}\n", done.stderr.decode()
 
 
+HIT_ALL = """
+import psutil, signal
+from sweep.workers import connection
+from sweep.workers.signals import ENDING
+import ray
+
+@ray.remote
+def child():  # as a worker's peers are
+    import subprocess, time
+    started = subprocess.Popen(["sleep", "60"])
+    time.sleep(3)
+    ended = started.poll()
+    started.kill()
+    return ended
+
+connection.connect(n_cpu_workers=1)
+ended = child.remote()
+while "sleep" not in [p.name() for p in psutil.Process().children(recursive=True)]:
+    pass
+started = psutil.Process().children(recursive=True)
+for process in started:
+    for number in ENDING:
+        process.send_signal(number)
+print(ray.get(ended, timeout=30))
+connection.disconnect()
+print(psutil.wait_procs(started, timeout=3)[1])
+"""
+
+
+def test_signals_to_every_process_as_of_systemd_reach_none_of_ray() -> None:
+    done = subprocess.run([sys.executable, "-c", HIT_ALL], capture_output=True, check=False)
+    assert done.stdout.decode() == "None\n[]\n", done.stderr.decode()
+
+
 KILLED = """
 import psutil, time
 from sweep.errors import SweepFailed

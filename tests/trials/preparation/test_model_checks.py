@@ -41,6 +41,20 @@ def test_every_shard_that_is_missing_or_cut_is_named(sharded: Path) -> None:
         check_folder(model_config(sharded))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_weights_of_somebody_else_that_are_closed_are_named(sharded: Path) -> None:
+    for folder in (sharded, *sharded.parents)[:4]:  # up to pytest's own
+        folder.chmod(0o755)
+    first = shards(sharded)[0]
+    first.chmod(0o600)  # as safetensors writes them
+    os.seteuid(65534)
+    try:
+        with pytest.raises(ConfigError, match=f"{first.name} may not be read by this user"):
+            check_folder(model_config(sharded))
+    finally:
+        os.seteuid(0)
+
+
 @pytest.mark.parametrize("size", [0, 4, 100])
 def test_weights_cut_within_their_header_are_told(
     tiny_base: Path, tmp_path: Path, size: int

@@ -27,6 +27,8 @@ _MENDS = {
     errno.ESTALE: "Mount its file system anew.",
 }
 """What a place lacks, not the program."""
+_WHEN_WRITTEN = (*_FULL, errno.EFBIG, errno.EBADF, errno.EIO)
+"""These come without a file's name."""
 _GPU_LOST = (
     "GPU is lost",
     "has fallen off the bus",
@@ -71,7 +73,9 @@ def place_in_words(error: OSError) -> str | None:
     mend = _MENDS.get(error.errno or 0)
     if isinstance(error, FileNotFoundError) and _NO_TEMPORARY in str(error):
         return f"{error.strerror}. Set TMPDIR to a folder that can be written."
-    where = error.filename if error.filename is not None else "Output"
+    if error.filename is None and error.errno not in _WHEN_WRITTEN:
+        return None  # of a process or a socket
+    where = "Output" if error.filename is None else error.filename
     return mend and f"{where}: {error.strerror}. {mend}"
 
 

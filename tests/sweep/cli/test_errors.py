@@ -53,7 +53,7 @@ def test_what_a_user_got_wrong_is_told_in_words(
 def test_a_file_that_this_user_may_not_use_is_told_in_words(number: int) -> None:
     words = errors_in_words(OSError(number, "Not allowed", "out/tiny/lock"))
     assert words is not None
-    assert words.startswith("out/tiny/lock: must be open to this user, but is not: Not allowed.")
+    assert words.startswith("out/tiny/lock: Not allowed. Ask its owner")
     assert errors_in_words(OSError(number, "Not allowed")) is None  # no file's
 
 

@@ -91,7 +91,9 @@ def print_json(value: Any) -> None:
 
 def print_file(text: str) -> None:
     """Print what becomes a file, so that it is the same in every locale."""
-    typer.echo(cleaned(text).encode(), nl=False)
+    text = cleaned(text)
+    # A notebook, or whoever redirects it, may have a stream of characters alone.
+    typer.echo(text.encode() if hasattr(sys.stdout, "buffer") else text, nl=False)
 
 
 def print_yaml(text: str) -> None:

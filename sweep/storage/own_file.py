@@ -9,6 +9,7 @@ from optuna.storages._rdb import models
 from sweep.errors import StudyError
 from sweep.folder import layout
 from sweep.storage.copied import copy_into
+from sweep.storage.sqlite import address_of
 
 PATIENCE_SECONDS = 5.0
 """For another process that holds the file."""
@@ -26,6 +27,7 @@ def see_study(folder: Path, name: str, *, every_page: bool = True) -> None:
         StudyError: It cannot; nothing was changed.
     """
     path = folder / layout.STUDY
+    address_of(path)
     if why := _why_not(path, name, has_results=layout.has_results(folder), every_page=every_page):
         raise StudyError(
             f"{path}: must hold the study {name} of the sweep's trials, but {why}. Restore it from "
@@ -71,8 +73,9 @@ def why_unusable(path: Path) -> str | None:
 
 
 def _in_words(error: sqlite3.Error) -> str:
-    is_held = "locked" in str(error)
-    return f"another program holds it ({error}): close that one" if is_held else str(error)
+    if "locked" in str(error):
+        return f"another program holds it ({error}): close that one"
+    return str(error).replace("file is", "it is")
 
 
 def study_names(path: Path) -> list[str]:

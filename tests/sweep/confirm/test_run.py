@@ -76,6 +76,7 @@ def test_on_a_cluster_that_grows_it_has_more_slots_but_no_more_than_runs(
     folder: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
+    monkeypatch.setattr(connection, "check_address", lambda: None)
     places = iter([1, 3, 8])
     monkeypatch.setattr(connection, "gpu_places", lambda per_trial: next(places))
     found: list[int] = []

@@ -49,7 +49,7 @@ def test_all_sweeps_are_there_the_latest_first(output: Path) -> None:
 def test_the_list_in_words(output: Path) -> None:
     words = " ".join(printed(output).split())
     assert "eval loss 1.5000 (trial 0)" in words
-    assert "file is not a database" in words
+    assert "it is not a database" in words
 
 
 def test_a_running_sweep_is_said_to_run(output: Path) -> None:

@@ -106,5 +106,5 @@ def test_a_folder_without_a_study_or_with_a_broken_one_is_said(tmp_path: Path) -
     with pytest.raises(StudyError, match="has no study.db"):
         read_sweep(tmp_path)
     (tmp_path / "study.db").write_text("no database")
-    with pytest.raises(StudyError, match="cannot be read"):
+    with pytest.raises(StudyError, match="but it is not a database"):
         read_sweep(tmp_path)

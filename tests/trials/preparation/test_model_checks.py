@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,9 @@ def test_every_shard_that_is_missing_or_cut_is_named(sharded: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_weights_of_somebody_else_that_are_closed_are_named(sharded: Path) -> None:
-    for folder in (sharded, *sharded.parents)[:4]:  # up to pytest's own
-        folder.chmod(0o755)
+    for folder in (sharded, *sharded.parents):
+        if folder.is_relative_to(tempfile.gettempdir()) and folder.stat().st_mode & 0o777 == 0o700:
+            folder.chmod(0o755)
     first = shards(sharded)[0]
     first.chmod(0o600)  # as safetensors writes them
     os.seteuid(65534)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from sweep.screen.in_ascii import write_forms
+from sweep.screen.output import tolerant
 from trials.config import UserError
 
 _SWITCHES = ("PYTHONWARNINGS", "PYTHONOPTIMIZE", "PYTHONDEVMODE", "PYTHONINSPECT")
@@ -29,6 +30,8 @@ def begin() -> None:
         _begin_anew()
     # Of this process alone: what is started writes to files and to us, in UTF-8.
     os.environ.pop("PYTHONIOENCODING", None)
+    # What is said beside a result must not cost it.
+    sys.stderr = tolerant(sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             write_forms(stream)

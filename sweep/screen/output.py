@@ -15,7 +15,7 @@ def dropped_if_it_fails() -> Iterator[None]:
     What a command prints for its own sake, as `sweep best` does, must fail instead.
     """
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = map(_tolerant, before)
+    sys.stdout, sys.stderr = map(tolerant, before)
     try:
         yield
     finally:
@@ -31,8 +31,11 @@ class _Tolerant(io.FileIO):
         return len(data)
 
 
-def _tolerant(stream: TextIO) -> TextIO:
-    """The same file without a buffer, which would keep what failed and fail again at the end."""
+def tolerant(stream: TextIO) -> TextIO:
+    """The same file, which drops what cannot be written.
+
+    It has no buffer, which would keep what failed and fail again at the end.
+    """
     if not isinstance(stream, io.TextIOWrapper):  # none, or a notebook's
         return stream
     try:

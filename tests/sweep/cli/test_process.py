@@ -109,3 +109,12 @@ def test_a_current_folder_that_is_gone_is_told(tmp_path: Path) -> None:
     done = given("list", shell=shell, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(b"The current folder must be there")
+
+
+@pytest.mark.parametrize("error", ["2>&-", "2>/dev/full"])
+def test_words_beside_a_result_do_not_cost_it(error: str, tmp_path: Path) -> None:
+    rows = [json.dumps({"text": f"row {number} of some"}) for number in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    done = given("init", "rows.jsonl", "-", shell=f"{{}} {error}", cwd=tmp_path)
+    assert done.returncode == 0
+    assert b"base_model:" in done.stdout

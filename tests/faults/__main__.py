@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sweep.workers.signals import ENDING
-from tests.faults.faults import FAULTS, inject, lay_out
+from tests.faults.course import lay_out
+from tests.faults.faults import FAULTS, inject
 from tests.faults.tally import Tally
 
 COLUMNS = "fault       number  sweeps  trials lost  wrong states  processes left  seconds"

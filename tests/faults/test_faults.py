@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from tests.faults.faults import Course, away, lay_out, on_postgres
+from tests.faults.course import Course, lay_out
+from tests.faults.outside import away, on_postgres
 from tests.faults.tally import Tally
 from tests.servers.postgresql import PASSWORD, programs_dir
 

@@ -31,7 +31,8 @@ from sweep.storage.patient import Patience, PatientStorage
 from sweep.study.budget import Budget
 from sweep.study.opening import Written, open_study
 from sweep.study.sweep import Sweep
-from trials.config import GOES_ON, EvalPoint, ModelConfig, Stop, TrialConfig, TrialResult
+from tests.tiny import model_config
+from trials.config import GOES_ON, EvalPoint, Stop, TrialConfig, TrialResult, short_trial
 from trials.evaluation.row_nlls import as_text
 
 SAMPLERS = ("tpe", "gp", "qmc", "random", "grid")
@@ -77,31 +78,8 @@ def space_of(
 
 def resolve(number: int, values: Mapping[str, Any], evaluate_base: bool) -> TrialConfig:
     """A configuration of no model: `Trials` make up its losses."""
-    model = ModelConfig(
-        name="none",
-        revision=None,
-        quantization="nf4",
-        compute_dtype="auto",
-        backend="transformers",
-        max_length=64,
-        trust_remote_code=False,
-    )
-    return TrialConfig(
-        number=number,
-        model=model,
-        data_dir="",
-        output_dir="",
-        gpus_per_trial=1,
-        micro_batch_size=1,
-        optimizer="adamw",
-        n_evaluations=N_EVALUATIONS,
-        eval_batch_size=1,
-        evaluate_base=evaluate_base,
-        checkpoint_minutes=10.0,
-        stall_minutes=10.0,
-        seed=0,
-        **values,
-    )
+    settings = {"number": number, "evaluate_base": evaluate_base, "n_evaluations": N_EVALUATIONS}
+    return short_trial(model_config(Path("none")), **settings | dict(values))
 
 
 def evaluation(config: TrialConfig, index: int) -> EvalPoint:

@@ -64,7 +64,7 @@ def without_a_table(path: Path) -> None:
         (Path.unlink, "is gone"),
         (emptied, "is empty (0 bytes)"),
         (cut, ""),
-        (scribbled, "file is not a database"),
+        (scribbled, "it is not a database"),
         (overwritten, ""),
         (another, "is another database"),
         (of_another_study, "has only other"),

@@ -148,7 +148,7 @@ def test_an_mlflow_json_that_cannot_be_read_is_told_and_stays(tmp_path: Path, te
     [
         (lambda path: path.write_bytes(b""), "is empty"),
         (Path.unlink, "is gone"),
-        (lambda path: path.write_text("no database" * 99), "file is not a database"),
+        (lambda path: path.write_text("no database" * 99), "it is not a database"),
         (lambda path: path.write_bytes(path.read_bytes()[:99_000]), "malformed|damaged"),
     ],
 )

@@ -31,7 +31,19 @@ def end_for_memory(process: psutil.Process, seconds: float = 60.0) -> bool:
     finally:
         if _runs(process):
             (root / "cgroup.procs").write_text(str(process.pid))
-        group.rmdir()
+        _remove(group)
+
+
+def _remove(group: Path, seconds: float = 10.0) -> None:
+    """Remove a control group, which is busy until its last process has been waited for."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return group.rmdir()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def _runs(process: psutil.Process) -> bool:

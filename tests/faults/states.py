@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from optuna.trial import FrozenTrial, TrialState
 from safetensors.numpy import load_file
 
+from sweep.storage.attributes import is_paused
 from tests.faults.campaign import NAME, SweepUnderTest
 
 KEEP_ADAPTERS = 3
@@ -187,7 +188,7 @@ def running(sweep: SweepUnderTest) -> Iterator[str]:
     """Trials and runs that are said to run, of a sweep that does not."""
     if _has_study(sweep):
         for trial in study_of(sweep).trials:
-            if trial.state is TrialState.RUNNING:
+            if trial.state is TrialState.RUNNING and not is_paused(trial):
                 yield f"trial {trial.number} is RUNNING in the study"
     if sweep.mlflow_db is None or sweep.mlflow_db.exists():
         for run in _runs(sweep):

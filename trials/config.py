@@ -184,7 +184,12 @@ class TrialConfig:
     """Whether routed experts are adapted too."""
     objective: Objective = BY_EVAL_LOSS
     row_nlls_at: tuple[int, ...] = ()
-    """Indices: the first evaluation from each on reports the loss of each eval row too."""
+    """Indices: the first evaluation from each on reports each eval row's loss, however good it is.
+    """
+    measured_rows: str = ""
+    """Instead of training: the split of `data_dir` that an adapter is measured on; empty: train."""
+    measured_adapter: str = ""
+    """The folder of that adapter; empty: the base model is measured alone."""
     most_rows: int | None = None
     """Of a micro-batch, however short its rows; None: no limit but its tokens."""
 
@@ -281,14 +286,21 @@ class EvalPoint:
     """Peak since the trial began; None on a CPU."""
     seconds: float
     """Since the trial began."""
+    tokens: int | None = None
+    """Trained on since the trial began, padding apart; None at index 0, and where an earlier
+    version counted none."""
     score: float | None = None
     """The objective, where that is a metric: NaN where the eval loss is not finite, since then it
     is not measured. None: the objective is the eval loss."""
+    eval_loss_error: float | None = None
+    """Standard error of the eval loss by the choice of rows, in nats; of a final evaluation alone.
+    """
     gpu_busy: float | None = None
     """Share of training since the evaluation before in which a kernel ran on the (first) GPU, other
     processes' included; None on a CPU, in a slice of MIG, and in less than a second."""
     row_nlls: str | None = None
-    """Nats of each row of the eval sample (`trials.evaluation.row_nlls`), where asked for."""
+    """Nats of each row of the eval sample (`trials.evaluation.row_nlls`): of the base model, of the
+    best evaluation so far, and where peers are compared. None of all others, and with Unsloth."""
 
     @property
     def value(self) -> float:

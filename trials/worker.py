@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from trials.config import EvalPoint, Fault, ModelConfig, Stop, TrialConfig, TrialResult
@@ -84,7 +84,7 @@ class TrialThread:
 
                 def report(point: EvalPoint) -> Stop | None:
                     see_whole(rows)  # of changed ones nothing may reach the study
-                    print(json.dumps(asdict(point)), flush=True)
+                    print(json.dumps(asdict(replace(point, row_nlls=None))), flush=True)
                     watchdog.stand_by()  # the answer is not the trial's to give
                     self.events.put(Reported(config.number, point))
                     verdict = self._verdicts.get()

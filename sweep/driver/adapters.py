@@ -12,9 +12,10 @@ from typing import Any
 from sweep.events import Tracker
 from sweep.export.model_card import base_class, rendered_with
 from sweep.folder import layout
+from sweep.results.final import read_final
 from sweep.study.ended import StoredTrial
 from sweep.study.sweep import Sweep
-from trials.config import GOES_ON, TrialResult
+from trials.config import GOES_ON, TrialResult, UserError
 from trials.trial_folder import ADAPTER, CHECKPOINT, CONFIG, TOKENIZER_CONFIG
 from trials.whole_file import link_or_copy
 
@@ -90,10 +91,19 @@ class Adapters(Tracker):
         with suppress(OSError):
             self._drop_all_but_the_best()
         with suppress(OSError):
-            ranked = self._sweep.ranked(1)
-            if ranked and ranked[0].number != self._number_in_best():
-                self._write_best(ranked[0])
+            winner = self._winner()
+            if winner is not None and winner.number != self._number_in_best():
+                self._write_best(winner)
         self._remove_leftovers()
+
+    def _winner(self) -> StoredTrial | None:
+        """By the final evaluation, as far as there is one."""
+        ranked = self._sweep.ranked()
+        if not self._sweep.objective.is_eval_loss:
+            return ranked[0] if ranked else None
+        with suppress(UserError):
+            ranked = read_final(self._output_dir).decided(ranked)
+        return ranked[0] if ranked else None
 
     def trial_ended(self, number: int, result: TrialResult) -> None:
         """Let the trial's adapter take its place among the best."""

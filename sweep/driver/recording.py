@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -22,10 +21,11 @@ from sweep.folder import layout
 from sweep.report.charts import curve_values, value_range
 from sweep.report.page import write_report
 from sweep.report.plots import write_plots
-from sweep.report.sections import beyond_noise
-from sweep.results.reading import read_sweep
+from sweep.results.conclusion import Conclusion, conclude
+from sweep.results.reading import StoredSweep, read_sweep
 from sweep.screen.summary import summary_text
 from sweep.space.space import Space
+from sweep.study.ended import StoredTrial
 from sweep.study.summary import Summary
 from sweep.study.sweep import Sweep
 from sweep.text.trials import SHOWN
@@ -33,6 +33,8 @@ from sweep.tracking import run_data
 from sweep.tracking.description import Describer, as_markdown
 from sweep.tracking.location import artifacts_dir, command, own_database, page_of, where
 from sweep.tracking.registry import TASK
+from trials.config import Objective
+from trials.trial_folder import ADAPTER
 
 if TYPE_CHECKING:
     from sweep.tracking.mlflow_tracker import MlflowTracker
@@ -65,7 +67,6 @@ class SweepRecording:
         self, job: Job, sweep: Sweep, console: Console, say: Callable[[str], None]
     ) -> None:
         self._job, self._sweep, self._console, self._say = job, sweep, console, say
-        self._began = time.monotonic()
 
     def open(self) -> Sequence[Tracker]:
         """Open MLflow and the adapters; they hear of what a killed process did not tell."""
@@ -93,7 +94,7 @@ class SweepRecording:
         return [tracker, self._adapters, describe]
 
     def _summary(self) -> Summary:
-        return summary_of(self._job, self._sweep, wall_seconds=time.monotonic() - self._began)
+        return summary_of(self._job, self._sweep)
 
     def close(self, ending: Ending) -> Ending:
         status, failure = ending
@@ -101,8 +102,9 @@ class SweepRecording:
             self._adapters.put_right()
             with suppress(StudyAway):
                 self._sweep.note(STATES[status], failure or "")
-            summary = self._summary()
-            self._close_tracker(status, summary)
+            stored, found = self._read_again()
+            summary = self._concluded(found)
+            self._close_tracker(status, summary, stored, found)
             self._console.print(summary_text(summary))
         except StudyAway as error:  # best/ and the summary are the next run's
             failure = failure or str(error)
@@ -114,22 +116,39 @@ class SweepRecording:
             self._console.print(failure, style="bold red", markup=False)
         return status, failure
 
-    def _close_tracker(self, status: Status, summary: Summary) -> None:
-        """Send MLflow the end of the sweep, with its report and the winner."""
-        job, tracker = self._job, self._tracker
-        page, plots, noise, shown = None, [], "", None
+    def _read_again(self) -> tuple[StoredSweep | None, Conclusion | None]:
+        """Read what the sweep has come to; a sweep must end in order whatever becomes of that."""
         try:
             # This process holds the folder yet, but the sweep has ended, and the report says how.
-            stored = replace(read_sweep(job.output_dir, job.storage), held_by=None)
-            if found := curve_values(stored.trials):
-                shown = value_range(found, stored.objective)
-            plots = write_plots(stored)
-            noise = beyond_noise(stored) if summary.winner else ""
-            page = write_report(stored)
-        except Exception as error:  # a sweep must end in order whatever becomes of its report
-            again = command("report", job.output_dir)
-            self._say(f"{layout.REPORT} was not written: {error}. Try again: {again}")
-        text = as_markdown(summary, noise=noise, plots=plots)
+            stored = replace(read_sweep(self._job.output_dir, self._job.storage), held_by=None)
+            return stored, conclude(stored)
+        except Exception as error:
+            self._no_report(error)
+            return None, None
+
+    def _no_report(self, error: Exception) -> None:
+        again = command("report", self._job.output_dir)
+        self._say(f"{layout.REPORT} was not written: {error}. Try again: {again}")
+
+    def _close_tracker(
+        self,
+        status: Status,
+        summary: Summary,
+        stored: StoredSweep | None,
+        conclusion: Conclusion | None,
+    ) -> None:
+        """Send MLflow the end of the sweep, with its report and the winner."""
+        job, tracker = self._job, self._tracker
+        page, plots, shown = None, [], None
+        if stored is not None:
+            try:
+                if found := curve_values(stored.trials):
+                    shown = value_range(found, stored.objective)
+                plots = write_plots(stored)
+                page = write_report(stored)
+            except Exception as error:
+                self._no_report(error)
+        text = as_markdown(summary, plots=plots)
         winner, name = summary.winner, job.space.settings.register_as
         if winner is not None and name is not None:
             objective = job.space.objective
@@ -142,10 +161,21 @@ class SweepRecording:
                 "sweep": job.space.name,
                 "base_model": job.space.settings.base_model,
             }
+            if conclusion is not None:
+                tags["certainty"] = conclusion.certainty
             tracker.register(name, winner.number, tags, as_markdown(summary))
-        tracker.close_sweep(status, _winner(summary), text, page, plots, shown)
+        about = None if winner is None else _about(winner, job.space.objective)
+        tracker.close_sweep(status, about, text, page, plots, shown)
         if tracker.registered is not None:
             self._say(f"Registered the winner as {tracker.registered}")
+
+    def _concluded(self, found: Conclusion | None) -> Summary:
+        summary = self._summary()
+        if found is None:
+            return summary
+        folder = layout.trial_dir(self._job.output_dir, found.winner.number)
+        chosen = found.winner if (folder / ADAPTER).is_dir() else None
+        return replace(summary, chosen=chosen, conclusion=found.words)
 
     def break_off(self) -> None:
         self._tracker.close_sweep(
@@ -186,10 +216,7 @@ def _parent_tags() -> dict[str, str]:
     return versions | {"version.python": platform.python_version()}
 
 
-def _winner(summary: Summary) -> dict[str, object] | None:
-    winner, objective = summary.winner, summary.objective
-    if winner is None:
-        return None
+def _about(winner: StoredTrial, objective: Objective) -> dict[str, object]:
     return {
         "trial": winner.number,
         "eval_loss": winner.eval_loss,
@@ -198,7 +225,7 @@ def _winner(summary: Summary) -> dict[str, object] | None:
     }
 
 
-def summary_of(job: Job, sweep: Sweep, *, wall_seconds: float) -> Summary:
+def summary_of(job: Job, sweep: Sweep) -> Summary:
     best_dir = job.output_dir / layout.BEST
     return Summary(
         name=job.space.name,
@@ -207,7 +234,7 @@ def summary_of(job: Job, sweep: Sweep, *, wall_seconds: float) -> Summary:
         base_eval_loss=sweep.base.eval_loss,
         best_dir=best_dir if best_dir.exists() else None,
         see_it_all=_see_it_all(job.output_dir),
-        wall_seconds=wall_seconds,
+        wall_seconds=sweep.wall_seconds(),
         n_waiting=sweep.n_waiting(),
         n_paused=sweep.n_paused(),
         report=job.output_dir / layout.REPORT,

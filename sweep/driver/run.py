@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sweep.driver import preparation
+from sweep.driver.final import Finish
 from sweep.driver.interrupt import StopSignals, ends_in_order
 from sweep.driver.job import EXIT_CODES, STATES, Ending, Job, Options
 from sweep.driver.recording import SweepRecording, new_tracker, summary_of
@@ -60,19 +61,20 @@ def run(space: Space, options: Options, console: Console, events: Events | None 
         note_run(output_dir)
         write_whole(output_dir / layout.SPACE, job.space.text)
         if events is not None:
-            summary = summary_of(job, sweep, wall_seconds=0.0)
+            summary = summary_of(job, sweep)
             events.sweep_started(summary, output_dir, job.space.settings)
         settings = job.space.settings.budget.model_dump()
-        budget = Budget(**settings, objective=job.space.objective)
+        finish = Finish(job, sweep, say=console.print)
+        budget = Budget(**settings, objective=job.space.objective, reserve=finish.reserve)
         enough = budget.why_enough(sweep, sweep.n_ended() + sweep.n_paused())
-        if enough is not None and not sweep.n_paused():
+        if enough is not None and not sweep.n_paused() and not finish.is_due:
             words = f"{budget.in_words(enough)}; {enough.advice} to go on."
             console.print(f"{job.space.name}: {words}")
             status, failure = _end_in_order(job, sweep, console)
         else:
-            status, failure = _run_trials(job, sweep, budget, console, events)
+            status, failure = _run_trials(job, sweep, budget, finish, console, events)
         if events is not None:
-            summary = summary_of(job, sweep, wall_seconds=0.0)
+            summary = summary_of(job, sweep)
             events.sweep_ended(summary, STATES[status], EXIT_CODES[status], failure)
         return EXIT_CODES[status]
 
@@ -135,7 +137,7 @@ def _open_sweep(job: Job, say: Callable[[str], None]) -> Sweep:
 def _end_in_order(job: Job, sweep: Sweep, console: Console) -> Ending:
     """Bring best/ and MLflow to the end of the study, which a killed process had reached alone."""
     if not sweep.has_untold() and is_closed(job.output_dir):
-        console.print(summary_text(summary_of(job, sweep, wall_seconds=0.0)))
+        console.print(summary_text(summary_of(job, sweep)))
         return "FINISHED", None
     recording, stop = SweepRecording(job, sweep, console, console.print), StopSignals()
     with ends_in_order(stop, console.print):
@@ -145,7 +147,7 @@ def _end_in_order(job: Job, sweep: Sweep, console: Console) -> Ending:
 
 
 def _run_trials(
-    job: Job, sweep: Sweep, budget: Budget, console: Console, events: Events | None
+    job: Job, sweep: Sweep, budget: Budget, finish: Finish, console: Console, events: Events | None
 ) -> Ending:
     if sweep.n_ended() or sweep.n_waiting() or sweep.n_paused():
         paused = f", {sweep.n_paused()} paused" if sweep.n_paused() else ""
@@ -174,6 +176,8 @@ def _run_trials(
         stop=StopSignals(partial(is_asked_to_stop, job.output_dir)),
         progress=progress,
         screen=make_screen(console, progress, job.output_dir, events),
+        final=finish.evaluation,
     )
+    finish.say, finish.n_slots = session.screen.say, lambda: max(1, progress.usage.n_slots)
     job.storage.patience = Patience(session.screen.say, session.stop.heard.is_set)
     return session.run(sweep, SweepRecording(job, sweep, console, session.screen.say))

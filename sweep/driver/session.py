@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +25,7 @@ from sweep.screen.progress import Progress
 from sweep.space.space import Space
 from sweep.study.ask_tell import AskTell
 from sweep.study.budget import Budget
+from sweep.study.final import FinalEvaluation
 from sweep.workers import ray_folder
 from sweep.workers.devices import n_gpu_slots, n_workers
 from trials.config import ModelConfig
@@ -81,6 +83,8 @@ class Session:
     stop: StopSignals
     progress: Progress
     screen: Screen
+    final: Callable[[], FinalEvaluation | None] = lambda: None
+    """Asked for what is measured once all trials have ended."""
 
     def run(self, study: Study, recording: Recording) -> Ending:
         """Run the trials; whatever ends them, no process of Ray's is left.
@@ -95,12 +99,13 @@ class Session:
         with ends_in_order(self.stop, self.screen.say):
             try:
                 n_gpus = connection.connect(n_cpu_workers=n_cpu_workers)
-                runner = self._make_runner(n_gpus)  # its workers load while MLflow is opened
-                return self._run(study, recording, runner)
+                make = partial(self._make_runner, n_gpus)
+                runner = make(self.model)  # its workers load while MLflow is opened
+                return self._run(study, recording, runner, make)
             finally:
                 connection.disconnect()
 
-    def _make_runner(self, n_gpus: int) -> RayRunner:
+    def _make_runner(self, n_gpus: int, model: ModelConfig) -> RayRunner:
         from sweep.workers.connection import check_alive
         from sweep.workers.runner import RayRunner
 
@@ -112,7 +117,7 @@ class Session:
             return int(min(n_slots(), self.most_slots))
 
         runner = RayRunner(
-            self.model,
+            model,
             n_slots=n_slots_now,
             on_gpus=self.on_gpus,
             gpus_per_trial=self.space.settings.gpus_per_trial,
@@ -143,12 +148,18 @@ class Session:
         n_asked = n_gpu_slots(self.space, asked=self.gpus, there=max(self.gpus, n_gpus))
         return lambda: n_asked
 
-    def _run(self, study: Study, recording: Recording, runner: RayRunner) -> Ending:
+    def _run(
+        self,
+        study: Study,
+        recording: Recording,
+        runner: RayRunner,
+        make: Callable[[ModelConfig], RayRunner],
+    ) -> Ending:
         disk = DiskSpace(self.folder, self.trial_bytes, self.screen.say)
         hear = recording.open()
         study.trackers = [self.screen, *hear, ClearPruneRequests(self.folder), disk]
         try:
-            ending = self._run_loop(study, runner, disk)
+            ending = self._run_loop(study, runner, disk, make)
         except BaseException:  # a third Ctrl-C, or a fault of ours: no run is left RUNNING
             recording.break_off()
             raise
@@ -160,7 +171,13 @@ class Session:
             write_whole(self.folder / layout.TIMINGS, json.dumps(timings, indent=1))
         return ending
 
-    def _run_loop(self, study: Study, runner: RayRunner, disk: DiskSpace) -> Ending:
+    def _run_loop(
+        self,
+        study: Study,
+        runner: RayRunner,
+        disk: DiskSpace,
+        make: Callable[[ModelConfig], RayRunner],
+    ) -> Ending:
         """Run the trials; whatever ends them, no process and no running trial is left."""
         failure: str | None = None
         with self.screen:
@@ -171,6 +188,13 @@ class Session:
                 self.screen.say(f"{words[0].upper()}{words[1:]}{rest}.")
                 for event in runner.set_aside(until=self.stop.hurry.is_set):
                     loop.take(study, event)
+                final = None if self.stop.is_given() else self.final()
+                if final is not None:
+                    model = final.measurements[0].config.model
+                    if model != self.model:
+                        runner.shutdown()
+                        runner = make(model)
+                    self._measure(final, runner, disk)
             except (SweepFailed, StudyAway) as error:
                 failure = str(error)
             finally:
@@ -181,6 +205,12 @@ class Session:
             return "KILLED", failure
         failure = failure or study.why_failed()
         return ("FINISHED" if failure is None else "FAILED"), failure
+
+    def _measure(self, final: FinalEvaluation, runner: RayRunner, disk: DiskSpace) -> None:
+        """Make the final evaluation; what is not measured by the end of it, the next run is."""
+        loop.run(final, runner, Budget(None, None), self.stop.is_given, disk.has_room)
+        for failure in final.failures:
+            self.screen.say(f"Final evaluation: not measured: {failure}")
 
 
 def check_ray() -> None:

@@ -11,6 +11,7 @@ from sweep.folder.layout import (
     BEST,
     CONFIRM,
     DATA,
+    FINAL,
     JOURNAL,
     LOCK,
     MLFLOW,
@@ -31,10 +32,13 @@ from sweep.folder.layout import (
 )
 from trials.trial_folder import ADAPTER, CHECKPOINT, CONFIG, LOG, RESULT
 
-_FOLDERS = (DATA, TRIALS, BEST, PLOTS, ARTIFACTS, CONFIRM, ALONE, TUNE, f"{CONFIRM}/{TRIALS}")
+_FOLDERS = (
+    *(DATA, TRIALS, BEST, PLOTS, ARTIFACTS, CONFIRM, FINAL, ALONE, TUNE),
+    *(f"{CONFIRM}/{TRIALS}", f"{FINAL}/{TRIALS}"),
+)
 _FILES = (
     *(SWEEP, SPACE, STUDY, REPORT, TIMINGS, MLFLOW, MLFLOW_DATABASE, MLFLOW_SWEEP_ID, JOURNAL),
-    *(LOCK, STOP, SEEN, f"{CONFIRM}/{PLAN}"),
+    *(LOCK, STOP, SEEN, f"{CONFIRM}/{PLAN}", f"{FINAL}/{PLAN}"),
 )
 _FILES_OF_A_TRIAL = (CONFIG, LOG, CHECKPOINT, RESULT)
 

@@ -25,6 +25,7 @@ SEEN = "seen"  # tells a process whether it sees this folder
 # Folders with data of their own:
 CONFIRM = "confirm"  # and trials, and other things of a sweep's
 PLAN = "plan.json"  # in it: which run is which trial with which seed
+FINAL = "final"  # and its plan: which measurement is which trial's
 ALONE = "alone"  # of `sweep trial`
 TUNE = "tune"  # of trials under Ray Tune
 

@@ -11,11 +11,10 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from sweep.text.numbers import counted, ordinal
+from sweep.text.trials import seen
 from trials.config import EvalPoint, Objective
-from trials.evaluation.row_nlls import from_text
+from trials.evaluation.row_nlls import rows_of, standard_error
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -98,8 +97,8 @@ class Halving:
         if n_on == 0:
             missing = counted(self._min_peers + 1 - len(places), "more trial")
             return (
-                f"{self._objective.opening} {own.at.value:.4f} at {share:.0%} of its run; waits "
-                f"for {missing} to compare with."
+                f"{self._objective.opening} {own.at.value:.4f} at {share:.0%} of its run "
+                f"({seen(own.at)}); waits for {missing} to compare with."
             )
         if not self._is_resolved(own, places[n_on - 1]):
             return None
@@ -142,10 +141,11 @@ class Halving:
         places, share = self._places[rung], rung / self._n_evaluations
         sign = -1 if self._objective.direction == "maximize" else 1
         top = "the best one continues" if n_on == 1 else f"the top {n_on} continue"
+        own, last = places[place], places[n_on - 1]
         return (
-            f"{self._objective.opening} {sign * places[place].key:.4f} at {share:.0%} of its run: "
-            f"{ordinal(place + 1)} of {len(places)} at this point; {top} "
-            f"(cut-off {sign * places[n_on - 1].key:.4f})."
+            f"{self._objective.opening} {sign * own.key:.4f} at {share:.0%} of its run "
+            f"({seen(own.at)}): {ordinal(place + 1)} of {len(places)} at this share; {top}, "
+            f"down to trial {last.number} with {sign * last.key:.4f} ({seen(last.at)})."
         )
 
     def rung_of(self, number: int) -> int | None:
@@ -162,23 +162,8 @@ class Halving:
         """Whether one trial is worse than another by more than the eval rows' own scatter."""
         if own.key <= other.key:
             return False
-        error = standard_error(own.at, other.at)
+        if own.at.score is not None:
+            return True
+        mine, theirs = rows_of(own.at), rows_of(other.at)
+        error = standard_error(mine, theirs) if mine and theirs else None
         return error is None or own.key - other.key > self._standard_errors * error
-
-
-def standard_error(one: EvalPoint, other: EvalPoint) -> float | None:
-    """Return the standard error of the difference of two eval losses, in nats; None: not known.
-
-    Both trials were measured on the same rows, so the rows' own difficulty cancels: for n rows with
-    differences d in nats and T supervised tokens in all, √(n · var(d)) / T (a paired comparison;
-    Miller, "Adding Error Bars to Evals", arXiv 2411.00640, section 4.2).
-    """
-    if one.row_nlls is None or other.row_nlls is None or one.score is not None:
-        return None
-    mine, theirs = from_text(one.row_nlls), from_text(other.row_nlls)
-    if len(mine) != len(theirs) or len(mine) < 2 or not one.eval_loss > 0:
-        return None
-    apart = mine - theirs
-    n_tokens = mine.sum() / one.eval_loss
-    error = math.sqrt(len(apart) * float(np.var(apart, ddof=1))) / float(n_tokens)
-    return error if math.isfinite(error) and error > 0 else None

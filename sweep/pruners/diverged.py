@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from sweep.text.trials import seen
 from trials.config import EvalPoint
 
 
@@ -26,12 +27,12 @@ class Diverged:
         latest = curve[-1]
         if not latest.is_finite:
             return (
-                f"Not finite at step {latest.step}: eval loss {latest.eval_loss:.4g}, train loss "
+                f"Not finite after {seen(latest)}: eval loss {latest.eval_loss:.4g}, train loss "
                 f"{_shown(latest.train_loss)}."
             )
         if base_eval_loss is not None and latest.eval_loss > self._factor * base_eval_loss:
             return (
-                f"Eval loss {latest.eval_loss:.4f} at step {latest.step} is above "
+                f"Eval loss {latest.eval_loss:.4f} ({seen(latest)}) is above "
                 f"{self._factor:g} × the base model's {base_eval_loss:.4f}."
             )
         lowest_eval = min(point.eval_loss for point in curve)
@@ -44,7 +45,7 @@ class Diverged:
             and latest.train_loss > self._factor * lowest_train
         ):
             return (
-                f"Both losses at step {latest.step} are above {self._factor:g} × their lowest: "
+                f"Both losses, after {seen(latest)}, are above {self._factor:g} × their lowest: "
                 f"eval {latest.eval_loss:.4f} (lowest {lowest_eval:.4f}), "
                 f"train {latest.train_loss:.4f} (lowest {lowest_train:.4f})."
             )

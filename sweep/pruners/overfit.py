@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean
 
+from sweep.text.trials import seen
 from trials.config import BY_EVAL_LOSS, EvalPoint, Objective
 
 CLEARLY = 0.9
@@ -60,7 +61,7 @@ class Overfit:
         latest = curve[-1]
         rise = latest.eval_loss / best.eval_loss - 1
         return (
-            f"Eval loss {latest.eval_loss:.4f} at step {latest.step} is {rise:.1%} above its best "
+            f"Eval loss {latest.eval_loss:.4f} ({seen(latest)}) is {rise:.1%} above its best "
             f"({best.eval_loss:.4f} at step {best.step}), and over {self._min_rise:.1%} above it "
             f"{self._patience} times in a row, while train loss fell from {best.train_loss:.4f} to "
             f"{train_loss:.4f}{self._score_in_words(curve)}."

@@ -8,6 +8,7 @@ from sweep.pruners.diverged import Diverged
 from sweep.pruners.overfit import Overfit
 from sweep.space.settings import Pruning
 from sweep.space.space import Space
+from sweep.text.trials import seen
 from trials.config import BY_EVAL_LOSS, EvalPoint, Objective, Stop
 
 
@@ -60,5 +61,8 @@ def stopped_by_hand(point: EvalPoint, n_evaluations: int) -> Stop:
     share = point.index / n_evaluations
     return Stop(
         outcome="stopped",
-        reason=f"Stopped by hand at {share:.0%} of its run, with eval loss {point.eval_loss:.4f}.",
+        reason=(
+            f"Stopped by hand at {share:.0%} of its run ({seen(point)}), with eval loss "
+            f"{point.eval_loss:.4f}."
+        ),
     )

@@ -12,7 +12,8 @@ from sweep.space.settings import OutclassedSettings
 from sweep.space.space import Space
 from sweep.storage.attributes import OUTCOME, curve_of
 from sweep.text.numbers import ordinal
-from trials.config import BY_EVAL_LOSS, Backend, EvalPoint, Objective, Outcome, Stop
+from sweep.text.trials import seen
+from trials.config import BY_EVAL_LOSS, EvalPoint, Objective, Outcome, Stop
 
 WITHOUT_VALUE: frozenset[Outcome] = frozenset({"diverged", "stopped", "out_of_memory", "failed"})
 
@@ -81,8 +82,8 @@ class OptunaPruner(Rivals):
         key = self._objective.key
         place = 1 + sum(key(value) < key(point.value) for value in peers)
         return (
-            f"{self._objective.opening} {point.value:.4f} at step {point.step}: {ordinal(place)} "
-            f"of {len(peers) + 1} at this point; the best had {min(peers, key=key):.4f}."
+            f"{self._objective.opening} {point.value:.4f} ({seen(point)}): {ordinal(place)} of "
+            f"{len(peers) + 1} at this share of a run; the best had {min(peers, key=key):.4f}."
         )
 
 
@@ -158,14 +159,9 @@ def make_rivals(space: Space, study: optuna.Study) -> Rivals:
     return rivals
 
 
-def rows_wanted(space: Space, backend: Backend) -> tuple[int, ...]:
-    """Return the evaluations of which the losses of single rows are needed, to tell noise.
-
-    None with Unsloth, which knows the sum of a batch alone: trials are ranked by their loss there.
-    """
+def rungs_of(space: Space) -> tuple[int, ...]:
+    """Return the evaluations at which trials are compared row by row, to tell noise."""
     settings, n_evaluations = space.settings.pruning.outclassed, space.settings.evaluate.times
     if not settings or settings.pruner != "asha" or not space.objective.is_eval_loss:
-        return ()
-    if backend == "unsloth":
         return ()
     return rung_indices(settings.rungs, n_evaluations) if settings.standard_errors else ()

@@ -8,13 +8,16 @@ the axes of the parallel coordinates can be dragged here, which is what that cha
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 
 from sweep.report import charts
+from sweep.results.conclusion import conclude, in_html
 from sweep.results.confirmed import Confirmed
 from sweep.results.confirmed_words import verdicts
 from sweep.results.reading import StoredSweep
 from sweep.results.status import against_base
+from sweep.study.ended import place
 from sweep.study.importance import MAX_TRIALS, MIN_TRIALS, N_RESAMPLES, importances, usable
 from sweep.text.numbers import counted, duration
 from sweep.text.trials import an
@@ -35,72 +38,38 @@ def headline_section(sweep: StoredSweep) -> str:
     )
     top = f"<h1>{escape(sweep.name)}</h1>"
     state = f"{counted(len(sweep.trials), 'trial')}: {outcomes}. The sweep: {escape(sweep.state)}."
-    if not sweep.ranked:
+    found = conclude(sweep)
+    if found is None:
         return (
             f'{top}<div class="headline"><p>No winner: no trial has reached '
             f'{escape(an(sweep.objective))} that counts.</p></div><p class="dim">{state}</p>'
         )
-    winner = sweep.ranked[0]
+    winner = found.winner
     names = sweep.searched or list(winner.hyperparameters)
     point = ", ".join(
         f"{escape(name)} {value_cell(winner.hyperparameters.get(name))}" for name in names
     )
     return (
         f'{top}<div class="headline"><p><strong>Trial {winner.number:03d} has the '
-        f"{sweep.objective.extreme} {escape(sweep.objective.heading)}</strong>, with {point}.</p>"
+        f"{found.superlative}</strong>, with {point}.</p>"
         f"<p>{escape(against_base(sweep, winner))}</p>"
-        f'<p>{beyond_noise(sweep)}{_no_better_than_base(sweep)}</p></div><p class="dim">{state}</p>'
+        f'<p>{in_html(found)}</p></div><p class="dim">{state}</p>'
     )
-
-
-def beyond_noise(sweep: StoredSweep) -> str:
-    """Whether the winner's lead is more than chance, in words."""
-    n, n_ranked = sweep.n_like_the_winner, len(sweep.ranked)
-    if n_ranked < 2:
-        heading = escape(an(sweep.objective))
-        return f"No other trial has {heading} that counts, to compare it with."
-    if sweep.noise == 0 and not sweep.objective.is_eval_loss:
-        return (
-            "The noise in its lead is unknown: late in the trials the score does not move. Each "
-            "row counts for one step of it, and there are few rows."
-        )
-    if sweep.noise == 0:
-        return "The noise in its lead is unknown: no trial has two late evaluations."
-    unit = " nats" if sweep.objective.is_eval_loss else ""
-    is_counted = sweep.objective.name == "exact_match"
-    or_a_row = ", or one row if more" if is_counted else ""
-    move = f"the median change between a trial's late evaluations{or_a_row}"
-    noise = f"noise ({sweep.noise:.4f}{unit}, {move})"
-    seeds = "Each trial has one seed; another seed may move it further."
-    if n == 1:
-        second = sweep.ranked[1].value or 0.0
-        lead = abs(second - (sweep.ranked[0].value or 0.0))
-        return f"Its lead of {lead:.4f} over the second is beyond {noise}. {seeds}"
-    return (
-        f"<strong>The top {n} are tied</strong>: they differ by no more than {noise}. Take the "
-        f"cheapest. {seeds}"
-    )
-
-
-def _no_better_than_base(sweep: StoredSweep) -> str:
-    base, best = sweep.base_value, sweep.ranked[0].value
-    key = sweep.objective.key
-    if base is None or best is None or key(base) - key(best) > sweep.noise:
-        return ""
-    return " <strong>The winner is no better than the base model, beyond noise.</strong>"
 
 
 def best_ten_section(sweep: StoredSweep) -> str:
-    if not sweep.ranked:
+    if not sweep.ranked and not sweep.going:
         return ""
-    names = sweep.searched
+    names, key = sweep.searched, partial(place, sweep.objective)
     rows = []
-    for trial in sweep.ranked[:10]:
+    for trial in sorted([*sweep.ranked[:10], *sweep.going[:10]], key=key)[:10]:
         seconds = "" if trial.seconds is None else duration(trial.seconds)
         cells = [f"{trial.number:03d}", f"{trial.value:.4f}"]
         cells += [value_cell(trial.hyperparameters.get(name)) for name in names]
-        rows.append([*cells, outcome_cell(trial.outcome), seconds])
-    return "<h2>The best ten</h2>" + html_table(
+        far = "" if trial.counts else f", {sweep.done(trial):.0%} done"
+        rows.append([*cells, outcome_cell(trial.outcome) + far, seconds])
+    so_far = "<p>A trial that has not ended shows the best that it has reached so far.</p>"
+    return f"<h2>The best ten</h2>{so_far if sweep.going else ''}" + html_table(
         ["trial", escape(sweep.objective.heading), *map(escape, names), "outcome", "time"], rows
     )
 

@@ -9,17 +9,32 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweep.results.conclusion import conclude
+from sweep.results.reading import StoredSweep
 from sweep.results.status import against_base
 from sweep.results.trial_record import Record
 from sweep.space.domains import in_words
 from sweep.space.hyperparameters import HYPERPARAMETERS
+from sweep.study.ended import StoredTrial
 from sweep.tracking.location import command
+
+N_GOING = 3
+"""Trials that have not ended, of which the best so far are told."""
+
+
+def _so_far(sweep: StoredSweep, trial: StoredTrial) -> str:
+    return (
+        f"Trial {trial.number} is {trial.outcome} at {sweep.done(trial):.0%} of its run, with "
+        f"{sweep.objective.heading} {trial.value:.4f} so far."
+    )
 
 
 def winner_text(record: Record) -> RenderableType:
     sweep, trial = record.sweep, record.trial
     line = Text(f"{sweep.title}: trial {trial.number}", style="bold")
-    if trial.number == sweep.best:
+    found = conclude(sweep)
+    is_winner = found is not None and trial.number == found.winner.number
+    if is_winner:
         line.append(" is the best")
         line.append(f" of {len(sweep.trials)}", style="not bold")
     line.append(f" ({trial.outcome})", style="not bold")
@@ -28,6 +43,9 @@ def winner_text(record: Record) -> RenderableType:
     parts: list[RenderableType] = [line, hyperparameters(trial.hyperparameters)]
     if trial.value is not None:
         parts.append(Text(against_base(sweep, trial)))
+    if found is not None and is_winner:
+        parts.append(Text(found.words, style="bold"))
+        parts += [Text(_so_far(sweep, each), style="dim") for each in sweep.going[:N_GOING]]
     if record.best is not None and record.config is not None:
         done = record.best.index / record.config.n_evaluations
         words = f"Reached at {done:.0%} of its run: step {record.best.step}"
@@ -52,7 +70,7 @@ def hyperparameters(values: Mapping[str, Any]) -> Table:
 def as_json(record: Record) -> dict[str, Any]:
     """The winner for programs: losses in nats per supervised token."""
     sweep, trial, best = record.sweep, record.trial, record.best
-    loss = trial.eval_loss
+    loss, found = trial.eval_loss, conclude(sweep)
     return {
         "sweep": sweep.name,
         "trial": trial.number,
@@ -64,6 +82,9 @@ def as_json(record: Record) -> dict[str, Any]:
         "base_value": sweep.base_value,
         "eval_loss": loss,
         "base_eval_loss": sweep.base_eval_loss,
+        "conclusion": None if found is None else found.words,
+        "certainty": None if found is None else found.certainty,
+        "tied": [] if found is None else list(found.tied),
         "perplexity": None if loss is None else math.exp(loss),
         "step": best and best.step,
         "epoch": best and best.epoch,

@@ -11,10 +11,11 @@ from rich.text import Text
 
 from sweep.errors import NoWinner, SpaceError
 from sweep.folder import layout
+from sweep.results.certainty import Judge
 from sweep.results.confirmed import Confirmed, read_confirmed
 from sweep.results.confirmed_words import FEW_SEEDS
 from sweep.results.paired_test import CONFIDENCE, difference
-from sweep.results.reading import StoredSweep
+from sweep.results.reading import NOT_ENDED, StoredSweep
 from sweep.results.trial_record import Record, record_of
 from sweep.space.domains import in_words
 from sweep.space.yaml_file import read
@@ -30,7 +31,7 @@ class Side:
 
     sweep: StoredSweep
     record: Record | None
-    """The trial that stands for it: the best, or the one that was named; None: there is none."""
+    """The trial that stands for it: the winner, or the one that was named; None: there is none."""
     confirmed: Confirmed | None
     """The trial's runs with other seeds."""
     settings: Mapping[str, str]
@@ -52,7 +53,7 @@ def side_of(sweep: StoredSweep, trial: int | None = None) -> Side:
     """Read one side.
 
     Args:
-        trial: None: the one with the best objective.
+        trial: None: the winner.
 
     Raises:
         StudyError: There is no such trial.
@@ -92,10 +93,23 @@ def why_not_comparable(one: Side, other: Side) -> str | None:
     if not one.sweep.task or not other.sweep.task:
         return "Nothing to compare: one of them has no trial yet."
     judged = judged_by(one.sweep.task), judged_by(other.sweep.task)
-    if judged[0] == judged[1]:
-        return None
-    differing = "; ".join(changes(*judged)) or "task"
-    return f"Not comparable: different {differing.replace('eval: ', 'eval data: ')}."
+    if judged[0] != judged[1]:
+        differing = "; ".join(changes(*judged)) or "task"
+        return f"Not comparable: different {differing.replace('eval: ', 'eval data: ')}."
+    cut = [words for side in (one, other) if (words := _cut_short(side))]
+    return f"Not comparable: {' '.join(cut)}" if cut else None
+
+
+def _cut_short(side: Side) -> str:
+    """How far a trial has come whose value says nothing of its whole run; empty: it does."""
+    if side.record is None or side.record.trial.counts:
+        return ""
+    trial = side.record.trial
+    verb = "is" if trial.outcome in NOT_ENDED else "ended as"
+    return (
+        f"{side.name} {verb} {trial.outcome} at {side.sweep.done(trial):.0%} of its run, so its "
+        f"{side.sweep.objective.heading} is not that of a whole one."
+    )
 
 
 def verdict(one: Side, other: Side) -> str:
@@ -106,20 +120,20 @@ def verdict(one: Side, other: Side) -> str:
         return "Nothing to compare: one of them has no value that counts yet."
     if words := _by_seeds(one, other):
         return words
-    noise = max(one.sweep.noise, other.sweep.noise)
     objective = one.sweep.objective
     apart = objective.key(other.value) - objective.key(one.value)
-    better = one if apart > 0 else other
-    lead = f"{abs(apart):.4f}{' nats' if objective.is_eval_loss else ''}"
-    said = f"{better.name} has the better {objective.heading} by {lead}"
-    if noise == 0.0:
-        return f"{said}; the noise is unknown."
-    if abs(apart) <= noise:
-        return f"No clear winner: {lead} is within noise ({noise:.4f})."
-    return (
-        f"{said}, beyond noise ({noise:.4f}, the median change between a trial's late "
-        f"evaluations). Each has one seed; sweep confirm adds more."
-    )
+    better, worse = (one, other) if apart > 0 else (other, one)
+    assert better.record is not None and worse.record is not None
+    found = Judge(better.sweep).lead(better.record.trial, worse.record.trial)
+    if found is None:
+        lead = f"{abs(apart):.4f}{' nats' if objective.is_eval_loss else ''}"
+        return (
+            f"{better.name} has the better {objective.heading} by {lead}; whether that is chance "
+            f"is not known. Each has one seed; sweep confirm adds more."
+        )
+    if found.certainty == "probable":
+        return f"{better.name} is probably better ({found}). To be sure, run sweep confirm."
+    return f"No clear winner ({found}). To settle it, run sweep confirm."
 
 
 def _by_seeds(one: Side, other: Side) -> str | None:
@@ -205,7 +219,6 @@ def as_json(one: Side, other: Side) -> dict[str, Any]:
             "hyperparameters": side.record.trial.hyperparameters if side.record else None,
             "outcomes": side.sweep.outcomes,
             "gpu_hours": side.sweep.gpu_hours,
-            "noise": side.sweep.noise,
         }
         for side in (one, other)
     ]

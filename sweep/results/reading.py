@@ -1,6 +1,5 @@
 """A stored sweep, read once: whatever a command says of it comes from this one reading."""
 
-import bisect
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -16,14 +15,25 @@ from optuna.trial import FrozenTrial
 from sweep.errors import StudyError
 from sweep.folder import layout
 from sweep.folder.lock import Holder, holder
-from sweep.storage.attributes import BASE_EVAL_LOSS, BASE_VALUE, GPU_SECONDS, POINT, STATE, TASK
+from sweep.storage.attributes import (
+    BASE_EVAL_LOSS,
+    BASE_ROW_NLLS,
+    BASE_VALUE,
+    GPU_SECONDS,
+    POINT,
+    STATE,
+    TASK,
+)
 from sweep.storage.of_folder import has_study, server_of, study_name, study_reader
 from sweep.storage.own_file import see_study
 from sweep.storage.patient import cause_of
 from sweep.study.ended import StoredTrial, place
-from sweep.study.plateau import EndedCurve, Flatness
 from sweep.tracking.journal import Journal
 from trials.config import Objective
+from trials.evaluation.row_nlls import RowLosses, row_losses
+
+NOT_ENDED = ("running", "paused", "waiting")
+"""Outcomes of trials of which more is to come."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +99,12 @@ class StoredSweep:
         return self.ranked[0].number if self.ranked else None
 
     @property
+    def going(self) -> list[StoredTrial]:
+        """Trials that have not ended but have evaluated, the best so far first."""
+        found = [t for t in self.trials if t.outcome in NOT_ENDED and t.value is not None]
+        return sorted(found, key=partial(place, self.objective))
+
+    @property
     def outcomes(self) -> dict[str, int]:
         """How many trials have each."""
         return dict(Counter(trial.outcome for trial in self.trials))
@@ -127,6 +143,12 @@ class StoredSweep:
         known: float | None = self.attributes.get(BASE_VALUE, self.base_eval_loss)
         return known
 
+    @cached_property
+    def base_rows(self) -> RowLosses | None:
+        """What it makes of each eval row; None: not known."""
+        text, loss = self.attributes.get(BASE_ROW_NLLS), self.base_eval_loss
+        return None if text is None or loss is None else row_losses(loss, text)
+
     @property
     def gpu_hours(self) -> float:
         """In which GPUs (or CPU workers) held trials."""
@@ -152,24 +174,6 @@ class StoredSweep:
     def done(self, trial: StoredTrial) -> float:
         """The share of its run that a trial has done."""
         return trial.last_index / self.n_evaluations
-
-    @cached_property
-    def noise(self) -> float:
-        """How far the objective moves late in a trial (`sweep.study.plateau`), of an exact match at
-        least by one row; 0 where not known."""
-        flatness = Flatness()
-        for trial in self.trials:
-            if trial.counts:
-                flatness.add(EndedCurve(trial.value, [value for _, value in trial.curve]))
-        n_rows = (self.task.get("objective") or {}).get("rows")
-        row = 1 / n_rows if n_rows and self.objective.name == "exact_match" else 0.0
-        return max(flatness.noise, row)
-
-    @property
-    def n_like_the_winner(self) -> int:
-        """The first so many of the ranked, the winner among them, differ by no more than noise."""
-        keys = [place(self.objective, trial)[0] for trial in self.ranked]
-        return bisect.bisect_right(keys, keys[0] + self.noise) if keys else 0
 
     @cached_property
     def searched(self) -> list[str]:

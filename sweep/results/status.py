@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.folder.lock import Holder
-from sweep.results.reading import StoredSweep
+from sweep.results.reading import NOT_ENDED, StoredSweep
 from sweep.study.ended import StoredTrial
 from sweep.study.summary import headings_of, values_of
 from sweep.text.numbers import counted, duration
@@ -80,7 +80,7 @@ def status_text(sweep: StoredSweep) -> RenderableType:
     counts.append(", ".join(f"{n} {outcome}" for outcome, n in sweep.outcomes.items()))
     counts.append(f"; {sweep.gpu_hours:.2f} GPU hours", style="dim")
     parts.append(counts)
-    going = [t for t in sweep.trials if t.outcome in ("running", "paused", "waiting")]
+    going = [t for t in sweep.trials if t.outcome in NOT_ENDED]
     if going:
         parts.append(_table("now", going, sweep))
     if sweep.ranked:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sweep.errors import NoWinner, StudyError
 from sweep.folder import layout
+from sweep.results.conclusion import conclude
 from sweep.results.reading import StoredSweep
 from sweep.study.ended import StoredTrial
 from sweep.text.trials import an
@@ -68,14 +69,14 @@ def record_of(sweep: StoredSweep, number: int | None = None) -> Record:
     """Read what lies in the folder of a trial.
 
     Args:
-        number: None: the trial with the best objective.
+        number: None: the winner (`sweep.results.conclusion`).
 
     Raises:
         NoWinner: There is none.
         StudyError: There is no such trial.
     """
-    if number is None:
-        number = sweep.best
+    if number is None and (found := conclude(sweep)) is not None:
+        number = found.winner.number
     if number is None:
         raise NoWinner(
             f"{sweep.name}: no trial has {an(sweep.objective)} that counts yet "

@@ -45,17 +45,19 @@ def _winner(summary: Summary) -> list[RenderableType]:
     names = (*SHOWN.values(), *where.values())
     for heading in ("", "trial", *headings_of(summary.objective), *names, "outcome"):
         table.add_column(heading, no_wrap=heading not in where.values())
-    for place, trial in enumerate(summary.ranked[:5]):
+    for trial in summary.ranked[:5]:
         table.add_row(
-            "winner" if place == 0 else "",
+            "winner" if trial.number == winner.number else "",
             f"{trial.number:03d}",
             *values_of(trial, summary.objective),
             *(short(trial.hyperparameters[name]) for name in SHOWN),
             *(Text(in_words(trial.hyperparameters.get(name, ""))) for name in where),
             Text(trial.outcome, style=COLOURS[trial.outcome]),
-            style="bold" if place == 0 else "",
+            style="bold" if trial.number == winner.number else "",
         )
     parts: list[RenderableType] = [table, Text(summary.winner_in_words)]
+    if summary.conclusion:
+        parts.append(Text(summary.conclusion, style="bold"))
     if summary.best_dir is not None:
         parts.append(Text(f"Adapter:  {summary.best_dir / ADAPTER}"))
     return parts

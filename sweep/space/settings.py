@@ -206,6 +206,9 @@ class Settings(_Strict):
     """Seed of the sampler, the split and every trial."""
     keep_adapters: Annotated[int, Field(ge=1)] = 5
     """How many of the best trials keep their adapters, on disk and in MLflow."""
+    final_evaluation: bool = True
+    """Measure the five best adapters and the base model on all eval rows at the end; that decides
+    the winner. It takes at most 5 % of `budget.hours`."""
     # Python's own `register` of every class is in the way of the key's name.
     register_as: Annotated[str, Field(pattern=r"^[^/:\x00-\x1f]+$", max_length=200)] | None = Field(
         default=None, alias="register"

@@ -18,8 +18,10 @@ SWEEP_ID = "sweep_id"  # of the sweep that it belongs to, where it lies on a ser
 STATE = "state"  # how the sweep is, why, and since when (seconds of the epoch)
 BASE_EVAL_LOSS = "base_eval_loss"  # the base model's own
 BASE_IS_ROW_BY_ROW = "base_is_row_by_row"  # measured by a version that lets no row see another
+BASE_ROW_NLLS = "base_row_nlls"  # its nats of each eval row (`trials.evaluation.row_nlls`)
 BASE_VALUE = "base_value"  # its own objective, where that is a metric
 GPU_SECONDS = "gpu_seconds"  # in which slots held trials, times the GPUs of a trial
+WALL_SECONDS = "wall_seconds"  # that its commands have run, from their first trial on
 PASSED_ON = "passed_on"  # trials of whose end all trackers were told, as ranges
 
 # User attributes of a trial.

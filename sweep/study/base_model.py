@@ -60,5 +60,6 @@ class BaseMeasured:
             return
         self.eval_loss, self.value = point.eval_loss, point.value
         self._study.set_user_attr(attributes.BASE_EVAL_LOSS, point.eval_loss)
+        self._study.set_user_attr(attributes.BASE_ROW_NLLS, point.row_nlls)
         if point.score is not None:
             self._study.set_user_attr(attributes.BASE_VALUE, point.score)

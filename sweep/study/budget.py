@@ -40,6 +40,8 @@ class Budget:
     """Of all trials, times the GPUs of each, over all runs of the sweep; None: no limit."""
     stop_when_flat: int | None = None
     """Trials in a row without a better value after which the sweep ends; None: no limit."""
+    reserve: Callable[[], float] = lambda: 0.0
+    """Seconds of `hours` that are kept for what comes after the trials."""
     clock: Callable[[], float] = time.monotonic
     objective: Objective = BY_EVAL_LOSS
 
@@ -76,7 +78,7 @@ class Budget:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until `hours` are over; None: no limit."""
+        """That trials may still run within `hours`; None: no limit."""
         if self.hours is None:
             return None
-        return max(0.0, self._began + self.hours * 3600 - self.clock())
+        return max(0.0, self._began + self.hours * 3600 - self.reserve() - self.clock())

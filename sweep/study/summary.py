@@ -23,6 +23,7 @@ class Summary:
     see_it_all: str
     """The command that shows the sweep in MLflow."""
     wall_seconds: float
+    """That the sweep has run, over all its commands."""
     n_waiting: int
     """Trials that were cut off and wait to be continued."""
     report: Path | None = None
@@ -33,9 +34,14 @@ class Summary:
     base_value: float | None = None
     """The base model's own objective; of eval loss it is `base_eval_loss`."""
 
+    chosen: StoredTrial | None = None
+    """The winner, where it is known to be another than the first of the ranked."""
+    conclusion: str = ""
+    """How sure it is that the winner is the best."""
+
     @property
     def winner(self) -> StoredTrial | None:
-        return self.ranked[0] if self.ranked else None
+        return self.chosen or (self.ranked[0] if self.ranked else None)
 
     @property
     def winner_in_words(self) -> str:

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sweep.errors import SweepFailed
 from sweep.events import Place, Tracker
 from sweep.pruners.own_curve import ByItself, stopped_by_hand
-from sweep.pruners.peers import WITHOUT_VALUE, make_rivals
+from sweep.pruners.peers import WITHOUT_VALUE, make_rivals, rungs_of
 from sweep.space.space import Space
 from sweep.storage import attributes
 from sweep.storage.attributes import POINT, as_ranges, from_ranges, point_of
@@ -26,6 +26,7 @@ from sweep.study.told import cause_of, causes_in_a_row
 from sweep.study.trial_config import Resolve
 from sweep.text.trials import an
 from trials.config import GOES_ON, EvalPoint, Outcome, Stop, TrialConfig, TrialResult
+from trials.evaluation.row_nlls import thinned
 from trials.trial_folder import result_of
 
 SAME_CAUSE_LIMIT = 5
@@ -66,6 +67,7 @@ class Sweep:
         self._ended = AllEnded(study, space.objective)
         self._paused = PausedTrials(study)
         self._rivals = make_rivals(space, study)
+        self._rows_at = rungs_of(space)
         known = study.user_attrs
         # Whoever runs a sweep again that has given up has mended something.
         self._causes = [] if self.noted[0] == "failed" else causes_in_a_row(study)
@@ -75,6 +77,9 @@ class Sweep:
         self._gpu_seconds_noted = 0.0
         """When they were written down last."""
         self._counted_until: dict[int, float] = {}
+        self._wall_before = float(known.get(attributes.WALL_SECONDS, 0.0))
+        self._began: float | None = None
+        """When this run's first trial began."""
         enqueue_starts(study, space)
         self._view = View(study, space)
 
@@ -136,6 +141,8 @@ class Sweep:
 
     def started(self, config: TrialConfig, place: Place) -> None:
         self._heard_of.add(config.number)
+        if self._began is None:
+            self._began = time.monotonic()
         self._counted_until[config.number] = time.monotonic()
         for tracker in self.trackers:
             tracker.trial_started(config, place)
@@ -158,6 +165,7 @@ class Sweep:
             self.base.take(point)
         else:
             curve.append(point)
+            curve[:] = thinned(curve, self.objective, self._rows_at)
             verdict = self._verdict(trial, curve)
         for tracker in self.trackers:
             tracker.trial_reported(number, point)
@@ -317,6 +325,11 @@ class Sweep:
         held = sum(now - since for since in list(self._counted_until.values()))
         return self._gpu_seconds + held * self._space.settings.gpus_per_trial
 
+    def wall_seconds(self) -> float:
+        """Return how long its commands have run, from the first trial of each on, all together."""
+        now = time.monotonic()
+        return self._wall_before + (0.0 if self._began is None else now - self._began)
+
     def _count_gpu_seconds(self, number: int) -> None:
         if number not in self._counted_until:
             return
@@ -327,6 +340,7 @@ class Sweep:
         if now - self._gpu_seconds_noted >= NOTED_EVERY_SECONDS or len(self._counted_until) == 1:
             self._gpu_seconds_noted = now
             self._study.set_user_attr(attributes.GPU_SECONDS, self._gpu_seconds)
+            self._study.set_user_attr(attributes.WALL_SECONDS, self.wall_seconds())
 
     def is_flat(self, n_trials: int) -> bool:
         """As `AskTell`; not while a trial waits that was cut off: undisturbed it would have run."""
@@ -357,6 +371,10 @@ class Sweep:
         words = "The sweep was stopped; the same command resumes it."
         for number in self.running:
             self.tell(number, TrialResult(outcome="interrupted", reason=words))
+
+    def config_of(self, trial: StoredTrial) -> TrialConfig:
+        """Return the configuration that an ended trial had."""
+        return self._resolve(trial.number, trial.hyperparameters, False)
 
     def ended(self) -> list[StoredTrial]:
         return self._ended.by_number()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep.folder.layout import trial_dir
-from sweep.pruners.peers import rows_wanted
+from sweep.pruners.peers import rungs_of
 from sweep.space.space import Space
 from trials.config import Backend, ModelConfig, TrialConfig
 from trials.data.addresses import local_path
@@ -73,7 +73,7 @@ def resolver(
     """Return what `Sweep` turns a trial's hyperparameters into a configuration with."""
     model = model_config(space, backend)
     fixed = trial_settings(space, on_gpus=on_gpus)
-    rows_at = rows_wanted(space, backend)
+    rows_at = rungs_of(space)
 
     def resolve(number: int, values: Mapping[str, Any], evaluate_base: bool) -> TrialConfig:
         return TrialConfig(

@@ -1,5 +1,7 @@
 """Numbers as a person reads them."""
 
+from collections.abc import Sequence
+
 
 def counted(number: float, noun: str) -> str:
     """`1 trial`, `2 trials`."""
@@ -19,6 +21,11 @@ def duration(seconds: float) -> str:
 def megabytes(n_bytes: float) -> str:
     """`1 MB`, `812 MB`, `1,400 MB`: in millions of bytes."""
     return f"{max(1, round(n_bytes / 1e6)):,} MB"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`1`, `1 and 2`, `1, 2 and 3`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def ordinal(n: int) -> str:

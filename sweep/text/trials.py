@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from trials.config import Objective
+from sweep.text.numbers import counted
+from trials.config import EvalPoint, Objective
 
 SHOWN = {
     "rank": "rank",
@@ -23,6 +24,12 @@ def where_differs(points: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """Those of `WHERE` in which trials differ: without them a table shows two trials as one."""
     given = list(points)
     return {key: WHERE[key] for key in WHERE if len({point.get(key) for point in given}) > 1}
+
+
+def seen(point: EvalPoint) -> str:
+    """What a trial had trained on by an evaluation: `5 steps, 12,340 tokens`."""
+    tokens = "" if point.tokens is None else f", {point.tokens:,} tokens"
+    return f"{counted(point.step, 'step')}{tokens}"
 
 
 def an(objective: Objective) -> str:

@@ -10,6 +10,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,23 +33,20 @@ _GAP = "&emsp;"
 """MLflow's tables leave no room between columns."""
 
 
-def as_markdown(
-    summary: Summary, *, lives: bool = False, noise: str = "", plots: Sequence[Path] = ()
-) -> str:
+def as_markdown(summary: Summary, *, lives: bool = False, plots: Sequence[Path] = ()) -> str:
     """Return the description.
 
     Args:
         lives: Whether trials still run.
-        noise: Whether the winner's lead is more than chance, as HTML.
         plots: Pictures, by the titles of their files.
     """
     counts = Counter(trial.outcome for trial in summary.ended)
     outcomes = ", ".join(f"{n} {outcome.replace('_', ' ')}" for outcome, n in counts.most_common())
     said = f"{counted(len(summary.ended), 'trial')} ended: {outcomes}" if outcomes else "No trial"
-    state = " Still running." if lives else f" {duration(summary.wall_seconds)} in this run."
+    state = " Still running." if lives else f" {duration(summary.wall_seconds)} in all."
     lines = [*_winner(summary, lives=lives), "", f"{said}.{state}"]
-    if noise:
-        lines += ["", noise]
+    if summary.conclusion:
+        lines += ["", f"**{escape(summary.conclusion, quote=False)}**"]
     lines += ["", "[All curves in one chart](#curves) · [all trials in a table](#trials)"]
     lines += _best_ten(summary)
     for path in plots:
@@ -63,7 +61,7 @@ def _winner(summary: Summary, *, lives: bool) -> list[str]:
         so_far = "yet " if lives else ""
         return [f"No trial has {so_far}reached {an(summary.objective)} that counts."]
     values = ", ".join(f"{SHOWN[n]} {short(winner.hyperparameters[n])}" for n in SHOWN)
-    won = "leads" if lives else "has won"
+    won = "leads" if lives else "is the winner"
     return [
         f"**[Trial {winner.number:03d}](#trial-{winner.number}) {won}** with {values}. "
         f"{summary.winner_in_words}"

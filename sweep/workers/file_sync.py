@@ -84,6 +84,14 @@ def pack(folder: Path, names: Sequence[str]) -> Packed:
     return [(name, [ray.put(chunk) for chunk in _chunks(folder / name)]) for name in names]
 
 
+def _pack_adapter(folder: str) -> Packed:
+    """Pack an adapter that is to be measured, as lying in a trial's own folder; none: nothing."""
+    if not folder:
+        return []
+    names = sorted(path.name for path in Path(folder).iterdir() if path.is_file())
+    return [(f"{ADAPTER}/{name}", chunks) for name, chunks in pack(Path(folder), names)]
+
+
 def _chunks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
@@ -237,13 +245,16 @@ class Courier:
         write_config(config)
         folder = Path(config.output_dir)
         goes_on_from = [name for name in GOES_ON_FROM if (folder / name).exists()]
-        uploaded = files.write.remote(config.number, pack(folder, goes_on_from), data)
+        packed = [*pack(folder, goes_on_from), *_pack_adapter(config.measured_adapter)]
+        uploaded = files.write.remote(config.number, packed, data)
         log = folder / LOG
         self._away[config.number] = _Away(config, files, log.stat().st_size if log.exists() else 0)
+        folder_there = layout.trial_dir(scratch, config.number)
         there = replace(
             config,
             data_dir=str(scratch / layout.DATA),
-            output_dir=str(layout.trial_dir(scratch, config.number)),
+            output_dir=str(folder_there),
+            measured_adapter=str(folder_there / ADAPTER) if config.measured_adapter else "",
         )
         return there, uploaded
 
@@ -324,6 +335,7 @@ def _download_files(away: _Away, stamps: Sequence[Stamp], *, is_over: bool) -> b
         for stamp in sorted(stamps, key=lambda stamp: stamp.name == RESULT)
         if (is_over or stamp.name in GOES_ON_FROM)
         and stamp.name != CONFIG  # it names folders of that machine
+        and not (away.config.measured_adapter and stamp.name.startswith(f"{ADAPTER}/"))
         and away.here.get(stamp.name) != stamp
     ]
     incoming = away.folder / "incoming.tmp"

@@ -73,7 +73,7 @@ def grid(model: str) -> list[Point]:
     return points
 
 
-def prepared(model: str, rows: Path, work: Path) -> tuple[ModelConfig, Path]:
+def prepared(model: str, rows: Path, work: Path, n_eval: int = N_EVAL) -> tuple[ModelConfig, Path]:
     """Make the base model and the prepared data, unless they are there."""
     from tests.benchmarks.small_base import make_small_base, read_rows
     from trials.data.examples import Reading
@@ -84,12 +84,12 @@ def prepared(model: str, rows: Path, work: Path) -> tuple[ModelConfig, Path]:
     order = random.Random(0).sample(range(len(found)), len(found))
     place = {found[index]["prompt"]: index for index in order}
     found.sort(key=lambda row: order[place[row["prompt"]]])
-    train, evaluated = found[:N_TRAIN], found[N_TRAIN : N_TRAIN + N_EVAL]
+    train, evaluated = found[:N_TRAIN], found[N_TRAIN : N_TRAIN + n_eval]
     name = model
     if model == "small":
         name = str((work / "base").resolve())
         if not (work / "base" / "config.json").exists():
-            make_small_base(work / "base", found[N_TRAIN + N_EVAL :])
+            make_small_base(work / "base", found[N_TRAIN + n_eval :])
     config = ModelConfig(
         name=name,
         revision=None,
@@ -114,7 +114,7 @@ def prepared(model: str, rows: Path, work: Path) -> tuple[ModelConfig, Path]:
         model=config,
         max_lengths=[256],
         n_evaluations=N_EVALUATIONS,
-        sample_rows=N_EVAL,
+        sample_rows=n_eval,
         smallest_epochs=min(EPOCHS),
         smallest_batch=min(BATCHES),
         adapters=AdapterChoices(
@@ -124,7 +124,7 @@ def prepared(model: str, rows: Path, work: Path) -> tuple[ModelConfig, Path]:
         optimizer="adamw",
         seed=0,
         output_dir=str((work / "data").resolve()),
-        n_sample_rows=N_EVAL,
+        n_sample_rows=n_eval,
     )
     prepare(request)
     return config, work / "data"

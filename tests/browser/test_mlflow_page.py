@@ -214,7 +214,7 @@ def test_one_chart_has_the_curves_of_all_trials(ended: Watched) -> None:
 def test_the_sweeps_own_page_says_who_won_and_shows_the_plots(ended: Watched) -> None:
     page = ended.open(ended.address)
     open_sweep(page)
-    expect(page.get_by_text(re.compile(r"^Trial \d+ has won|has won")).first).to_be_visible()
+    expect(page.get_by_text(re.compile("is the winner")).first).to_be_visible()
     page.get_by_text("Show more").first.click()
     plots = page.locator("img[src*='path=plots/']")
     page.wait_for_function(
@@ -252,6 +252,6 @@ def test_the_winners_name_leads_to_its_run_whose_adapter_can_be_downloaded(ended
 def test_the_winner_is_a_registered_model_with_the_alias_champion(ended: Watched) -> None:
     page = ended.open(ended.address.partition("#")[0] + "#/models/tiny-adapter/versions/1")
     expect(page.get_by_text("champion").first).to_be_visible()
-    expect(page.get_by_text(re.compile("has won")).first).to_be_visible()
+    expect(page.get_by_text(re.compile("is the winner")).first).to_be_visible()
     ended.picture(page, "registered_model")
     page.close()

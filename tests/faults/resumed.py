@@ -22,7 +22,6 @@ from optuna.trial import FrozenTrial
 from sweep.driver.loop import run
 from sweep.errors import SweepFailed
 from sweep.events import Ended, Place, Reported, RunnerEvent, Started
-from sweep.pruners.asha import standard_error
 from sweep.pruners.peers import WITHOUT_VALUE
 from sweep.space.loading import load_space
 from sweep.space.space import Space
@@ -33,7 +32,7 @@ from sweep.study.opening import Written, open_study
 from sweep.study.sweep import Sweep
 from tests.tiny import model_config
 from trials.config import GOES_ON, EvalPoint, Stop, TrialConfig, TrialResult, short_trial
-from trials.evaluation.row_nlls import as_text
+from trials.evaluation.row_nlls import as_text, rows_of, standard_error
 
 SAMPLERS = ("tpe", "gp", "qmc", "random", "grid")
 PRUNINGS = ("asha", "median", "percentile", "hyperband", "successive_halving", "none")
@@ -223,7 +222,8 @@ def why_paused(space: Space, study: optuna.Study, number: int, point: EvalPoint)
     in_order = sorted((value, at) for at, value in reached.items())
     last, at = in_order[max(1, len(reached) // factor) - 1]
     other = resolve(0, study.trials[at].user_attrs[attributes.POINT], evaluate_base=False)
-    own, error = reached[number], standard_error(point, evaluation(other, point.index))
+    mine, theirs = rows_of(point), rows_of(evaluation(other, point.index))
+    own, error = reached[number], standard_error(mine, theirs) if mine and theirs else None
     is_worse = own > last and (error is None or own - last > error)
     return "worse" if is_worse else None
 

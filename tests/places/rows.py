@@ -259,6 +259,7 @@ class _Given:
         text = re.sub(self.place.says, "", output) if self.place.says else output
         with suppress(ValueError):  # its escapes are read
             text = json.dumps(json.loads(text), ensure_ascii=False)
+        text = re.sub(r"[\d.,]+\s+(?=tokens/s)", "# ", text)  # else it ends the number before it
         text = re.sub(r"\b(\d+:)?\d?\d:\d\d\b|\b\d+ (s|min)\b|sqlite\+pysqlite", "#", text)
         text = "".join(text.replace("sqlite:", "#:").split())
         works = (self.work, self.work.resolve(), self.here.parent / "plain" / "work")

@@ -8,11 +8,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import optuna
 
 from sweep.space.hyperparameters import HYPERPARAMETERS
 from sweep.storage.patient import storage_url
 from trials.config import EvalPoint, ModelConfig, TrialConfig, TrialResult
+from trials.evaluation.row_nlls import as_text
 
 SPACE = """\
 base_model: base
@@ -80,6 +83,13 @@ def point(index: int, eval_loss: float, step: int | None = None) -> EvalPoint:
         gpu_memory_gib=None,
         seconds=1.0,
     )
+
+
+def measured(index: int, nlls: npt.ArrayLike, n_tokens: int = 10) -> EvalPoint:
+    """An evaluation with the losses of its rows, each of so many supervised tokens."""
+    of_rows = np.asarray(nlls, dtype=np.float64)
+    loss = float(of_rows.sum()) / (n_tokens * len(of_rows))
+    return replace(point(index, loss), row_nlls=as_text(of_rows))
 
 
 def result(outcome: str, curve: Sequence[EvalPoint], **changes: object) -> TrialResult:

@@ -149,7 +149,10 @@ class TokenRows:
 
     def __init__(self, path: Path, max_length: int) -> None:
         self._split = TokenSplit.load(path)
-        kept = np.flatnonzero(self._split.supervised_tokens(max_length))
+        supervised = self._split.supervised_tokens(max_length)
+        kept = np.flatnonzero(supervised)
+        self.supervised_tokens = supervised[kept]
+        """Tokens that carry loss in each row, (rows,)."""
         self._begins = self._split.offsets[kept]
         self._ends = self._begins + np.minimum(self._split.lengths[kept], max_length)
 

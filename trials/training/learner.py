@@ -248,15 +248,14 @@ class Window:
         self._n_targets += n_targets
         self._n_tokens += n_tokens
 
-    def take(self) -> tuple[float, float, float]:
-        """Return (mean train loss per supervised token, tokens per second, seconds); begin anew."""
-        loss = float(self.nll_sum) / self._n_targets
+    def take(self) -> tuple[float, int, float]:
+        """Return (mean train loss per supervised token, tokens, seconds); begin anew."""
+        loss, n_tokens = float(self.nll_sum) / self._n_targets, self._n_tokens
         seconds = self._seconds_before + time.perf_counter() - self._began
-        tokens_per_second = self._n_tokens / seconds
         self.nll_sum.zero_()
         self._n_targets = self._n_tokens = 0
         self._seconds_before = 0.0
-        return loss, tokens_per_second, seconds
+        return loss, n_tokens, seconds
 
     def counts(self) -> dict[str, float]:
         """Return what a checkpoint keeps beside `nll_sum`."""

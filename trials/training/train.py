@@ -6,8 +6,8 @@ import contextlib
 import math
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from trials.config import GOES_ON, EvalPoint, Report, Stop, TrialConfig, TrialRe
 from trials.data.tokens import TokenRows
 from trials.distributed.group import ALONE, Group
 from trials.evaluation.evaluate import Evaluator
-from trials.evaluation.row_nlls import as_text
+from trials.evaluation.row_nlls import as_text, best_of, first_from, thinned
 from trials.memory.device import give_back_memory, is_out_of_memory, memory_in_words
 from trials.memory.micro_batches import DoesNotFit, MicroBatchMemory
 from trials.models.frozen_base import BaseNotClean, FrozenBase
@@ -28,6 +28,7 @@ from trials.models.lora import as_saved
 from trials.training.checkpoint import Checkpoints, State, on_host
 from trials.training.gpu_busy import GpuBusy
 from trials.training.learner import Learner
+from trials.training.measured import measure_adapter
 from trials.trial_folder import ADAPTER, TOKENIZER, write_result
 from trials.whole_file import give_usual_mode, link_or_copy, new_folder, sync_folder
 
@@ -47,7 +48,8 @@ def run_trial(
     """Train the adapter of `config`, write the best one to `config.output_dir`/adapter.
 
     The base has no adapter before and none after, whatever happens. A trial that was cut off goes
-    on from its checkpoint, and reports once more what it had reported before.
+    on from its checkpoint, and reports once more what it had reported before. A configuration that
+    names rows to measure trains nothing (`trials.training.measured`).
 
     Args:
         report: Called after each evaluation; its verdict ends the trial.
@@ -58,6 +60,8 @@ def run_trial(
     Raises:
         BaseNotClean: The base could not be given back as it was: replace the process.
     """
+    if config.measured_rows:
+        return measure_adapter(config, base, memory, group)
     while True:
         trial = _Trial(config, base, memory, report, group, is_asked_to_stop)
         with _gives_back(trial, base):
@@ -114,11 +118,6 @@ def evaluation_steps(n_steps: int, n_evaluations: int) -> dict[int, int]:
     return {math.ceil(n_steps * k / n_evaluations): k for k in range(1, n_evaluations + 1)}
 
 
-def first_from(wanted: Iterable[int], indices: Collection[int]) -> set[int]:
-    """Return, of the indices of a run's evaluations, the first from each wanted one on."""
-    return {min((i for i in indices if i >= at), default=0) for at in wanted} - {0}
-
-
 class _Trial:
     """A trial from its first step, or from its checkpoint, to its end."""
 
@@ -140,7 +139,9 @@ class _Trial:
         self._learner: Learner | None = None
         self.points: list[EvalPoint] = []
         self._with_rows: set[int] = set()
-        """Indices of the evaluations that report the losses of single rows."""
+        """Indices of the evaluations that report the losses of single rows, as do the base model's
+        and each that is the best so far."""
+        self._knows_rows = config.model.backend != "unsloth"
         self._verdict: Stop | None = None
         self._best: EvalPoint | None = None
         self._best_weights: dict[str, torch.Tensor] = {}
@@ -214,12 +215,14 @@ class _Trial:
             self.checkpoints.write(self._state(learner))
 
     def _after_window(self, learner: Learner, index: int, step: int) -> None:
-        train_loss, tokens_per_second, seconds = learner.window.take()  # waits for the device
+        train_loss, n_tokens, seconds = learner.window.take()  # waits for the device
         self._training_seconds += seconds
         busy = self._busy.take()
-        point = self._evaluate(learner, index, step, train_loss, tokens_per_second, busy)
-        is_finite = math.isfinite(point.eval_loss)
-        if is_finite and (self._best is None or self._is_better(point, self._best)):
+        point = self._evaluate(learner, index, step, train_loss, n_tokens, seconds, busy)
+        is_best = best_of([*self.points, point], self._config.objective) is point
+        if not is_best and index not in self._with_rows:
+            point = replace(point, row_nlls=None)
+        if is_best:
             self._best = point
             weights = get_peft_model_state_dict(learner.model, save_embedding_layers=False)
             self._best_weights = {name: on_host(weight) for name, weight in weights.items()}
@@ -236,14 +239,10 @@ class _Trial:
         if reason and self._verdict is None:
             self._verdict = Stop(outcome="diverged", reason=reason)
 
-    def _is_better(self, point: EvalPoint, other: EvalPoint) -> bool:
-        """By the objective; a metric has few values, so that of equal ones the loss decides."""
-        key = self._config.objective.key
-        return (key(point.value), point.eval_loss) < (key(other.value), other.eval_loss)
-
     def _hand_over(self, point: EvalPoint) -> None:
         """Report an evaluation; the verdict is that of the first process."""
         self.points.append(point)
+        self.points = thinned(self.points, self._config.objective, self._config.row_nlls_at)
         verdict = self._report(point) if self._group.rank == 0 else None
         if verdict is None and self._group.size > 1 and self._group.rank == 0:
             verdict = SET_ASIDE if self._is_asked_to_stop() else None
@@ -255,10 +254,15 @@ class _Trial:
         index: int,
         step: int,
         train_loss: float | None = None,
-        tokens_per_second: float | None = None,
+        n_tokens: int | None = None,
+        seconds: float | None = None,
         gpu_busy: float | None = None,
     ) -> EvalPoint:
-        """Evaluate the adapter as it is, after `step` steps."""
+        """Evaluate the adapter as it is, after `step` steps.
+
+        Args:
+            n_tokens, seconds: Of the training since the evaluation before.
+        """
         began = time.perf_counter()
         found = self._fitting(learner, self._evaluator.measure)
         score = found.accuracy
@@ -275,13 +279,21 @@ class _Trial:
             train_loss=train_loss,
             learning_rate=learner.learning_rate if step else None,
             grad_norm=float(learner.grad_norm) if step else None,
-            tokens_per_second=tokens_per_second,
+            tokens_per_second=n_tokens / seconds if n_tokens and seconds else None,
+            tokens=self._tokens_so_far(n_tokens),
             gpu_memory_gib=_peak_memory_gib(self._base.device) if step else None,
             gpu_busy=gpu_busy,
             seconds=time.perf_counter() - self._began,
             score=score,
-            row_nlls=as_text(found.row_nlls) if index in self._with_rows else None,
+            row_nlls=as_text(found.row_nlls) if self._knows_rows else None,
         )
+
+    def _tokens_so_far(self, n_tokens: int | None) -> int | None:
+        """What it has trained on, with so many since the evaluation before."""
+        before = self.points[-1] if self.points and self.points[-1].index else None
+        if n_tokens is None or (before is not None and before.tokens is None):
+            return None
+        return n_tokens + (before.tokens or 0 if before else 0)
 
     def _fitting(self, learner: Learner, measure: Callable[[Any, int], T]) -> T:
         """Measure in batches that fit. Processes wait for each other at the end of `measure` alone,

@@ -76,7 +76,7 @@ def test_a_late_rise_is_overfit_at_the_third_evaluation_above_the_best() -> None
 def test_overfit_says_its_numbers() -> None:
     reason = OVERFIT.reason(curve([2.0, 1.5, 1.6, 1.65, 1.7], falling(5)))
     assert reason is not None
-    assert "1.7000 at step 50 is 13.3% above its best (1.5000 at step 20)" in reason
+    assert "1.7000 (50 steps) is 13.3% above its best (1.5000 at step 20)" in reason
     assert "train loss fell from 1.9000 to 1.7000" in reason
 
 
@@ -125,7 +125,7 @@ def test_a_loss_that_is_no_number_at_the_first_evaluation_has_diverged(loss: flo
 
 def test_an_eval_loss_far_above_the_base_models_has_diverged() -> None:
     reason = DIVERGED.reason(curve([3.1], [2.0]), base_eval_loss=2.0)
-    assert reason == "Eval loss 3.1000 at step 10 is above 1.5 × the base model's 2.0000."
+    assert reason == "Eval loss 3.1000 (10 steps) is above 1.5 × the base model's 2.0000."
 
 
 def test_both_losses_shooting_up_have_diverged() -> None:
@@ -133,7 +133,8 @@ def test_both_losses_shooting_up_have_diverged() -> None:
     whole = curve([0.55, 0.52, 0.6, 0.91], [0.56, 0.5, 0.55, 0.85])
     assert DIVERGED.reason(whole[:3], base_eval_loss=0.8) is None
     reason = DIVERGED.reason(whole, base_eval_loss=0.8)
-    assert reason is not None and "Both losses at step 40 are above 1.5 × their lowest" in reason
+    assert reason is not None
+    assert "Both losses, after 40 steps, are above 1.5 × their lowest" in reason
 
 
 def test_a_strong_overfit_has_not_diverged() -> None:
@@ -173,7 +174,7 @@ def test_too_few_peers_are_no_class_to_be_last_of() -> None:
 def test_the_worst_of_five_is_outclassed_and_hears_its_rank() -> None:
     reason, _ = outclassed_at([1.0, 1.1, 1.2, 1.3, 9.0], HALVING)
     assert reason is not None
-    assert ": 5th of 5 at this point; " in reason
+    assert ": 5th of 5 at this share of a run; " in reason
     assert "the best had 1.0000" in reason
 
 

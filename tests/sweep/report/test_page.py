@@ -21,7 +21,7 @@ from sweep.errors import StudyError
 from sweep.report import charts
 from sweep.report.charts import N_CURVES, N_POINTS, thinned
 from sweep.report.page import page
-from sweep.report.sections import beyond_noise, saved_seconds
+from sweep.report.sections import saved_seconds
 from sweep.results.reading import StoredSweep, read_sweep
 from sweep.storage.attributes import STATES
 from sweep.storage.patient import storage_url
@@ -174,18 +174,6 @@ def two(study: optuna.Study, second: float) -> None:
     add(study, "completed", losses, rank=16, learning_rate=1e-4)
 
 
-def test_a_lead_beyond_noise_is_said_with_its_size(folder: Path, study: optuna.Study) -> None:
-    two(study, second=1.5)
-    sweep = read_sweep(folder)
-    assert sweep.noise == pytest.approx(0.01)
-    assert "Its lead of 0.1000 over the second is beyond noise (0.0100 nats" in beyond_noise(sweep)
-
-
-def test_trials_within_noise_are_not_told_apart(folder: Path, study: optuna.Study) -> None:
-    two(study, second=1.405)
-    assert "The top 2 are tied" in beyond_noise(read_sweep(folder))
-
-
 def test_the_headline_names_winner_and_base(folder: Path, study: optuna.Study) -> None:
     two(study, second=1.5)
     text = words(page(read_sweep(folder)))
@@ -194,9 +182,9 @@ def test_the_headline_names_winner_and_base(folder: Path, study: optuna.Study) -
 
 
 def test_a_winner_no_better_than_the_base_model_is_said(folder: Path, study: optuna.Study) -> None:
-    study.set_user_attr("base_eval_loss", 1.405)
+    study.set_user_attr("base_eval_loss", 1.395)
     two(study, second=1.5)
-    assert "no better than the base model, beyond noise" in words(page(read_sweep(folder)))
+    assert "The winner is not better than the base model." in words(page(read_sweep(folder)))
 
 
 def test_few_trials_have_no_importance(folder: Path, study: optuna.Study) -> None:

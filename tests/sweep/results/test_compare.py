@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import optuna
 import pytest
 from rich.console import Console
@@ -17,7 +19,7 @@ from sweep.report.page import page
 from sweep.results.compare import Side, as_json, comparison, side_of, verdict, why_not_comparable
 from sweep.results.reading import read_sweep
 from sweep.storage.patient import storage_url
-from tests.sweep.reviewed import SPACE, make_config, point, result, write_sweep
+from tests.sweep.reviewed import SPACE, make_config, measured, point, result, write_sweep
 from trials.trial_folder import write_result
 
 TASK: dict[str, Any] = {
@@ -56,17 +58,50 @@ def shown(one: Path, other: Path) -> str:
     return console.export_text()
 
 
-def test_a_lead_beyond_noise_is_said_with_its_numbers(tmp_path: Path) -> None:
+def of_rows(folder: Path, nlls: npt.ArrayLike, outcome: str = "completed") -> Path:
+    """A sweep with one trial that had these losses of rows."""
+    curve = [measured(1, nlls)]
+    write_sweep(folder, [(make_config(0), result(outcome, curve), curve)])
+    optuna.load_study(study_name=folder.name, storage=storage_url(folder)).set_user_attr(
+        "task", TASK
+    )
+    return folder
+
+
+ROWS = np.linspace(10.0, 30.0, 64)
+
+
+def test_a_lead_beyond_rows_and_seeds_is_probable_with_its_numbers(tmp_path: Path) -> None:
+    one, other = of_rows(tmp_path / "one", ROWS), of_rows(tmp_path / "other", ROWS - 1.0)
+    words = verdict(side(one), side(other))
+    assert words.startswith("other, trial 0 is probably better (0.1")
+    assert "64 eval rows, one seed each; seeds scatter as in recorded sweeps" in words
+
+
+def test_a_lead_that_other_rows_turn_around_is_none(tmp_path: Path) -> None:
+    swings = np.where(np.arange(64) % 2, 4.0, -5.0)
+    one, other = of_rows(tmp_path / "one", ROWS), of_rows(tmp_path / "other", ROWS + swings)
+    words = verdict(side(one), side(other))
+    assert words.startswith("No clear winner (0.05")
+
+
+def test_without_the_losses_of_rows_chance_is_not_known(tmp_path: Path) -> None:
     one, other = swept(tmp_path / "one", [1.5, 1.6]), swept(tmp_path / "other", [1.2])
     words = verdict(side(one), side(other))
     assert words.startswith(
-        "other, trial 0 has the better eval loss by 0.3000 nats, beyond noise (0.0"
+        "other, trial 0 has the better eval loss by 0.3000 nats; whether that is chance is not"
     )
 
 
-def test_a_lead_within_noise_is_none(tmp_path: Path) -> None:
-    one, other = swept(tmp_path / "one", [1.5]), swept(tmp_path / "other", [1.501])
-    assert "No clear winner: " in verdict(side(one), side(other))
+@pytest.mark.parametrize("outcome", ["outclassed", "diverged"])
+def test_a_trial_that_was_stopped_early_is_not_compared(tmp_path: Path, outcome: str) -> None:
+    one = of_rows(tmp_path / "one", ROWS)
+    other = of_rows(tmp_path / "other", ROWS - 5.0, outcome)
+    words = verdict(side(one), side(other, 0))
+    assert words == (
+        f"Not comparable: other, trial 0 ended as {outcome} at 25% of its run, so its eval loss is "
+        f"not that of a whole one."
+    )
 
 
 @pytest.mark.parametrize(

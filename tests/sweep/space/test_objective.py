@@ -212,7 +212,7 @@ def test_peers_with_higher_scores_outclass_a_trial(tmp_path: Path, pruner: Any) 
         reason = outclassed.reason(study, trial, scored(1, score))
         assert (reason is not None) is is_worse
         if reason:
-            assert "exact_match 0.1000 at step 1: 6th of 6 at this point" in reason
+            assert "exact_match 0.1000 (1 step): 6th of 6 at this share of a run" in reason
             assert "the best had 0.5000" in reason
 
 

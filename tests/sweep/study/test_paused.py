@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from sweep.driver.loop import run
 from sweep.events import Place
-from sweep.pruners.asha import Halving, rung_indices, standard_error
+from sweep.pruners.asha import Halving, rung_indices
 from sweep.space.loading import load_space
 from sweep.space.space import Space
 from sweep.storage.attributes import PAUSED, is_paused
@@ -26,7 +26,8 @@ from sweep.study.sweep import Sweep
 from tests.inline_runner import InlineRunner
 from tests.sweep.study.test_sweep import point, replaying, resolve
 from trials.config import BY_EVAL_LOSS, EvalPoint, Report, TrialConfig, TrialResult
-from trials.evaluation.row_nlls import as_text, from_text
+from trials.evaluation.row_nlls import as_text, from_text, standard_error
+from trials.evaluation.row_nlls import rows_of as losses_of
 
 GOOD, BAD = [1.5, 1.4, 1.3, 1.2], [1.9, 1.8, 1.7, 1.6]
 
@@ -89,8 +90,8 @@ def test_a_trial_goes_on_once_it_belongs_to_the_best_third(space: Space) -> None
     assert paused_at < listener.heard.index((2, "started"))
     assert outcomes(sweep) == ["completed"] * 2 + ["outclassed"] * 4
     assert sweep.ended()[2].reason == (
-        "Never resumed. Eval loss 1.9000 at 25% of its run: 3rd of 6 at this point; the top 2 "
-        "continue (cut-off 1.6000)."
+        "Never resumed. Eval loss 1.9000 at 25% of its run (1 step): 3rd of 6 at this share; "
+        "the top 2 continue, down to trial 1 with 1.6000 (1 step)."
     )
 
 
@@ -211,19 +212,24 @@ def test_the_losses_of_rows_come_back_from_their_text() -> None:
     assert np.isinf(from_text(as_text(np.array([1e9])))).all()
 
 
+def between(one: EvalPoint, other: EvalPoint) -> float | None:
+    mine, theirs = losses_of(one), losses_of(other)
+    return standard_error(mine, theirs) if mine and theirs else None
+
+
 def test_the_standard_error_is_that_of_paired_rows() -> None:
     difficulty, noise = rows_of(0), np.random.default_rng(1).normal(0.0, 1.0, 128)
     one, other = measured(difficulty), measured(difficulty + noise)
-    error = standard_error(one, other)
+    error = between(one, other)
     assert error is not None
     assert error == pytest.approx(noise.std(ddof=1) / math.sqrt(128) / 10, rel=0.01)
-    unpaired = standard_error(one, measured(rows_of(2)))
+    unpaired = between(one, measured(rows_of(2)))
     assert unpaired is not None and unpaired > 4 * error
 
 
 @pytest.mark.parametrize("other", [point(1, 2.0), measured(rows_of(0, 64))])
 def test_without_the_same_rows_no_error_is_known(other: EvalPoint) -> None:
-    assert standard_error(measured(rows_of(0)), other) is None
+    assert between(measured(rows_of(0)), other) is None
 
 
 def halving(standard_errors: float) -> Halving:

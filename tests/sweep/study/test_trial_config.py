@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from sweep.errors import SpaceError
-from sweep.pruners.peers import rows_wanted
 from sweep.samplers.search_space import hyperparameters
 from sweep.space.backend import backend_in_words, backend_notes, choose_backend
 from sweep.space.loading import load_space
@@ -180,9 +179,3 @@ def test_what_is_written_reaches_the_trial(load: Load, tmp_path: Path) -> None:
     config = resolve(0, hyperparameters(space, {}), False)
     assert model_config(space, "transformers").compute_dtype == "float16"
     assert (config.checkpoint_minutes, config.use_dora) == (2.5, True)
-
-
-def test_with_unsloth_no_losses_of_single_rows_are_asked_for(load: Load) -> None:
-    """It knows a batch's sum alone, which is no row's: trials are ranked by their loss there."""
-    assert rows_wanted(load(), "transformers") != ()
-    assert rows_wanted(load(), "unsloth") == ()

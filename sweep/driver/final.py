@@ -1,0 +1,106 @@
+"""When the final evaluation is made, and what it may take."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+from sweep.driver.job import Job
+from sweep.folder import layout
+from sweep.results.certainty import best_rows
+from sweep.study.final import MOST_OF_THE_HOURS, TOP, FinalEvaluation, plan
+from sweep.study.sweep import Sweep
+from sweep.text.numbers import counted, duration
+from trials.config import TrialConfig
+from trials.trial_folder import ADAPTER
+
+
+@dataclass
+class Finish:
+    """Decides what is measured at a sweep's end.
+
+    Args:
+        n_slots: How many measurements run at once.
+        say: Told what is measured, and what is left out.
+    """
+
+    job: Job
+    sweep: Sweep
+    say: Callable[[str], None]
+    n_slots: Callable[[], int] = lambda: 1
+
+    def evaluation(self) -> FinalEvaluation | None:
+        """Return what is to be measured; None: nothing, or it has been."""
+        configs = self._configs()
+        if not configs:
+            return None
+        allowed, cost = self._allowed_seconds(), self._seconds_of_one()
+        n_affordable = math.floor(allowed / cost) - 1 if cost else len(configs)
+        if n_affordable < min(2, len(configs)):
+            took = duration(cost * (len(configs) + 1))
+            self.say(
+                f"Final evaluation left out: about {took} on all eval rows, but it may take "
+                f"{duration(allowed)} ({MOST_OF_THE_HOURS:.0%} of budget.hours)."
+            )
+            return None
+        kept = dict(list(configs.items())[:n_affordable])
+        found = FinalEvaluation(plan(self.job.output_dir, kept))
+        if not found.n_to_do:
+            return None
+        about = f", about {duration(cost * found.n_to_do)}" if cost else ""
+        self.say(
+            f"Final evaluation: the best {counted(len(kept), 'adapter')} and the base model on all "
+            f"{self._n_rows} eval rows{about}."
+        )
+        return found
+
+    def reserve(self) -> float:
+        """Seconds of the sweep's hours that are kept for it."""
+        if not self._is_wanted:
+            return 0.0
+        return min(self._allowed_seconds(), self._seconds_of_one() * (TOP + 1))
+
+    @property
+    def is_due(self) -> bool:
+        """Whether something is to be measured that has not been."""
+        configs = self._configs()
+        return bool(configs) and FinalEvaluation(plan(self.job.output_dir, configs)).n_to_do > 0
+
+    @property
+    def _n_rows(self) -> int:
+        counts = self.job.found.report["eval"]
+        return int(counts["rows"] - counts["dropped"])
+
+    @property
+    def _n_sample(self) -> int:
+        return int(self.job.found.report["sample_rows"])
+
+    @property
+    def _is_wanted(self) -> bool:
+        settings = self.job.space.settings
+        return settings.final_evaluation and self.job.space.objective.is_eval_loss
+
+    def _configs(self) -> dict[int, TrialConfig]:
+        """The best trials that have their adapters, unless all is known of them already."""
+        if not self._is_wanted:
+            return {}
+        best = [t for t in self.sweep.ranked(TOP) if self._has_adapter(t.number)]
+        if self._n_sample >= self._n_rows and all(best_rows(trial) for trial in best):
+            return {}
+        return {trial.number: self.sweep.config_of(trial) for trial in best}
+
+    def _has_adapter(self, number: int) -> bool:
+        return (layout.trial_dir(self.job.output_dir, number) / ADAPTER).is_dir()
+
+    def _allowed_seconds(self) -> float:
+        hours = self.job.space.settings.budget.hours
+        return math.inf if hours is None else MOST_OF_THE_HOURS * hours * 3600
+
+    def _seconds_of_one(self) -> float:
+        """That measuring one adapter takes a slot, by what the trials' evaluations have taken."""
+        took = [
+            trial.result["evaluation_seconds"] / len(trial.points)
+            for trial in self.sweep.ranked()
+            if trial.points and trial.result.get("evaluation_seconds")
+        ]
+        return median(took) * self._n_rows / self._n_sample / self.n_slots() if took else 0.0

@@ -1,0 +1,179 @@
+"""How sure is it that one trial is better than another? Rows and seeds both leave room for chance.
+
+A lead was measured on some eval rows, which might have been others, and each trial had one seed,
+which might have been another. The first is known from the losses of single rows (a paired standard
+error, `trials.evaluation.row_nlls`). The second is known only where trials were run again: from
+`sweep confirm` where that has run, else as measured on recorded sweeps of small models.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, fmean, variance
+from typing import Literal
+
+from sweep.results.confirmed import Confirmed, read_confirmed
+from sweep.results.final import Final, read_final
+from sweep.results.paired_test import CONFIDENCE
+from sweep.results.reading import StoredSweep
+from sweep.study.ended import StoredTrial
+from sweep.text.numbers import counted
+from trials.evaluation.row_nlls import RowLosses, row_losses, standard_error
+
+PROBABLY = 0.9
+"""A lead that is right this often at least is called probable; one seed never gives more."""
+SEED_SCATTER = 0.006
+"""Standard deviation of a good trial's eval loss over seeds, as a share of it: tests/benchmarks,
+"Seeds". Trials within 5 % of the best one; worse ones scatter more."""
+ENOUGH_RUNS = 4
+"""Runs of `sweep confirm` beyond the first of each trial, that tell how far seeds scatter."""
+STANDARD_ERRORS = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+"""On either side of a mean, that hold the true one so often."""
+
+Certainty = Literal["probable", "unclear", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """How far another seed moves a trial's eval loss."""
+
+    relative: float
+    """Standard deviation, as a share of the loss."""
+    n_runs: int | None
+    """Of `sweep confirm`, that tell; None: measured elsewhere."""
+
+    @property
+    def source(self) -> str:
+        if self.n_runs is None:
+            return "seeds scatter as in recorded sweeps of small models"
+        return f"seeds scatter as in the {counted(self.n_runs, 'run')} of sweep confirm"
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """By how much one eval loss lies below another, and what chance has in it."""
+
+    mean: float
+    """In nats per supervised token; negative: it lies above."""
+    n_rows: int
+    of_rows: float
+    """Standard error by the choice of eval rows, in nats."""
+    of_seeds: float
+    """Standard deviation by the seeds, in nats."""
+    scatter: Scatter
+
+    @property
+    def standard_error(self) -> float:
+        return math.hypot(self.of_rows, self.of_seeds)
+
+    @property
+    def half_width(self) -> float:
+        """Of the interval that holds the true lead in 95 % of such comparisons."""
+        return STANDARD_ERRORS * self.standard_error
+
+    @property
+    def certainty(self) -> Certainty:
+        """Whether it is more than chance; `probable` is the most that one seed can tell."""
+        error = self.standard_error
+        is_probable = error > 0 and NormalDist().cdf(self.mean / error) >= PROBABLY
+        return "probable" if is_probable else "unclear"
+
+    def __str__(self) -> str:
+        """`0.0231 ± 0.0690 nats, 95 % interval; 64 eval rows, one seed`, and how seeds scatter."""
+        return (
+            f"{abs(self.mean):.4f} ± {self.half_width:.4f} nats, {CONFIDENCE:.0%} interval; "
+            f"{counted(self.n_rows, 'eval row')}, one seed each; {self.scatter.source}"
+        )
+
+
+class Judge:
+    """Compares the trials of one sweep.
+
+    By all eval rows where the final evaluation has measured both, else by the rows of the sample.
+    Where the objective is a metric it knows no certainty, nor where the losses of single rows were
+    not kept: by earlier versions, and with Unsloth.
+    """
+
+    def __init__(self, sweep: StoredSweep) -> None:
+        self._sweep = sweep
+        self._scatter = scatter_of(read_confirmed(sweep))
+        self.final = read_final(sweep.folder) if sweep.objective.is_eval_loss else Final()
+
+    @property
+    def ranked(self) -> list[StoredTrial]:
+        """Trials whose value counts, the best first, as the final evaluation decides."""
+        return self.final.decided(self._sweep.ranked)
+
+    def lead(self, one: StoredTrial, other: StoredTrial) -> Lead | None:
+        """Return by how much a trial's eval loss lies below another's; None: chance is unknown."""
+        of_final = [self.final.trials.get(trial.number) for trial in (one, other)]
+        if all(of_final):
+            return self._lead(*of_final, n_trained=2)
+        return self._lead(best_rows(one), best_rows(other), n_trained=2)
+
+    def lead_over_base(self, trial: StoredTrial) -> Lead | None:
+        """Return by how much it lies below the base model's, which has no seed; None as above."""
+        of_final = self.final.trials.get(trial.number)
+        if of_final is not None and self.final.base is not None:
+            return self._lead(of_final, self.final.base, n_trained=1)
+        return self._lead(best_rows(trial), self._sweep.base_rows, n_trained=1)
+
+    def tied(self) -> list[StoredTrial]:
+        """Return the winner and those after it, up to the first that is probably worse."""
+        ranked = self.ranked
+        found = itertools.takewhile(lambda other: self._may_be_as_good(ranked[0], other), ranked)
+        return list(found)
+
+    def _may_be_as_good(self, winner: StoredTrial, other: StoredTrial) -> bool:
+        apart = self.lead(winner, other)
+        return other is winner or apart is None or apart.certainty != "probable"
+
+    def _lead(
+        self, one: RowLosses | None, other: RowLosses | None, *, n_trained: int
+    ) -> Lead | None:
+        if one is None or other is None:
+            return None
+        return lead_between(one, other, self._scatter, n_trained=n_trained)
+
+
+def lead_between(
+    one: RowLosses, other: RowLosses, scatter: Scatter, *, n_trained: int
+) -> Lead | None:
+    """Return by how much one loss lies below another; None: not of the same rows, or equal in all.
+
+    Args:
+        n_trained: Of the two, that another seed would have changed: 2, or 1 beside the base model.
+    """
+    error = standard_error(one, other)
+    if error is None:
+        return None
+    return Lead(
+        mean=other.loss - one.loss,
+        n_rows=one.n_rows,
+        of_rows=error,
+        of_seeds=math.sqrt(n_trained) * scatter.relative * min(one.loss, other.loss),
+        scatter=scatter,
+    )
+
+
+def best_rows(trial: StoredTrial) -> RowLosses | None:
+    """Return the row losses at a trial's best evaluation; None: they were not kept."""
+    best = trial.result.get("best") or {}
+    if best.get("row_nlls") is None or best.get("score") is not None:
+        return None
+    return row_losses(best["eval_loss"], best["row_nlls"])
+
+
+def scatter_of(found: Sequence[Confirmed]) -> Scatter:
+    """Return how far seeds scatter, by a sweep's own runs with other seeds where it has them."""
+    runs = [list(each.values.values()) for each in found]
+    more_than_one = [values for values in runs if len(values) > 1]
+    n_free = sum(len(values) - 1 for values in more_than_one)
+    if n_free < ENOUGH_RUNS:
+        return Scatter(SEED_SCATTER, None)
+    pooled = sum((len(values) - 1) * variance(values) for values in more_than_one) / n_free
+    return Scatter(
+        math.sqrt(pooled) / fmean(value for values in more_than_one for value in values),
+        sum(len(values) for values in more_than_one),
+    )

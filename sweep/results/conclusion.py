@@ -1,0 +1,190 @@
+"""What a sweep has found, and how sure that is: one sentence, the same wherever it is said.
+
+Where `sweep confirm` has run, its verdict; else what rows and seeds allow (`certainty`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Literal
+
+from sweep.results.certainty import STANDARD_ERRORS, Judge
+from sweep.results.confirmed import Confirmed, read_confirmed
+from sweep.results.confirmed_words import FEW_SEEDS
+from sweep.results.paired_test import CONFIDENCE
+from sweep.results.reading import StoredSweep
+from sweep.study.ended import StoredTrial
+from sweep.text.numbers import counted, listed
+from sweep.text.trials import an
+from sweep.tracking.location import command
+
+Certainty = Literal["confirmed", "probable", "tied", "unknown"]
+N_TIED = 5
+"""Of trials that are named one by one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conclusion:
+    """Which trial has won, and what can be said of its lead."""
+
+    winner: StoredTrial
+    certainty: Certainty
+    over_others: str
+    """Plain sentences."""
+    over_base: str
+    """A sentence where the winner may be no better than the base model; else empty."""
+    on_all_rows: str
+    """Its eval loss in the final evaluation; empty where there was none."""
+    superlative: str
+    """`lowest eval loss`, or what it has the best of."""
+    tied: tuple[int, ...] = ()
+    """Trials that cannot be told apart, the winner first; none where one leads."""
+
+    @property
+    def words(self) -> str:
+        return " ".join(filter(None, [self.on_all_rows, self.over_base, self.over_others]))
+
+
+def in_html(found: Conclusion) -> str:
+    """What the conclusion says, with what should not be overlooked in bold."""
+    over_base = f"<strong>{escape(found.over_base)}</strong> " if found.over_base else ""
+    over_base = f"{escape(found.on_all_rows)} {over_base}".lstrip()
+    others = escape(found.over_others)
+    return over_base + (f"<strong>{others}</strong>" if found.certainty == "tied" else others)
+
+
+def conclude(sweep: StoredSweep) -> Conclusion | None:
+    """Return what a sweep has found; None: no trial has a value that counts."""
+    if not sweep.ranked:
+        return None
+    found = [each for each in read_confirmed(sweep) if each.mean is not None]
+    judge = Judge(sweep)
+    conclusion = _by_seeds(sweep, judge, found) if len(found) > 1 else None
+    return conclusion or _by_rows(sweep, judge)
+
+
+def _by_seeds(sweep: StoredSweep, judge: Judge, found: Sequence[Confirmed]) -> Conclusion | None:
+    best, other = found[0], found[1]
+    apart = other.above_best
+    if apart is None:
+        return None
+    numbers = f"{best.trial} and {other.trial}"
+    seeds, unit = counted(apart.n, "seed"), "nats" if sweep.objective.is_eval_loss else ""
+    if apart.half_width is None or apart.n < FEW_SEEDS:
+        more = f"{command('confirm', sweep.folder)} --seeds {FEW_SEEDS}"
+        words = (
+            f"Trained again with {seeds}, trials {numbers} differ by {abs(apart.mean):.4f} {unit}: "
+            f"too few seeds to tell them apart. Add some: {more}"
+        )
+        certainty: Certainty = "tied"
+    else:
+        by = f"{abs(apart.mean):.4f} ± {apart.half_width:.4f} {unit}".rstrip()
+        by = f"{by}, {CONFIDENCE:.0%} interval"
+        if apart.is_beyond_noise:
+            certainty = "confirmed"
+            words = (
+                f"Confirmed with {seeds}: trial {best.trial} is better than {other.trial} ({by})."
+            )
+        else:
+            certainty = "tied"
+            words = (
+                f"Trained again with {seeds}, trials {numbers} cannot be told apart ({by}): take "
+                f"the cheaper."
+            )
+    by_number = {trial.number: trial for trial in sweep.ranked}
+    is_settled = apart.n >= FEW_SEEDS and best.trial in by_number
+    own = judge.ranked[0]
+    winner = by_number[best.trial] if is_settled else own
+    extreme, heading = sweep.objective.extreme, sweep.objective.heading
+    if best.trial != own.number:
+        words += f" In the sweep itself trial {own.number} had the {extreme} {heading}."
+    return Conclusion(
+        winner=winner,
+        certainty=certainty,
+        over_others=words,
+        over_base=_over_base(sweep, judge, winner),
+        on_all_rows=_on_all_rows(judge, winner),
+        superlative=f"{extreme} {f'mean {heading} of {seeds}' if is_settled else heading}",
+        tied=(best.trial, other.trial) if certainty == "tied" else (),
+    )
+
+
+def _by_rows(sweep: StoredSweep, judge: Judge) -> Conclusion:
+    winner = judge.ranked[0]
+    certainty: Certainty = "unknown"
+    tied: tuple[int, ...] = ()
+    confirm = command("confirm", sweep.folder)
+    if len(judge.ranked) == 1:
+        words = f"No other trial has {an(sweep.objective)} that counts, to compare it with."
+    elif (apart := judge.lead(winner, second := judge.ranked[1])) is None:
+        words = _unknown(sweep, winner, second)
+    elif apart.certainty == "probable":
+        certainty = "probable"
+        words = (
+            f"Trial {winner.number} is probably better than {second.number}, the second ({apart}). "
+            f"To be sure: {confirm}"
+        )
+    else:
+        certainty, like = "tied", judge.tied()
+        tied = tuple(trial.number for trial in like)
+        shown = [str(number) for number in tied[:N_TIED]]
+        more = f" and {len(tied) - N_TIED} more" if len(tied) > N_TIED else ""
+        names = f"{', '.join(shown)}{more}" if more else listed(shown)
+        words = (
+            f"Trials {names} cannot be told apart: {winner.number} leads {second.number} by "
+            f"{apart}. Take the cheapest, or settle it: {confirm}"
+        )
+    return Conclusion(
+        winner=winner,
+        certainty=certainty,
+        over_others=words,
+        over_base=_over_base(sweep, judge, winner),
+        on_all_rows=_on_all_rows(judge, winner),
+        superlative=f"{sweep.objective.extreme} {sweep.objective.heading}",
+        tied=tied,
+    )
+
+
+def _unknown(sweep: StoredSweep, winner: StoredTrial, second: StoredTrial) -> str:
+    assert winner.value is not None and second.value is not None
+    leads = f"Trial {winner.number} leads {second.number} by {abs(second.value - winner.value):.4f}"
+    if winner.value == second.value:
+        leads = (
+            f"Trials {winner.number} and {second.number} have the same {sweep.objective.heading}"
+        )
+    why = (
+        "the losses of single eval rows were not kept"
+        if sweep.objective.is_eval_loss
+        else "the scores of single rows are not kept"
+    )
+    confirm = command("confirm", sweep.folder)
+    return f"{leads}. Whether that is chance is not known: {why}. To be sure: {confirm}"
+
+
+def _on_all_rows(judge: Judge, winner: StoredTrial) -> str:
+    """The winner's loss where it had no part in being chosen, beside the base model's."""
+    found, base = judge.final.trials.get(winner.number), judge.final.base
+    if found is None or base is None:
+        return ""
+    error = judge.final.errors.get(winner.number)
+    give_or_take = "" if error is None else f" ± {STANDARD_ERRORS * error:.4f}"
+    sample = "" if winner.eval_loss is None else f"; {winner.eval_loss:.4f} on the search's sample"
+    return (
+        f"On all {found.n_rows} eval rows its eval loss is {found.loss:.4f}{give_or_take}, the "
+        f"base model's {base.loss:.4f}{sample}."
+    )
+
+
+def _over_base(sweep: StoredSweep, judge: Judge, winner: StoredTrial) -> str:
+    base, value, key = sweep.base_value, winner.value, sweep.objective.key
+    on_all, base_on_all = judge.final.trials.get(winner.number), judge.final.base
+    if on_all is not None and base_on_all is not None:
+        base, value = base_on_all.loss, on_all.loss
+    if base is None or value is None:
+        return ""
+    if key(value) >= key(base):
+        return "The winner is not better than the base model."
+    apart = judge.lead_over_base(winner)
+    if apart is None or apart.certainty == "probable":
+        return ""
+    return f"The winner may be no better than the base model ({apart})."

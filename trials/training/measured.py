@@ -1,0 +1,126 @@
+"""Measure an adapter that is there, on all rows of a split: nothing is trained."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from peft import get_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file
+
+from trials.config import TOKEN_ACCURACY, EvalPoint, TrialConfig, TrialResult
+from trials.data.tokens import TokenRows
+from trials.distributed.group import ALONE, Group
+from trials.evaluation.evaluate import Measured, measure
+from trials.evaluation.row_nlls import as_text
+from trials.memory.device import give_back_memory, is_out_of_memory
+from trials.memory.micro_batches import MicroBatchMemory
+from trials.models.frozen_base import FrozenBase
+
+
+class NotThisAdapter(RuntimeError):
+    """The weights of an adapter's file are not those that its configuration has."""
+
+
+def measure_adapter(
+    config: TrialConfig, base: FrozenBase, memory: MicroBatchMemory, group: Group = ALONE
+) -> TrialResult:
+    """Measure the adapter of `config.measured_adapter` on the rows of `config.measured_rows`.
+
+    Returns:
+        A completed trial with one evaluation, whose losses of single rows are there.
+
+    Raises:
+        NotThisAdapter: As the class says.
+        BaseNotClean: The base could not be given back as it was: replace the process.
+    """
+    began = time.perf_counter()
+    rows = TokenRows(Path(config.data_dir) / config.measured_rows, config.model.max_length)
+    model = base.add_adapter(config)  # untrained it leaves the base as it is: B is zero
+    try:
+        if config.measured_adapter:
+            put_weights(model, Path(config.measured_adapter))
+        found = _measured(base, model, rows, config, memory, group)
+    finally:
+        del model
+        base.remove_adapter()
+    seconds = time.perf_counter() - began
+    point = EvalPoint(
+        index=0,
+        step=0,
+        epoch=0.0,
+        eval_loss=found.loss,
+        train_loss=None,
+        learning_rate=None,
+        grad_norm=None,
+        tokens_per_second=None,
+        gpu_memory_gib=None,
+        seconds=seconds,
+        score=found.accuracy,
+        eval_loss_error=loss_error(found.row_nlls, rows.supervised_tokens),
+        row_nlls=None if config.model.backend == "unsloth" else as_text(found.row_nlls),
+    )
+    reason = f"Eval loss {found.loss:.4f} on all {len(rows)} rows of {config.measured_rows}."
+    return TrialResult(outcome="completed", reason=reason, best=point, evaluation_seconds=seconds)
+
+
+def loss_error(nlls: npt.NDArray[np.float64], tokens: npt.NDArray[np.int64]) -> float | None:
+    """Return the standard error of Σ nlls / Σ tokens by the choice of rows, in nats.
+
+    That of a ratio of means, √(n · var(nll − loss · tokens)) / Σ tokens (Cochran, "Sampling
+    Techniques", 3rd edition, equation 2.46, without its finite population correction).
+
+    Args:
+        nlls: Nats of each row, (rows,).
+        tokens: Supervised tokens of each row, (rows,).
+    """
+    if len(nlls) < 2:
+        return None
+    apart = nlls - nlls.sum() / tokens.sum() * tokens
+    return math.sqrt(len(nlls) * float(np.var(apart, ddof=1))) / float(tokens.sum())
+
+
+def put_weights(model: Any, folder: Path) -> None:
+    """Put the weights of a saved adapter in place of those of the adapter on the model.
+
+    Raises:
+        NotThisAdapter: Its tensors have other names or shapes.
+    """
+    saved = load_file(folder / SAFETENSORS_WEIGHTS_NAME)
+    # Views of the adapter's own parameters, by the names that they are saved under.
+    own = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in saved.items()}:
+        raise NotThisAdapter(f"{folder}: its weights are not those of the trial's configuration.")
+    with torch.no_grad():
+        for name, weight in own.items():
+            weight.copy_(saved[name])
+    now = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if not all(torch.equal(now[name].to("cpu"), weight) for name, weight in saved.items()):
+        raise NotThisAdapter(f"{folder}: its weights could not be put on the base model.")
+
+
+def _measured(
+    base: FrozenBase,
+    model: Any,
+    rows: TokenRows,
+    config: TrialConfig,
+    memory: MicroBatchMemory,
+    group: Group,
+) -> Measured:
+    """Measure in batches that fit; as a trial's own evaluations are measured."""
+    counts = config.objective.name == TOKEN_ACCURACY
+    while True:
+        size = memory.eval_batch_size(config)
+        try:
+            return measure(base, model, rows, size, group, counts_correct=counts)
+        except Exception as error:
+            if not is_out_of_memory(error) or size == 1:
+                raise
+        memory.evaluation_did_not_fit(config, size)
+        give_back_memory()

@@ -31,6 +31,8 @@ def make_tables(path: Path) -> None:
         if not database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             for statement in _tables():
                 database.execute(statement)
+            at = (path.resolve().parent / "mlruns" / "0").as_uri()
+            database.execute("UPDATE experiments SET artifact_location = ?", [at])
         database.execute("COMMIT")
 
 
@@ -81,10 +83,11 @@ def unusable(error: DBAPIError) -> OSError:
 
 def _tables() -> list[str]:
     """The statements that make MLflow's tables, of the release that is installed."""
-    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    store = SqlAlchemyStore("sqlite:///:memory:", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
+    # Of its default experiment MLflow writes the place as Python quotes it: a path of the current
+    # folder with both kinds of quotes is no SQL.
+    store = SqlAlchemyStore("sqlite:///:memory:", "mlflow-artifacts:/")
     connection = store.engine.raw_connection()
     try:
         made = list(connection.driver_connection.iterdump())

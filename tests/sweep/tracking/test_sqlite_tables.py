@@ -98,3 +98,16 @@ def test_tables_that_were_left_half_made_are_said_in_words(tmp_path: Path) -> No
 
 if __name__ == "__main__":
     make_and_be_killed(Path(sys.argv[1]))
+
+
+def test_a_current_folder_with_both_kinds_of_quotes_breaks_no_statement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow writes the place of its default experiment as Python quotes it."""
+    folder = tmp_path / "it's \"so\""
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    make_tables(folder / "mlflow.db")
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        found = database.execute("SELECT name, artifact_location FROM experiments").fetchall()
+    assert found == [("Default", (folder / "mlruns" / "0").as_uri())]

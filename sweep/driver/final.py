@@ -35,7 +35,8 @@ class Finish:
         if not configs:
             return None
         allowed, cost = self._allowed_seconds(), self._seconds_of_one()
-        n_affordable = math.floor(allowed / cost) - 1 if cost else len(configs)
+        # One more than there are adapters: the base model.
+        n_affordable = int(min(allowed / cost - 1, len(configs))) if cost else len(configs)
         if n_affordable < min(2, len(configs)):
             took = duration(cost * (len(configs) + 1))
             self.say(

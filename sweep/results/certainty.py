@@ -80,11 +80,14 @@ class Lead:
         return "probable" if is_probable else "unclear"
 
     def __str__(self) -> str:
-        """`0.0231 ± 0.0690 nats, 95 % interval; 64 eval rows, one seed`, and how seeds scatter."""
-        return (
-            f"{abs(self.mean):.4f} ± {self.half_width:.4f} nats, {CONFIDENCE:.0%} interval; "
-            f"{counted(self.n_rows, 'eval row')}, one seed each; {self.scatter.source}"
-        )
+        """`0.0231 ± 0.0690 nats`."""
+        return f"{abs(self.mean):.4f} ± {self.half_width:.4f} nats"
+
+    @property
+    def how(self) -> str:
+        """What ± means."""
+        rows = counted(self.n_rows, "eval row")
+        return f"95 % interval over {rows} and one seed each; {self.scatter.source}"
 
 
 class Judge:

@@ -132,8 +132,14 @@ def verdict(one: Side, other: Side) -> str:
             f"is not known. Each has one seed; sweep confirm adds more."
         )
     if found.certainty == "probable":
-        return f"{better.name} is probably better ({found}). To be sure, run sweep confirm."
-    return f"No clear winner ({found}). To settle it, run sweep confirm."
+        return (
+            f"{better.name} is probably better, by {found} ({found.how}). To be sure, run sweep "
+            f"confirm."
+        )
+    return (
+        f"No clear winner: {better.name} leads by {found} ({found.how}). To settle it, run sweep "
+        f"confirm."
+    )
 
 
 def _by_seeds(one: Side, other: Side) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
-from sweep.results.certainty import STANDARD_ERRORS, Judge
+from sweep.results.certainty import STANDARD_ERRORS, Judge, Lead
 from sweep.results.confirmed import Confirmed, read_confirmed
 from sweep.results.confirmed_words import FEW_SEEDS
 from sweep.results.paired_test import CONFIDENCE
@@ -37,12 +37,15 @@ class Conclusion:
     """Its eval loss in the final evaluation; empty where there was none."""
     superlative: str
     """`lowest eval loss`, or what it has the best of."""
+    how: str = ""
+    """What ± means in these sentences; empty where there is none."""
     tied: tuple[int, ...] = ()
     """Trials that cannot be told apart, the winner first; none where one leads."""
 
     @property
     def words(self) -> str:
-        return " ".join(filter(None, [self.on_all_rows, self.over_base, self.over_others]))
+        parts = [self.on_all_rows, self.over_base, self.over_others]
+        return " ".join(filter(None, [*parts, self.how and f"(±: {self.how}.)"]))
 
 
 def in_html(found: Conclusion) -> str:
@@ -50,7 +53,9 @@ def in_html(found: Conclusion) -> str:
     over_base = f"<strong>{escape(found.over_base)}</strong> " if found.over_base else ""
     over_base = f"{escape(found.on_all_rows)} {over_base}".lstrip()
     others = escape(found.over_others)
-    return over_base + (f"<strong>{others}</strong>" if found.certainty == "tied" else others)
+    others = f"<strong>{others}</strong>" if found.certainty == "tied" else others
+    how = f'<br><span class="dim">±: {escape(found.how)}.</span>' if found.how else ""
+    return f"{over_base}{others}{how}"
 
 
 def conclude(sweep: StoredSweep) -> Conclusion | None:
@@ -113,6 +118,7 @@ def _by_rows(sweep: StoredSweep, judge: Judge) -> Conclusion:
     winner = judge.ranked[0]
     certainty: Certainty = "unknown"
     tied: tuple[int, ...] = ()
+    apart: Lead | None = None
     confirm = command("confirm", sweep.folder)
     if len(judge.ranked) == 1:
         words = f"No other trial has {an(sweep.objective)} that counts, to compare it with."
@@ -121,8 +127,8 @@ def _by_rows(sweep: StoredSweep, judge: Judge) -> Conclusion:
     elif apart.certainty == "probable":
         certainty = "probable"
         words = (
-            f"Trial {winner.number} is probably better than {second.number}, the second ({apart}). "
-            f"To be sure: {confirm}"
+            f"Trial {winner.number} is probably better than {second.number}, the second, by "
+            f"{apart}. To be sure: {confirm}"
         )
     else:
         certainty, like = "tied", judge.tied()
@@ -141,6 +147,7 @@ def _by_rows(sweep: StoredSweep, judge: Judge) -> Conclusion:
         over_base=_over_base(sweep, judge, winner),
         on_all_rows=_on_all_rows(judge, winner),
         superlative=f"{sweep.objective.extreme} {sweep.objective.heading}",
+        how="" if apart is None else apart.how,
         tied=tied,
     )
 
@@ -170,8 +177,8 @@ def _on_all_rows(judge: Judge, winner: StoredTrial) -> str:
     give_or_take = "" if error is None else f" ± {STANDARD_ERRORS * error:.4f}"
     sample = "" if winner.eval_loss is None else f"; {winner.eval_loss:.4f} on the search's sample"
     return (
-        f"On all {found.n_rows} eval rows its eval loss is {found.loss:.4f}{give_or_take}, the "
-        f"base model's {base.loss:.4f}{sample}."
+        f"On all {found.n_rows} eval rows: eval loss {found.loss:.4f}{give_or_take}, the base "
+        f"model's {base.loss:.4f}{sample}."
     )
 
 
@@ -187,4 +194,4 @@ def _over_base(sweep: StoredSweep, judge: Judge, winner: StoredTrial) -> str:
     apart = judge.lead_over_base(winner)
     if apart is None or apart.certainty == "probable":
         return ""
-    return f"The winner may be no better than the base model ({apart})."
+    return f"The winner may be no better than the base model: it leads by {apart}."

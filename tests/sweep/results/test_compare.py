@@ -74,15 +74,15 @@ ROWS = np.linspace(10.0, 30.0, 64)
 def test_a_lead_beyond_rows_and_seeds_is_probable_with_its_numbers(tmp_path: Path) -> None:
     one, other = of_rows(tmp_path / "one", ROWS), of_rows(tmp_path / "other", ROWS - 1.0)
     words = verdict(side(one), side(other))
-    assert words.startswith("other, trial 0 is probably better (0.1")
-    assert "64 eval rows, one seed each; seeds scatter as in recorded sweeps" in words
+    assert words.startswith("other, trial 0 is probably better, by 0.1")
+    assert "64 eval rows and one seed each; seeds scatter as in recorded sweeps" in words
 
 
 def test_a_lead_that_other_rows_turn_around_is_none(tmp_path: Path) -> None:
     swings = np.where(np.arange(64) % 2, 4.0, -5.0)
     one, other = of_rows(tmp_path / "one", ROWS), of_rows(tmp_path / "other", ROWS + swings)
     words = verdict(side(one), side(other))
-    assert words.startswith("No clear winner (0.05")
+    assert words.startswith("No clear winner: other, trial 0 leads by 0.05")
 
 
 def test_without_the_losses_of_rows_chance_is_not_known(tmp_path: Path) -> None:

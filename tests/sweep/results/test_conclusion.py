@@ -80,7 +80,7 @@ def test_a_lead_is_probable_once_it_is_1_28_standard_errors(tmp_path: Path) -> N
 def test_one_seed_never_gives_more_than_probable(tmp_path: Path) -> None:
     found = said(swept(tmp_path / "mine", ROWS, ROWS + 8.0 + CHANCE.normal(0, 0.1, N_ROWS)))
     assert found.certainty == "probable"
-    assert found.over_others.startswith("Trial 0 is probably better than 1, the second (0.")
+    assert found.over_others.startswith("Trial 0 is probably better than 1, the second, by 0.")
     assert found.over_others.endswith("To be sure: sweep confirm mine --output " + str(tmp_path))
 
 
@@ -144,14 +144,14 @@ def test_enough_runs_of_confirm_tell_how_far_seeds_scatter(tmp_path: Path) -> No
     lead = Judge(sweep).lead(sweep.trials[0], sweep.trials[2])
     assert lead is not None and ENOUGH_RUNS == 4
     assert lead.scatter.relative == pytest.approx(0.02 / 1.57)
-    assert "seeds scatter as in the 6 runs of sweep confirm" in str(lead)
+    assert "seeds scatter as in the 6 runs of sweep confirm" in lead.how
 
 
 @pytest.mark.parametrize(
     ("below", "words"),
     [
         (-1.0, "The winner is not better than the base model."),
-        (0.05, "The winner may be no better than the base model ("),
+        (0.05, "The winner may be no better than the base model: it leads by 0."),
         (8.0, ""),
     ],
 )

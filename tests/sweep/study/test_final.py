@@ -73,8 +73,8 @@ def test_all_rows_decide_who_has_won(folder: Path) -> None:
     found = conclude(sweep)
     assert found is not None
     assert found.winner.number == 1
-    assert found.on_all_rows.startswith("On all 64 eval rows its eval loss is 2.0000")
-    assert "64 eval rows, one seed each" in found.over_others
+    assert found.on_all_rows.startswith("On all 64 eval rows: eval loss 2.0000")
+    assert found.how.startswith("95 % interval over 64 eval rows and one seed each")
 
 
 def test_a_trial_that_came_later_is_not_passed_over_for_one_that_was_measured(folder: Path) -> None:

@@ -254,7 +254,7 @@ def config_table(config: TrialConfig) -> Table:
     """The configuration as a table."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
-    table.add_column()
+    table.add_column(overflow="fold")  # the folder's path is to be copied
     model = config.model
     table.add_row(
         "base model",

@@ -185,7 +185,7 @@ def check_table(space: Space, check: Check) -> RenderableType:
     """The check as a person reads it."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
-    table.add_column()
+    table.add_column(overflow="fold")
     read = _reading_rows(check.report)
     for row in (*read, *_data_rows(space, check), *_model_rows(space, check), *_search_rows(space)):
         table.add_row(*row)

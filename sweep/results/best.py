@@ -60,6 +60,8 @@ def winner_text(record: Record) -> RenderableType:
 def hyperparameters(values: Mapping[str, Any]) -> Table:
     """Hyperparameters, one to a line, in the order of the table of keys."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    table.add_column()
+    table.add_column(overflow="fold")
     for name in HYPERPARAMETERS:
         if name in values:
             value = values[name]

@@ -87,6 +87,8 @@ def one_in_words(record: Record) -> RenderableType:
     else:
         parts.append(Text("No evaluation yet." if record.result is None else "No curve."))
     files = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    files.add_column()
+    files.add_column(overflow="fold")
     files.add_row("folder", str(record.folder))
     files.add_row("adapter", str(record.adapter or "none on this disk"))
     files.add_row("log", str(record.log) if record.log.exists() else "none on this disk")

@@ -5,10 +5,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from statistics import fmean
 
 from sweep.events import Place
-from sweep.screen.time_left import Pace, seconds_until_all_end
+from sweep.pruners.asha import rung_indices
+from sweep.screen.time_left import Pace, Rungs, seconds_until_all_end
+from sweep.space.domains import Choices
 from sweep.space.hyperparameters import HYPERPARAMETERS
+from sweep.space.space import Space
 from sweep.storage.attributes import COUNTS
 from sweep.study.budget import Budget
 from sweep.study.ended import StoredTrial, place
@@ -53,6 +57,14 @@ class Running:
         return max(0.0, whole * share_left - (now - self.reported))
 
 
+@dataclass(frozen=True, slots=True)
+class _Pause:
+    """How far a trial had come when it was paused."""
+
+    index: int
+    seconds: float
+
+
 class Progress:
     """A sweep as its trackers hear of it.
 
@@ -65,6 +77,8 @@ class Progress:
         gpu_seconds: That trials have used over all runs of the sweep, until now.
         gpus_per_trial: As in the space.
         objective: What trials are judged by.
+        rungs: Where trials wait for others; None: nowhere.
+        usual_epochs: As `Pace` has it.
     """
 
     def __init__(
@@ -79,6 +93,8 @@ class Progress:
         gpu_seconds: Callable[[], float] = lambda: 0.0,
         gpus_per_trial: float = 1,
         objective: Objective = BY_EVAL_LOSS,
+        rungs: Rungs | None = None,
+        usual_epochs: float | None = None,
     ) -> None:
         self.budget = budget
         self.objective = objective
@@ -92,7 +108,14 @@ class Progress:
         self.usage = Usage()
         """Of the slots; a runner that counts them puts its own here."""
         self._queued = dict(queued or {})
-        self._paused = set(paused)
+        self._rungs = rungs or Rungs()
+        self._usual_epochs = usual_epochs
+        self._paused: dict[int, _Pause | None] = dict.fromkeys(paused)
+        """None: it was paused before this command."""
+        for number in self._paused:
+            self._rungs.heard(number, min(self._rungs.indices, default=0))
+        for trial in earlier:
+            self._rungs.heard(trial.number, trial.last_index)
         self._gpu_seconds = gpu_seconds
         self._gpus_per_trial = gpus_per_trial
         self._earlier = earlier
@@ -113,24 +136,32 @@ class Progress:
     def started(self, config: TrialConfig, place: Place) -> None:
         if self._pace is None:
             self._pace = self._pace_so_far(config.n_evaluations)
-        self._pace.planned(config.epochs)
-        self._queued.pop(config.number, None)
-        self._paused.discard(config.number)
+        is_drawn = self._queued.pop(config.number, None) is None
+        if is_drawn and config.number not in self._paused:
+            self._pace.planned(config.epochs)
+        if (pause := self._paused.pop(config.number, None)) is not None:
+            self._pace.goes_on(pause.index, config.epochs, pause.seconds)
         self.running[config.number] = Running(config, place, self.clock())
 
     def _pace_so_far(self, n_evaluations: int) -> Pace:
-        pace = Pace(n_evaluations)
+        pace = Pace(n_evaluations, self._rungs, self._usual_epochs)
         for trial in self._earlier:
-            epochs = float(trial.hyperparameters["epochs"])
+            epochs, index = float(trial.hyperparameters["epochs"]), trial.last_index
             pace.planned(epochs)
-            pace.ended(min(trial.last_index, n_evaluations), epochs, trial.seconds or 0.0)
+            waits = self._waits(trial.outcome, index)
+            pace.ended(min(index, n_evaluations), epochs, trial.seconds or 0.0, waits=waits)
         return pace
+
+    def _waits(self, outcome: str, index: int) -> bool:
+        """Whether a trial stands behind others at a rung, for now or for good."""
+        return outcome in ("paused", "outclassed") and index in self._rungs.indices
 
     def reported(self, number: int, point: EvalPoint) -> None:
         if point.index == 0:
             self.base_eval_loss = point.eval_loss
             return
         trial = self.running[number]
+        self._rungs.heard(number, point.index)
         trial.point, trial.reported = point, self.clock()
         trial.eval_losses.append(point.eval_loss)
         values = [point.value] if trial.best is None else [point.value, trial.best]
@@ -139,17 +170,15 @@ class Progress:
     def finished(self, number: int, result: TrialResult) -> TrialConfig | None:
         """A trial has ended, for now or for good; its configuration, if it has run till now."""
         trial = self.running.pop(number, None)
-        self._paused.discard(number)
         if result.outcome not in GOES_ON:
             self.n_ended += 1
         if trial is None:
+            self._paused.pop(number, None)
             return None
         config = trial.config
         if result.outcome == "interrupted":
             self._queued[number] = config.epochs
             return config
-        if result.outcome == "paused":
-            self._paused.add(number)
         if result.best is not None and result.outcome in COUNTS:
             point = {name: getattr(config, name) for name in HYPERPARAMETERS}
             ended = StoredTrial(number, point, result.outcome, value=result.best.value)
@@ -157,8 +186,11 @@ class Progress:
         index = config.n_evaluations if result.outcome == "completed" else trial.index
         # One that went on from a checkpoint says itself what it took before.
         seconds = max(self.clock() - trial.began, trial.point.seconds if trial.point else 0.0)
+        if result.outcome == "paused":
+            self._paused[number] = _Pause(index, seconds)
         if self._pace is not None:
-            self._pace.ended(index, config.epochs, seconds)
+            waits = self._waits(result.outcome, index)
+            self._pace.ended(index, config.epochs, seconds, waits=waits)
         return config
 
     def best(self, n: int | None = None) -> list[StoredTrial]:
@@ -192,16 +224,19 @@ class Progress:
             return None
         now = self.clock()
         running = list(self.running.values())  # the live table asks from its own thread
-        evaluated = [trial.point for trial in running if trial.point is not None]
-        of_epoch = self._pace.seconds_of_epoch((p.epoch, p.seconds) for p in evaluated)
-        if of_epoch is None:
+        of_run = self._pace.seconds_of_run(
+            (trial.index, trial.config.epochs, trial.point.seconds)
+            for trial in running
+            if trial.point is not None
+        )
+        if of_run is None:
             return None
         ahead = self._pace.shares_ahead(trial.index for trial in running)
         rest = []
         for trial in running:
             whole, since = trial.whole_seconds, trial.reported
             if whole is None:
-                whole, since = of_epoch * trial.config.epochs, trial.began
+                whole, since = of_run(trial.config.epochs), trial.began
             rest.append(max(0.0, whole * ahead[trial.index] - (now - since)))
         n_begun = self.n_ended + self.n_paused + len(running)
         n_waiting = max(0, self.budget.trials - n_begun)
@@ -209,5 +244,29 @@ class Progress:
             return None
         epochs = list(self._queued.values())[:n_waiting]
         epochs += [self._pace.mean_epochs] * (n_waiting - len(epochs))
-        waiting = [of_epoch * each * ahead[-1] for each in epochs]
+        waiting, usual = [], of_run(self._pace.mean_epochs)
+        first = min(self._rungs.indices, default=None)
+        if first is None:
+            waiting = [of_run(each) * ahead[-1] for each in epochs]
+        else:  # who goes on runs to the end, while slots beside it may have nothing left to do
+            goes_on = self._rungs.share_on(first)
+            to_rung = max(0.0, ahead[-1] - goes_on * ahead[first])
+            waiting = [of_run(each) * to_rung for each in epochs]
+            n = goes_on * n_waiting
+            n += self._rungs.still_to_go_on(first, self.running, is_last=not n_waiting)
+            waiting += [usual * ahead[first]] * int(n) + [usual * ahead[first] * (n % 1)]
         return seconds_until_all_end(rest, waiting, self.usage.n_slots)
+
+
+def rungs_waited_at(space: Space) -> Rungs:
+    """Where the trials of a space wait for others, and how many go on."""
+    settings, n_evaluations = space.settings.pruning.outclassed, space.settings.evaluate.times
+    if not settings or settings.pruner != "asha":
+        return Rungs()
+    return Rungs(rung_indices(settings.rungs, n_evaluations), settings.factor)
+
+
+def usual_epochs(space: Space) -> float | None:
+    """The mean of what is searched; None: a sampler would draw it on a scale that is not known."""
+    domain = space.domains["epochs"]
+    return fmean(map(float, domain.values)) if isinstance(domain, Choices) else None

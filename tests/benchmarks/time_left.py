@@ -20,7 +20,7 @@ import optuna
 
 from sweep.driver.loop import run
 from sweep.events import Place, Tracker
-from sweep.screen.progress import Progress
+from sweep.screen.progress import Progress, rungs_waited_at, usual_epochs
 from sweep.storage.mirror import InMemory
 from sweep.study.budget import Budget
 from sweep.study.sweep import Sweep
@@ -63,7 +63,13 @@ def replayed(landscape: Landscape, n_gpus: int, seed: int, folder: Path) -> Gues
     )
     sweep, runner = Sweep(space, study, resolve), ReplayRunner(landscape, n_gpus)
     budget = Budget(N_TRIALS, None)
-    progress = Progress(budget, clock=lambda: runner.now, queued=sweep.queued())
+    progress = Progress(
+        budget,
+        clock=lambda: runner.now,
+        queued=sweep.queued(),
+        rungs=rungs_waited_at(space),
+        usual_epochs=usual_epochs(space),
+    )
     progress.usage.count(n_gpus, 0)
     guesses = Guesses(progress)
     sweep.trackers = [guesses]

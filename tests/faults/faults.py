@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 import traceback
 from collections.abc import Callable
 
@@ -35,4 +36,5 @@ def inject(fault: str, course: Course, *, seed: int, n: int | None = None) -> Ta
         tally.is_wrong(f"the campaign itself has failed: {error!r}")
     if tally.n_injected < tally.n_wanted:
         tally.is_wrong(f"only {tally.n_injected} of {tally.n_wanted} could be injected")
+    tally.ended_at = time.monotonic()
     return tally

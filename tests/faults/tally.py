@@ -28,6 +28,7 @@ class Tally:
 
     def __post_init__(self) -> None:
         self._began = time.monotonic()
+        self.ended_at: float | None = None
 
     @property
     def is_done(self) -> bool:
@@ -37,8 +38,8 @@ class Tally:
 
     @property
     def seconds(self) -> float:
-        """Since the first of them."""
-        return time.monotonic() - self._began
+        """From the first of them to the last."""
+        return (self.ended_at or time.monotonic()) - self._began
 
     @property
     def found(self) -> list[str]:

@@ -104,7 +104,7 @@ def test_a_current_folder_with_both_kinds_of_quotes_breaks_no_statement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MLflow writes the place of its default experiment as Python quotes it."""
-    folder = tmp_path / "it's \"so\""
+    folder = tmp_path / 'it\'s "so"'
     folder.mkdir()
     monkeypatch.chdir(folder)
     make_tables(folder / "mlflow.db")

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from sweep.events import Place
 from sweep.pruners.asha import rung_indices
-from sweep.screen.time_left import Pace, Rungs, seconds_until_all_end
+from sweep.screen.time_left import Left, Pace, Rest, Rungs
 from sweep.space.domains import Choices
 from sweep.space.hyperparameters import HYPERPARAMETERS
 from sweep.space.space import Space
@@ -206,10 +206,13 @@ class Progress:
         if self.is_stopping():
             return "stopping"
         limits = [limit for limit in (self.budget.seconds_left, self._gpu_limit()) if limit]
-        expected = self.seconds_of_trials_left()
-        if expected is not None:
-            return f"about {duration(min([expected, *limits]))} left"
-        return f"at most {duration(min(limits))} left" if limits else ""
+        left = self.trials_left()
+        if left is None:
+            return f"at most {duration(min(limits))} left" if limits else ""
+        low, high = (duration(min([seconds, *limits])) for seconds in (left.least, left.most))
+        if not left.is_sure and low != high:
+            return f"{low} to {high} left"
+        return f"about {duration(min([left.expected, *limits]))} left"
 
     def _gpu_limit(self) -> float | None:
         """Seconds until `gpu_hours` are used up, with as many trials as run now."""
@@ -220,42 +223,36 @@ class Progress:
 
     def seconds_of_trials_left(self) -> float | None:
         """Until all trials of the budget have ended; None: no trial has shown what one takes."""
-        if self.budget.trials is None or self._pace is None:
+        left = self.trials_left()
+        return None if left is None else left.expected
+
+    def trials_left(self) -> Left | None:
+        """What the trials of the budget still take; None: no trial has shown what one takes."""
+        pace = self._pace
+        if self.budget.trials is None or pace is None:
             return None
         now = self.clock()
         running = list(self.running.values())  # the live table asks from its own thread
-        of_run = self._pace.seconds_of_run(
+        of_run = pace.seconds_of_run(
             (trial.index, trial.config.epochs, trial.point.seconds)
             for trial in running
             if trial.point is not None
         )
         if of_run is None:
             return None
-        ahead = self._pace.shares_ahead(trial.index for trial in running)
+        n_begun = self.n_ended + self.n_paused + len(running)
+        n_waiting = max(0, self.budget.trials - n_begun)
+        if not running and not n_waiting:
+            return None
         rest = []
         for trial in running:
             whole, since = trial.whole_seconds, trial.reported
             if whole is None:
                 whole, since = of_run(trial.config.epochs), trial.began
-            rest.append(max(0.0, whole * ahead[trial.index] - (now - since)))
-        n_begun = self.n_ended + self.n_paused + len(running)
-        n_waiting = max(0, self.budget.trials - n_begun)
-        if not running and not n_waiting:
-            return None
+            rest.append(Rest(trial.config.number, trial.index, whole, now - since))
         epochs = list(self._queued.values())[:n_waiting]
-        epochs += [self._pace.mean_epochs] * (n_waiting - len(epochs))
-        waiting, usual = [], of_run(self._pace.mean_epochs)
-        first = min(self._rungs.indices, default=None)
-        if first is None:
-            waiting = [of_run(each) * ahead[-1] for each in epochs]
-        else:  # who goes on runs to the end, while slots beside it may have nothing left to do
-            goes_on = self._rungs.share_on(first)
-            to_rung = max(0.0, ahead[-1] - goes_on * ahead[first])
-            waiting = [of_run(each) * to_rung for each in epochs]
-            n = goes_on * n_waiting
-            n += self._rungs.still_to_go_on(first, self.running, is_last=not n_waiting)
-            waiting += [usual * ahead[first]] * int(n) + [usual * ahead[first] * (n % 1)]
-        return seconds_until_all_end(rest, waiting, self.usage.n_slots)
+        epochs += [pace.mean_epochs] * (n_waiting - len(epochs))
+        return pace.left(rest, [of_run(each) for each in epochs], of_run, self.usage.n_slots)
 
 
 def rungs_waited_at(space: Space) -> Rungs:

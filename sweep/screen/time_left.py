@@ -17,6 +17,37 @@ MANY = 4
 """So many waiting trials for each slot make it needless to deal them out one by one."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """A trial that runs."""
+
+    number: int
+    index: int
+    """Of its latest evaluation."""
+    whole_seconds: float
+    """Of its whole run."""
+    since: float
+    """Seconds since that evaluation, or since it began."""
+
+    def seconds_left(self, share: float) -> float:
+        """Return what it still takes, if it runs through this share of a whole run."""
+        return max(0.0, self.whole_seconds * share - self.since)
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What the trials of a sweep still take, in seconds."""
+
+    expected: float
+    """Never below what the longest running trial needs for its whole run."""
+    least: float
+    """If no further trial goes on from a rung."""
+    most: float
+    """If each runs to its end."""
+    is_sure: bool
+    """Whether a trial has completed: before that, the first two tell little."""
+
+
 class Rungs:
     """Where trials are compared and wait: how many have come there, and how many have gone on.
 
@@ -185,6 +216,43 @@ class Pace:
             n_there += last[index]
         ahead[-1] = ahead[0] * (1 - self._early[0] / n_there if n_there else 1.0)
         return ahead
+
+    def left(
+        self,
+        running: Sequence[Rest],
+        waiting: Sequence[float],
+        of_run: Callable[[float], float],
+        n_slots: int,
+    ) -> Left:
+        """Return what a sweep's trials still take.
+
+        Args:
+            waiting: Seconds of the whole run of each trial that has not begun, in their order.
+            of_run: As `seconds_of_run`.
+        """
+        ahead = self.shares_ahead(trial.index for trial in running)
+        whole = [trial.seconds_left(1 - trial.index / self._n) for trial in running]
+        expected = [trial.seconds_left(ahead[trial.index]) for trial in running]
+        first = min(self.rungs.indices, default=None)
+        if first is None:
+            likely = [seconds * ahead[-1] for seconds in waiting]
+            least = likely
+        else:  # who goes on runs to the end, while slots beside it may have nothing left to do
+            goes_on = self.rungs.share_on(first)
+            to_rung = max(0.0, ahead[-1] - goes_on * ahead[first])
+            least = [seconds * to_rung for seconds in waiting]
+            numbers = [trial.number for trial in running]
+            n = goes_on * len(waiting)
+            n += self.rungs.still_to_go_on(first, numbers, is_last=not waiting)
+            one = of_run(self.mean_epochs) * ahead[first]
+            likely = [*least, *[one] * int(n), one * (n % 1)]
+        longest = max(whole, default=0.0)
+        return Left(
+            expected=max(longest, seconds_until_all_end(expected, likely, n_slots)),
+            least=max(longest, seconds_until_all_end(expected, least, n_slots)),
+            most=seconds_until_all_end(whole, waiting, n_slots),
+            is_sure=self._last[self._n] > 0,
+        )
 
 
 def seconds_until_all_end(running: Sequence[float], waiting: Sequence[float], n: int) -> float:

@@ -17,6 +17,7 @@ from sweep.screen.live import LiveScreen
 from sweep.screen.notebook import NotebookScreen
 from sweep.screen.plain import PlainScreen
 from sweep.screen.progress import Progress
+from sweep.screen.time_left import Rungs
 from sweep.study.budget import Budget
 from sweep.study.ended import StoredTrial
 from sweep.text.numbers import duration
@@ -114,6 +115,18 @@ def test_the_rest_is_dealt_out_to_the_slots(
     # Two run for 100 s each; the third comes after one of them.
     assert progress.seconds_of_trials_left() == 200.0
     assert progress.time_left() == "about 3:20 left"
+
+
+def test_until_a_trial_has_completed_the_rest_is_a_range(clock: Clock, config: MakeConfig) -> None:
+    progress = Progress(Budget(3, None, clock=clock), clock=clock, rungs=Rungs([1]))
+    progress.started(config(0), PLACE)
+    progress.reported(0, point(1, seconds=20.0))
+    # 60 s of this one; of each other at least the quarter to where it is compared, at most 80 s.
+    assert progress.time_left() == "1:40 to 3:40 left"
+    clock.now = 60.0
+    progress.finished(0, ended(1.0))
+    progress.started(config(1), PLACE)
+    assert progress.time_left().startswith("about ")
 
 
 def test_a_longer_trial_takes_longer(progress: Progress, clock: Clock, config: MakeConfig) -> None:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from sweep.screen.time_left import Pace, seconds_until_all_end
+from sweep.screen.time_left import GO_ON, WEIGHT, Pace, Rest, Rungs, seconds_until_all_end
 from sweep.workers.usage import Usage
 
 
@@ -41,13 +41,59 @@ def test_the_estimate_agrees_with_a_simulation() -> None:
     assert pace.shares_ahead([])[-1] == pytest.approx(sum(lengths) / len(lengths))
 
 
-def test_seconds_of_an_epoch_are_those_of_ended_and_running_trials() -> None:
+def test_seconds_of_a_run_are_those_of_ended_and_running_trials() -> None:
     pace = Pace(4)
-    assert pace.seconds_of_epoch([]) is None
+    assert pace.seconds_of_run([]) is None
     pace.ended(0, 3.0, 9.0)  # failed before its first evaluation: it says nothing of the pace
-    assert pace.seconds_of_epoch([]) is None
+    assert pace.seconds_of_run([]) is None
     pace.ended(2, 2.0, 10.0)
-    assert pace.seconds_of_epoch([(1.0, 20.0)]) == 15.0
+    of_run = pace.seconds_of_run([(2, 2.0, 20.0)])
+    assert of_run is not None
+    assert of_run(2.0) == 30.0
+
+
+def test_evaluations_take_their_time_however_short_a_run_is() -> None:
+    """20 s for the evaluations and 10 s for each epoch."""
+    pace = Pace(4)
+    pace.ended(4, 1.0, 30.0)
+    pace.ended(2, 8.0, 50.0)
+    pace.ended(1, 3.0, 12.5)
+    of_run = pace.seconds_of_run([])
+    assert of_run is not None
+    assert [of_run(epochs) for epochs in (1.0, 3.0, 5.0)] == pytest.approx([30.0, 50.0, 70.0])
+
+
+def test_a_trial_that_waits_has_not_ended_early() -> None:
+    pace = Pace(4, Rungs([1]))
+    for number in range(4):
+        pace.rungs.heard(number, 1)
+        pace.ended(1, 1.0, 25.0, waits=True)
+    waiting_all = pace.shares_ahead([])[-1]
+    assert waiting_all == 0.25 + WEIGHT * GO_ON / (4 + WEIGHT) * 0.75
+    pace.goes_on(1, 1.0, 25.0)
+    pace.rungs.heard(0, 2)
+    assert pace.shares_ahead([2])[-1] > waiting_all
+
+
+def test_those_that_wait_are_expected_to_go_on_as_others_did() -> None:
+    rungs = Rungs([3], factor=3)
+    for number in range(9):
+        rungs.heard(number, 3)
+    assert rungs.still_to_go_on(3, [], is_last=False) == pytest.approx(9 * rungs.share_on(3))
+    assert rungs.still_to_go_on(3, [], is_last=True) == 3.0
+    rungs.heard(0, 4)
+    assert rungs.still_to_go_on(3, [1, 2], is_last=True) == 0.0
+
+
+def test_the_rest_is_never_below_that_of_the_longest_running_trial() -> None:
+    pace = Pace(4)
+    for _ in range(9):
+        pace.ended(1, 1.0, 25.0)  # nearly all end early
+    of_run = pace.seconds_of_run([])
+    assert of_run is not None
+    left = pace.left([Rest(9, 1, 100.0, 5.0)], [100.0], of_run, 2)
+    assert left.expected == 70.0
+    assert (left.most, left.is_sure) == (100.0, False)
 
 
 @pytest.mark.parametrize(

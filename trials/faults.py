@@ -68,9 +68,14 @@ _NO_TEMPORARY = "No usable temporary directory"
 """Of tempfile, which has tried some."""
 
 
+def mend_of(error: OSError) -> str | None:
+    """Return what a user can do about a place; None: it is not to blame."""
+    return _MENDS.get(error.errno or 0)
+
+
 def place_in_words(error: OSError) -> str | None:
     """Say what a place is not fit for, with the mend; None: the place is not to blame."""
-    mend = _MENDS.get(error.errno or 0)
+    mend = mend_of(error)
     if isinstance(error, FileNotFoundError) and _NO_TEMPORARY in str(error):
         return f"{error.strerror}. Set TMPDIR to a folder that can be written."
     if error.filename is None and error.errno not in _WHEN_WRITTEN:

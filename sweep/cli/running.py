@@ -165,7 +165,10 @@ def _make_output(output: Path, space: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        fail(f"--output {output}: must be a writable folder: {error.strerror}. Name another.")
+        from trials.faults import mend_of
+
+        mend = mend_of(error) or "Name another."
+        fail(f"--output {output}: must be a writable folder: {error.strerror}. {mend}")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 
 from trials.config import ConfigError
 from trials.machine import cards, disk, packages
-from trials.machine.cache import MEND, cache_dir
+from trials.machine.cache import MEND
 from trials.machine.finding import Finding
 
 
@@ -65,7 +65,7 @@ def _look(request: dict[str, Any]) -> Iterator[Finding]:
 def _cache() -> Iterator[Finding]:
     """Room for it, and what lies in it; or why it cannot be used."""
     try:
-        yield disk.room(cache_dir(), "disk")
+        yield disk.cache_room()
         yield disk.quantised()
     except (ConfigError, OSError) as error:  # somebody else's; a folder that cannot be entered
         yield Finding("cache", str(error).removesuffix(MEND).rstrip(". "), MEND, "cannot")

@@ -99,14 +99,21 @@ PATHS = (
     _named("not UTF-8", os.fsdecode(b"l\xe4tin"), words="UTF-8", is_cheap=True),
     _named("too long", "work", output="o" * 300, words="File name too long.+[Ss]horter"),
 )
+NO_CACHE = "go on without a cache.+Set XDG_CACHE_HOME"
 HOMES = (
-    Place(name="HOME unset", environment={"HOME": None}),
-    Place(name="HOME missing", environment={"HOME": "/proc/nobody"}, says=r"continuing without.+"),
+    Place(name="HOME unset", environment={"HOME": None}, words=r"/root/\.cache/sweep"),
+    Place(
+        name="HOME missing",
+        environment={"HOME": "/proc/nobody"},
+        words=NO_CACHE,
+        says=r"(continuing without|tokenising \d).+",
+    ),
     Place(
         name="HOME read-only",
         environment={"HOME": "{here}/ro"},
         make=lambda here: read_only(here / "ro"),
-        says=r"continuing without.+",
+        words=NO_CACHE,
+        says=r"(continuing without|tokenising \d).+",
     ),
     Place(
         name="no home, no name",
@@ -118,12 +125,14 @@ HOMES = (
         name="cache read-only",
         environment={"XDG_CACHE_HOME": "{here}/ro"},
         make=lambda here: read_only(here / "ro"),
-        says=r"continuing without.+",
+        words=NO_CACHE,
+        says=r"(continuing without|tokenising \d).+",
     ),
     Place(
         name="cache a file",
         environment={"XDG_CACHE_HOME": "/dev/null"},
-        says=r"continuing without.+",
+        words=NO_CACHE,
+        says=r"(continuing without|tokenising \d).+",
     ),
     Place(name="cache relative", environment={"XDG_CACHE_HOME": "cache"}),
 )

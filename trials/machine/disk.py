@@ -2,9 +2,10 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
-from trials.machine.cache import cache_dir
+from trials.machine.cache import MEND, cache_dir
 from trials.machine.finding import Finding
 
 LEAST_FREE_BYTES = 2 * 10**9
@@ -26,6 +27,15 @@ def room(folder: Path, subject: str) -> Finding:
         return Finding(subject, words)
     mend = f"A sweep needs {LEAST_FREE_BYTES / 1e9:.0f} GB: free some, or name another folder."
     return Finding(subject, words, mend, "cannot")
+
+
+def cache_room() -> Finding:
+    """Whether there is room for the cache, which most sweeps can do without."""
+    found = room(cache_dir(), "disk")
+    if found.grade == "ready":
+        return found
+    mend = f"Sweeps go on without a cache, but the built-in model needs one. {MEND}"
+    return replace(found, mend=mend, grade="slower")
 
 
 def _size(file: Path) -> int:

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sweep.results.certainty import SEED_SCATTER, Scatter, lead_between
+from sweep.results.certainty import Scatter, lead_between
 from tests.benchmarks.landscape import Point, prepared, trial_config
 from trials.config import TrialConfig
 from trials.evaluation.row_nlls import RowLosses
@@ -179,21 +179,26 @@ def read(path: Path = RECORDED) -> Recorded:
     )
 
 
-def scatter(recorded: Recorded) -> dict[str, float]:
-    """Standard deviation over seeds as a share of the loss: of all points, of the better half."""
-    means = {key: recorded.mean(key) for key in recorded.nlls}
-    order = sorted(means, key=lambda key: means[key].mean())
+def share_of_seeds(recorded: Recorded) -> dict[str, float]:
+    """Return what `SEED_SHARE` stands for: of all points, and of the better half.
+
+    Two seeds of a point differ in each row: ρ² = E[mean²] / E[variance] − 1 / rows.
+    """
+    order = sorted(recorded.nlls, key=lambda key: recorded.mean(key).mean())
 
     def pooled(keys: list[Key]) -> float:
-        return math.sqrt(fmean((means[k].std(ddof=1) / means[k].mean()) ** 2 for k in keys))
+        apart = [recorded.nlls[k][1:] - recorded.nlls[k][:-1] for k in keys]
+        means = fmean(float((d.mean(axis=1) ** 2).mean()) for d in apart)
+        variances = fmean(float(d.var(axis=1, ddof=1).mean()) for d in apart)
+        return math.sqrt(max(0.0, means / variances - 1 / len(recorded.tokens)))
 
-    return {"all": pooled(order), "better half": pooled(order[: len(order) // 2])}
+    return {"all points": pooled(order), "the better half": pooled(order[: len(order) // 2])}
 
 
 def judge(recorded: Recorded, n_rows: int, n_sweeps: int, seed: int = 0) -> dict[str, Counter[str]]:
     """Count verdicts of sweeps, of all pairs and of winner and second, against the truth."""
     chance = np.random.default_rng(seed)
-    keys, assumed = sorted(recorded.nlls), Scatter(SEED_SCATTER, None)
+    keys, assumed = sorted(recorded.nlls), Scatter()
     n_seeds = len(recorded.nlls[keys[0]])
     found: dict[str, Counter[str]] = {"all pairs": Counter(), "winner and second": Counter()}
     for _ in range(n_sweeps):
@@ -231,14 +236,14 @@ def _against_truth(said: str, one: Losses, other: Losses) -> list[str]:
 
 def show(recorded: Recorded) -> None:
     """Print the table of the README."""
-    for which, share in scatter(recorded).items():
-        print(f"seeds scatter, {which}: {share:.2%} of the loss")
+    for which, rho in share_of_seeds(recorded).items():
+        print(f"share of seeds, {which}: {rho:.2f}")
     print("| rows | pairs | said | right | far apart | of them said |")
     for n_rows in (32, 64, 128, len(recorded.tokens)):
         for which, n in judge(recorded, n_rows, N_SWEEPS).items():
-            share = n["probable, right"] / max(1, n["said probable"])
+            right = n["probable, right"] / max(1, n["said probable"])
             power = n["far apart, said"] / max(1, n["far apart"])
-            print(f"| {n_rows} | {which}: {n['pairs']} | {n['said probable']} | {share:.1%} | "
+            print(f"| {n_rows} | {which}: {n['pairs']} | {n['said probable']} | {right:.1%} | "
                   f"{n['far apart']} | {power:.1%} |")  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from sweep.confirm.plan import plan
 from sweep.report.page import page
-from sweep.results.certainty import ENOUGH_RUNS, SEED_SCATTER, Judge
+from sweep.results.certainty import ENOUGH_RUNS, SEED_SHARE, Judge
 from sweep.results.conclusion import Conclusion, conclude
 from sweep.results.reading import read_sweep
 from sweep.results.trial_record import record_of
@@ -64,16 +64,18 @@ def test_the_standard_error_is_that_of_paired_rows_and_of_two_seeds(tmp_path: Pa
     assert lead.mean == pytest.approx((other.sum() - ROWS.sum()) / n_tokens)
     # Of the mean of the rows' differences, in nats per token: mean(d) · n / T has √n · s / T.
     assert lead.of_rows == pytest.approx(math.sqrt(N_ROWS) * apart.std(ddof=1) / n_tokens, rel=1e-3)
-    loss = ROWS.sum() / n_tokens
-    assert lead.of_seeds == pytest.approx(math.sqrt(2) * SEED_SCATTER * loss)
+    # A seed moves the mean of the rows' differences by so much of their standard deviation.
+    seeds = SEED_SHARE * N_ROWS * apart.std(ddof=1) / n_tokens
+    assert lead.of_seeds == pytest.approx(seeds, rel=1e-3)
     assert lead.standard_error == pytest.approx(math.hypot(lead.of_rows, lead.of_seeds))
 
 
 def test_a_lead_is_probable_once_it_is_1_28_standard_errors(tmp_path: Path) -> None:
     """One in ten is then wrong, where all leads are as likely: the normal's 90th percentile."""
+    swings = np.resize([1.0, -1.0], N_ROWS)
+    error = swings.std(ddof=1) * math.sqrt(1 / N_ROWS + SEED_SHARE**2)
     for name, times, certainty in (("less", 1.2, "tied"), ("more", 1.4, "probable")):
-        lead = times * math.sqrt(2) * SEED_SCATTER * ROWS.mean()  # every row as far apart
-        found = said(swept(tmp_path / name, ROWS, ROWS + lead + np.resize([0.01, -0.01], N_ROWS)))
+        found = said(swept(tmp_path / name, ROWS, ROWS + swings + times * error))
         assert found.certainty == certainty
 
 

@@ -1,7 +1,7 @@
 """When the final evaluation is made, and what it may take."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
@@ -32,28 +32,32 @@ class Finish:
     def evaluation(self) -> FinalEvaluation | None:
         """Return what is to be measured; None: nothing, or it has been."""
         configs = self._configs()
-        if not configs:
-            return None
-        allowed, cost = self._allowed_seconds(), self._seconds_of_one()
-        # One more than there are adapters: the base model.
-        n_affordable = int(min(allowed / cost - 1, len(configs))) if cost else len(configs)
-        if n_affordable < min(2, len(configs)):
-            took = duration(cost * (len(configs) + 1))
+        found = self._within_hours(configs)
+        cost = self._seconds_of_one()
+        if configs and found is None:
             self.say(
-                f"Final evaluation left out: about {took} on all eval rows, but it may take "
-                f"{duration(allowed)} ({MOST_OF_THE_HOURS:.0%} of budget.hours)."
+                f"Final evaluation left out: about {duration(cost * (len(configs) + 1))} on all "
+                f"eval rows, but it may take {duration(self._allowed_seconds())} "
+                f"({MOST_OF_THE_HOURS:.0%} of budget.hours)."
             )
+        if found is None or not found.n_to_do:
             return None
-        kept = dict(list(configs.items())[:n_affordable])
-        found = FinalEvaluation(plan(self.job.output_dir, kept))
-        if not found.n_to_do:
-            return None
+        n = counted(len(found.measurements) - 1, "adapter")
         about = f", about {duration(cost * found.n_to_do)}" if cost else ""
         self.say(
-            f"Final evaluation: the best {counted(len(kept), 'adapter')} and the base model on all "
-            f"{self._n_rows} eval rows{about}."
+            f"Final evaluation: the best {n} and the base model on all {self._n_rows} eval "
+            f"rows{about}."
         )
         return found
+
+    def _within_hours(self, configs: Mapping[int, TrialConfig]) -> FinalEvaluation | None:
+        """As many of the trials as the hours allow, two at least, and the base model."""
+        cost = self._seconds_of_one()
+        n = self._allowed_seconds() / cost - 1 if cost else math.inf
+        if not configs or n < min(2, len(configs)):
+            return None
+        kept = dict(list(configs.items())[: int(min(n, len(configs)))])
+        return FinalEvaluation(plan(self.job.output_dir, kept))
 
     def reserve(self) -> float:
         """Seconds of the sweep's hours that are kept for it."""
@@ -64,8 +68,8 @@ class Finish:
     @property
     def is_due(self) -> bool:
         """Whether something is to be measured that has not been."""
-        configs = self._configs()
-        return bool(configs) and FinalEvaluation(plan(self.job.output_dir, configs)).n_to_do > 0
+        found = self._within_hours(self._configs())
+        return found is not None and found.n_to_do > 0
 
     @property
     def _n_rows(self) -> int:
@@ -101,7 +105,7 @@ class Finish:
         """That measuring one adapter takes a slot, by what the trials' evaluations have taken."""
         took = [
             trial.result["evaluation_seconds"] / len(trial.points)
-            for trial in self.sweep.ranked()
+            for trial in self.sweep.ranked(2 * TOP)  # asked at every event
             if trial.points and trial.result.get("evaluation_seconds")
         ]
         return median(took) * self._n_rows / self._n_sample / self.n_slots() if took else 0.0

@@ -52,3 +52,10 @@ def test_whoever_looks_at_a_lock_that_is_a_folder_is_told(tmp_path: Path) -> Non
         holder(tmp_path)
     with pytest.raises(StudyError, match="lock: must be a file"), locked(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("part", ["confirm", "final"])
+def test_so_are_the_files_of_what_is_measured_after_them(tmp_path: Path, part: str) -> None:
+    (tmp_path / part / "trials" / "000" / "result.json").mkdir(parents=True)
+    with pytest.raises(StudyError, match=rf"{part}/trials/000/result.json: must be a file"):
+        see_kinds(tmp_path, with_trials=True)

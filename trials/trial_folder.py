@@ -1,6 +1,7 @@
 """A trial's folder: its files, and how it ended, known even if nobody lived to hear of it."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -48,6 +49,8 @@ def read_json(
         error: What is raised for such a one.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise OSError(errno.EINVAL, "it is no file")
         found = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(found, kind) and not _lacks(found, keys):
             return found

@@ -10,13 +10,13 @@ from types import MappingProxyType
 from typing import Any
 
 from sweep.events import Tracker
-from sweep.export.model_card import base_class, rendered_with
+from sweep.export.model_card import adapter_config, base_class, rendered_with
 from sweep.folder import layout
 from sweep.results.final import read_final
 from sweep.study.ended import StoredTrial
 from sweep.study.sweep import Sweep
 from trials.config import GOES_ON, TrialResult, UserError
-from trials.trial_folder import ADAPTER, CHECKPOINT, CONFIG, TOKENIZER_CONFIG
+from trials.trial_folder import ADAPTER, CHECKPOINT, CONFIG, TOKENIZER_CONFIG, read_json
 from trials.whole_file import link_or_copy
 
 HOW_TO_LOAD = """\
@@ -120,7 +120,7 @@ class Adapters(Tracker):
 
     def _number_in_best(self) -> int | None:
         """The number of the trial that best/ holds; None where it is not whole."""
-        with suppress(OSError, ValueError, KeyError):
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             # Of a folder that was moved, its README tells where the adapter was.
             if str(self.best_dir.resolve() / ADAPTER) in (self.best_dir / "README.md").read_text():
                 return int(json.loads((self.best_dir / CONFIG).read_text())["number"])
@@ -133,7 +133,8 @@ class Adapters(Tracker):
         of_winner, adapter = layout.trial_dir(self._output_dir, winner.number), unfinished / ADAPTER
         shutil.copytree(of_winner / ADAPTER, adapter, copy_function=link_or_copy)
         shutil.copy(of_winner / CONFIG, unfinished)
-        config = json.loads((unfinished / CONFIG).read_text())
+        mend = "Restore it, and run the command again."
+        config = read_json(of_winner / CONFIG, dict, holds="its configuration", mend=mend) or {}
         base, kind = _loadable_base(adapter), base_class(adapter)
         in_best = str((self.best_dir / ADAPTER).resolve())
         rendered = rendered_with(self._arguments)
@@ -179,5 +180,4 @@ def _trained_on(quantization: str, base: str, kind: str) -> str:
 
 
 def _loadable_base(adapter_dir: Path) -> str:
-    written = json.loads((adapter_dir / "adapter_config.json").read_text())
-    return str(written["base_model_name_or_path"])
+    return str(adapter_config(adapter_dir)["base_model_name_or_path"])

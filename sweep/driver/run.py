@@ -16,6 +16,7 @@ from sweep.driver.session import Session, check_ray, trial_bytes
 from sweep.driver.start_from import with_earlier
 from sweep.folder import layout
 from sweep.folder.requests import is_asked_to_prune, is_asked_to_stop
+from sweep.results.final import read_final
 from sweep.samplers.choice import check_sampler
 from sweep.screen.choice import make_screen
 from sweep.screen.json_events import Events
@@ -53,6 +54,7 @@ def run(space: Space, options: Options, console: Console, events: Events | None 
     server = Address.parse(options.study) if options.study else None
     open_folder(output_dir, server)
     see_tracked(output_dir, options.mlflow)
+    read_final(output_dir)  # a file that cannot be read is told now, not when all trials have run
     patience = Patience(say=console.print)
     with held(output_dir, say=console.print), study_writer(output_dir, server, patience) as storage:
         job = _prepare(space, output_dir, options, storage, console)

@@ -8,12 +8,13 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from sweep.errors import StudyError
 from sweep.results.trial_record import Record
 from sweep.space.hyperparameters import HYPERPARAMETERS
 from trials.config import TrialConfig
 from trials.models.smollm2 import is_builtin
 from trials.models.sources import local_or_hub
-from trials.trial_folder import TOKENIZER_CONFIG
+from trials.trial_folder import TOKENIZER_CONFIG, read_json
 
 TEXT_MODEL = "AutoModelForCausalLM"
 IN_WORDS = {"nf4": "4 bits (NF4 with double quantisation)", "int8": "8 bits", "none": "16 bits"}
@@ -137,8 +138,19 @@ def base_class(adapter: Path | None) -> str:
     towers for images or sounds peft notes it beside the adapter."""
     if adapter is None:
         return TEXT_MODEL
-    about = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    return str((about.get("auto_mapping") or {}).get("base_model_class", TEXT_MODEL))
+    noted = adapter_config(adapter).get("auto_mapping") or {}
+    return str(noted.get("base_model_class", TEXT_MODEL))
+
+
+def adapter_config(adapter: Path) -> dict[str, Any]:
+    """Return what peft notes beside an adapter.
+
+    Raises:
+        StudyError: It cannot be read.
+    """
+    mend = "Restore it: MLflow has the trial's adapter too."
+    path, holds = adapter / "adapter_config.json", "how peft loads the adapter"
+    return read_json(path, dict, holds=holds, mend=mend, error=StudyError) or {}
 
 
 def rendered_with(arguments: Mapping[str, Any]) -> str:

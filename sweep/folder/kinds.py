@@ -32,13 +32,11 @@ from sweep.folder.layout import (
 )
 from trials.trial_folder import ADAPTER, CHECKPOINT, CONFIG, LOG, RESULT
 
-_FOLDERS = (
-    *(DATA, TRIALS, BEST, PLOTS, ARTIFACTS, CONFIRM, FINAL, ALONE, TUNE),
-    *(f"{CONFIRM}/{TRIALS}", f"{FINAL}/{TRIALS}"),
-)
+_TRIALS = (TRIALS, f"{CONFIRM}/{TRIALS}", f"{FINAL}/{TRIALS}")
+_FOLDERS = (*(DATA, BEST, PLOTS, ARTIFACTS, CONFIRM, FINAL, ALONE, TUNE), *_TRIALS)
 _FILES = (
     *(SWEEP, SPACE, STUDY, REPORT, TIMINGS, MLFLOW, MLFLOW_DATABASE, MLFLOW_SWEEP_ID, JOURNAL),
-    *(LOCK, STOP, SEEN, f"{CONFIRM}/{PLAN}", f"{FINAL}/{PLAN}"),
+    *(LOCK, STOP, SEEN, f"{CONFIRM}/{PLAN}", f"{FINAL}/{PLAN}", f"{BEST}/{CONFIG}"),
 )
 _FILES_OF_A_TRIAL = (CONFIG, LOG, CHECKPOINT, RESULT)
 
@@ -55,7 +53,7 @@ def see_kinds(folder: Path, *, with_trials: bool = False) -> None:
     wrong = [*_wrong(folder.parent, (), (folder.name,))]
     wrong = wrong or [*_wrong(folder, (*_FILES, *prune_requests(folder)), _FOLDERS)]
     if with_trials and not wrong:
-        for trial in sorted((folder / TRIALS).glob("*")):
+        for trial in sorted(t for trials in _TRIALS for t in (folder / trials).glob("*")):
             wrong += _wrong(trial.parent, (), (trial.name,))
             wrong += _wrong(trial, _FILES_OF_A_TRIAL, (ADAPTER,))
     if wrong:

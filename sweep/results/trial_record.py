@@ -1,9 +1,7 @@
 """All that is known of one trial: what its study holds, and what lies in its folder."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sweep.errors import NoWinner, StudyError
 from sweep.folder import layout
@@ -12,7 +10,7 @@ from sweep.results.reading import StoredSweep
 from sweep.study.ended import StoredTrial
 from sweep.text.trials import an
 from trials.config import EvalPoint, ModelConfig, Objective, TrialConfig, TrialResult
-from trials.trial_folder import ADAPTER, CONFIG, LOG, result_of
+from trials.trial_folder import ADAPTER, CONFIG, LOG, read_json, result_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,12 +98,15 @@ def record_of(sweep: StoredSweep, number: int | None = None) -> Record:
 
 
 def _config(folder: Path) -> TrialConfig | None:
+    holds, mend = "a trial's configuration", "Restore it, or delete it to go on without it."
+    written = read_json(folder / CONFIG, dict, holds=holds, mend=mend, error=StudyError)
+    if written is None:
+        return None
     try:
-        written: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         objective = Objective(**written.get("objective", {}))  # older versions wrote none
         model = ModelConfig(**written["model"])
         return TrialConfig(**{**written, "model": model, "objective": objective})
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):  # of another version
         return None
 
 

@@ -91,8 +91,8 @@ class Address:
             if url.drivername in ("postgresql", "postgres", _DIALECT) and url.database:
                 return cls(url.set(drivername="postgresql"))
         raise StudyError(
-            f"--study {without_secrets(given)}: must be postgresql://host/database, or "
-            f"postgresql://user@host/database."
+            f"--study {without_secrets(given)}: must be postgresql://host/database, with "
+            f"user@ before the host if the server asks for one."
         )
 
     def __str__(self) -> str:

@@ -27,6 +27,7 @@ from sweep.storage.patient import Patience, PatientStorage
 from sweep.storage.postgresql import Address, StudyTaken
 from tests.servers.postgresql import PASSWORD, PostgresServer
 from tests.servers.proxy import Proxy
+from trials.foreign_text import without_secrets
 
 FOR_EVER = Patience(is_over=lambda: False)
 UNTIL_IT_FAILS = Patience()
@@ -285,6 +286,8 @@ def test_another_address_is_refused_without_its_password(given: str) -> None:
     with pytest.raises(StudyError) as refused:
         Address.parse(given)
     assert "secret" not in str(refused.value)
+    # The command takes out what stands before an @ of any address in it.
+    assert "user@" in without_secrets(str(refused.value))
 
 
 def test_an_address_in_words_has_no_password() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,3 +81,9 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(
         write_whole(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_pipe_in_the_place_of_a_result_is_told_not_waited_for(trial: TrialConfig) -> None:
+    os.mkfifo(Path(trial.output_dir) / "result.json")
+    with pytest.raises(DataError, match=r"result\.json: .* cannot be read: it is no file"):
+        read_result(Path(trial.output_dir))

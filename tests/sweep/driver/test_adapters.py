@@ -14,7 +14,7 @@ import pytest
 from sweep.driver.adapters import Adapters
 from sweep.events import Place
 from sweep.study.ended import StoredTrial
-from trials.config import BY_EVAL_LOSS, Outcome, TrialConfig, TrialResult
+from trials.config import BY_EVAL_LOSS, Outcome, TrialConfig, TrialResult, UserError
 
 MakeConfig = Callable[..., TrialConfig]
 
@@ -111,6 +111,29 @@ def test_the_winners_folder_follows_the_winner(
     assert 'from_pretrained("some/base", dtype="bfloat16")' in how
     assert 'AutoTokenizer.from_pretrained("some/base")' in how  # an older adapter has none
     assert "eval loss 1.2000" in how
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "null", "{}", '{"number": []}', "[" * 9999])
+def test_a_winners_folder_that_cannot_be_read_is_written_anew(
+    adapters: Adapters, study: Ranked, config: MakeConfig, text: str
+) -> None:
+    end(adapters, study, config(0), 1.5)
+    in_best = adapters.best_dir / "config.json"
+    in_best.unlink()  # it may be a link of the trial's own
+    in_best.write_text(text)
+    adapters.put_right()
+    assert json.loads(in_best.read_text())["number"] == 0
+
+
+@pytest.mark.parametrize("name", ["config.json", "adapter/adapter_config.json"])
+def test_a_winners_file_that_cannot_be_read_is_told(
+    adapters: Adapters, study: Ranked, config: MakeConfig, name: str
+) -> None:
+    end(adapters, study, config(0), 1.5)
+    shutil.rmtree(adapters.best_dir)
+    (Path(config(0).output_dir) / name).write_text("[1]")
+    with pytest.raises(UserError, match=rf"{name}: must hold .+ but has \[1\]. Restore it"):
+        adapters.put_right()
 
 
 def test_the_winners_folder_says_how_it_was_rendered(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,15 @@ def test_every_place_of_the_wrong_kind_is_named(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     for name in ("trials", "best"):
         (tmp_path / name).touch()
+    (tmp_path / "confirm").mkdir()
+    os.mkfifo(tmp_path / "confirm" / "plan.json")
     (tmp_path / "data").symlink_to(tmp_path / "nowhere")
     with pytest.raises(StudyError) as told:
         open_folder(tmp_path)
     lines = sorted(line.removeprefix(f"{tmp_path}/") for line in str(told.value).splitlines())
     assert lines == [
         "best: must be a folder, but is a file. Move it away.",
+        "confirm/plan.json: must be a file, but is none. Move it away.",
         "data: must be a folder, but is none. Move it away.",
         "lock: must be a file, but is a folder. Move it away.",
         "mlflow_journal.jsonl: must be a file, but is a folder. Move it away.",
@@ -40,6 +44,13 @@ def test_the_trials_own_files_are_looked_at_before_trials_run(tmp_path: Path) ->
         see_kinds(tmp_path, with_trials=True)
 
 
+def test_a_pipe_in_the_place_of_the_winners_configuration_is_told(tmp_path: Path) -> None:
+    (tmp_path / "best").mkdir()
+    os.mkfifo(tmp_path / "best" / "config.json")
+    with pytest.raises(StudyError, match=r"best/config\.json: must be a file, but is none"):
+        see_kinds(tmp_path)
+
+
 def test_a_sweeps_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     with pytest.raises(StudyError, match="mine: must be a folder, but is a file"):
@@ -52,3 +63,10 @@ def test_whoever_looks_at_a_lock_that_is_a_folder_is_told(tmp_path: Path) -> Non
         holder(tmp_path)
     with pytest.raises(StudyError, match="lock: must be a file"), locked(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("part", ["confirm", "final"])
+def test_so_are_the_files_of_what_is_measured_after_them(tmp_path: Path, part: str) -> None:
+    (tmp_path / part / "trials" / "000" / "result.json").mkdir(parents=True)
+    with pytest.raises(StudyError, match=rf"{part}/trials/000/result.json: must be a file"):
+        see_kinds(tmp_path, with_trials=True)

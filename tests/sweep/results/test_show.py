@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
+from sweep.errors import StudyError
 from sweep.results.reading import read_sweep
 from sweep.results.show import Sort, all_as_json, all_in_words, one_as_json, one_in_words
 from sweep.results.trial_record import record_of
@@ -88,3 +89,10 @@ def test_what_is_adapted_is_a_column_where_trials_differ_in_it(tmp_path: Path) -
     assert "experts" not in words
     same = write_sweep(tmp_path / "one", trials[:1])
     assert "modules" not in printed(all_in_words(read_sweep(same), "number"))
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '"a"', "null", "[" * 9999])
+def test_a_configuration_that_cannot_be_read_is_told(folder: Path, text: str) -> None:
+    (folder / "trials" / "000" / "config.json").write_text(text)
+    with pytest.raises(StudyError, match=r"config\.json: must hold a trial's configuration, but"):
+        record_of(read_sweep(folder), 0)

@@ -28,6 +28,9 @@ def begin() -> None:
     switches = [name for name in _SWITCHES if os.environ.pop(name, None)]
     if was_closed or switches or not _reads_utf8():
         _begin_anew()
+    if not Path(os.environ.get("XDG_CACHE_HOME", "/")).is_absolute():
+        # To be ignored, by its specification; libraries would write into the current folder.
+        del os.environ["XDG_CACHE_HOME"]
     # Of this process alone: what is started writes to files and to us, in UTF-8.
     os.environ.pop("PYTHONIOENCODING", None)
     # What is said beside a result must not cost it.

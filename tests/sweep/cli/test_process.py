@@ -49,6 +49,19 @@ def test_switches_of_python_change_nothing(name: str) -> None:
     assert "mean ± standard error" in done.stdout.decode()
 
 
+def test_a_relative_cache_is_no_folder_beside_the_user(tmp_path: Path) -> None:
+    """The XDG specification has it ignored; matplotlib, for one, would make it."""
+    code = "import os; from sweep.cli.process import begin; begin(); print(dict(os.environ))"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "XDG_CACHE_HOME": "cache"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "XDG_CACHE_HOME" not in done.stdout
+
+
 def test_json_is_ascii_where_the_locale_is_and_says_the_same(tmp_path: Path) -> None:
     plain, ascii_ = given("schema"), given("schema", environment=ASCII)
     assert ascii_.stdout.isascii()

@@ -150,7 +150,11 @@ def adapter_config(adapter: Path) -> dict[str, Any]:
     """
     mend = "Restore it: MLflow has the trial's adapter too."
     path, holds = adapter / "adapter_config.json", "how peft loads the adapter"
-    return read_json(path, dict, holds=holds, mend=mend, error=StudyError) or {}
+    keys = ("base_model_name_or_path",)
+    found = read_json(path, dict, holds=holds, mend=mend, keys=keys, error=StudyError) or {}
+    if not isinstance(noted := found.get("auto_mapping") or {}, dict):
+        raise StudyError(f"{path}: auto_mapping must be an object, not {noted}. {mend}")
+    return found
 
 
 def rendered_with(arguments: Mapping[str, Any]) -> str:

@@ -92,6 +92,8 @@ def missing_template(folder: Path, given: str) -> str | None:
     if not path.exists():
         near = difflib.get_close_matches(path.name, _names_in(path.parent), n=1)
         return _no_such("file", folder, given, near)
+    if not path.is_file():
+        return f"{given} must be a file, not a folder or a pipe."
     try:
         wrong = chat_templates.syntax_error(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
@@ -100,6 +102,8 @@ def missing_template(folder: Path, given: str) -> str | None:
 
 
 def _base_of(adapter: Path) -> str:
+    if not (adapter / "adapter_config.json").is_file():
+        return ""
     try:
         found = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
         return f" It was made on {found['base_model_name_or_path']}."

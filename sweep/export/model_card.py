@@ -126,7 +126,7 @@ tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")"""
 from peft import PeftModel
 from transformers import {kind}, AutoTokenizer
 
-name = "{name}"{where}
+name = {literal(name)}{where}
 base = {kind}.from_pretrained(name, dtype="{dtype}"{revision}{code})
 model = PeftModel.from_pretrained(base, "THIS_FOLDER")
 tokenizer = AutoTokenizer.from_pretrained({tokenizer})"""
@@ -139,6 +139,11 @@ def base_class(adapter: Path | None) -> str:
         return TEXT_MODEL
     about = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     return str((about.get("auto_mapping") or {}).get("base_model_class", TEXT_MODEL))
+
+
+def literal(text: object) -> str:
+    """A text, such as a path with quotes, as Python reads it in double quotes."""
+    return json.dumps(str(text), ensure_ascii=False)
 
 
 def rendered_with(arguments: Mapping[str, Any]) -> str:

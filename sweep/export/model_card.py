@@ -8,6 +8,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from sweep.results.final import read_final
 from sweep.results.trial_record import Record
 from sweep.space.hyperparameters import HYPERPARAMETERS
 from trials.config import TrialConfig
@@ -39,6 +40,10 @@ def model_card(
     """
     config, trial = record.needed_config(), record.trial
     loss, base_loss = trial.eval_loss, record.sweep.base_eval_loss
+    final, where = read_final(record.sweep.folder), ""
+    if (on_all := final.trials.get(trial.number)) is not None and final.base is not None:
+        loss, base_loss = on_all.loss, final.base.loss
+        where = f" on all {on_all.n_rows} eval rows"
     kind = "model" if is_merged else "adapter"
     stream = io.StringIO()
     YAML().dump(_front_matter(config, is_merged=is_merged), stream)
@@ -48,11 +53,12 @@ def model_card(
     how_to_load = _how_to_load(config, record.adapter, is_merged=is_merged)
     how_to_load = f"{how_to_load}\n{rendered_with(arguments)}".rstrip()
     against = "" if base_loss is None else f" The base model has {base_loss:.4f}."
-    if record.best is not None:
-        reached = f" Reached at step {record.best.step}, epoch {record.best.epoch:.2f}."
-    else:
-        reached = ""
-    measured = "" if loss is None else f"{loss:.4f} nats per supervised token.{against}{reached}"
+    best, reached = record.best, ""
+    if best is not None:
+        reached = f" Reached at step {best.step}, epoch {best.epoch:.2f}."
+    measured = (
+        "" if loss is None else f"{loss:.4f} nats per supervised token{where}.{against}{reached}"
+    )
     objective = record.sweep.objective
     if not objective.is_eval_loss and trial.value is not None:
         measured += f"\n\n**{objective.name}** (the objective of the search): {trial.value:.4f}"

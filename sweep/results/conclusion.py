@@ -184,7 +184,9 @@ def _on_all_rows(judge: Judge, winner: StoredTrial) -> str:
     if found is None or base is None:
         return ""
     error = judge.final.errors.get(winner.number)
-    give_or_take = "" if error is None else f" ± {STANDARD_ERRORS * error:.4f} by the choice of rows"
+    give_or_take = (
+        "" if error is None else f" ± {STANDARD_ERRORS * error:.4f} by the choice of rows"
+    )
     sample = "" if winner.eval_loss is None else f"; {winner.eval_loss:.4f} on the search's sample"
     return (
         f"On all {found.n_rows} eval rows: eval loss {found.loss:.4f}{give_or_take}, the base "

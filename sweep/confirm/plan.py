@@ -11,6 +11,7 @@ import numpy as np
 
 from sweep.errors import StudyError
 from sweep.folder import layout
+from sweep.results.certainty import Judge
 from sweep.results.confirmed import read_plan
 from sweep.results.reading import StoredSweep
 from sweep.results.trial_record import Record, record_of
@@ -54,14 +55,14 @@ def plan(sweep: StoredSweep, *, top: int, n_seeds: int) -> list[Run]:
     first seed before any has its second.
 
     Args:
-        top: The best so many trials.
+        top: The best so many trials, as the final evaluation decides.
 
     Raises:
         StudyError: There are no such trials, or a configuration cannot be read.
     """
     if not sweep.ranked:
         raise StudyError(f"{sweep.name}: no trial has {an(sweep.objective)} that counts yet.")
-    records = [record_of(sweep, trial.number) for trial in sweep.ranked[:top]]
+    records = [record_of(sweep, trial.number) for trial in Judge(sweep).ranked[:top]]
     wanted = [(record, 1 + i) for i in range(n_seeds) for record in records]
     there = sweep.folder / layout.CONFIRM / layout.PLAN
     known = read_plan(sweep)

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sweep.events import Tracker
-from sweep.export.model_card import adapter_config, base_class, rendered_with
+from sweep.export.model_card import adapter_config, base_class, literal, rendered_with
 from sweep.folder import layout
 from sweep.results.final import read_final
 from sweep.study.ended import StoredTrial
@@ -27,9 +27,9 @@ Trial {number}: {score}eval loss {eval_loss:.4f} nats per completion token ({out
     from peft import PeftModel
     from transformers import {kind}, AutoTokenizer
 
-    base = {kind}.from_pretrained("{base}", dtype="bfloat16")
-    model = PeftModel.from_pretrained(base, "{adapter}")
-    tokenizer = AutoTokenizer.from_pretrained("{tokenizer}")
+    base = {kind}.from_pretrained({base}, dtype="bfloat16")
+    model = PeftModel.from_pretrained(base, {adapter})
+    tokenizer = AutoTokenizer.from_pretrained({tokenizer})
 {rendered}
 {trained_on}`config.json` holds the trial's whole configuration.
 """
@@ -46,7 +46,7 @@ The base as it was trained on:
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype="bfloat16",
     )
-    base = {kind}.from_pretrained("{base}", dtype="bfloat16", quantization_config=nf4)
+    base = {kind}.from_pretrained({base}, dtype="bfloat16", quantization_config=nf4)
 
 """
 
@@ -118,11 +118,15 @@ class Adapters(Tracker):
                 self._drop(number, folder)
             self._gone.add(number)
 
+    def _in_best(self) -> str:
+        """Where the winner's adapter lies, as its README has it."""
+        return literal(self.best_dir.resolve() / ADAPTER)
+
     def _number_in_best(self) -> int | None:
         """The number of the trial that best/ holds; None where it is not whole."""
         with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             # Of a folder that was moved, its README tells where the adapter was.
-            if str(self.best_dir.resolve() / ADAPTER) in (self.best_dir / "README.md").read_text():
+            if self._in_best() in (self.best_dir / "README.md").read_text():
                 return int(json.loads((self.best_dir / CONFIG).read_text())["number"])
         return None
 
@@ -135,8 +139,8 @@ class Adapters(Tracker):
         shutil.copy(of_winner / CONFIG, unfinished)
         mend = "Restore it, and run the command again."
         config = read_json(of_winner / CONFIG, dict, holds="its configuration", mend=mend) or {}
-        base, kind = _loadable_base(adapter), base_class(adapter)
-        in_best = str((self.best_dir / ADAPTER).resolve())
+        base, kind = literal(_loadable_base(adapter)), base_class(adapter)
+        in_best = self._in_best()
         rendered = rendered_with(self._arguments)
         words = HOW_TO_LOAD.format(
             name=self._output_dir.name,

@@ -103,7 +103,7 @@ class SweepRecording:
             with suppress(StudyAway):
                 self._sweep.note(STATES[status], failure or "")
             stored, found = self._read_again()
-            summary = self._concluded(found)
+            summary = concluded(self._job, self._summary(), found)
             self._close_tracker(status, summary, stored, found)
             self._console.print(summary_text(summary))
         except StudyAway as error:  # best/ and the summary are the next run's
@@ -169,14 +169,6 @@ class SweepRecording:
         if tracker.registered is not None:
             self._say(f"Registered the winner as {tracker.registered}")
 
-    def _concluded(self, found: Conclusion | None) -> Summary:
-        summary = self._summary()
-        if found is None:
-            return summary
-        folder = layout.trial_dir(self._job.output_dir, found.winner.number)
-        chosen = found.winner if (folder / ADAPTER).is_dir() else None
-        return replace(summary, chosen=chosen, conclusion=found.words)
-
     def break_off(self) -> None:
         self._tracker.close_sweep(
             "KILLED", None, ("The sweep was aborted; the same command resumes it.")
@@ -241,6 +233,15 @@ def summary_of(job: Job, sweep: Sweep) -> Summary:
         objective=job.space.objective,
         base_value=sweep.base.value,
     )
+
+
+def concluded(job: Job, summary: Summary, found: Conclusion | None) -> Summary:
+    """The same with the winner that the conclusion names, and its words."""
+    if found is None:
+        return summary
+    folder = layout.trial_dir(job.output_dir, found.winner.number)
+    chosen = found.winner if (folder / ADAPTER).is_dir() else None
+    return replace(summary, chosen=chosen, conclusion=found.words)
 
 
 def _see_it_all(output_dir: Path) -> str:

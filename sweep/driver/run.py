@@ -11,12 +11,14 @@ from sweep.driver import preparation
 from sweep.driver.final import Finish
 from sweep.driver.interrupt import StopSignals, ends_in_order
 from sweep.driver.job import EXIT_CODES, STATES, Ending, Job, Options
-from sweep.driver.recording import SweepRecording, new_tracker, summary_of
+from sweep.driver.recording import SweepRecording, concluded, new_tracker, summary_of
 from sweep.driver.session import Session, check_ray, trial_bytes
 from sweep.driver.start_from import with_earlier
 from sweep.folder import layout
 from sweep.folder.requests import is_asked_to_prune, is_asked_to_stop
+from sweep.results.conclusion import conclude
 from sweep.results.final import read_final
+from sweep.results.reading import read_sweep
 from sweep.samplers.choice import check_sampler
 from sweep.screen.choice import make_screen
 from sweep.screen.json_events import Events
@@ -139,7 +141,8 @@ def _open_sweep(job: Job, say: Callable[[str], None]) -> Sweep:
 def _end_in_order(job: Job, sweep: Sweep, console: Console) -> Ending:
     """Bring best/ and MLflow to the end of the study, which a killed process had reached alone."""
     if not sweep.has_untold() and is_closed(job.output_dir):
-        console.print(summary_text(summary_of(job, sweep)))
+        found = conclude(read_sweep(job.output_dir, job.storage))
+        console.print(summary_text(concluded(job, summary_of(job, sweep), found)))
         return "FINISHED", None
     recording, stop = SweepRecording(job, sweep, console, console.print), StopSignals()
     with ends_in_order(stop, console.print):

@@ -9,6 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from sweep.errors import StudyError
+from sweep.results.final import read_final
 from sweep.results.trial_record import Record
 from sweep.space.hyperparameters import HYPERPARAMETERS
 from trials.config import TrialConfig
@@ -39,7 +40,6 @@ def model_card(
         StudyError: The trial's configuration is not there.
     """
     config, trial = record.needed_config(), record.trial
-    loss, base_loss = trial.eval_loss, record.sweep.base_eval_loss
     kind = "model" if is_merged else "adapter"
     stream = io.StringIO()
     YAML().dump(_front_matter(config, is_merged=is_merged), stream)
@@ -48,15 +48,6 @@ def model_card(
     values = "\n".join(f"| {name} | {value} |" for name, value in shown)
     how_to_load = _how_to_load(config, record.adapter, is_merged=is_merged)
     how_to_load = f"{how_to_load}\n{rendered_with(arguments)}".rstrip()
-    against = "" if base_loss is None else f" The base model has {base_loss:.4f}."
-    if record.best is not None:
-        reached = f" Reached at step {record.best.step}, epoch {record.best.epoch:.2f}."
-    else:
-        reached = ""
-    measured = "" if loss is None else f"{loss:.4f} nats per supervised token.{against}{reached}"
-    objective = record.sweep.objective
-    if not objective.is_eval_loss and trial.value is not None:
-        measured += f"\n\n**{objective.name}** (the objective of the search): {trial.value:.4f}"
     return f"""\
 ---
 {stream.getvalue()}---
@@ -66,7 +57,7 @@ def model_card(
 A LoRA {kind} of `{config.model.name}`{_revision(config)}, trained on `{data}`. A search
 found its hyperparameters: trial {trial.number} of {len(record.sweep.trials)}.
 
-**Eval loss**: {measured}
+**Eval loss**: {_measured(record)}
 Measured on the base model in {IN_WORDS[config.model.quantization]}, as it was trained.
 
 ## How to load it
@@ -83,6 +74,24 @@ Measured on the base model in {IN_WORDS[config.model.quantization]}, as it was t
 
 AdamW; the adapter of the evaluation with the lowest eval loss was kept.
 """
+
+
+def _measured(record: Record) -> str:
+    """Its eval loss beside the base model's: on all eval rows where they were evaluated."""
+    trial, best, objective = record.trial, record.best, record.sweep.objective
+    loss, base_loss, where = trial.eval_loss, record.sweep.base_eval_loss, ""
+    final = read_final(record.sweep.folder)
+    if (on_all := final.trials.get(trial.number)) is not None and final.base is not None:
+        loss, base_loss = on_all.loss, final.base.loss
+        where = f" on all {on_all.n_rows} eval rows"
+    measured = ""
+    if loss is not None:
+        against = "" if base_loss is None else f" The base model has {base_loss:.4f}."
+        reached = f" Reached at step {best.step}, epoch {best.epoch:.2f}." if best else ""
+        measured = f"{loss:.4f} nats per supervised token{where}.{against}{reached}"
+    if not objective.is_eval_loss and trial.value is not None:
+        measured += f"\n\n**{objective.name}** (the objective of the search): {trial.value:.4f}"
+    return measured
 
 
 def _front_matter(config: TrialConfig, *, is_merged: bool) -> dict[str, Any]:
@@ -127,7 +136,7 @@ tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")"""
 from peft import PeftModel
 from transformers import {kind}, AutoTokenizer
 
-name = "{name}"{where}
+name = {literal(name)}{where}
 base = {kind}.from_pretrained(name, dtype="{dtype}"{revision}{code})
 model = PeftModel.from_pretrained(base, "THIS_FOLDER")
 tokenizer = AutoTokenizer.from_pretrained({tokenizer})"""
@@ -155,6 +164,11 @@ def adapter_config(adapter: Path) -> dict[str, Any]:
     if not isinstance(noted := found.get("auto_mapping") or {}, dict):
         raise StudyError(f"{path}: auto_mapping must be an object, not {noted}. {mend}")
     return found
+
+
+def literal(text: object) -> str:
+    """A text, such as a path with quotes, as Python reads it in double quotes."""
+    return json.dumps(str(text), ensure_ascii=False)
 
 
 def rendered_with(arguments: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ Where `sweep confirm` has run, its verdict; else what rows and seeds allow (`cer
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Literal
 
@@ -38,14 +38,17 @@ class Conclusion:
     superlative: str
     """`lowest eval loss`, or what it has the best of."""
     how: str = ""
-    """What ± means in these sentences; empty where there is none."""
+    """What the ± of a lead means; empty where there is none."""
+    next_step: str = ""
+    """What makes it surer, with the command; it ends a text, so that the command can be copied."""
     tied: tuple[int, ...] = ()
     """Trials that cannot be told apart, the winner first; none where one leads."""
 
     @property
     def words(self) -> str:
         parts = [self.on_all_rows, self.over_base, self.over_others]
-        return " ".join(filter(None, [*parts, self.how and f"(±: {self.how}.)"]))
+        how = self.how and f"(±: {self.how}.)"
+        return " ".join(filter(None, [*parts, how, self.next_step]))
 
 
 def in_html(found: Conclusion) -> str:
@@ -55,7 +58,7 @@ def in_html(found: Conclusion) -> str:
     others = escape(found.over_others)
     others = f"<strong>{others}</strong>" if found.certainty == "tied" else others
     how = f'<br><span class="dim">±: {escape(found.how)}.</span>' if found.how else ""
-    return f"{over_base}{others}{how}"
+    return f"{over_base}{others} {escape(found.next_step)}".rstrip() + how
 
 
 def conclude(sweep: StoredSweep) -> Conclusion | None:
@@ -75,12 +78,16 @@ def _by_seeds(sweep: StoredSweep, judge: Judge, found: Sequence[Confirmed]) -> C
         return None
     numbers = f"{best.trial} and {other.trial}"
     seeds, unit = counted(apart.n, "seed"), "nats" if sweep.objective.is_eval_loss else ""
+    next_step = ""
     if apart.half_width is None or apart.n < FEW_SEEDS:
-        more = f"{command('confirm', sweep.folder)} --seeds {FEW_SEEDS}"
-        words = (
-            f"Trained again with {seeds}, trials {numbers} differ by {abs(apart.mean):.4f} {unit}: "
-            f"too few seeds to tell them apart. Add some: {more}"
-        )
+        next_step = f"Add some: {command('confirm', sweep.folder)} --seeds {FEW_SEEDS}"
+        differ = f"differ by {abs(apart.mean):.4f} {unit}".rstrip()
+        words = f"Trained again with {seeds}, trials {numbers} {differ}: too few seeds to"
+        by_rows = _by_rows(sweep, judge)
+        if by_rows.certainty == "probable" and by_rows.winner.number == best.trial:
+            words = f"{by_rows.over_others} {words} confirm it."
+            return replace(by_rows, over_others=words, next_step=next_step)
+        words += " tell them apart."
         certainty: Certainty = "tied"
     else:
         by = f"{abs(apart.mean):.4f} ± {apart.half_width:.4f} {unit}".rstrip()
@@ -110,6 +117,7 @@ def _by_seeds(sweep: StoredSweep, judge: Judge, found: Sequence[Confirmed]) -> C
         over_base=_over_base(sweep, judge, winner),
         on_all_rows=_on_all_rows(judge, winner),
         superlative=f"{extreme} {f'mean {heading} of {seeds}' if is_settled else heading}",
+        next_step=next_step,
         tied=(best.trial, other.trial) if certainty == "tied" else (),
     )
 
@@ -119,17 +127,18 @@ def _by_rows(sweep: StoredSweep, judge: Judge) -> Conclusion:
     certainty: Certainty = "unknown"
     tied: tuple[int, ...] = ()
     apart: Lead | None = None
-    confirm = command("confirm", sweep.folder)
+    confirm, next_step = command("confirm", sweep.folder), ""
     if len(judge.ranked) == 1:
         words = f"No other trial has {an(sweep.objective)} that counts, to compare it with."
     elif (apart := judge.lead(winner, second := judge.ranked[1])) is None:
-        words = _unknown(sweep, winner, second)
+        words, next_step = _unknown(sweep, winner, second), f"To be sure: {confirm}"
     elif apart.certainty == "probable":
         certainty = "probable"
         words = (
             f"Trial {winner.number} is probably better than {second.number}, the second, by "
-            f"{apart}. To be sure: {confirm}"
+            f"{apart}."
         )
+        next_step = f"To be sure: {confirm}"
     else:
         certainty, like = "tied", judge.tied()
         tied = tuple(trial.number for trial in like)
@@ -138,8 +147,9 @@ def _by_rows(sweep: StoredSweep, judge: Judge) -> Conclusion:
         names = f"{', '.join(shown)}{more}" if more else listed(shown)
         words = (
             f"Trials {names} cannot be told apart: {winner.number} leads {second.number} by "
-            f"{apart}. Take the cheapest, or settle it: {confirm}"
+            f"{apart}."
         )
+        next_step = f"Take the cheapest, or settle it: {confirm}"
     return Conclusion(
         winner=winner,
         certainty=certainty,
@@ -148,6 +158,7 @@ def _by_rows(sweep: StoredSweep, judge: Judge) -> Conclusion:
         on_all_rows=_on_all_rows(judge, winner),
         superlative=f"{sweep.objective.extreme} {sweep.objective.heading}",
         how="" if apart is None else apart.how,
+        next_step=next_step,
         tied=tied,
     )
 
@@ -164,8 +175,7 @@ def _unknown(sweep: StoredSweep, winner: StoredTrial, second: StoredTrial) -> st
         if sweep.objective.is_eval_loss
         else "the scores of single rows are not kept"
     )
-    confirm = command("confirm", sweep.folder)
-    return f"{leads}. Whether that is chance is not known: {why}. To be sure: {confirm}"
+    return f"{leads}. Whether that is chance is not known: {why}."
 
 
 def _on_all_rows(judge: Judge, winner: StoredTrial) -> str:
@@ -174,7 +184,9 @@ def _on_all_rows(judge: Judge, winner: StoredTrial) -> str:
     if found is None or base is None:
         return ""
     error = judge.final.errors.get(winner.number)
-    give_or_take = "" if error is None else f" ± {STANDARD_ERRORS * error:.4f}"
+    give_or_take = (
+        "" if error is None else f" ± {STANDARD_ERRORS * error:.4f} by the choice of rows"
+    )
     sample = "" if winner.eval_loss is None else f"; {winner.eval_loss:.4f} on the search's sample"
     return (
         f"On all {found.n_rows} eval rows: eval loss {found.loss:.4f}{give_or_take}, the base "

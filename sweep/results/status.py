@@ -19,9 +19,13 @@ IN_WORDS = {
     "running": "is running",
     "finished": "has finished",
     "failed": "has failed",
-    "stopped": "was stopped; the same command resumes it",
-    "broken off": "was broken off: its process died; the same command resumes it",
+    "stopped": "was stopped",
+    "broken off": "was broken off",
     "not begun": "has no trial yet",
+}
+HINTS = {
+    "stopped": "the same sweep run resumes it",
+    "broken off": "its process died; the same sweep run resumes it",
 }
 
 
@@ -71,6 +75,8 @@ def status_text(sweep: StoredSweep) -> RenderableType:
         line.append(f", as {by}")
     if sweep.since is not None:
         line.append(f", {ago(sweep)}", style="not bold dim")
+    if (hint := HINTS.get(sweep.state)) is not None:
+        line.append(f"; {hint}", style="not bold")
     parts: list[RenderableType] = [line]
     if (by := sweep.confirmed_by) is not None:
         parts.append(Text(f"Process {by.pid} is confirming its best trials."))

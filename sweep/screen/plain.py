@@ -31,8 +31,9 @@ class PlainScreen:
         self._console.print(line, soft_wrap=True)
 
     def trial_started(self, config: TrialConfig, place: Place) -> None:
+        begins = "goes on," if self._progress.is_paused(config.number) else "starts"
         self._progress.started(config, place)
-        self.say(f"trial {config.name}  starts on {place.device} of {place.node}")
+        self.say(f"trial {config.name}  {begins} on {place.device} of {place.node}")
 
     def trial_reported(self, number: int, point: EvalPoint) -> None:
         """Say its losses, at every quarter of its run only: a log should stay readable."""

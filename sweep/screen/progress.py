@@ -128,6 +128,9 @@ class Progress:
     def n_paused(self) -> int:
         return len(self._paused)
 
+    def is_paused(self, number: int) -> bool:
+        return number in self._paused
+
     @property
     def has_begun(self) -> bool:
         """Whether a trial has had a slot yet."""
@@ -260,7 +263,8 @@ def rungs_waited_at(space: Space) -> Rungs:
     settings, n_evaluations = space.settings.pruning.outclassed, space.settings.evaluate.times
     if not settings or settings.pruner != "asha":
         return Rungs()
-    return Rungs(rung_indices(settings.rungs, n_evaluations), settings.factor)
+    indices = rung_indices(settings.rungs, n_evaluations)
+    return Rungs(indices, settings.factor, settings.min_peers)
 
 
 def usual_epochs(space: Space) -> float | None:

@@ -38,8 +38,8 @@ def summary_text(summary: Summary) -> RenderableType:
 def _winner(summary: Summary) -> list[RenderableType]:
     winner = summary.winner
     if winner is None or winner.value is None:
-        words = f"No winner: no trial reached {an(summary.objective)} that counts."
-        return [Text(words)]
+        yet = " yet" if summary.n_waiting or summary.n_paused else ""
+        return [Text(f"No winner{yet}: no trial has {an(summary.objective)} that counts.")]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     where = where_differs(trial.hyperparameters for trial in summary.ended)
     names = (*SHOWN.values(), *where.values())

@@ -54,11 +54,12 @@ class Rungs:
     Args:
         indices: Of the evaluations, in order; none: nobody waits.
         factor: The best 1 in so many go on.
+        min_peers: Where no further trial comes, so few all go on.
     """
 
-    def __init__(self, indices: Sequence[int] = (), factor: int = 3) -> None:
+    def __init__(self, indices: Sequence[int] = (), factor: int = 3, min_peers: int = 0) -> None:
         self.indices = tuple(indices)
-        self._factor = factor
+        self._factor, self._min_peers = factor, min_peers
         self._furthest: dict[int, int] = {}
         """Index of the latest evaluation, by trial."""
         self._reached = dict.fromkeys(self.indices, 0)
@@ -91,7 +92,8 @@ class Rungs:
         """
         on_their_way = sum(self._furthest.get(number, 0) == rung for number in running)
         reached = self._reached[rung]
-        expected = reached // self._factor if is_last else self.share_on(rung) * reached
+        n_best = reached if reached <= self._min_peers else reached // self._factor
+        expected = n_best if is_last else self.share_on(rung) * reached
         return max(0.0, expected - self._passed[rung] - on_their_way)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 from collections.abc import Callable
@@ -140,8 +141,9 @@ def test_the_winners_folder_says_how_it_was_rendered(
     study: Any, config: MakeConfig, tmp_path: Path
 ) -> None:
     given = {"enable_thinking": False}
-    adapters = Adapters(study, tmp_path, keep=2, drop=lambda *_: None, arguments=given)
-    there = tmp_path / "trials" / "000"
+    folder = tmp_path / 'it\'s "mine"'
+    adapters = Adapters(study, folder, keep=2, drop=lambda *_: None, arguments=given)
+    there = folder / "trials" / "000"
     study.losses[0] = 1.0
     (there / "adapter").mkdir(parents=True)
     (there / "adapter" / "tokenizer_config.json").write_text("{}")
@@ -149,7 +151,11 @@ def test_the_winners_folder_says_how_it_was_rendered(
     (there / "config.json").write_text(json.dumps(asdict(config())))
     adapters.put_right()
     how = (adapters.best_dir / "README.md").read_text()
-    assert f'AutoTokenizer.from_pretrained("{adapters.best_dir / "adapter"}")' in how
+    line = next(line for line in how.splitlines() if "AutoTokenizer.from_pretrained(" in line)
+    path = line.partition("from_pretrained(")[2].removesuffix(")")
+    assert ast.literal_eval(path) == str(adapters.best_dir / "adapter")  # quotes are escaped
+    adapters.put_right()
+    assert (adapters.best_dir / "README.md").read_text() == how
     assert "(messages, add_generation_prompt=True, enable_thinking=False)" in how
 
 

@@ -83,7 +83,7 @@ def test_one_seed_never_gives_more_than_probable(tmp_path: Path) -> None:
     found = said(swept(tmp_path / "mine", ROWS, ROWS + 8.0 + CHANCE.normal(0, 0.1, N_ROWS)))
     assert found.certainty == "probable"
     assert found.over_others.startswith("Trial 0 is probably better than 1, the second, by 0.")
-    assert found.over_others.endswith("To be sure: sweep confirm mine --output " + str(tmp_path))
+    assert found.words.endswith(" To be sure: sweep confirm mine --output " + str(tmp_path))
 
 
 def test_trials_that_cannot_be_told_apart_are_all_named(tmp_path: Path) -> None:
@@ -135,7 +135,17 @@ def test_too_few_seeds_are_said_and_decide_nothing(tmp_path: Path) -> None:
     confirmed(folder, [(1.6, 1.5)])
     found = said(folder)
     assert found.winner.number == 0
-    assert "too few seeds to tell them apart. Add some: sweep confirm mine" in found.over_others
+    assert (found.certainty, "too few seeds to tell them apart." in found.words) == ("tied", True)
+    assert found.words.endswith(f"Add some: sweep confirm mine --output {tmp_path} --seeds 3")
+
+
+def test_too_few_seeds_that_agree_leave_what_the_rows_say(tmp_path: Path) -> None:
+    folder = swept(tmp_path / "mine", ROWS, ROWS + 8.0)
+    confirmed(folder, [(1.5, 1.6), (1.5, 1.7)])
+    found = said(folder)
+    assert (found.certainty, found.winner.number, found.tied) == ("probable", 0, ())
+    assert "Trial 0 is probably better than 1" in found.over_others
+    assert found.over_others.endswith("differ by 0.1500 nats: too few seeds to confirm it.")
 
 
 def test_enough_runs_of_confirm_tell_how_far_seeds_scatter(tmp_path: Path) -> None:

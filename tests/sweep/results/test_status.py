@@ -79,7 +79,9 @@ def test_a_sweep_whose_process_died_was_broken_off_and_none_of_its_trials_runs(
     found = read_sweep(folder)
     assert (found.state, found.runner) == ("broken off", None)
     assert [trial.outcome for trial in found.trials] == ["overfit", "waiting", "waiting"]
-    assert "its process died; the same command resumes it" in printed(folder)
+    assert "ago; its process died; the same sweep run resumes it" in " ".join(
+        printed(folder).split()
+    )
 
 
 @pytest.mark.parametrize("state", ["finished", "failed", "stopped"])
@@ -88,6 +90,8 @@ def test_a_sweep_that_ended_says_how(folder: Path, state: str) -> None:
     study.set_user_attr("state", [state, "because", 2000.0])
     found = read_sweep(folder)
     assert (found.state, found.reason, found.since) == (state, "because", 2000.0)
+    words = " ".join(printed(folder).split())
+    assert ("ago; the same sweep run resumes it" in words) == (state == "stopped")
 
 
 def test_the_status_is_json_without_nan(folder: Path) -> None:

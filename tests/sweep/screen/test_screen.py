@@ -210,6 +210,18 @@ def test_plain_lines_say_start_base_loss_quarters_and_end(
     assert "completed: Ran to its end.  [1/4 trials, about" in lines[3]
 
 
+def test_a_paused_trial_goes_on_and_does_not_start_again(
+    progress: Progress, config: MakeConfig
+) -> None:
+    screen_console, out = console(terminal=False)
+    screen = PlainScreen(screen_console, progress)
+    screen.trial_started(config(0), PLACE)
+    screen.trial_reported(0, point(1))
+    screen.trial_ended(0, replace(ended(1.5), outcome="paused"))
+    screen.trial_started(config(0), PLACE)
+    assert out.getvalue().splitlines()[-1].endswith("goes on, on GPU 0 of box")
+
+
 def test_the_live_table_shows_running_and_best_trials(
     progress: Progress, clock: Clock, config: MakeConfig
 ) -> None:

@@ -91,7 +91,8 @@ def test_without_a_valued_trial_there_is_no_winner() -> None:
         wall_seconds=1.0,
         n_waiting=0,
     )
-    assert "No winner: no trial reached an eval loss that counts." in shown(nobody)
+    assert "No winner: no trial has an eval loss that counts." in shown(nobody)
+    assert "No winner yet: no trial has" in shown(replace(nobody, n_waiting=1))
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,13 @@ def test_those_that_wait_are_expected_to_go_on_as_others_did() -> None:
     assert rungs.still_to_go_on(3, [1, 2], is_last=True) == 0.0
 
 
+def test_too_few_to_be_compared_all_go_on_in_the_end() -> None:
+    rungs = Rungs([3], factor=3, min_peers=4)
+    for number in range(4):
+        rungs.heard(number, 3)
+    assert rungs.still_to_go_on(3, [], is_last=True) == 4.0
+
+
 def test_the_rest_is_never_below_that_of_the_longest_running_trial() -> None:
     pace = Pace(4)
     for _ in range(9):

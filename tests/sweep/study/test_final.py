@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sweep.confirm.plan import plan as confirmation
 from sweep.driver import loop
 from sweep.errors import StudyError
+from sweep.export.model_card import model_card
 from sweep.results.conclusion import conclude
 from sweep.results.final import read_final
 from sweep.results.reading import read_sweep
@@ -75,6 +77,10 @@ def test_all_rows_decide_who_has_won(folder: Path) -> None:
     assert found.winner.number == 1
     assert found.on_all_rows.startswith("On all 64 eval rows: eval loss 2.0000")
     assert found.how.startswith("95 % interval over 64 eval rows and one seed each")
+    card = model_card(record_of(sweep), is_merged=False, data="d", template=None, arguments={})
+    assert "2.0000 nats per supervised token on all 64 eval rows. The base model has 4.0000" in card
+    (run,) = confirmation(sweep, top=1, n_seeds=1)
+    assert run.trial == 1
 
 
 def test_a_trial_that_came_later_is_not_passed_over_for_one_that_was_measured(folder: Path) -> None:

@@ -15,6 +15,7 @@ from sweep.report import charts
 from sweep.results.conclusion import conclude, in_html
 from sweep.results.confirmed import Confirmed
 from sweep.results.confirmed_words import verdicts
+from sweep.results.final import read_final
 from sweep.results.reading import StoredSweep
 from sweep.results.status import against_base
 from sweep.study.ended import place
@@ -68,8 +69,12 @@ def best_ten_section(sweep: StoredSweep) -> str:
         cells += [value_cell(trial.hyperparameters.get(name)) for name in names]
         far = "" if trial.counts else f", {sweep.done(trial):.0%} done"
         rows.append([*cells, outcome_cell(trial.outcome) + far, seconds])
-    so_far = "<p>A trial that has not ended shows the best that it has reached so far.</p>"
-    return f"<h2>The best ten</h2>{so_far if sweep.going else ''}" + html_table(
+    notes = []
+    if read_final(sweep.folder).trials:
+        notes.append("Their losses are those of the search's sample of eval rows.")
+    if sweep.going:
+        notes.append("A trial that has not ended shows the best that it has reached so far.")
+    return f"<h2>The best ten</h2><p>{' '.join(notes)}</p>" + html_table(
         ["trial", escape(sweep.objective.heading), *map(escape, names), "outcome", "time"], rows
     )
 
@@ -264,8 +269,8 @@ def confirmed_section(found: Sequence[Confirmed]) -> str:
         rows.append([f"{each.trial:03d}", *cells])
     words = "".join(f"<li>{escape(line)}</li>" for line in verdicts(found))
     return (
-        "<h2>The best trials, retrained with other seeds</h2><p>Where the order is noise, take the "
-        "cheaper trial. Eval losses here are over all eval rows, unlike the sweep's.</p>"
+        "<h2>The best trials, retrained with other seeds</h2><p>Where two cannot be told apart, "
+        "take the cheaper one. Eval losses here are over all eval rows, unlike the sweep's.</p>"
         + html_table(["trial", "seeds", "mean", "± standard error", "each seed"], rows)
         + f"<ul>{words}</ul>"
     )

@@ -154,7 +154,7 @@ def _by_seeds(one: Side, other: Side) -> str | None:
     how = f"{interval} of {counted(apart.n, 'other seed')} on all eval rows"
     if apart.is_beyond_noise:
         return f"{better.name} is better beyond noise ({how})."
-    return f"No clear winner: the order is noise ({how})."
+    return f"No clear winner: the seeds do not agree ({how})."
 
 
 def comparison(one: Side, other: Side) -> RenderableType:

@@ -70,9 +70,12 @@ def _verdict(best: Confirmed, other: Confirmed) -> str:
             f"The order of trials {best.trial} and {other.trial} may be noise: one seed in common."
         )
     interval = f"{apart.mean:.4f} ± {apart.half_width:.4f}, {CONFIDENCE:.0%} interval"
-    if apart.is_beyond_noise:
-        return f"Trial {best.trial} is better than {other.trial} beyond noise ({interval})."
-    return f"The order of trials {best.trial} and {other.trial} is noise ({interval})."
+    if not apart.is_beyond_noise:
+        return f"Trials {best.trial} and {other.trial} cannot be told apart ({interval})."
+    if apart.n < FEW_SEEDS:
+        few = f"with {counted(apart.n, 'seed')}"
+        return f"Trial {best.trial} may be better than {other.trial}, {few} ({interval})."
+    return f"Trial {best.trial} is better than {other.trial} beyond noise ({interval})."
 
 
 def as_json(name: str, found: Sequence[Confirmed]) -> dict[str, Any]:

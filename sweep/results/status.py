@@ -12,7 +12,7 @@ from sweep.folder.lock import Holder
 from sweep.results.reading import NOT_ENDED, StoredSweep
 from sweep.study.ended import StoredTrial
 from sweep.study.summary import headings_of, values_of
-from sweep.text.numbers import counted, duration
+from sweep.text.numbers import counted, roughly
 from sweep.text.trials import COLOURS, SHOWN, judged_against_base
 
 IN_WORDS = {
@@ -104,9 +104,9 @@ def ago(sweep: StoredSweep) -> str:
     assert sweep.since is not None
     seconds = max(0.0, time.time() - sweep.since)
     if sweep.state == "running":
-        return f"for {duration(seconds)}"
+        return f"for {roughly(seconds)}"
     begun = "begun " if sweep.state == "broken off" else ""  # nobody wrote when it died
-    return f"{begun}{duration(seconds)} ago"
+    return f"{begun}{roughly(seconds)} ago"
 
 
 def against_base(sweep: StoredSweep, trial: StoredTrial) -> str:

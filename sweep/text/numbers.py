@@ -18,6 +18,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def roughly(seconds: float) -> str:
+    """`7 s`, `16 min`, `2 h 07 min`, `3 days`: `16:01 ago` would be a time of day."""
+    if seconds < 3600:
+        return duration(seconds) if seconds < 60 else f"{round(seconds / 60)} min"
+    return duration(seconds) if seconds < 2 * 86400 else f"{round(seconds / 86400)} days"
+
+
 def megabytes(n_bytes: float) -> str:
     """`1 MB`, `812 MB`, `1,400 MB`: in millions of bytes."""
     return f"{max(1, round(n_bytes / 1e6)):,} MB"

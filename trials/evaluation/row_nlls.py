@@ -76,7 +76,8 @@ def thinned(
 ) -> list[EvalPoint]:
     """Return a trial's evaluations with the losses of rows where anybody looks at them later.
 
-    These are its best evaluation so far, of which its adapter is, and where peers are compared.
+    These are the base model's, its best evaluation so far, of which its adapter is, and where peers
+    are compared.
 
     Args:
         at: Indices of the latter, as `TrialConfig.row_nlls_at`: the first from each on.
@@ -85,7 +86,7 @@ def thinned(
     kept = first_from(at, [point.index for point in curve])
     return [
         point
-        if point.row_nlls is None or point is best or point.index in kept
+        if point.row_nlls is None or point is best or point.index in {0, *kept}
         else replace(point, row_nlls=None)
         for point in curve
     ]

@@ -234,7 +234,9 @@ def test_a_trial_without_an_adapter_is_said(record: Record, tmp_path: Path) -> N
 def test_an_export_that_fails_leaves_nothing(record: Record, tmp_path: Path) -> None:
     broken = tmp_path / "adapter"
     broken.mkdir()
-    (broken / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    (broken / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": "base"})
+    )
     target = tmp_path / "out" / "mine"
     with pytest.raises(ExportError, match="could not be checked; nothing was written"):
         export(replace(record, adapter=broken), target, merge=False, check=True, say=lambda _: None)

@@ -26,7 +26,7 @@ from sweep.study.sweep import Sweep
 from tests.inline_runner import InlineRunner
 from tests.sweep.study.test_sweep import point, replaying, resolve
 from trials.config import BY_EVAL_LOSS, EvalPoint, Report, TrialConfig, TrialResult
-from trials.evaluation.row_nlls import as_text, from_text, standard_error
+from trials.evaluation.row_nlls import as_text, from_text, standard_error, thinned
 from trials.evaluation.row_nlls import rows_of as losses_of
 
 GOOD, BAD = [1.5, 1.4, 1.3, 1.2], [1.9, 1.8, 1.7, 1.6]
@@ -309,3 +309,11 @@ def test_a_study_of_optuna_s_own_keeps_working(space: Space) -> None:
     }
     assert states == {"completed": TrialState.COMPLETE, "outclassed": TrialState.PRUNED}
     assert isinstance(sweep._study, optuna.Study)
+
+
+def test_rows_are_kept_of_the_base_model_the_best_and_where_peers_are_compared() -> None:
+    losses = [3.0, 2.0, 1.5, 1.2, 1.4, 1.3]
+    curve = [dataclasses.replace(point(n, loss), row_nlls="x") for n, loss in enumerate(losses)]
+    kept = thinned(curve, BY_EVAL_LOSS, (2,))
+    assert [p.index for p in kept if p.row_nlls] == [0, 2, 3]
+    assert [p.eval_loss for p in kept] == losses

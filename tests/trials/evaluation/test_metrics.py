@@ -22,6 +22,7 @@ from trials.distributed.group import ALONE
 from trials.evaluation.evaluate import measure
 from trials.evaluation.generate import Prompts, predictions
 from trials.evaluation.metrics import MetricFailed, exact_match, rouge_l, score
+from trials.evaluation.row_nlls import thinned
 from trials.memory.micro_batches import MicroBatchMemory
 from trials.models.frozen_base import FrozenBase
 from trials.preparation.prompts import Ask
@@ -103,7 +104,8 @@ def test_a_trial_is_worth_its_best_score_and_keeps_that_adapter(
     assert [point.index for point in points] == [0, 1, 2, 3, 4]
     assert all(0.4 < point.value < 1 and math.isfinite(point.eval_loss) for point in points)
     assert result.best == max(points[1:], key=lambda p: (p.value, -p.eval_loss))
-    assert read_result(Path(config.output_dir)) == (result, points)
+    kept = thinned(points, config.objective, config.row_nlls_at)
+    assert read_result(Path(config.output_dir)) == (result, kept)
     assert result.best is not None
     assert f"highest facts {result.best.score:.4f}, with eval loss" in result.reason
 

@@ -1,5 +1,6 @@
 """`sweep export`: a trial's adapter, or the model merged with it, in a folder; checked."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -122,7 +123,9 @@ def export(
             measured = _measured(record, request, merge=merge)
         half.rename(target)
     except OSError as error:
-        words = f"{error.strerror} ({error.filename})"
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise  # of our own output
+        words = f"{error.strerror} ({error.filename or half})"
         raise ExportError(f"--to {target}: cannot be written: {words}.") from None
     finally:
         shutil.rmtree(half, ignore_errors=True)

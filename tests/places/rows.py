@@ -260,6 +260,7 @@ class _Given:
         text = re.sub(self.place.says, "", output) if self.place.says else output
         with suppress(ValueError):  # its escapes are read
             text = json.dumps(json.loads(text), ensure_ascii=False)
+        text = re.sub(r"(about )?[\d:]+( s)?( to [\d:]+( s)?)?\s+left", "# left", text)
         text = re.sub(r"[\d.,]+\s+(?=tokens/s)", "# ", text)  # else it ends the number before it
         text = re.sub(r"\b(\d+:)?\d?\d:\d\d\b|\b\d+ (s|min)\b|sqlite\+pysqlite", "#", text)
         text = "".join(text.replace("sqlite:", "#:").split())
@@ -317,7 +318,8 @@ def _in_ascii(text: str) -> str:
 def _difference(expected: str, seen: str) -> str:
     at = next((i for i, (a, b) in enumerate(zip(expected, seen, strict=False)) if a != b), None)
     at = min(len(expected), len(seen)) if at is None else at
-    return f"{expected[at - 20 : at + 40]!a} is {seen[at - 20 : at + 100]!a}"
+    begin = max(0, at - 20)
+    return f"{expected[begin : at + 40]!a} is {seen[begin : at + 100]!a}"
 
 
 def _left(mark: str) -> list[str]:

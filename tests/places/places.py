@@ -99,6 +99,10 @@ PATHS = (
     _named("not UTF-8", os.fsdecode(b"l\xe4tin"), words="UTF-8", is_cheap=True),
     _named("too long", "work", output="o" * 300, words="File name too long.+[Ss]horter"),
 )
+WITHOUT_CACHE = (
+    r"continuing without[^:]+:\s+[\w\s-]+?(system|directory|denied)|tokenising \d+ \w+ rows"
+)
+"""What is said there, on one line or two."""
 NO_CACHE = "go on without a cache.+Set XDG_CACHE_HOME"
 HOMES = (
     Place(name="HOME unset", environment={"HOME": None}, words=r"/root/\.cache/sweep"),
@@ -106,14 +110,14 @@ HOMES = (
         name="HOME missing",
         environment={"HOME": "/proc/nobody"},
         words=NO_CACHE,
-        says=r"(continuing without|tokenising \d).+",
+        says=WITHOUT_CACHE,
     ),
     Place(
         name="HOME read-only",
         environment={"HOME": "{here}/ro"},
         make=lambda here: read_only(here / "ro"),
         words=NO_CACHE,
-        says=r"(continuing without|tokenising \d).+",
+        says=WITHOUT_CACHE,
     ),
     Place(
         name="no home, no name",
@@ -126,13 +130,13 @@ HOMES = (
         environment={"XDG_CACHE_HOME": "{here}/ro"},
         make=lambda here: read_only(here / "ro"),
         words=NO_CACHE,
-        says=r"(continuing without|tokenising \d).+",
+        says=WITHOUT_CACHE,
     ),
     Place(
         name="cache a file",
         environment={"XDG_CACHE_HOME": "/dev/null"},
         words=NO_CACHE,
-        says=r"(continuing without|tokenising \d).+",
+        says=WITHOUT_CACHE,
     ),
     Place(name="cache relative", environment={"XDG_CACHE_HOME": "cache"}),
 )

@@ -43,7 +43,8 @@ class Finish:
         if found is None or not found.n_to_do:
             return None
         n = counted(len(found.measurements) - 1, "adapter")
-        about = f", about {duration(cost * found.n_to_do)}" if cost else ""
+        seconds = cost * found.n_to_do
+        about = f", about {duration(seconds)}" if seconds >= 1 else ""
         self.say(
             f"Final evaluation: the best {n} and the base model on all {self._n_rows} eval "
             f"rows{about}."

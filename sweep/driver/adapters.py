@@ -99,8 +99,6 @@ class Adapters(Tracker):
     def _winner(self) -> StoredTrial | None:
         """By the final evaluation, as far as there is one."""
         ranked = self._sweep.ranked()
-        if not self._sweep.objective.is_eval_loss:
-            return ranked[0] if ranked else None
         with suppress(UserError):
             ranked = read_final(self._output_dir).decided(ranked)
         return ranked[0] if ranked else None

@@ -14,7 +14,7 @@ from statistics import NormalDist, fmean, variance
 from typing import Literal
 
 from sweep.results.confirmed import Confirmed, read_confirmed
-from sweep.results.final import Final, read_final
+from sweep.results.final import read_final
 from sweep.results.paired_test import CONFIDENCE
 from sweep.results.reading import StoredSweep
 from sweep.study.ended import StoredTrial
@@ -33,7 +33,7 @@ ENOUGH_RUNS = 4
 STANDARD_ERRORS = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 """On either side of a mean, that hold the true one so often."""
 
-Certainty = Literal["probable", "unclear", "unknown"]
+Certainty = Literal["probable", "unclear"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +113,9 @@ class Judge:
 
     def __init__(self, sweep: StoredSweep) -> None:
         self._sweep = sweep
-        self._scatter = scatter_of(read_confirmed(sweep))
-        self.final = read_final(sweep.folder) if sweep.objective.is_eval_loss else Final()
+        self.confirmed = read_confirmed(sweep)
+        self._scatter = scatter_of(self.confirmed)
+        self.final = read_final(sweep.folder)
 
     @property
     def ranked(self) -> list[StoredTrial]:

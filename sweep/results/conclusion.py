@@ -6,10 +6,10 @@ Where `sweep confirm` has run, its verdict; else what rows and seeds allow (`cer
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from typing import Literal
+from typing import Any, Literal
 
 from sweep.results.certainty import STANDARD_ERRORS, Judge, Lead
-from sweep.results.confirmed import Confirmed, read_confirmed
+from sweep.results.confirmed import Confirmed
 from sweep.results.confirmed_words import FEW_SEEDS
 from sweep.results.paired_test import CONFIDENCE
 from sweep.results.reading import StoredSweep
@@ -65,8 +65,8 @@ def conclude(sweep: StoredSweep) -> Conclusion | None:
     """Return what a sweep has found; None: no trial has a value that counts."""
     if not sweep.ranked:
         return None
-    found = [each for each in read_confirmed(sweep) if each.mean is not None]
     judge = Judge(sweep)
+    found = [each for each in judge.confirmed if each.mean is not None]
     conclusion = _by_seeds(sweep, judge, found) if len(found) > 1 else None
     return conclusion or _by_rows(sweep, judge)
 
@@ -110,12 +110,12 @@ def _by_seeds(sweep: StoredSweep, judge: Judge, found: Sequence[Confirmed]) -> C
     extreme, heading = sweep.objective.extreme, sweep.objective.heading
     if best.trial != own.number:
         words += f" In the sweep itself trial {own.number} had the {extreme} {heading}."
-    return Conclusion(
-        winner=winner,
+    return _won(
+        sweep,
+        judge,
+        winner,
         certainty=certainty,
         over_others=words,
-        over_base=_over_base(sweep, judge, winner),
-        on_all_rows=_on_all_rows(judge, winner),
         superlative=f"{extreme} {f'mean {heading} of {seeds}' if is_settled else heading}",
         next_step=next_step,
         tied=(best.trial, other.trial) if certainty == "tied" else (),
@@ -150,16 +150,26 @@ def _by_rows(sweep: StoredSweep, judge: Judge) -> Conclusion:
             f"{apart}."
         )
         next_step = f"Take the cheapest, or settle it: {confirm}"
-    return Conclusion(
-        winner=winner,
+    return _won(
+        sweep,
+        judge,
+        winner,
         certainty=certainty,
         over_others=words,
-        over_base=_over_base(sweep, judge, winner),
-        on_all_rows=_on_all_rows(judge, winner),
         superlative=f"{sweep.objective.extreme} {sweep.objective.heading}",
         how="" if apart is None else apart.how,
         next_step=next_step,
         tied=tied,
+    )
+
+
+def _won(sweep: StoredSweep, judge: Judge, winner: StoredTrial, **said: Any) -> Conclusion:
+    """Add to what is said of the others how the winner does by itself, and beside the base."""
+    return Conclusion(
+        winner=winner,
+        over_base=_over_base(sweep, judge, winner),
+        on_all_rows=_on_all_rows(judge, winner),
+        **said,
     )
 
 

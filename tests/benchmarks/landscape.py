@@ -242,6 +242,18 @@ def write(work: Path, file: Path) -> None:
     print(f"{file}: {len(records)} evaluations, {file.stat().st_size:,} bytes")
 
 
+def in_processes(module: str, n: int) -> None:
+    """Run this command as so many processes, each with its `--index` and its share of the cores."""
+    threads = str(max(1, (os.cpu_count() or 1) // n))
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, "-m", module, *sys.argv[1:]]
+    workers = [
+        subprocess.Popen([*command, "--index", str(index)], env=environment) for index in range(n)
+    ]
+    for worker in workers:
+        worker.wait()
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -259,15 +271,7 @@ def main() -> None:
     else:
         (asked.work / "runs").mkdir(parents=True, exist_ok=True)
         prepared(asked.model, asked.rows, asked.work)
-        threads = str(max(1, (os.cpu_count() or 1) // asked.processes))
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
-        command = [sys.executable, "-m", "tests.benchmarks.landscape", *sys.argv[1:]]
-        workers = [
-            subprocess.Popen([*command, "--index", str(index)], env=environment)
-            for index in range(asked.processes)
-        ]
-        for worker in workers:
-            worker.wait()
+        in_processes("tests.benchmarks.landscape", asked.processes)
 
 
 if __name__ == "__main__":

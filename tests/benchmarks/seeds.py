@@ -19,10 +19,7 @@ import argparse
 import itertools
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sweep.results.certainty import Scatter, lead_between
-from tests.benchmarks.landscape import Point, prepared, trial_config
+from tests.benchmarks.landscape import Point, in_processes, prepared, trial_config
 from trials.config import TrialConfig
 from trials.evaluation.row_nlls import RowLosses
 
@@ -266,15 +263,7 @@ def main() -> None:
     else:
         (asked.work / "runs").mkdir(parents=True, exist_ok=True)
         lay_out(asked.rows, asked.work)
-        threads = str(max(1, (os.cpu_count() or 1) // asked.processes))
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
-        command = [sys.executable, "-m", "tests.benchmarks.seeds", *sys.argv[1:]]
-        workers = [
-            subprocess.Popen([*command, "--index", str(index)], env=environment)
-            for index in range(asked.processes)
-        ]
-        for worker in workers:
-            worker.wait()
+        in_processes("tests.benchmarks.seeds", asked.processes)
 
 
 if __name__ == "__main__":

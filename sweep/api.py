@@ -75,7 +75,8 @@ def run(
         output: Folder of all sweeps.
         workers: Trials at once on processors; None: GPUs where there are any.
         gpus: To use at most; None: all.
-        mlflow: A server's address; None: a database in the sweep's folder.
+        mlflow: A server's address; None: where the sweep is, else MLFLOW_TRACKING_URI, else a
+            database in its folder.
         study: A PostgreSQL database's address; None: a file in the sweep's folder.
         settings: Changes to the file: `{"budget.trials": 8, "search.rank": [8, 16]}`.
         console: Where its words and its table go; by default to the screen, or the notebook.

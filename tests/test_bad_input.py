@@ -388,6 +388,10 @@ def test_every_problem_of_a_space_is_said_at_once(sweep: Sweep) -> None:
             "--mlflow: must hold no password, since the cluster's dashboard would show it.",
         ),
         (
+            "submit mine.yaml --env MLFLOW_TRACKING_URI",
+            "MLFLOW_TRACKING_URI: must hold no password, since the cluster's dashboard would",
+        ),
+        (
             "submit mine.yaml --study postgresql://me:secret@there/db",
             "Set PGPASSWORD and pass it: --env PGPASSWORD",
         ),
@@ -395,7 +399,11 @@ def test_every_problem_of_a_space_is_said_at_once(sweep: Sweep) -> None:
     ],
 )
 @pytest.mark.usefixtures("nothing_heavy")
-def test_a_mistyped_command_is_put_in_words(sweep: Sweep, arguments: str, message: str) -> None:
+def test_a_mistyped_command_is_put_in_words(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
+) -> None:
+    if "MLFLOW_TRACKING_URI" in arguments:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@there")
     Path("mine.yaml").write_text(SPACE)
     assert message in one_line(sweep(*arguments.split(" ")))
 

@@ -47,7 +47,9 @@ def run(
     seed: Seed = None,
     mlflow: Annotated[
         str | None,
-        typer.Option(help="An MLflow server; default: a database in the sweep's folder."),
+        typer.Option(
+            help="An MLflow server; default: MLFLOW_TRACKING_URI, else a database of its own."
+        ),
     ] = None,
     study: Annotated[
         str | None,

@@ -202,7 +202,8 @@ class Settings(_Strict):
     steps."""
     start_from: SweepName | list[SweepName] | None = None
     """Names of earlier sweeps: the best three trials of each are tried first, as far as they lie in
-    this space. Looked up in the folder of sweeps, then in the MLflow of `--mlflow`."""
+    this space. Looked up in the folder of sweeps, then in MLflow, at `--mlflow` or
+    MLFLOW_TRACKING_URI."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the sampler, the split and every trial."""
     keep_adapters: Annotated[int, Field(ge=1)] = 5

@@ -64,7 +64,7 @@ def run(space: Space, options: Options, console: Console, events: Events | None 
         job = _prepare(space, output_dir, options, tracked, storage, console)
         sweep = _open_sweep(job, say=console.print)
         say_versions(output_dir, console.print)
-        note_run(output_dir)
+        note_run(output_dir, job.space.folder)
         write_whole(output_dir / layout.SPACE, job.space.text)
         if events is not None:
             summary = summary_of(job, sweep)

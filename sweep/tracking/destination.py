@@ -66,7 +66,9 @@ def _of_the_address(named: str, uri: str) -> str:
 def known_address(folder: Path) -> str | None:
     """Return where a sweep's runs are, with the login that the variable has for it."""
     known, named = tracked_at(folder), variable(URI)
-    return named if known and named and _is_same(named, known) else known
+    if known is None or named is None or not _is_same(named, known):
+        return known
+    return named.rstrip("/") + "/" * known.endswith("/")  # to be compared, but for the login
 
 
 def checked_variable() -> str | None:

@@ -84,7 +84,7 @@ def test_a_sweep_that_is_there_takes_the_login_of_the_variable(
 ) -> None:
     begun(folder, SERVER)
     says(monkeypatch, "http://me:secret@mlflow.example:5000/")
-    assert known_address(folder) == "http://me:secret@mlflow.example:5000/"
+    assert known_address(folder) == "http://me:secret@mlflow.example:5000"
     assert destination(folder, None).uri == known_address(folder)
     says(monkeypatch, "http://elsewhere:5000")
     assert known_address(folder) == SERVER

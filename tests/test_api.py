@@ -64,7 +64,7 @@ def test_a_space_with_faults_raises_its_words(tmp_path: Path) -> None:
     [
         ({"base_model": "x"}, "must have a `name`"),
         ({"name": "a", "search": {"rank": {8, 16}}}, "must hold texts, numbers, .*set"),
-        ({"name": "a", "search": {"rnk": [8]}}, r"The space: \d problems\n(.*\n)*   search.rnk: "),
+        ({"name": "a", "search": {"rnk": [8]}}, r"The space: \d problems\n(.*\n)*  search.rnk: "),
     ],
 )
 def test_a_mapping_with_faults_raises_their_words(

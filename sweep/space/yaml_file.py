@@ -63,7 +63,8 @@ class SpaceFile:
         for _, where, p in placed:
             words = p.words.removesuffix(p.listed) if p.listed in listed else p.words
             listed.add(p.listed)
-            lines.append(f"  {where:<{width}}   {_dotted(p.path)}: {words}")
+            lead = f"{where:<{width}}   " if width else ""
+            lines.append(f"  {lead}{_dotted(p.path)}: {words}")
         return "\n".join([f"{self.path}: {len(placed)} {noun}", *lines])
 
     def _place(self, path: tuple[str | int, ...]) -> tuple[int, str]:

@@ -57,10 +57,7 @@ def run(
     output: Output = Path("sweeps"),
     seed: Seed = None,
     mlflow: Annotated[
-        str | None,
-        typer.Option(
-            help="An MLflow server; default: MLFLOW_TRACKING_URI, else a database of its own."
-        ),
+        str | None, typer.Option(help="MLflow server; else MLFLOW_TRACKING_URI, else a database.")
     ] = None,
     study: Annotated[
         str | None,

@@ -8,6 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweep.text.numbers import counted
+
 if TYPE_CHECKING:  # `import sweep` stays light
     import pandas as pd
     from rich.console import Console
@@ -16,7 +18,7 @@ if TYPE_CHECKING:  # `import sweep` stays light
     from trials.config import Objective
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class SweepResult:
     """What a run of a sweep has come to."""
 
@@ -42,6 +44,14 @@ class SweepResult:
         """The best trial's adapter, as peft loads it."""
         return self.best.adapter if self.best else None
 
+    def __repr__(self) -> str:
+        words = "no trial counts"
+        if self.best is not None:
+            words = f"the best is trial {self.best.trial.number}, "
+            words += f"{self.objective.heading} {self.best.trial.value:.4f}"
+        n_trials = counted(len(self.trials), "trial")
+        return f"SweepResult({self.name} in {self.folder}: {n_trials}, {words})"
+
     def _repr_html_(self) -> str:
         if self.trials.empty:
             return f"<b>{escape(self.name)}</b>: no trial yet"
@@ -58,7 +68,7 @@ class SweepResult:
 
 
 def run(
-    space: str | Path,
+    space: str | Path | Mapping[str, Any],
     *,
     output: str | Path = "sweeps",
     workers: int | None = None,
@@ -71,11 +81,12 @@ def run(
     """Run a sweep, or continue it, as `sweep run` does; return what it has come to.
 
     Args:
-        space: The YAML file.
+        space: The YAML file, or a mapping of what would stand in it, `name` included.
         output: Folder of all sweeps.
         workers: Trials at once on processors; None: GPUs where there are any.
         gpus: To use at most; None: all.
-        mlflow: A server's address; None: a database in the sweep's folder.
+        mlflow: A server's address; None: where the sweep is, else MLFLOW_TRACKING_URI, else a
+            database in its folder.
         study: A PostgreSQL database's address; None: a file in the sweep's folder.
         settings: Changes to the file: `{"budget.trials": 8, "search.rank": [8, 16]}`.
         console: Where its words and its table go; by default to the screen, or the notebook.
@@ -98,7 +109,7 @@ def run(
     from sweep.space.loading import load_space
 
     changes = {key: json.dumps(value) for key, value in (settings or {}).items()}
-    checked = load_space(Path(space), changes)
+    checked = load_space(space if isinstance(space, Mapping) else Path(space), changes)
     options = Options(output=Path(output), workers=workers, gpus=gpus, mlflow=mlflow, study=study)
     options.output.mkdir(parents=True, exist_ok=True)
     # markup=False: names and rows of a user may hold square brackets.

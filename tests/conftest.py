@@ -8,6 +8,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MLFLOW_TRACKING_URI"] = os.environ["MLFLOW_EXPERIMENT_NAME"] = ""
 
 import signal
 import tempfile

@@ -354,6 +354,11 @@ def test_every_problem_of_a_space_is_said_at_once(sweep: Sweep) -> None:
         ("check nowhere/mine.yaml", "nowhere/mine.yaml: no such file."),
         ("check data", "data: must be a YAML file, but is a folder; name the file in it."),
         ("check", "Missing argument 'SPACE.yaml'."),
+        ("run", "sweep run: needs SPACE.yaml, or --resume for a sweep that has begun."),
+        ("run --resume", "waits to go on. Begin one: sweep run FILE."),
+        ("run --resume mine.yaml", "--resume mine.yaml: must be a sweep's name, but is a file."),
+        ("run --resume mine", "sweeps/mine: no such sweep. There is none yet."),
+        ("run --resume mine --name x", "--resume and --name: a sweep keeps its name; leave"),
         ("rnu mine.yaml", "No such command 'rnu'. Did you mean 'run'?"),
         ("run mine.yaml --workers 1 --gpus 1", "--workers and --gpus: trials run on CPUs or on"),
         ("run mine.yaml --trials 0", "Invalid value for '--trials': "),
@@ -388,6 +393,10 @@ def test_every_problem_of_a_space_is_said_at_once(sweep: Sweep) -> None:
             "--mlflow: must hold no password, since the cluster's dashboard would show it.",
         ),
         (
+            "submit mine.yaml --env MLFLOW_TRACKING_URI",
+            "MLFLOW_TRACKING_URI: must hold no password, since the cluster's dashboard would",
+        ),
+        (
             "submit mine.yaml --study postgresql://me:secret@there/db",
             "Set PGPASSWORD and pass it: --env PGPASSWORD",
         ),
@@ -395,7 +404,11 @@ def test_every_problem_of_a_space_is_said_at_once(sweep: Sweep) -> None:
     ],
 )
 @pytest.mark.usefixtures("nothing_heavy")
-def test_a_mistyped_command_is_put_in_words(sweep: Sweep, arguments: str, message: str) -> None:
+def test_a_mistyped_command_is_put_in_words(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
+) -> None:
+    if "MLFLOW_TRACKING_URI" in arguments:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@there")
     Path("mine.yaml").write_text(SPACE)
     assert message in one_line(sweep(*arguments.split(" ")))
 

@@ -285,7 +285,7 @@ class EvalPoint:
     gpu_memory_gib: float | None
     """Peak since the trial began; None on a CPU."""
     seconds: float
-    """Since the trial began."""
+    """Since the trial began, without those in which it waited for verdicts."""
     tokens: int | None = None
     """Trained on since the trial began, padding apart; None at index 0, and where an earlier
     version counted none."""

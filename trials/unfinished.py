@@ -41,6 +41,16 @@ def is_gone(pid: int, since: float) -> bool:
         return True
 
 
+def is_suspended(pid: int) -> bool:
+    """Whether a process of this machine is stopped, and may go on."""
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _delete_leftovers(folder: Path, names: str) -> None:
     for leftover in folder.glob(f"{names}.*.tmp"):
         pid = leftover.name.split(".")[-2]

@@ -113,7 +113,10 @@ def submit(
         fail("--workers and --gpus: trials run on CPUs or on GPUs; give one of the two.")
     _refuse_password("--mlflow", mlflow, "MLFLOW_TRACKING_PASSWORD")
     _refuse_password("--study", study, "PGPASSWORD")
-    environment = _environment(env or [])
+    of_mlflow = _mlflow_variables(mlflow)
+    environment = {**of_mlflow, **_environment(env or [])}
+    address_there = environment.get("MLFLOW_TRACKING_URI")
+    _refuse_password("MLFLOW_TRACKING_URI", address_there, "MLFLOW_TRACKING_PASSWORD")
     given = {"trials": trials, "hours": hours, "workers": workers, "gpus": gpus,
              "mlflow": mlflow, "study": study}  # fmt: skip
     options = [word for key, value in given.items() if value is not None
@@ -145,6 +148,8 @@ def submit(
         if manifest:
             from sweep.cluster.kuberay import manifest as as_manifest
 
+            for key in environment:
+                echo(f"{key} does not go into the manifest: set it there, if it shall.", err=True)
             print_file(as_manifest(checked, packed, options, asked, image))
             return
         cluster = Cluster(default_address(address))
@@ -154,9 +159,11 @@ def submit(
             from sweep.cluster.check import check as check_cluster
             from sweep.cluster.check import needs
 
-            servers = {"--mlflow": mlflow, "--study": study}
+            servers = {"--mlflow": mlflow, "MLFLOW_TRACKING_URI": address_there, "--study": study}
             request = needs(packed, workers=workers, gpus=gpus, servers=servers)
             check_cluster(cluster, request, packed, cluster_output, echo)
+        for key, value in of_mlflow.items():
+            echo(f"{key} goes with the job: {value}")
         job = cluster.submit(checked.name, cluster_output, options, packed, environment)
     echo(f"Submitted as {job.id}.")
     if follow or wait:
@@ -257,6 +264,22 @@ def _refuse_password(flag: str, address: str | None, variable: str) -> None:
             f"{flag}: must hold no password, since the cluster's dashboard would show it. "
             f"Set {variable} and pass it: --env {variable}"
         )
+
+
+def _mlflow_variables(flag: str | None) -> dict[str, str]:
+    """Return those of MLflow's variables that go with a job: a sweep there reads them as here.
+
+    Args:
+        flag: What `--mlflow` says in place of the address.
+    """
+    from sweep.storage.sqlite import file_of
+    from sweep.tracking.destination import EXPERIMENT, URI, checked_variable, variable
+
+    found = {URI: None if flag else checked_variable(), EXPERIMENT: variable(EXPERIMENT)}
+    if (address := found[URI]) is not None and file_of(address) is not None:
+        echo(f"{URI} is {address}, on this machine, and does not go with the job.", err=True)
+        del found[URI]
+    return {key: value for key, value in found.items() if value}
 
 
 def _environment(names: list[str]) -> dict[str, str]:

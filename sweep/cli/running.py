@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,21 +24,31 @@ from sweep.cli.options import (
     Trials,
     Workers,
     console,
+    echo,
     fail,
     known_folder,
     overrides_of,
     print_json,
     tell_of_passwords,
 )
+from sweep.folder import layout
 from sweep.screen.output import dropped_if_it_fails
 from sweep.workers.signals import unheard
 
 if TYPE_CHECKING:
     from sweep.screen.json_events import Events
+    from sweep.space.space import Space
 
 
 def run(
-    space: SpaceFile,
+    space: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[SPACE.yaml]",
+            help="The search space; with --resume a sweep's name.",
+            show_default=False,
+        ),
+    ] = None,
     trials: Trials = None,
     hours: Hours = None,
     workers: Workers = None,
@@ -46,8 +57,7 @@ def run(
     output: Output = Path("sweeps"),
     seed: Seed = None,
     mlflow: Annotated[
-        str | None,
-        typer.Option(help="An MLflow server; default: a database in the sweep's folder."),
+        str | None, typer.Option(help="MLflow server; else MLFLOW_TRACKING_URI, else a database.")
     ] = None,
     study: Annotated[
         str | None,
@@ -58,13 +68,16 @@ def run(
         ),
     ] = None,
     sets: Sets = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with NAME, or the one that has not ended.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write JSON events for programs, one per line.")
     ] = False,
 ) -> None:
     """Run a sweep, or resume one that was stopped.
 
-    Example: sweep run my.yaml --trials 24 --gpus 2
+    Examples: sweep run my.yaml --trials 24 --gpus 2; sweep run --resume my
 
     Ctrl-C stops it cleanly; the same command resumes it. --study holds the study in PostgreSQL,
     with the password from PGPASSWORD or ~/.pgpass. Exit codes: 0 done, 1 failed, 2 bad input, 130
@@ -83,13 +96,54 @@ def run(
         from sweep.driver.run import run
         from sweep.space.loading import load_space
 
-        checked = load_space(space, overrides)
+        if resume:
+            folder = _to_resume(output, space, name)
+            space, checked = folder / layout.SPACE, _own_space(folder, overrides)
+        elif space is None:
+            fail("sweep run: needs SPACE.yaml, or --resume for a sweep that has begun.")
+        else:
+            checked = load_space(space, overrides)
         _make_output(output, space)
         tell_of_passwords(mlflow=mlflow, study=study)
         options = Options(output=output, workers=workers, gpus=gpus, mlflow=mlflow, study=study)
         code = run(checked, options, console(stderr=as_json), events)
     unheard()  # all is written: the exit code shall say so
     raise typer.Exit(code)
+
+
+def _to_resume(output: Path, given: Path | None, name: str | None) -> Path:
+    """Return the folder of the sweep that goes on."""
+    if name is not None:
+        fail("--resume and --name: a sweep keeps its name; leave --name out.")
+    if given is not None and given.is_file():
+        fail(f"--resume {given}: must be a sweep's name, but is a file. Leave --resume out.")
+    if given is not None:
+        return known_folder(output, str(given), layout.SPACE)
+
+    from sweep.results.listing import unended
+
+    found = unended(output)
+    if not found:
+        fail(f"--resume: no sweep in {output.resolve()} waits to go on. Begin one: sweep run FILE.")
+    if len(found) > 1:
+        names = ", ".join(f"{sweep.folder.name} ({sweep.state})" for sweep in found)
+        fail(f"--resume: must name a sweep where several have not ended: {names}.")
+    return found[0].folder
+
+
+def _own_space(folder: Path, overrides: dict[str, str]) -> Space:
+    """Read a sweep's own copy of its space; relative paths begin where the file was."""
+    from sweep.errors import SpaceError
+    from sweep.space.loading import load_space
+    from sweep.storage.place import space_folder
+
+    begin = space_folder(folder)
+    named = {**overrides, "name": json.dumps(folder.name)}
+    echo(f"Going on with {folder.name}, by {folder / layout.SPACE}", err=True)
+    try:
+        return load_space(folder / layout.SPACE, named, begin)
+    except SpaceError as error:
+        raise SpaceError(f"{error}\nRelative paths begin in {begin}.") from None
 
 
 def trial(

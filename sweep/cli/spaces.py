@@ -98,13 +98,17 @@ def check(
     from sweep.driver.start_from import with_earlier
     from sweep.samplers.choice import check_sampler
     from sweep.space.loading import load_space
+    from sweep.tracking.destination import destination
     from sweep.workers.devices import wants_gpus
     from trials.unfinished import scratch_dir
 
     checked = load_space(space, overrides_of(sets, name, seed))
     check_sampler(checked)
-    checked = with_earlier(checked, output, mlflow)
+    tracked = destination(output / checked.name, mlflow)
+    checked = with_earlier(checked, output, tracked.asked)
     terminal = console()
+    if tracked.words:
+        terminal.print(tracked.words)
     on_gpus = wants_gpus(workers=workers)
     with scratch_dir() as scratch:
         found = preparation.prepare_data(

@@ -76,14 +76,16 @@ def sync(
     folder = options.known_folder(output, name)
 
     from sweep.storage.place import held, note_place
-    from sweep.tracking.location import see_tracked
+    from sweep.tracking.destination import known_address
+    from sweep.tracking.location import own_database, see_tracked
     from sweep.tracking.mlflow_tracker import send_rest
 
     options.tell_of_passwords(mlflow=mlflow)
     with held(folder, options.echo):
         note_place(folder)
-        see_tracked(folder, mlflow)
-        n_left = send_rest(folder, mlflow, options.echo)
+        uri = mlflow or known_address(folder)
+        see_tracked(folder, uri or own_database(folder))
+        n_left = send_rest(folder, uri, options.echo)
     raise typer.Exit(1 if n_left else 0)
 
 

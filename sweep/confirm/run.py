@@ -30,7 +30,8 @@ from sweep.space.space import Space
 from sweep.storage.place import held, note_place, say_versions
 from sweep.study.budget import Budget
 from sweep.text.numbers import counted
-from sweep.tracking.location import artifacts_dir, command, own_database, see_tracked, tracked_at
+from sweep.tracking.destination import Destination, destination
+from sweep.tracking.location import artifacts_dir, command, see_tracked
 from sweep.workers.devices import wants_gpus
 from trials.trial_folder import read_report
 
@@ -57,7 +58,8 @@ def confirm(folder: Path, options: Options, console: Console) -> int:
     """
     check_ray()
     see_kinds(folder, with_trials=True)
-    see_tracked(folder, options.mlflow)
+    tracked = destination(folder, options.mlflow)
+    see_tracked(folder, tracked.uri)
     with held(folder, console.print, "confirm"):
         note_place(folder)
         say_versions(folder, console.print)
@@ -82,7 +84,7 @@ def confirm(folder: Path, options: Options, console: Console) -> int:
             f"{folder.name}: {counted(n_trials, 'trial')} × {counted(options.seeds, 'seed')} on "
             f"all {n_rows} eval rows; {n_left} of {counted(len(runs), 'run')} to do."
         )
-        code = _run(stored, space, runs, sweep, options, on_gpus, console) if n_left else 0
+        code = _run(stored, space, runs, sweep, options, tracked, console) if n_left else 0
         if n_left:
             _write_report(stored, console)
     console.print(confirmed_text(folder.name, read_confirmed(stored), space.objective))
@@ -104,11 +106,12 @@ def _run(
     runs: list[Run],
     sweep: Confirmation,
     options: Options,
-    on_gpus: bool,
+    tracked: Destination,
     console: Console,
 ) -> int:
     folder, budget = stored.folder, Budget(trials=len(runs), hours=None)
     report = read_report(folder / layout.DATA) or {}
+    on_gpus = wants_gpus(workers=options.workers, gpus=options.gpus)
     for note in card_notes(report, space.settings.gpus_per_trial) if on_gpus else ():
         console.print(note, style="yellow")
     progress = Progress(budget, objective=space.objective)
@@ -127,7 +130,7 @@ def _run(
         progress=progress,
         screen=make_screen(console, progress, folder / layout.CONFIRM),
     )
-    status, _ = session.run(sweep, _Recording(stored, runs, options, console))
+    status, _ = session.run(sweep, _Recording(stored, runs, tracked, console))
     if status == "KILLED":
         return EXIT_CODES[status]
     return 0 if all(run.result is not None for run in runs) else 1
@@ -137,19 +140,21 @@ class _Recording:
     """The runs in MLflow, below a run of their own beside the sweep's."""
 
     def __init__(
-        self, stored: StoredSweep, runs: list[Run], options: Options, console: Console
+        self, stored: StoredSweep, runs: list[Run], tracked: Destination, console: Console
     ) -> None:
-        self._stored, self._runs, self._options, self._console = stored, runs, options, console
+        self._stored, self._runs, self._tracked, self._console = stored, runs, tracked, console
 
     def open(self) -> Sequence[Tracker]:
         from sweep.tracking.mlflow_tracker import MlflowTracker
 
         folder = self._stored.folder
-        uri = self._options.mlflow or tracked_at(folder) or own_database(folder)
+        at = self._tracked
+        if at.words:
+            self._console.print(at.words)
         self._tracker = MlflowTracker(
-            uri=uri,
-            name=self._stored.name,
-            artifacts_dir=artifacts_dir(uri, folder),
+            uri=at.uri,
+            name=at.experiment,
+            artifacts_dir=artifacts_dir(at.uri, folder, at.experiment),
             output_dir=folder / layout.CONFIRM,
             run_name=f"{self._stored.name}, confirmed",
         )

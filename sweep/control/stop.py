@@ -38,6 +38,7 @@ def _has_signalled(process: Holder) -> bool:
         return False
     try:
         os.kill(process.pid, signal.SIGTERM)
+        os.kill(process.pid, signal.SIGCONT)  # one that Ctrl-Z has suspended hears it too
     except PermissionError:
         return False
     return True

@@ -13,9 +13,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sweep.errors import ClusterError
+from sweep.errors import ClusterError, TrackingError
 from sweep.workers import ray_folder
 from sweep.workers.devices import sees_gpus, training_environment
+from trials.foreign_text import without_secrets
 from trials.machine import disk
 from trials.machine.cards import NoAnswer, cards, named_devices, visible
 from trials.machine.finding import GRADES, Finding, Grade
@@ -57,6 +58,7 @@ def look(
     findings = [] if on_gpus or workers or is_joined else [_no_gpus()]
     findings += [Finding(**found) for found in answer["findings"]]
     findings.append(disk.room(output.resolve(), "output"))
+    findings += _mlflow()
     if not is_joined:
         findings += _places_of_ray()
     elif worst(findings) != "cannot":  # asking the cluster needs a Ray that works
@@ -70,6 +72,21 @@ def look(
 def _no_gpus() -> Finding:
     mend = "Is the driver loaded, and CUDA_VISIBLE_DEVICES not empty? --workers N: none is wanted."
     return Finding("GPUs", "none is visible, so trials run on processors", mend, "slower")
+
+
+def _mlflow() -> list[Finding]:
+    """Whether sweeps can begin where MLflow's variable says."""
+    from sweep.tracking.destination import URI, checked_variable
+    from sweep.tracking.earlier import names_in_mlflow
+
+    try:
+        if (uri := checked_variable()) is None:
+            return []
+        names_in_mlflow(uri)
+    except TrackingError as error:
+        return [Finding("MLflow", str(error).rstrip("."), grade="cannot")]
+    words = f"{without_secrets(uri)}, as {URI} says: sweeps that begin are recorded there"
+    return [Finding("MLflow", words)]
 
 
 def _places_of_ray() -> list[Finding]:

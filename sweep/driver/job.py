@@ -7,6 +7,7 @@ from typing import Literal
 from sweep.driver import preparation
 from sweep.space.space import Space
 from sweep.storage.patient import PatientStorage
+from sweep.tracking.destination import Destination
 from trials.config import Backend
 
 
@@ -21,7 +22,7 @@ class Options:
     gpus: int | None
     """GPUs to use at most; None: all."""
     mlflow: str | None
-    """An MLflow server's address; None: a database in the sweep's folder."""
+    """An MLflow server's address; None: where the runs are, or MLflow's own variables say."""
     study: str | None = None
     """A PostgreSQL database's address; None: where the study is, or a file of the sweep's own."""
 
@@ -38,6 +39,8 @@ class Job:
     found: preparation.Check
     storage: PatientStorage
     """The study's database."""
+    tracked: Destination
+    """In MLflow."""
 
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from sweep.driver.adapters import Adapters
-from sweep.driver.job import STATES, Ending, Job, Options, Status
+from sweep.driver.job import STATES, Ending, Job, Status
 from sweep.errors import StudyAway
 from sweep.events import Tracker
 from sweep.folder import layout
@@ -24,14 +24,14 @@ from sweep.report.plots import write_plots
 from sweep.results.conclusion import Conclusion, conclude
 from sweep.results.reading import StoredSweep, read_sweep
 from sweep.screen.summary import summary_text
-from sweep.space.space import Space
 from sweep.study.ended import StoredTrial
 from sweep.study.summary import Summary
 from sweep.study.sweep import Sweep
 from sweep.text.trials import SHOWN
 from sweep.tracking import run_data
 from sweep.tracking.description import Describer, as_markdown
-from sweep.tracking.location import artifacts_dir, command, own_database, page_of, where
+from sweep.tracking.destination import Destination
+from sweep.tracking.location import artifacts_dir, command, page_of, where
 from sweep.tracking.registry import TASK
 from trials.config import Objective
 from trials.trial_folder import ADAPTER
@@ -43,16 +43,16 @@ if TYPE_CHECKING:
 RECORDED_VERSIONS = ("sweep", "torch", "transformers", "peft", "bitsandbytes", "optuna", "ray")
 
 
-def new_tracker(space: Space, options: Options, output_dir: Path) -> MlflowTracker:
-    """Connect with the server that was named, else open the database of this sweep alone."""
+def new_tracker(name: str, at: Destination, output_dir: Path) -> MlflowTracker:
+    """Connect with the server, or open the database, that has the runs of a sweep."""
     from sweep.tracking.mlflow_tracker import MlflowTracker
 
-    uri = options.mlflow or own_database(output_dir)
     return MlflowTracker(
-        uri=uri,
-        name=space.name,
-        artifacts_dir=artifacts_dir(uri, output_dir),
+        uri=at.uri,
+        name=at.experiment,
+        artifacts_dir=artifacts_dir(at.uri, output_dir, at.experiment),
         output_dir=output_dir,
+        run_name=name,
     )
 
 
@@ -71,7 +71,7 @@ class SweepRecording:
     def open(self) -> Sequence[Tracker]:
         """Open MLflow and the adapters; they hear of what a killed process did not tell."""
         job, sweep = self._job, self._sweep
-        self._tracker = tracker = new_tracker(job.space, job.options, job.output_dir)
+        self._tracker = tracker = new_tracker(job.space.name, job.tracked, job.output_dir)
         train, eval_ = job.space.source("train"), job.space.source("eval")
         assert not isinstance(train, float)
         datasets = run_data.datasets(train, eval_, job.found.report)

@@ -35,8 +35,9 @@ from sweep.study.opening import open_study
 from sweep.study.sweep import Sweep
 from sweep.study.task import keep_to_task, rows_so_far, search_changes, with_its_optimizer
 from sweep.study.trial_config import model_config, resolver
+from sweep.tracking.destination import Destination, destination
 from sweep.tracking.journal import is_closed
-from sweep.tracking.location import see_tracked
+from sweep.tracking.location import own_database, see_tracked
 from sweep.workers.devices import n_gpu_slots, n_visible_gpus, wants_gpus
 from trials.trial_folder import read_result
 from trials.whole_file import write_whole
@@ -55,14 +56,15 @@ def run(space: Space, options: Options, console: Console, events: Events | None 
     output_dir = options.output / space.name
     server = Address.parse(options.study) if options.study else None
     open_folder(output_dir, server)
-    see_tracked(output_dir, options.mlflow)
+    tracked = destination(output_dir, options.mlflow)
+    see_tracked(output_dir, tracked.uri)
     read_final(output_dir)  # a file that cannot be read is told now, not when all trials have run
     patience = Patience(say=console.print)
     with held(output_dir, say=console.print), study_writer(output_dir, server, patience) as storage:
-        job = _prepare(space, output_dir, options, storage, console)
+        job = _prepare(space, output_dir, options, tracked, storage, console)
         sweep = _open_sweep(job, say=console.print)
         say_versions(output_dir, console.print)
-        note_run(output_dir)
+        note_run(output_dir, job.space.folder)
         write_whole(output_dir / layout.SPACE, job.space.text)
         if events is not None:
             summary = summary_of(job, sweep)
@@ -84,15 +86,24 @@ def run(space: Space, options: Options, console: Console, events: Events | None 
 
 
 def _prepare(
-    space: Space, output_dir: Path, options: Options, storage: PatientStorage, console: Console
+    space: Space,
+    output_dir: Path,
+    options: Options,
+    tracked: Destination,
+    storage: PatientStorage,
+    console: Console,
 ) -> Job:
+    if tracked.words:
+        console.print(tracked.words)
     space = space.named(study_name(output_dir))
     on_gpus = wants_gpus(workers=options.workers, gpus=options.gpus)
     backend = choose_backend(space, on_gpus=on_gpus)
-    _check_options(space, output_dir, options, on_gpus=on_gpus)
+    _check_options(space, options, on_gpus=on_gpus)
+    if tracked.uri != own_database(output_dir):
+        new_tracker(space.name, tracked, output_dir)
     so_far = rows_so_far(space, output_dir, storage)
     space = with_its_optimizer(space, so_far)
-    space = with_earlier(space, options.output, options.mlflow, storage, output_dir)
+    space = with_earlier(space, options.output, tracked.asked, storage, output_dir)
     found = preparation.prepare_data(
         space, output_dir / layout.DATA, on_gpus=on_gpus, say=console.print, so_far=so_far
     )
@@ -105,17 +116,16 @@ def _prepare(
         backend=backend,
         found=found,
         storage=storage,
+        tracked=tracked,
     )
 
 
-def _check_options(space: Space, output_dir: Path, options: Options, *, on_gpus: bool) -> None:
+def _check_options(space: Space, options: Options, *, on_gpus: bool) -> None:
     """Refuse what cannot be before the data is read, which may take minutes."""
     check_sampler(space)
     n_gpus = n_visible_gpus()
     if on_gpus and n_gpus is not None and "RAY_ADDRESS" not in os.environ:
         n_gpu_slots(space, asked=options.gpus, there=n_gpus)
-    if options.mlflow is not None:
-        new_tracker(space, options, output_dir)
 
 
 def _open_sweep(job: Job, say: Callable[[str], None]) -> Sweep:

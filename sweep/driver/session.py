@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sweep.clock import WORK
 from sweep.control.prune import ClearPruneRequests
 from sweep.driver import loop
 from sweep.driver.interrupt import StopSignals, ends_in_order
@@ -26,6 +27,7 @@ from sweep.space.space import Space
 from sweep.study.ask_tell import AskTell
 from sweep.study.budget import Budget
 from sweep.study.final import FinalEvaluation
+from sweep.text.numbers import duration
 from sweep.workers import ray_folder
 from sweep.workers.devices import n_gpu_slots, n_workers
 from trials.config import ModelConfig
@@ -96,7 +98,7 @@ class Session:
         from sweep.workers import connection
 
         n_cpu_workers = None if self.on_gpus else n_workers(self.space, self.workers)
-        with ends_in_order(self.stop, self.screen.say):
+        with WORK.looked_at(self._stood_still), ends_in_order(self.stop, self.screen.say):
             try:
                 n_gpus = connection.connect(n_cpu_workers=n_cpu_workers)
                 make = partial(self._make_runner, n_gpus)
@@ -104,6 +106,10 @@ class Session:
                 return self._run(study, recording, runner, make)
             finally:
                 connection.disconnect()
+
+    def _stood_still(self, seconds: float) -> None:
+        words = f"The command stood still for {duration(seconds)} (Ctrl-Z, or a machine at rest)"
+        self.screen.say(f"{words}; that counts toward no limit.")
 
     def _make_runner(self, n_gpus: int, model: ModelConfig) -> RayRunner:
         from sweep.workers.connection import check_alive

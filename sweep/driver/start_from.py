@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from sweep.errors import SpaceError, StudyError
+from sweep.errors import SpaceError, StudyError, TrackingError
 from sweep.folder import layout
 from sweep.results.reading import read_sweep
 from sweep.samplers.search_space import is_within
@@ -54,6 +54,8 @@ def with_earlier(
             starts += _starts(space, _found(name, output, mlflow))
         except (SpaceError, StudyError) as error:
             problems.append(f"start_from: {error}")
+        except TrackingError as error:
+            raise TrackingError(f"start_from: {error}") from None
     if problems:
         raise SpaceError("\n".join(problems))
     return replace(space, starts=(*starts, *space.starts))

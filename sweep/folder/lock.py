@@ -16,7 +16,7 @@ from typing import Literal
 from sweep.errors import StudyError
 from sweep.folder import layout
 from sweep.folder.kinds import see_kinds
-from trials.unfinished import is_gone
+from trials.unfinished import is_gone, is_suspended
 
 PATIENCE_SECONDS = 1.0
 """For the lock: `sweep status` holds it for an instant."""
@@ -42,7 +42,9 @@ class Holder:
     def __str__(self) -> str:
         if self == UNKNOWN:
             return "a process that nobody knows, since its lock file was deleted"
-        return f"process {self.pid} on {self.host}"
+        is_stopped = self.is_here and is_suspended(self.pid)
+        how = " (suspended, as by Ctrl-Z: fg in its shell continues it)" if is_stopped else ""
+        return f"process {self.pid} on {self.host}{how}"
 
     @property
     def is_here(self) -> bool:

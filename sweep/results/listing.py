@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.folder import layout
-from sweep.results.reading import StoredSweep, read_sweep
+from sweep.results.reading import NOT_ENDED, StoredSweep, read_sweep
 from sweep.results.status import ago
 
 
@@ -26,6 +26,18 @@ class Listed:
 def read_all(output: Path) -> list[Listed]:
     """Read every sweep of a folder, the latest first; those that cannot be read come last."""
     return sorted(map(_read, layout.sweep_folders(output)), key=_age)
+
+
+def unended(output: Path) -> list[StoredSweep]:
+    """Return the sweeps that can go on: they have not ended, and no process runs them."""
+    found = [each.sweep for each in read_all(output) if each.sweep is not None]
+    return [
+        sweep
+        for sweep in found
+        if (sweep.folder / layout.SPACE).exists()
+        and sweep.state != "running"
+        and (sweep.state != "finished" or any(t.outcome in NOT_ENDED for t in sweep.trials))
+    ]
 
 
 def _read(folder: Path) -> Listed:

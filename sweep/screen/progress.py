@@ -1,12 +1,12 @@
 """What every screen knows: running trials, ended ones, and how long the rest will take."""
 
 import bisect
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
 
+from sweep.clock import WORK
 from sweep.events import Place
 from sweep.pruners.asha import rung_indices
 from sweep.screen.time_left import Left, Pace, Rest, Rungs
@@ -86,7 +86,7 @@ class Progress:
         budget: Budget,
         earlier: Sequence[StoredTrial] = (),
         base_eval_loss: float | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = WORK.now,
         *,
         queued: Mapping[int, float] | None = None,
         paused: Iterable[int] = (),

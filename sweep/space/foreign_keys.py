@@ -88,7 +88,7 @@ _WHY: Mapping[str, str] = {
     "use_otel_metrics gradio_* project entity description include_tokens_per_second include_tkps "
     "include_num_input_tokens_seen include_effective_tokens_per_second profiler_* profile_modules "
     "enable_torch_profiler clearml_* aim_* mlflow_run_name hf_mlflow_* push_to_tracker",
-    "`--mlflow` names the server": "mlflow_tracking_uri mlflow_*",
+    "`--mlflow` or MLFLOW_TRACKING_URI names the server": "mlflow_tracking_uri mlflow_*",
     "`--study` names the database": "storage",
     "`--output` names the folder of sweeps": "output_dir out_dir overwrite_output_dir "
     "storage_path storage_filesystem local_dir logging_dir save_dir save_path sync_config "

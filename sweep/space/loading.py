@@ -19,29 +19,37 @@ from sweep.space.space import Space
 from sweep.space.target_modules import as_one
 from sweep.space.unknown_keys import without_explained
 from sweep.space.usual_points import Start, usual_starts
-from sweep.space.yaml_file import SpaceFile, read
+from sweep.space.yaml_file import SpaceFile, of_mapping, read
 
 DEFAULT_TRIALS = 24
 
 
-def load_space(path: Path, overrides: Mapping[str, str] | None = None) -> Space:
+def load_space(
+    space: Path | Mapping[str, Any],
+    overrides: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Space:
     """Read and check a space.
 
     Args:
+        space: The file, or what would stand in it.
         overrides: `--set` of the command line: dotted key → value as YAML.
+        folder: Where relative paths of a file begin; None: beside it.
 
     Raises:
         SpaceError: With every problem of the file, each with its line and its mend.
     """
-    return checked(read(path, overrides or {}))
+    if isinstance(space, Path):
+        return checked(read(space, overrides or {}, folder))
+    return checked(of_mapping(space, overrides or {}))
 
 
 def checked(file: SpaceFile) -> Space:
     """Check a file that was read; see `load_space`."""
-    raw, path = file.plain, file.path
+    raw = file.plain
     problems = [
-        *_field_problems(raw, path),
-        *objective_problems(raw, path.parent),
+        *_field_problems(raw, file),
+        *objective_problems(raw, file.folder),
         *search_problems(raw),
     ]
     if problems:
@@ -65,7 +73,8 @@ def space_as_run(path: Path) -> Space:
         ) from None
 
 
-def _field_problems(raw: dict[str, Any], path: Path) -> list[Problem]:
+def _field_problems(raw: dict[str, Any], file: SpaceFile) -> list[Problem]:
+    path, folder = file.path, file.folder
     fields = {key: value for key, value in raw.items() if key not in ("search", "start_with")}
     problems: list[Problem] = []
     try:
@@ -73,12 +82,12 @@ def _field_problems(raw: dict[str, Any], path: Path) -> list[Problem]:
     except ValidationError as error:
         problems += problems_of(error, raw)
     data, search = as_mapping(raw.get("data")), as_mapping(raw.get("search"))
-    problems += _data_problems(data, path.parent)
+    problems += _data_problems(data, folder)
     base_model = raw.get("base_model")
-    if isinstance(base_model, str) and (words := missing(missing_model, path.parent, base_model)):
+    if isinstance(base_model, str) and (words := missing(missing_model, folder, base_model)):
         problems.append(Problem(("base_model",), words))
     template = data.get("chat_template")
-    if isinstance(template, str) and (words := missing(missing_template, path.parent, template)):
+    if isinstance(template, str) and (words := missing(missing_template, folder, template)):
         problems.append(Problem(("data", "chat_template"), words))
     problems += _argument_problems(as_mapping(data.get("template_arguments")))
     if data.get("max_length") is not None and "max_length" in search:
@@ -168,6 +177,6 @@ def _build(raw: dict[str, Any], file: SpaceFile) -> Space:
         domains=domains,
         epochs_passed_through=epochs,
         starts=tuple(starts),
-        folder=file.path.parent.resolve(),
+        folder=file.folder.resolve(),
         text=file.text,
     )

@@ -64,7 +64,8 @@ class BudgetSettings(_Strict):
     trials: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Ended trials in the whole study, whatever their outcome."""
     hours: Annotated[float, Field(gt=0, le=100_000)] | None = None
-    """Wall-clock hours of this command; running trials are then interrupted, to resume later."""
+    """Wall-clock hours of this command, not those of Ctrl-Z; running trials are then interrupted,
+    to resume later."""
     gpu_hours: Annotated[float, Field(gt=0, le=1e9)] | None = None
     """GPU-hours (or CPU worker-hours) of the whole study; running trials are then interrupted."""
     stop_when_flat: Annotated[int, Field(ge=1)] | None = None
@@ -201,7 +202,8 @@ class Settings(_Strict):
     steps."""
     start_from: SweepName | list[SweepName] | None = None
     """Names of earlier sweeps: the best three trials of each are tried first, as far as they lie in
-    this space. Looked up in the folder of sweeps, then in the MLflow of `--mlflow`."""
+    this space. Looked up in the folder of sweeps, then in MLflow, at `--mlflow` or
+    MLFLOW_TRACKING_URI."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the sampler, the split and every trial."""
     keep_adapters: Annotated[int, Field(ge=1)] = 5

@@ -2,6 +2,8 @@
 
 import difflib
 import io
+import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +30,10 @@ class SpaceFile:
     document: CommentedMap
     flags: Mapping[str, str]
     """Dotted key → the --set flag that gave it."""
+    folder: Path
+    """Relative paths begin here."""
+    has_lines: bool = True
+    """Whether somebody sees the lines: Python's own values have none."""
 
     @property
     def plain(self) -> dict[str, Any]:
@@ -57,7 +63,8 @@ class SpaceFile:
         for _, where, p in placed:
             words = p.words.removesuffix(p.listed) if p.listed in listed else p.words
             listed.add(p.listed)
-            lines.append(f"  {where:<{width}}   {_dotted(p.path)}: {words}")
+            lead = f"{where:<{width}}   " if width else ""
+            lines.append(f"  {lead}{_dotted(p.path)}: {words}")
         return "\n".join([f"{self.path}: {len(placed)} {noun}", *lines])
 
     def _place(self, path: tuple[str | int, ...]) -> tuple[int, str]:
@@ -78,23 +85,50 @@ class SpaceFile:
                 node = node[part]
             except (AttributeError, KeyError, TypeError, IndexError, StopIteration):
                 break  # a missing key is placed where its parent stands
-        return line, f"line {line + 1}"
+        return line, f"line {line + 1}" if self.has_lines else ""
 
 
-def read(path: Path, overrides: Mapping[str, str]) -> SpaceFile:
+def read(path: Path, overrides: Mapping[str, str], folder: Path | None = None) -> SpaceFile:
     """Read a file and apply `overrides` (dotted key → value as YAML).
+
+    Args:
+        folder: Where relative paths begin; None: at the file.
 
     Raises:
         SpaceError: The file cannot be read, or is not YAML.
     """
     document = _read(path)
-    flags = {key: _override(document, key, text) for key, text in overrides.items()}
-    return SpaceFile(path, document, flags)
+    return SpaceFile(path, document, _overridden(document, overrides), folder or path.parent)
 
 
 def of_text(text: str, path: Path) -> SpaceFile:
     """Return the file that a text would be at `path`."""
-    return SpaceFile(path, _built(text), {})
+    return SpaceFile(path, _built(text), {}, path.parent)
+
+
+def of_mapping(values: Mapping[str, Any], overrides: Mapping[str, str]) -> SpaceFile:
+    """Return the file that Python's values would be in the current folder.
+
+    Raises:
+        SpaceError: They are not what a file could say, or have no name.
+    """
+    stream = io.StringIO()
+    try:
+        text = json.dumps(values, ensure_ascii=False, allow_nan=False, default=os.fspath)
+        YAML(typ="rt").dump(json.loads(text), stream)
+    except (TypeError, ValueError) as error:
+        raise SpaceError(
+            f"The space: must hold texts, numbers, true, false, lists and mappings: {error}."
+        ) from None
+    document = _built(stream.getvalue())
+    if not isinstance(document, CommentedMap) or "name" not in {**document, **overrides}:
+        raise SpaceError("The space: must have a `name`, since no file gives it one. Add it.")
+    flags = _overridden(document, overrides)
+    return SpaceFile(Path("The space"), document, flags, Path.cwd(), has_lines=False)
+
+
+def _overridden(document: CommentedMap, overrides: Mapping[str, str]) -> dict[str, str]:
+    return {key: _override(document, key, text) for key, text in overrides.items()}
 
 
 def _read(path: Path) -> CommentedMap:

@@ -27,7 +27,7 @@ from trials.whole_file import write_whole
 
 SCHEMA = 1
 """Of the folder: goes up when an older program could no longer read what this one writes."""
-_KINDS = {"name": str, "path": str, "study": str, "id": str, "libraries": dict}
+_KINDS = {"name": str, "path": str, "study": str, "id": str, "libraries": dict, "space": str}
 """Of what may stand in sweep.json beside the schema."""
 
 

@@ -18,6 +18,7 @@ from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from sweep.clock import WORK
 from sweep.errors import StudyAway, StudyError
 from sweep.folder import layout
 from sweep.storage.sqlite import address_of
@@ -188,13 +189,13 @@ class PatientStorage(RDBStorage):
         return patient
 
     def _until_done(self, verb: str, ask: Callable[[], T]) -> T:
-        has_failed, began = False, time.monotonic()
+        has_failed, began = False, WORK.now()
         while True:
             try:
                 answer = ask()
             except StorageInternalError as error:
                 cause = cause_of(error)
-                waited = time.monotonic() - began
+                waited = WORK.now() - began
                 if waited >= self.patience.seconds and self.patience.is_over():
                     raise StudyAway(
                         f"The study cannot be {verb}: {cause} Its data is safe; run the same "

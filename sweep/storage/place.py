@@ -77,9 +77,17 @@ def say_versions(folder: Path, say: Callable[[str], None]) -> None:
         )
 
 
-def note_run(folder: Path) -> None:
-    """Write down where the sweep's trials run, and with which libraries."""
-    note_place(folder, libraries=_libraries())
+def note_run(folder: Path, space_folder: Path) -> None:
+    """Write down where the sweep's trials run, with which libraries, and where its space lies."""
+    note_place(folder, libraries=_libraries(), space=str(space_folder))
+
+
+def space_folder(folder: Path) -> Path:
+    """Return where relative paths of a sweep's space begin.
+
+    A version that noted none was to be called from the same folder.
+    """
+    return Path(str(read_about(folder).get("space", Path.cwd())))
 
 
 def note_place(folder: Path, **more: object) -> None:

@@ -1,10 +1,10 @@
 """`Budget`: when enough has been tried."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from sweep.clock import WORK
 from sweep.study.ask_tell import AskTell
 from trials.config import BY_EVAL_LOSS, Objective
 
@@ -42,7 +42,7 @@ class Budget:
     """Trials in a row without a better value after which the sweep ends; None: no limit."""
     reserve: Callable[[], float] = lambda: 0.0
     """Seconds of `hours` that are kept for what comes after the trials."""
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = WORK.now
     objective: Objective = BY_EVAL_LOSS
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from sweep.clock import WORK
 from sweep.errors import SweepFailed
 from sweep.events import Place, Tracker
 from sweep.pruners.own_curve import ByItself, stopped_by_hand
@@ -142,8 +143,8 @@ class Sweep:
     def started(self, config: TrialConfig, place: Place) -> None:
         self._heard_of.add(config.number)
         if self._began is None:
-            self._began = time.monotonic()
-        self._counted_until[config.number] = time.monotonic()
+            self._began = WORK.now()
+        self._counted_until[config.number] = WORK.now()
         for tracker in self.trackers:
             tracker.trial_started(config, place)
 
@@ -320,20 +321,20 @@ class Sweep:
         On processors a worker counts as one. What a killed process had not yet written is missing:
         at most the time since the last evaluation, and five seconds.
         """
-        now = time.monotonic()
+        now = WORK.now()
         # The live table asks from its own thread.
         held = sum(now - since for since in list(self._counted_until.values()))
         return self._gpu_seconds + held * self._space.settings.gpus_per_trial
 
     def wall_seconds(self) -> float:
         """Return how long its commands have run, from the first trial of each on, all together."""
-        now = time.monotonic()
+        now = WORK.now()
         return self._wall_before + (0.0 if self._began is None else now - self._began)
 
     def _count_gpu_seconds(self, number: int) -> None:
         if number not in self._counted_until:
             return
-        now = time.monotonic()
+        now = WORK.now()
         held = now - self._counted_until[number]
         self._counted_until[number] = now
         self._gpu_seconds += held * self._space.settings.gpus_per_trial

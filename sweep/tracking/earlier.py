@@ -13,6 +13,7 @@ from sweep.storage.sqlite import file_of
 from sweep.study.earlier import Earlier
 from sweep.study.ended import StoredTrial, place
 from sweep.tracking.client import answering_soon, client_of, not_there
+from sweep.tracking.destination import EXPERIMENT, variable
 from sweep.tracking.location import checked, mend
 from trials.config import Objective, Outcome
 from trials.foreign_text import in_a_line, without_secrets
@@ -29,19 +30,27 @@ def best_in_mlflow(uri: str, name: str, n_trials: int) -> Earlier | None:
     with _asked(uri) as client:
         if client is None:
             return None
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None or experiment.lifecycle_stage == "deleted":
-            return None
-        within = [experiment.experiment_id]
-        parents = client.search_runs(
-            within, "tags.`sweep.role` = 'parent'", order_by=["attributes.start_time DESC"]
-        )
-        # `sweep confirm` has its runs in the same experiment: other seeds of the same trials.
-        parent = next((run for run in parents if "sweep.confirms" not in run.data.tags), None)
+        parent = _parent(client, name)
         if parent is None:
             return None
         objective = objective_of(parent.data.params)
-        return Earlier(name, objective, _best(client, within, parent, objective, n_trials))
+        return Earlier(name, objective, _best(client, parent, objective, n_trials))
+
+
+def _parent(client: Any, name: str) -> Any:
+    """Return the run of a name's latest sweep: of its own experiment, else the variable's."""
+    by_name = f" AND attributes.run_name = '{name}'"
+    for experiment, wanted in (name, ""), (variable(EXPERIMENT), by_name):
+        found = experiment and client.get_experiment_by_name(experiment)
+        if not found or found.lifecycle_stage == "deleted":
+            continue
+        is_parent = f"tags.`sweep.role` = 'parent'{wanted}"
+        order = ["attributes.start_time DESC"]
+        for run in client.search_runs([found.experiment_id], is_parent, order_by=order):
+            # `sweep confirm` has its runs in the same experiment: other seeds of the same trials.
+            if "sweep.confirms" not in run.data.tags:
+                return run
+    return None
 
 
 def names_in_mlflow(uri: str) -> list[str]:
@@ -65,8 +74,7 @@ def _asked(uri: str) -> Iterator[Any]:
     except not_there() as error:
         cause = in_a_line(error)
         raise TrackingError(
-            f"start_from: MLflow at {without_secrets(uri)} cannot be used: {cause} "
-            f"{mend(uri, cause)}"
+            f"MLflow at {without_secrets(uri)} cannot be used: {cause} {mend(uri, cause)}"
         ) from None  # the cause's own traceback may hold credentials
 
 
@@ -77,16 +85,14 @@ def objective_of(params: Mapping[str, str]) -> Objective:
     return Objective(name=name, direction="maximize" if is_rising else "minimize")
 
 
-def _best(
-    client: Any, within: list[str], parent: Any, objective: Objective, n_trials: int
-) -> list[StoredTrial]:
+def _best(client: Any, parent: Any, objective: Objective, n_trials: int) -> list[StoredTrial]:
     metric = f"{objective.name}_best"
     order = "ASC" if objective.direction == "minimize" else "DESC"
     found: list[StoredTrial] = []
     for outcome in sorted(COUNTS):
         wanted = {"mlflow.parentRunId": parent.info.run_id, "outcome": outcome}
         runs = client.search_runs(
-            within,
+            [parent.info.experiment_id],
             " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items()),
             max_results=n_trials,
             order_by=[f"metrics.`{metric}` {order}"],

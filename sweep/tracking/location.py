@@ -61,15 +61,28 @@ def sweep_id(output_dir: Path) -> str:
     )
 
 
-def checked(uri: str) -> str:
-    """Return an address that MLflow can be asked at, by its form."""
-    if not uri.startswith((*SCHEMES, "http://", "https://")):
+def checked(
+    uri: str,
+    what: str = "An MLflow address",
+    mend: str = "Write it in full, such as http://localhost:5000.",
+) -> str:
+    """Return an address that MLflow can be asked at, by its form.
+
+    Args:
+        what: Has the address, and must be mended so.
+    """
+    if not is_spoken(uri):
         raise TrackingError(
-            f"An MLflow address must start with http://, https:// or sqlite:///, not "
-            f"{without_secrets(uri)}. Write it in full, such as http://localhost:5000."
+            f"{what} must start with http://, https:// or sqlite:///, not "
+            f"{without_secrets(uri)}. {mend}"
         )
     file = None if "?" in uri else file_of(uri)
-    return uri if file is None else address_of(file)  # in one form, to be compared
+    return uri if file is None else address_of(file.absolute())  # in one form, to be compared
+
+
+def is_spoken(uri: str) -> bool:
+    """Whether a sweep can be at such an address."""
+    return uri.startswith((*SCHEMES, "http://", "https://"))
 
 
 def own_database(output_dir: Path) -> str:
@@ -111,11 +124,20 @@ def tracked_at(output_dir: Path) -> str | None:
     return address_of(own if is_other and own.exists() else file)
 
 
-def see_tracked(output_dir: Path, uri: str | None) -> None:
+def experiment_of(output_dir: Path) -> str | None:
+    """Return the name of the experiment that has a sweep's runs; None: there are none yet.
+
+    A version that noted none gave it the sweep's own.
+    """
+    found = where(output_dir)
+    return None if found is None else found.get("experiment", study_name(output_dir))
+
+
+def see_tracked(output_dir: Path, uri: str) -> None:
     """See that a sweep's runs in MLflow can go on where they are.
 
     Args:
-        uri: Where they shall go on; None: in the sweep's own database.
+        uri: Where they shall go on.
 
     Raises:
         TrackingError: A file that says where they are, or holds them, is gone or broken.
@@ -123,7 +145,7 @@ def see_tracked(output_dir: Path, uri: str | None) -> None:
     known = tracked_at(output_dir)
     if (output_dir / layout.MLFLOW_SWEEP_ID).exists():
         sweep_id(output_dir)
-    if known is None or known != (uri or own_database(output_dir)):
+    if known is None or known != without_secrets(uri):
         return
     if (file := file_of(known)) is None:
         return
@@ -143,10 +165,11 @@ def to_be_shown(output_dir: Path) -> tuple[str, str]:
     found, uri = where(output_dir), tracked_at(output_dir)
     assert found is not None and uri is not None, "mlflow.json is there"
     see_tracked(output_dir, uri)
-    database, place = file_of(uri), artifacts_dir(uri, output_dir)
+    name = experiment_of(output_dir) or study_name(output_dir)
+    database, place = file_of(uri), artifacts_dir(uri, output_dir, name)
     if database is not None and place is not None:
         with suppress(sqlite3.Error):  # it may be read alone: then its files are where they were
-            follow_artifacts(database, study_name(output_dir), place)
+            follow_artifacts(database, name, place)
     return uri, found["experiment_id"]
 
 
@@ -166,12 +189,13 @@ def copy_to_look_at(output_dir: Path, to: Path) -> tuple[str, str]:
     found, uri = where(output_dir), tracked_at(output_dir)
     assert found is not None and uri is not None, "mlflow.json is there"
     database, copy = file_of(uri), to / layout.MLFLOW_DATABASE
+    name = experiment_of(output_dir) or study_name(output_dir)
     assert database is not None, "a server's database is not looked at here"
     try:
         with closing(sqlite3.connect(copy)) as target:
             copy_into(target, database)
-        if (place := artifacts_dir(uri, output_dir)) is not None:
-            follow_artifacts(copy, study_name(output_dir), place)
+        if (place := artifacts_dir(uri, output_dir, name)) is not None:
+            follow_artifacts(copy, name, place)
     except (sqlite3.Error, OSError) as error:
         raise TrackingError(f"{database}: cannot be read: {error}.") from None
     with suppress(FileNotFoundError):
@@ -179,9 +203,15 @@ def copy_to_look_at(output_dir: Path, to: Path) -> tuple[str, str]:
     return address_of(copy), found["experiment_id"]
 
 
-def artifacts_dir(uri: str, output_dir: Path) -> Path | None:
-    """Return where the artifacts of a sweep's own database lie; a server has its own place."""
-    return (output_dir / layout.ARTIFACTS).resolve() if file_of(uri) is not None else None
+def artifacts_dir(uri: str, output_dir: Path, experiment: str) -> Path | None:
+    """Return where the artifacts of an experiment in a database lie; a server has its own place.
+
+    Beside the database where other sweeps may have that experiment too.
+    """
+    if (file := file_of(uri)) is None:
+        return None
+    is_own = experiment == study_name(output_dir)
+    return ((output_dir if is_own else file.parent) / layout.ARTIFACTS).resolve()
 
 
 def sync_command(output_dir: Path) -> str:

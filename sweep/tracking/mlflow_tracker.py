@@ -16,7 +16,14 @@ from sweep.text.numbers import counted
 from sweep.tracking import run_data
 from sweep.tracking.client import answering_soon, is_refused, not_there
 from sweep.tracking.journal import Journal
-from sweep.tracking.location import artifacts_dir, checked, mend, sync_command, tracked_at
+from sweep.tracking.location import (
+    artifacts_dir,
+    checked,
+    experiment_of,
+    mend,
+    sync_command,
+    tracked_at,
+)
 from sweep.tracking.run_index import RunIndex
 from sweep.tracking.runs import LAST, Runs
 from sweep.tracking.writer import Writer
@@ -35,12 +42,12 @@ class MlflowTracker:
 
     Args:
         uri: `sqlite:////absolute/path.db`, or a server's http(s) address.
-        name: The sweep's name, and the experiment's.
+        name: The experiment's.
         artifacts_dir: Where a new experiment keeps artifacts; None leaves it to the server.
         output_dir: The sweep's folder. A file in it, `mlflow_sweep_id.txt`, tells this sweep's
             parent run from one of the same name that somebody else has on the same server;
             another, `mlflow.json`, says where the sweep is tracked.
-        run_name: Of the parent run; None: the sweep's own name.
+        run_name: Of the parent run; None: the experiment's name.
 
     Raises:
         TrackingError: `uri` cannot be used, or does not answer within 10 seconds, and the sweep is
@@ -71,8 +78,8 @@ class MlflowTracker:
         if known and not self._is_continued and len(self._journal):
             raise TrackingError(
                 f"All writes must reach {known} before a sweep resumes elsewhere, but "
-                f"{counted(len(self._journal), 'write')} of {name} have not. Send them first: "
-                f"{sync_command(output_dir)}"
+                f"{counted(len(self._journal), 'write')} of {output_dir.name} have not. Send them "
+                f"first: {sync_command(output_dir)}"
             )
         self._reach(index.find_experiment)
 
@@ -285,8 +292,10 @@ def send_rest(output_dir: Path, uri: str | None, say: Callable[[str], None]) -> 
             f"{output_dir.name} the address of its MLflow is unknown, as nothing has reached one "
             f"yet. Name it with --mlflow."
         )
-    place, name = artifacts_dir(address, output_dir), study_name(output_dir)
-    runs = Runs(RunIndex(checked(address), name, output_dir, place))
+    name = study_name(output_dir)
+    experiment = experiment_of(output_dir) or name
+    place = artifacts_dir(address, output_dir, experiment)
+    runs = Runs(RunIndex(checked(address), experiment, output_dir, place, run_name=name))
     kept = Journal(path)
     if not len(kept) and kept.last_kind in LAST and not kept.n_unreadable:
         say(f"{output_dir.name}: {without_secrets(address)} already has everything.")

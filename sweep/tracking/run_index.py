@@ -81,7 +81,11 @@ class RunIndex:
         """Of the experiment; mlflow.json tells others."""
         if self._experiment_id is None:
             self._experiment_id = self.find_experiment() or self._create_experiment()
-            about = {"uri": without_secrets(self.uri), "experiment_id": self._experiment_id}
+            about = {
+                "uri": without_secrets(self.uri),
+                "experiment_id": self._experiment_id,
+                "experiment": self._name,
+            }
             write_whole(self.output_dir / layout.MLFLOW, json.dumps(about))
         return self._experiment_id
 
@@ -96,8 +100,8 @@ class RunIndex:
             return None
         if found.lifecycle_stage == "deleted":
             raise TrackingError(
-                f"A sweep's name must not be that of a deleted MLflow experiment, as "
-                f"{self._name!r} is. Give the sweep another name, or restore the experiment: "
+                f"A sweep must not be in a deleted MLflow experiment, as {self._name!r} is. Give "
+                f"the sweep (or MLFLOW_EXPERIMENT_NAME) another name, or restore the experiment: "
                 f"mlflow experiments restore --experiment-id {found.experiment_id}"
             )
         return str(found.experiment_id)

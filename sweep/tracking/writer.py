@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from sweep.clock import WORK
 from sweep.tracking.journal import Event, Journal
 from trials.foreign_text import in_a_line
 
@@ -66,11 +67,11 @@ class Writer:
         """
         patience = _CLOSING_PATIENCE_SECONDS if patience_seconds is None else patience_seconds
         self._closing.set()
-        n_done, since = self._n_done, time.monotonic()
-        while self._thread.is_alive() and time.monotonic() - since < patience:
+        n_done, since = self._n_done, WORK.now()
+        while self._thread.is_alive() and WORK.now() - since < patience:
             self._thread.join(0.05)
             if self._n_done > n_done:
-                n_done, since = self._n_done, time.monotonic()
+                n_done, since = self._n_done, WORK.now()
                 on_progress()
         self._given_up.set()
         self._journal.sync()

@@ -13,6 +13,7 @@ import psutil
 import ray
 from ray.exceptions import RayError
 
+from sweep.clock import WORK
 from sweep.events import Ended, Place, Reported, RunnerEvent, Started
 from sweep.text.numbers import counted
 from sweep.workers.actor import Home, Share, Worker
@@ -123,10 +124,10 @@ class RayRunner:
         Args:
             until: Whoever waits has no more patience.
         """
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = WORK.now() + PATIENCE_SECONDS
 
         def is_over() -> bool:
-            return until() or time.monotonic() > deadline
+            return until() or WORK.now() > deadline
 
         running = [slot for slot in self._slots if slot.trial is not None and slot.has_started]
         for slot in running:
@@ -168,9 +169,9 @@ class RayRunner:
 
     def _fit(self) -> None:
         """Have as many slots as there should be, each with a worker."""
-        if self._slots and time.monotonic() - self._fitted_at < FIT_SECONDS:
+        if self._slots and WORK.now() - self._fitted_at < FIT_SECONDS:
             return
-        self._fitted_at = time.monotonic()
+        self._fitted_at = WORK.now()
         before = len(self._slots)
         self._n_wanted = self._n_slots()
         wanted = self._n_wanted - self._n_given_up
@@ -225,7 +226,7 @@ class RayRunner:
         A process that trains but takes no step ends itself (`trials.faults`); this is for one that
         cannot even do that.
         """
-        now = time.monotonic()
+        now = WORK.now()
         for slot in list(self._slots):
             # Before it has loaded, Ray may still look for a place, and imports hold its lock.
             trial = slot.trial if slot.has_started else None
@@ -306,7 +307,7 @@ class RayRunner:
     def _take_end(self, slot: Slot, event: messages.Ended) -> None:
         assert slot.trial is not None
         (number, config), slot.trial = slot.trial, None
-        slot.idle_since = time.monotonic()
+        slot.idle_since = WORK.now()
         self.timings.trial_ended()
         home = slot.known_home
         if not event.is_clean:
@@ -329,11 +330,11 @@ class RayRunner:
     def _started(self, slot: Slot) -> None:
         assert slot.trial is not None
         if slot.idle_since is not None:
-            self.timings.gaps.append(time.monotonic() - slot.idle_since)
+            self.timings.gaps.append(WORK.now() - slot.idle_since)
             slot.idle_since = None
         slot.has_started = True
         self.timings.trial_started()
-        slot.asked_at = time.monotonic()
+        slot.asked_at = WORK.now()
         assert slot.known_home is not None, "the trial was handed over there"
         place = self._place(slot.index, slot.known_home)
         self._heard.append(Started(slot.trial[1], place))

@@ -1,6 +1,5 @@
 """What the driver knows of each place for trials, and what the places cost."""
 
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -8,7 +7,7 @@ from typing import Any
 
 import ray
 
-from sweep.clock import Clock
+from sweep.clock import WORK, Clock
 from sweep.workers.actor import Home
 from trials.config import TrialConfig, TrialResult
 
@@ -49,7 +48,7 @@ class Slot:
 
     def ask(self) -> None:
         """Ask the process where it is."""
-        self.home, self.asked_at = self.worker.home.remote(), time.monotonic()
+        self.home, self.asked_at = self.worker.home.remote(), WORK.now()
 
     def empty(self) -> None:
         """End the process; it goes with all that it holds."""

@@ -1,8 +1,9 @@
 """How busy the places for trials are: the share of their time in which they held one."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from sweep.clock import WORK
 
 
 @dataclass
@@ -17,7 +18,7 @@ class Usage:
     busy_seconds: float = 0.0
     n_slots: int = 0
     """At the latest count."""
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = WORK.now
 
     def __post_init__(self) -> None:
         self._n_busy = 0

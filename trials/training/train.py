@@ -243,7 +243,9 @@ class _Trial:
         """Report an evaluation; the verdict is that of the first process."""
         self.points.append(point)
         self.points = thinned(self.points, self._config.objective, self._config.row_nlls_at)
+        asked = time.perf_counter()
         verdict = self._report(point) if self._group.rank == 0 else None
+        self._began += time.perf_counter() - asked  # who answers may be stopped for an hour
         if verdict is None and self._group.size > 1 and self._group.rank == 0:
             verdict = SET_ASIDE if self._is_asked_to_stop() else None
         self._verdict = self._group.broadcast(verdict)

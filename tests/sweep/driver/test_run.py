@@ -12,6 +12,7 @@ from sweep.driver.job import Options
 from sweep.driver.recording import new_tracker
 from sweep.driver.run import run
 from sweep.space.loading import load_space
+from sweep.tracking.destination import destination
 from trials.config import DataError
 
 pytestmark = pytest.mark.filterwarnings(
@@ -27,8 +28,7 @@ def test_artifacts_of_a_database_elsewhere_lie_in_the_sweeps_folder_too(tmp_path
     folder = tmp_path / "out" / "tiny"
     folder.mkdir(parents=True)
     uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
-    options = Options(output=tmp_path / "out", workers=1, gpus=None, mlflow=uri)
-    tracker = new_tracker(load_space(file), options, folder)
+    tracker = new_tracker("tiny", destination(folder, uri), folder)
     tracker.open_sweep({}, {}, file)
     tracker.close_sweep("FINISHED", None, "Done.")
     experiment = MlflowClient(uri).get_experiment_by_name("tiny")

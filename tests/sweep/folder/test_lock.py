@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -69,6 +70,17 @@ def test_a_lock_names_its_holder_and_a_dead_one_leaves_none(tmp_path: Path) -> N
     with locked(tmp_path):
         assert str(holder(tmp_path)) == f"process {os.getpid()} on {socket.gethostname()}"
     assert holder(tmp_path) is None
+
+
+def test_a_suspended_sweep_is_told_and_can_be_stopped(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDS, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
+        assert "(suspended, as by Ctrl-Z: fg" in str(holder(tmp_path))
+        stop(tmp_path, wait=True, say=print)
+        assert process.wait(10) == -signal.SIGTERM
 
 
 @pytest.fixture

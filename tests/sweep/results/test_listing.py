@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from sweep.folder.lock import locked
-from sweep.results.listing import as_json, read_all, sweeps_table
+from sweep.results.listing import as_json, read_all, sweeps_table, unended
 from tests.sweep.reviewed import make_config, point, result, write_sweep
 
 
@@ -59,3 +59,13 @@ def test_a_running_sweep_is_said_to_run(output: Path) -> None:
 
 def test_an_empty_folder_says_so(tmp_path: Path) -> None:
     assert "no sweeps. Look elsewhere with --output." in printed(tmp_path)
+
+
+def test_what_has_not_ended_and_does_not_run_can_go_on(output: Path) -> None:
+    for name in ("older", "younger", "broken"):
+        (output / name / "space.yaml").touch()
+    assert [sweep.name for sweep in unended(output)] == ["younger"]
+    with locked(output / "younger"):
+        assert unended(output) == []
+    (output / "younger" / "space.yaml").unlink()  # it was refused before it began
+    assert unended(output) == []

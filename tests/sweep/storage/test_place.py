@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
     open_folder(folder)
     (folder / "mlflow_sweep_id.txt").write_text("one\n")
     (folder / "best").mkdir()
-    note_run(folder)
+    note_run(folder, folder.parent)
     return folder
 
 

@@ -12,6 +12,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from sweep.clock import WorkClock
 from sweep.driver.loop import run
 from sweep.errors import SweepFailed
 from sweep.events import Place
@@ -421,7 +422,7 @@ def test_gpu_seconds_are_those_of_all_runs(
     space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr("sweep.study.sweep.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("sweep.study.sweep.WORK", WorkClock(lambda: now[0]))
     sweep, _, _ = asked(space, tmp_path)
     for _ in range(2):
         start_again(sweep)

@@ -133,7 +133,7 @@ def test_an_mlflow_json_that_cannot_be_read_is_told_and_stays(tmp_path: Path, te
     open_folder(folder)
     (folder / "mlflow.json").write_text(text)
     for ask in (
-        lambda: see_tracked(folder, None),
+        lambda: see_tracked(folder, own_database(folder)),
         lambda: to_be_shown(folder),
         lambda: tracker_of(folder),
         lambda: send_rest(folder, None, lambda _: None),
@@ -159,7 +159,7 @@ def test_a_lost_or_broken_database_is_not_begun_anew(
     (moved / "mlflow.json").write_text(json.dumps(about))
     broken(moved / "mlflow.db")
     with pytest.raises(TrackingError, match=f"must hold the sweep's runs .*, but .*({words})"):
-        see_tracked(moved, None)
+        see_tracked(moved, own_database(moved))
     see_tracked(moved, "http://127.0.0.1:9")  # it goes on elsewhere
 
 

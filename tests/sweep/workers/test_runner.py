@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import psutil
 import pytest
 import ray
 
+from sweep.clock import WorkClock
 from sweep.driver.loop import run, take
 from sweep.study.budget import Budget, Enough
 from sweep.workers import connection
@@ -119,6 +121,37 @@ def test_a_worker_that_does_not_answer_is_ended(local_ray: None, config: MakeCon
     assert sweep.results[0].fault == "machine_lost"
     assert "did not answer for 0.1 minutes" in sweep.results[0].reason
     assert sweep.results[1].outcome == "completed"
+
+
+def test_a_stop_of_the_command_is_no_silence_of_its_workers(
+    local_ray: None, config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = [0.0]
+    clock = WorkClock(lambda: time.monotonic() + ahead[0])
+    monkeypatch.setattr("sweep.workers.runner.WORK", clock)
+    monkeypatch.setattr("sweep.workers.slots.WORK", clock)
+
+    def an_hour_passes_while_an_answer_is_on_its_way(number: int, point: EvalPoint) -> None:
+        if ahead[0] or point.index != 1:
+            return
+        (worker,) = [p for p in worker_processes() if has_open(p, "trials/000/log.txt")]
+        worker.suspend()
+
+        def awake() -> None:
+            ahead[0] = 3600.0
+            threading.Timer(1.0, worker.resume).start()
+
+        threading.Timer(3.0, awake).start()
+
+    sweep = Recording([config(0, stall_minutes=0.3)], an_hour_passes_while_an_answer_is_on_its_way)
+    runner = RayRunner(config().model, n_slots=lambda: 1, on_gpus=False)
+    stops: list[float] = []
+    with clock.looked_at(stops.append):
+        run(sweep, runner, Budget(None, None))
+        runner.shutdown()
+    assert sweep.results[0].outcome == "completed"
+    assert len(stops) == 1 and stops[0] == pytest.approx(3600, abs=10)
+    assert runner.usage.slot_seconds < 3600
 
 
 def has_open(process: psutil.Process, name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -170,6 +171,23 @@ def test_an_overfit_trial_is_stopped_and_its_best_adapter_stays(
     model = PeftModel.from_pretrained(plain, Path(trial.output_dir) / "adapter").eval()
     kept = loss_by_hand(tiny_data, model)
     assert abs(kept - result.best.eval_loss) < abs(kept - points[-1].eval_loss)
+
+
+def test_waiting_for_a_verdict_is_no_time_of_the_trial(
+    config: MakeConfig, base: TransformersBase
+) -> None:
+    trial = config(n_evaluations=3)
+    Path(trial.output_dir).mkdir(parents=True)
+    points: list[EvalPoint] = []
+
+    def slowly(point: EvalPoint) -> None:
+        points.append(point)
+        time.sleep(2.0)
+
+    began = time.perf_counter()
+    run_trial(trial, base, MicroBatchMemory(), slowly)
+    waited = 2.0 * (len(points) - 1)
+    assert points[-1].seconds < time.perf_counter() - began - waited
 
 
 def test_gradients_are_equal_before_and_after_an_evaluation(

@@ -64,8 +64,10 @@ class Length:
 class Cost:
     """What trials take, in seconds of one slot."""
 
+    epochs: float
+    """Of a trial, on average."""
     trial: float
-    """A whole run."""
+    """A whole run of so many."""
     least_share: float
     """Of it, what a trial runs on average if no more go on than their rungs let through."""
     final: float
@@ -88,7 +90,7 @@ def cost_of(space: Space, report: Mapping[str, Any], paces: Sequence[Pace]) -> C
         report: Of the prepared rows.
         paces: What is known of such trials; at least one.
     """
-    counts, epochs = report["train"].values(), _mean_of(space.domains["epochs"])
+    counts, epochs = report["train"].values(), _mean_epochs(space)
     evaluation = fmean(pace.evaluation for pace in paces) * report["evaluation_tokens"]
     training = fmean(pace.training for pace in paces) * fmean(each["tokens"] for each in counts)
     n_rows = max(each["rows"] - each["dropped"] for each in counts)
@@ -96,6 +98,7 @@ def cost_of(space: Space, report: Mapping[str, Any], paces: Sequence[Pace]) -> C
     n_eval_rows = report["eval"]["rows"] - report["eval"]["dropped"]
     all_rows = (TOP + 1) * evaluation * n_eval_rows / report["sample_rows"]
     return Cost(
+        epochs=epochs,
         trial=epochs * training + min(space.settings.evaluate.times, steps) * evaluation,
         least_share=_least_share(space),
         final=all_rows if space.settings.final_evaluation else 0.0,
@@ -104,13 +107,27 @@ def cost_of(space: Space, report: Mapping[str, Any], paces: Sequence[Pace]) -> C
 
 def _least_share(space: Space) -> float:
     """The best 1 in `factor` go on from each rung; so few trials that none is compared all do."""
-    n, settings = space.settings.budget.trials, space.settings.pruning.outclassed
-    if not settings or (n is not None and n <= settings.min_peers):
+    settings = space.settings.pruning.outclassed
+    if not settings or n_trials_of(space) <= settings.min_peers:
         return 1.0
     times = space.settings.evaluate.times
     rungs = pairwise([0, *rungs_waited_at(space).indices, times])
     parts = [(end - begin) / settings.factor**i for i, (begin, end) in enumerate(rungs)]
     return math.fsum(parts) / times
+
+
+def _mean_epochs(space: Space) -> float:
+    """Of the trials that are tried first, and of what is drawn for the others."""
+    drawn, n = _mean_of(space.domains["epochs"]), n_trials_of(space)
+    if math.isinf(n):
+        return drawn
+    first = [float(start.values.get("epochs", drawn)) for start in space.starts][: int(n)]
+    return (sum(first) + (n - len(first)) * drawn) / n
+
+
+def n_trials_of(space: Space) -> float:
+    """As many as the budget and the search have; infinite: hours alone end the sweep."""
+    return min(space.settings.budget.trials or math.inf, space.n_points)
 
 
 def _mean_of(domain: Domain) -> float:
@@ -134,7 +151,7 @@ def in_words(space: Space, cost: Cost, *, n_slots: int, n_paces: int) -> str:
     limits = [(budget.hours or math.inf) * 3600]
     limits.append((budget.gpu_hours or math.inf) * 3600 / per_trial / n_slots)
     most, at_once = min(limits), "" if n_slots == 1 else f" with {n_slots} trials at once"
-    n_trials = min(budget.trials or math.inf, space.n_points)
+    n_trials = n_trials_of(space)
     if math.isinf(n_trials):
         room = from_to([f"{n:,.0f}" for n in cost.n_trials(most * n_slots)])
         hours = [most * n_slots / 3600 * per_trial]
@@ -152,11 +169,9 @@ def in_words(space: Space, cost: Cost, *, n_slots: int, n_paces: int) -> str:
 def _assumed(space: Space, cost: Cost) -> str:
     """What stands behind both ends."""
     settings = space.settings.pruning.outclassed
-    words = "if all trials run to their end"
+    words = f"if all trials run to their end, of {cost.epochs:.3g} epochs on average"
     if settings and cost.least_share < 1.0:
-        words = (
-            f"if 1 in {settings.factor} trials goes on from where they are compared, and {words}"
-        )
+        words = f"if 1 in {settings.factor} goes on from where they are compared, and {words}"
     if space.settings.budget.stop_when_flat is not None:
         words += "; stop_when_flat may end it sooner"
     return words

@@ -13,6 +13,7 @@ from sweep.driver.preparation import Check, prepare_data
 from sweep.errors import StudyError
 from sweep.space.loading import load_space
 from sweep.space.space import Space
+from sweep.workers.paces import Pace
 from tests import tiny
 from tests.faults.space_mutants import REPORT
 
@@ -22,7 +23,7 @@ ROWS: dict[str, Any] = {
     "sample_rows": 20,
     "evaluation_tokens": 10.0,
 }
-PACES = [ten_steps.Pace(0.5, 1.0), ten_steps.Pace(1.5, 3.0)]
+PACES = [Pace(0.5, 1.0), Pace(1.5, 3.0)]
 """On average a second a token, 20 s an evaluation."""
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from sweep.driver import ten_steps
 from sweep.driver.length import Length, cost_of, in_words
 from sweep.driver.preparation import Check, prepare_data
 from sweep.errors import StudyError

@@ -20,6 +20,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from sweep.storage.attributes import COUNTS
 from tests import tiny
 from trials.whole_file import usual_mode
 
@@ -100,6 +101,12 @@ def test_the_command_succeeds_and_says_what_won(finished: Finished) -> None:
     assert "Traceback" not in finished.output
     assert " for the base model (perplexity " in finished.output
     assert "sweep ui tiny" in finished.output
+
+
+def test_what_a_token_took_is_noted_for_the_next_check(finished: Finished, tiny_base: Path) -> None:
+    noted = json.loads((Path(os.environ["XDG_CACHE_HOME"]) / "sweep" / "paces.json").read_text())
+    [paces] = [each["paces"] for each in noted if each["kind"]["name"] == str(tiny_base)]
+    assert len(paces) == sum(t.user_attrs["outcome"] in COUNTS for t in finished.study.trials)
 
 
 def test_mlflow_has_one_parent_and_one_child_for_each_trial_and_none_runs(

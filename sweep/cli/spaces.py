@@ -87,14 +87,18 @@ def check(
     rows: Annotated[
         int, typer.Option(min=0, help="Show this many training rows token by token.")
     ] = 0,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Take ten steps, to tell how long the sweep takes.")
+    ] = False,
     sets: Sets = None,
 ) -> None:
     """Check a space, its data and its model; train nothing.
 
-    Shows what would run.
+    Shows what would run, and how long that takes as far as earlier trials here tell.
     Example: sweep check my.yaml --rows 3
     """
     from sweep.driver import preparation
+    from sweep.driver.length import Length
     from sweep.driver.start_from import with_earlier
     from sweep.samplers.choice import check_sampler
     from sweep.space.loading import load_space
@@ -110,6 +114,9 @@ def check(
     if tracked.words:
         terminal.print(tracked.words)
     on_gpus = wants_gpus(workers=workers)
+    length = Length(checked, on_gpus=on_gpus, workers=workers)
+    if measure:
+        length.see_place()
     with scratch_dir() as scratch:
         found = preparation.prepare_data(
             checked,
@@ -118,7 +125,10 @@ def check(
             say=terminal.print,
             show_rows=rows,
         )
-    terminal.print(preparation.check_table(checked, found))
+        terminal.print(preparation.check_table(checked, found))
+        if measure:
+            length.measure(found, say=terminal.print)
+    terminal.print(f"\n{length.in_words(found)}")
 
 
 def schema(

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sweep.driver.preparation import answered, request
+from sweep.driver.asked import answered
+from sweep.driver.preparation import request
 from sweep.errors import SpaceError
 from sweep.folder import layout
 from sweep.space.loading import DEFAULT_TRIALS, checked

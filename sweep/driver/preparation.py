@@ -1,8 +1,6 @@
 """`sweep check`: all that can be known before the first GPU second."""
 
-import json
 import math
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -13,8 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweep.driver.asked import answered
 from sweep.driver.cards import card_notes
-from sweep.errors import SpaceError
 from sweep.space.backend import backend_in_words, backend_notes, choose_backend
 from sweep.space.domains import Choices, is_fixed
 from sweep.space.epochs import epochs_text
@@ -23,10 +21,8 @@ from sweep.space.space import Space
 from sweep.study.task import NO_ROWS_YET, RowsSoFar
 from sweep.study.trial_config import model_config, trial_settings
 from sweep.text.numbers import counted
-from trials.foreign_text import all_cleaned, cleaned, harmless
+from trials.foreign_text import all_cleaned
 from trials.parent import module_command
-from trials.trial_folder import LOG
-from trials.unfinished import scratch_dir
 
 MOST_SHOWN = 6
 """Of the first trials."""
@@ -132,47 +128,6 @@ def prepare_data(
 
     report = all_cleaned(answered({**asked, "show_rows": show_rows}, say, command))
     return Check(data_dir, report, on_gpus)
-
-
-def answered(
-    asked: dict[str, Any], say: Callable[[str], None], command: Callable[..., list[str]]
-) -> dict[str, Any]:
-    """Return the report of a process that is asked.
-
-    Args:
-        command: Starts it, given the paths of the request and of the answer.
-
-    Raises:
-        SpaceError: It found problems, or broke.
-    """
-    with scratch_dir() as scratch:
-        request_path, answer_path = Path(scratch) / "request.json", Path(scratch) / "answer.json"
-        request_path.write_text(json.dumps(asked))
-        log_path = Path(scratch) / LOG
-        paths = str(request_path), str(answer_path)
-        with (
-            log_path.open("w") as log,
-            subprocess.Popen(
-                command(*paths),
-                stdin=subprocess.PIPE,  # its end is ours: it must not outlive this process
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                errors="replace",
-                start_new_session=True,  # signals to our group are not meant for it
-            ) as process,
-        ):
-            assert process.stdout is not None
-            for line in process.stdout:
-                say(cleaned(line.rstrip()))
-        if not answer_path.exists():
-            end = harmless("\n".join(log_path.read_text(errors="replace").splitlines()[-15:]))
-            raise SpaceError(f"reading the data failed with exit code {process.returncode}:\n{end}")
-        answer = json.loads(answer_path.read_text())
-    if "problems" in answer:
-        raise SpaceError(harmless(answer["problems"]))
-    report: dict[str, Any] = answer["report"]
-    return report
 
 
 def _values(space: Space, name: str) -> tuple[Value, ...]:

@@ -27,12 +27,14 @@ from sweep.screen.summary import summary_text
 from sweep.study.ended import StoredTrial
 from sweep.study.summary import Summary
 from sweep.study.sweep import Sweep
+from sweep.study.trial_config import model_config
 from sweep.text.trials import SHOWN
 from sweep.tracking import run_data
 from sweep.tracking.description import Describer, as_markdown
 from sweep.tracking.destination import Destination
 from sweep.tracking.location import artifacts_dir, command, page_of, where
 from sweep.tracking.registry import TASK
+from sweep.workers.paces import PaceNotes, kind_of
 from trials.config import Objective
 from trials.trial_folder import ADAPTER
 
@@ -91,7 +93,15 @@ class SweepRecording:
             self._say(f"MLflow is away; its writes are kept for later: {tracker.first_error}")
         sweep.note("running", "")
         describe = Describer(lambda: tracker.describe(as_markdown(self._summary(), lives=True)))
-        return [tracker, self._adapters, describe]
+        return [tracker, self._adapters, describe, *self._pace_notes()]
+
+    def _pace_notes(self) -> list[Tracker]:
+        """Who notes what a token took, for `sweep check`; nobody where that is of no use."""
+        job = self._job
+        model = model_config(job.space, job.backend)
+        kind = kind_of(job.space, model, on_gpus=job.on_gpus, workers=job.options.workers)
+        cost = job.found.report.get("evaluation_tokens")  # earlier versions did not count them
+        return [] if kind is None or cost is None else [PaceNotes(kind, cost)]
 
     def _summary(self) -> Summary:
         return summary_of(self._job, self._sweep)
@@ -227,6 +237,8 @@ def summary_of(job: Job, sweep: Sweep) -> Summary:
         best_dir=best_dir if best_dir.exists() else None,
         see_it_all=_see_it_all(job.output_dir),
         wall_seconds=sweep.wall_seconds(),
+        gpu_hours=sweep.gpu_seconds() / 3600,
+        price_per_gpu_hour=job.space.settings.budget.price_per_gpu_hour,
         n_waiting=sweep.n_waiting(),
         n_paused=sweep.n_paused(),
         report=job.output_dir / layout.REPORT,

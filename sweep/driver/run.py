@@ -26,6 +26,7 @@ from sweep.screen.progress import Progress, rungs_waited_at, usual_epochs
 from sweep.screen.summary import summary_text
 from sweep.space.backend import choose_backend
 from sweep.space.space import Space
+from sweep.storage.attributes import PRICE
 from sweep.storage.of_folder import open_folder, study_name, study_writer, sweep_id
 from sweep.storage.patient import Patience, PatientStorage
 from sweep.storage.place import held, note_run, say_versions
@@ -69,9 +70,9 @@ def run(space: Space, options: Options, console: Console, events: Events | None 
         if events is not None:
             summary = summary_of(job, sweep)
             events.sweep_started(summary, output_dir, job.space.settings)
-        settings = job.space.settings.budget.model_dump()
         finish = Finish(job, sweep, say=console.print)
-        budget = Budget(**settings, objective=job.space.objective, reserve=finish.reserve)
+        limits = job.space.settings.budget.limits
+        budget = Budget(**limits, objective=job.space.objective, reserve=finish.reserve)
         enough = budget.why_enough(sweep, sweep.n_ended() + sweep.n_paused())
         if enough is not None and not sweep.n_paused() and not finish.is_due:
             words = f"{budget.in_words(enough)}; {enough.advice} to go on."
@@ -136,6 +137,9 @@ def _open_sweep(job: Job, say: Callable[[str], None]) -> Sweep:
         sweep_id=sweep_id(job.output_dir),
     )
     keep_to_task(study, job.space, job.found.report, job.backend, on_gpus=job.on_gpus)
+    price = job.space.settings.budget.price_per_gpu_hour
+    if study.user_attrs.get(PRICE) != price:
+        study.set_user_attr(PRICE, price)
     if words := search_changes(study, job.space):
         say(f"\n{words}")
     resolve = resolver(

@@ -20,7 +20,7 @@ from sweep.results.reading import StoredSweep
 from sweep.results.status import against_base
 from sweep.study.ended import place
 from sweep.study.importance import MAX_TRIALS, MIN_TRIALS, N_RESAMPLES, importances, usable
-from sweep.text.numbers import counted, duration
+from sweep.text.numbers import counted, duration, gpu_hours
 from sweep.text.trials import an
 from trials.config import Objective
 
@@ -214,8 +214,9 @@ def time_section(sweep: StoredSweep, chart: Chart) -> str:
             f"of each run at its own speed."
         )
     if sweep.gpu_hours:
+        held = gpu_hours([sweep.gpu_hours], sweep.price_per_gpu_hour)
         lines.append(
-            f"Total: {sweep.gpu_hours:.2f} worker-hours, counting each GPU of a trial, interrupted "
+            f"Total: {held}, counting each GPU of a trial (or CPU worker), interrupted "
             "runs, and time outside training and evaluation."
         )
     lines += _failures(sweep)

@@ -21,6 +21,7 @@ from sweep.storage.attributes import (
     BASE_VALUE,
     GPU_SECONDS,
     POINT,
+    PRICE,
     STATE,
     TASK,
 )
@@ -153,6 +154,12 @@ class StoredSweep:
     def gpu_hours(self) -> float:
         """In which GPUs (or CPU workers) held trials."""
         return float(self.attributes.get(GPU_SECONDS, 0.0)) / 3600
+
+    @property
+    def price_per_gpu_hour(self) -> float | None:
+        """None: the space names none."""
+        known: float | None = self.attributes.get(PRICE)
+        return known
 
     @property
     def began_at(self) -> float | None:

@@ -12,7 +12,7 @@ from sweep.folder.lock import Holder
 from sweep.results.reading import NOT_ENDED, StoredSweep
 from sweep.study.ended import StoredTrial
 from sweep.study.summary import headings_of, values_of
-from sweep.text.numbers import counted, roughly
+from sweep.text.numbers import counted, gpu_hours, roughly
 from sweep.text.trials import COLOURS, SHOWN, judged_against_base
 
 IN_WORDS = {
@@ -45,6 +45,7 @@ def as_json(sweep: StoredSweep) -> dict[str, Any]:
         "base_value": sweep.base_value,
         "best": sweep.best,
         "gpu_hours": sweep.gpu_hours,
+        "price_per_gpu_hour": sweep.price_per_gpu_hour,
         "unsent": sweep.unsent,
     }
 
@@ -84,7 +85,8 @@ def status_text(sweep: StoredSweep) -> RenderableType:
         parts.append(Text(sweep.reason, style="red"))
     counts = Text(f"{counted(len(sweep.trials), 'trial')}: ")
     counts.append(", ".join(f"{n} {outcome}" for outcome, n in sweep.outcomes.items()))
-    counts.append(f"; {sweep.gpu_hours:.2f} GPU hours", style="dim")
+    spent = gpu_hours([sweep.gpu_hours], sweep.price_per_gpu_hour)
+    counts.append(f"; {spent}", style="dim")
     parts.append(counts)
     going = [t for t in sweep.trials if t.outcome in NOT_ENDED]
     if going:

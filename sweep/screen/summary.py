@@ -8,7 +8,7 @@ from rich.text import Text
 
 from sweep.space.domains import in_words
 from sweep.study.summary import Summary, headings_of, values_of
-from sweep.text.numbers import counted, duration
+from sweep.text.numbers import counted, duration, gpu_hours
 from sweep.text.trials import COLOURS, SHOWN, an, short, where_differs
 from trials.trial_folder import ADAPTER
 
@@ -18,6 +18,9 @@ def summary_text(summary: Summary) -> RenderableType:
     counts = Counter(trial.outcome for trial in summary.ended)
     headline = Text(f"{summary.name}: {counted(len(summary.ended), 'trial')}", style="bold")
     headline.append(f" in {duration(summary.wall_seconds)}", style="not bold")
+    if summary.price_per_gpu_hour is not None:
+        spent = gpu_hours([summary.gpu_hours], summary.price_per_gpu_hour)
+        headline.append(f", {spent}", style="not bold")
     for outcome, n in counts.most_common():
         headline.append(f"  {n} {outcome}", style=f"not bold {COLOURS[outcome]}")
     parts.append(headline)

@@ -14,7 +14,7 @@ from sweep.space.named_files import missing, missing_file, missing_model, missin
 from sweep.space.objective import problems as objective_problems
 from sweep.space.search_section import as_mapping, domains_of, only_value, search_problems
 from sweep.space.setting_problems import problems_of
-from sweep.space.settings import BudgetSettings, Settings, as_name
+from sweep.space.settings import Settings, as_name
 from sweep.space.space import Space
 from sweep.space.target_modules import as_one
 from sweep.space.unknown_keys import without_explained
@@ -170,8 +170,9 @@ def _build(raw: dict[str, Any], file: SpaceFile) -> Space:
         fixed = {} if rank is None else {"rank": rank}  # alpha may be a multiple of it
         given = ({n: as_one(n, v) for n, v in point.items()} for point in raw["start_with"])
         starts = [Start({**fixed, **values}, "start_with") for values in given]
-    if all(limit is None for limit in settings.budget.model_dump().values()):
-        settings = settings.model_copy(update={"budget": BudgetSettings(trials=DEFAULT_TRIALS)})
+    if all(limit is None for limit in settings.budget.limits.values()):
+        budget = settings.budget.model_copy(update={"trials": DEFAULT_TRIALS})
+        settings = settings.model_copy(update={"budget": budget})
     return Space(
         settings=settings,
         domains=domains,

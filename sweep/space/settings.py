@@ -71,6 +71,13 @@ class BudgetSettings(_Strict):
     stop_when_flat: Annotated[int, Field(ge=1)] | None = None
     """Stop after this many trials in a row without a gain beyond noise, which is the median change
     between a trial's late evaluations."""
+    price_per_gpu_hour: Annotated[float, Field(gt=0)] | None = None
+    """What a GPU-hour costs, in your currency: GPU-hours are then told with their price."""
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What may end the sweep."""
+        return self.model_dump(exclude={"price_per_gpu_hour"})
 
 
 class Evaluate(_Strict):
@@ -239,6 +246,7 @@ UNSET: dict[str, str] = {
     "budget.hours": "no limit",
     "budget.gpu_hours": "no limit",
     "budget.stop_when_flat": "no limit",
+    "budget.price_per_gpu_hour": "no price is told",
     "objective.metric": "eval_loss",
     "objective.direction": "the metric's",
     "objective.max_new_tokens": "the longest reference completion, at most 256 beyond its thoughts",

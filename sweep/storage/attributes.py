@@ -21,6 +21,7 @@ BASE_IS_ROW_BY_ROW = "base_is_row_by_row"  # measured by a version that lets no 
 BASE_ROW_NLLS = "base_row_nlls"  # its nats of each eval row (`trials.evaluation.row_nlls`)
 BASE_VALUE = "base_value"  # its own objective, where that is a metric
 GPU_SECONDS = "gpu_seconds"  # in which slots held trials, times the GPUs of a trial
+PRICE = "price_per_gpu_hour"  # as the space had it in the last run; None: it had none
 WALL_SECONDS = "wall_seconds"  # that its commands have run, from their first trial on
 PASSED_ON = "passed_on"  # trials of whose end all trackers were told, as ranges
 

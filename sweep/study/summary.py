@@ -28,6 +28,10 @@ class Summary:
     """Trials that were cut off and wait to be continued."""
     report: Path | None = None
     """report.html, which may not have been written."""
+    gpu_hours: float = 0.0
+    """In which GPUs (or CPU workers) held trials."""
+    price_per_gpu_hour: float | None = None
+    """None: the space names none."""
     n_paused: int = 0
     """Trials that wait until they belong to the best."""
     objective: Objective = BY_EVAL_LOSS

@@ -25,6 +25,24 @@ def roughly(seconds: float) -> str:
     return duration(seconds) if seconds < 2 * 86400 else f"{round(seconds / 86400)} days"
 
 
+def gpu_hours(hours: Sequence[float], price: float | None = None) -> str:
+    """`0.50 GPU hours`; `0.50 to 1.20 GPU hours (1.00 to 2.40 at 2 an hour)`.
+
+    Args:
+        hours: One figure, or at least and at most.
+        price: Of an hour, in whatever the user pays with; None: not known.
+    """
+    words = f"{from_to([f'{each:,.2f}' for each in hours])} GPU hours"
+    if price is None:
+        return words
+    return f"{words} ({from_to([f'{each * price:,.2f}' for each in hours])} at {price:g} an hour)"
+
+
+def from_to(words: Sequence[str]) -> str:
+    """`2`, `2 to 5`."""
+    return " to ".join(dict.fromkeys(words))
+
+
 def megabytes(n_bytes: float) -> str:
     """`1 MB`, `812 MB`, `1,400 MB`: in millions of bytes."""
     return f"{max(1, round(n_bytes / 1e6)):,} MB"

@@ -3,8 +3,9 @@
     python -m tests.benchmarks.time_left --seeds 40
 
 At each evaluation the screen's guess is compared with what came: the share of moments, after a
-quarter of the sweep, in which it was within 25 %; and how often a guess was below what the longest
-running trial still took.
+quarter of the sweep, in which it was within 25 %, in all and in each quarter. Beside it stands what
+chance leaves: for each number of trials that have begun, the one figure that, with hindsight, would
+have been within 25 % most often in the same sweeps.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import logging
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 import optuna
 
@@ -40,15 +41,17 @@ class Guesses(Tracker):
     """Writes down what the screen would say at each evaluation."""
 
     progress: Progress
-    said: list[tuple[float, float | None]] = field(default_factory=list)
-    """When, and how many seconds were left by the guess."""
+    said: list[tuple[float, float | None, int]] = field(default_factory=list)
+    """When, how many seconds were left by the guess, and how many trials had begun."""
 
     def trial_started(self, config: TrialConfig, place: Place) -> None:
         self.progress.started(config, place)
 
     def trial_reported(self, number: int, point: EvalPoint) -> None:
         self.progress.reported(number, point)
-        self.said.append((self.progress.clock(), self.progress.seconds_of_trials_left()))
+        progress = self.progress
+        n_begun = progress.n_ended + progress.n_paused + len(progress.running)
+        self.said.append((progress.clock(), progress.seconds_of_trials_left(), n_begun))
 
     def trial_ended(self, number: int, result: TrialResult) -> None:
         self.progress.finished(number, result)
@@ -74,16 +77,50 @@ def replayed(landscape: Landscape, n_gpus: int, seed: int, folder: Path) -> Gues
     guesses = Guesses(progress)
     sweep.trackers = [guesses]
     run(sweep, runner, budget)
-    guesses.said.append((runner.now, 0.0))
+    guesses.said.append((runner.now, 0.0, N_TRIALS))
     return guesses
 
 
-def judged(guesses: Guesses) -> tuple[list[float], int]:
-    """Return guess ÷ truth of each moment after a quarter; and moments without a guess."""
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What was said, and what came."""
+
+    done: float
+    """Share of the sweep."""
+    left: float
+    said: float
+    n_begun: int
+
+    @property
+    def is_near(self) -> bool:
+        return is_near(self.said, self.left)
+
+
+def is_near(said: float, left: float) -> bool:
+    return abs(said / left - 1) <= WITHIN
+
+
+def judged(guesses: Guesses) -> tuple[list[Moment], int]:
+    """Return the moments after a quarter; and how many there were without a guess."""
     end = guesses.said[-1][0]
-    moments = [(end - now, said) for now, said in guesses.said[:-1] if now >= FROM * end]
-    known = [(left, said) for left, said in moments if said is not None and left > 0]
-    return [said / left for left, said in known], len(moments) - len(known)
+    late = [each for each in guesses.said[:-1] if end > each[0] >= FROM * end]
+    known = [Moment(now / end, end - now, said, n) for now, said, n in late if said is not None]
+    return known, len(late) - len(known)
+
+
+def in_hindsight(moments: list[Moment]) -> float:
+    """Return the share of moments that one figure for each number of begun trials is near to."""
+    came: dict[int, list[float]] = {}
+    for moment in moments:
+        came.setdefault(moment.n_begun, []).append(moment.left)
+    best = (
+        max(sum(is_near(one, left) for left in found) for one in found) for found in came.values()
+    )
+    return sum(best) / len(moments)
+
+
+def share_near(moments: list[Moment], begin: float, end: float) -> float:
+    return fmean(moment.is_near for moment in moments if begin <= moment.done < end)
 
 
 def main() -> None:
@@ -95,18 +132,27 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.disable(logging.WARNING)
     landscapes = read_landscapes()
-    print("| GPUs | moments | within 25 % | median of guess ÷ truth | no guess |")
+    print("| GPUs | moments | within 25 % | by quarter, from the 2nd | hindsight | ratio | none |")
     for n_gpus in asked.gpus:
-        ratios: list[float] = []
+        moments: list[Moment] = []
         n_unknown = 0
         for seed in range(asked.seeds):
             with tempfile.TemporaryDirectory() as folder:
                 found = replayed(landscapes["cosine", seed % 2], n_gpus, seed, Path(folder))
             here, unknown = judged(found)
-            ratios += here
+            moments += here
             n_unknown += unknown
-        near = sum(abs(ratio - 1) <= WITHIN for ratio in ratios) / len(ratios)
-        print(f"| {n_gpus} | {len(ratios)} | {near:.0%} | {median(ratios):.2f} | {n_unknown} |")
+        quarters = (share_near(moments, i / 4, (i + 1) / 4) for i in (1, 2, 3))
+        cells = [
+            n_gpus,
+            len(moments),
+            f"{share_near(moments, 0, 1):.0%}",
+            ", ".join(f"{share:.0%}" for share in quarters),
+            f"{in_hindsight(moments):.0%}",
+            f"{median(moment.said / moment.left for moment in moments):.2f}",
+            n_unknown,
+        ]
+        print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 if __name__ == "__main__":

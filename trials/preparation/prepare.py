@@ -197,6 +197,7 @@ def _write(
         "sample_rows": n_sample,
         "sample_tokens": data.sample_tokens(folder / EVAL_SAMPLE),
         "evaluation_share": _evaluation_share(request, counts[shortest], cost),
+        "evaluation_tokens": cost,
         **({"generation": generation} if generation else {}),
         "examples": examples(train, train_tokens, found.renderer, longest),
         "rows": token_rows(train, train_tokens, found.renderer, request.show_rows),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import optuna
@@ -92,6 +93,14 @@ def test_a_sweep_that_ended_says_how(folder: Path, state: str) -> None:
     assert (found.state, found.reason, found.since) == (state, "because", 2000.0)
     words = " ".join(printed(folder).split())
     assert ("ago; the same sweep run resumes it" in words) == (state == "stopped")
+
+
+def test_a_price_stands_beside_gpu_hours(folder: Path) -> None:
+    assert "; 0.50 GPU hours\n" in re.sub(" +\n", "\n", printed(folder))
+    study = optuna.load_study(study_name="tiny", storage=storage_url(folder))
+    study.set_user_attr("price_per_gpu_hour", 2.5)
+    assert "; 0.50 GPU hours (1.25 at 2.5 an hour)" in printed(folder)
+    assert as_json(read_sweep(folder))["price_per_gpu_hour"] == 2.5
 
 
 def test_the_status_is_json_without_nan(folder: Path) -> None:

@@ -69,6 +69,12 @@ def test_the_summary_names_winner_base_loss_adapter_and_what_was_stopped() -> No
     assert "sweep ui mine" in words
 
 
+def test_with_a_price_it_says_what_the_gpu_hours_came_to() -> None:
+    assert "mine: 3 trials in 1:01  1 completed" in shown(summary())
+    priced = replace(summary(), gpu_hours=0.5, price_per_gpu_hour=3.0)
+    assert "mine: 3 trials in 1:01, 0.50 GPU hours (1.50 at 3 an hour)  1" in shown(priced)
+
+
 def test_it_names_the_report_if_that_was_written(tmp_path: Path) -> None:
     written = replace(summary(), report=tmp_path / "report.html")
     assert "with charts" not in shown(written)

@@ -289,7 +289,8 @@ def test_the_run_of_a_killed_trial_ends_at_its_last_evaluation(folder: Path) -> 
     tracker.trial_reported(0, point(1, 1.5))
     wait_for(lambda: True, tracker)
     time.sleep(0.05)
-    assert send_rest(folder, None, [].append) == 0
+    said: list[str] = []
+    assert send_rest(folder, None, said.append) == 0
     (child,) = children(folder)
     (heard,) = client(folder).get_metric_history(child.info.run_id, "eval_loss")
     assert child.info.end_time == heard.timestamp

@@ -31,7 +31,7 @@ from sweep.storage.patient import Patience, PatientStorage
 from sweep.storage.place import held, note_run, say_versions
 from sweep.storage.postgresql import Address
 from sweep.study.budget import Budget
-from sweep.study.opening import open_study
+from sweep.study.opening import name_objective, open_study
 from sweep.study.sweep import Sweep
 from sweep.study.task import keep_to_task, rows_so_far, search_changes, with_its_optimizer
 from sweep.study.trial_config import model_config, resolver
@@ -136,6 +136,7 @@ def _open_sweep(job: Job, say: Callable[[str], None]) -> Sweep:
         sweep_id=sweep_id(job.output_dir),
     )
     keep_to_task(study, job.space, job.found.report, job.backend, on_gpus=job.on_gpus)
+    name_objective(study, job.space.objective.name)
     if words := search_changes(study, job.space):
         say(f"\n{words}")
     resolve = resolver(

@@ -18,7 +18,6 @@ from sweep.results.reading import read_sweep
 from trials.rendering import token_cache
 from trials.trial_folder import CHECKPOINT
 
-
 UNUSED = "tokenised data that no sweep uses"
 
 

@@ -26,8 +26,10 @@ def adapter_config(adapter: Path) -> dict[str, Any]:
     """
     mend = "Restore it: MLflow has the trial's adapter too."
     path, holds = adapter / "adapter_config.json", "how peft loads the adapter"
-    keys = ("base_model_name_or_path", "r")
+    keys = ("base_model_name_or_path",)
     found = read_json(path, dict, holds=holds, mend=mend, keys=keys, error=StudyError) or {}
+    if found and not isinstance(found.get("r"), int):
+        raise StudyError(f"{path}: r must be the adapter's rank, not {found.get('r')}. {mend}")
     if not isinstance(noted := found.get("auto_mapping") or {}, dict):
         raise StudyError(f"{path}: auto_mapping must be an object, not {noted}. {mend}")
     return found

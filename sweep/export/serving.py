@@ -26,7 +26,7 @@ def serving_adapter(
         name: Under which vLLM serves it.
         code: Whether the model's own code must run.
     """
-    about, of_base = adapter_config(adapter), config_of(base, revision) or {}
+    about, of_base = adapter_config(adapter), config_of(base, revision, fetches=False) or {}
     lines = [
         *("**Merged**, base and adapter as one model in 16 bits, which needs no peft:", ""),
         *("```python", f'model.merge_and_unload().save_pretrained("{MERGED}")'),

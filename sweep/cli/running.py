@@ -87,7 +87,7 @@ def run(
 ) -> None:
     """Run a sweep, or resume one that was stopped.
 
-    Examples: sweep run my.yaml --trials 24 --gpus 2; sweep run --resume my
+    Example: sweep run my.yaml --trials 24 --gpus 2; sweep run --resume my
 
     Ctrl-C stops it cleanly; the same command resumes it. --study holds the study in PostgreSQL,
     with the password from PGPASSWORD or ~/.pgpass. The command of --on-end reads SWEEP_NAME,

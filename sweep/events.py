@@ -6,6 +6,9 @@ from typing import Protocol
 
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
 
+UNKNOWN = "unknown"
+"""Where a trial ran that nobody lives to tell of."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:

@@ -79,7 +79,7 @@ def folder(tmp_path: Path) -> Path:
     (folder / "confirm").mkdir()
     (folder / "confirm" / "plan.json").write_text("[[0, 8]]")
     (folder / "trials" / "000" / "adapter").mkdir()
-    config = {"base_model_name_or_path": "org/model", "peft_type": "LORA"}
+    config = {"base_model_name_or_path": "org/model", "peft_type": "LORA", "r": 8}
     (folder / "trials" / "000" / "adapter" / "adapter_config.json").write_text(json.dumps(config))
     return folder
 

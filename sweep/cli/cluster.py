@@ -99,6 +99,7 @@ def submit(
         str | None,
         typer.Option(help="Image of the manifest, with Ray and this program.", show_default=False),
     ] = None,
+    on_end: Annotated[str | None, typer.Option(help="Of sweep run alone.", hidden=True)] = None,
 ) -> None:
     """Run or resume a sweep as a job on a Ray cluster.
 
@@ -111,6 +112,11 @@ def submit(
         fail(f"--cluster-output {cluster_output}: must be an absolute path, such as ~/sweeps.")
     if workers is not None and gpus is not None:
         fail("--workers and --gpus: trials run on CPUs or on GPUs; give one of the two.")
+    if on_end is not None:
+        fail(
+            "--on-end: a command does not go to a cluster, where nobody has said that it may run. "
+            "Wait here, and run it then: sweep submit … --wait; COMMAND"
+        )
     _refuse_password("--mlflow", mlflow, "MLFLOW_TRACKING_PASSWORD")
     _refuse_password("--study", study, "PGPASSWORD")
     of_mlflow = _mlflow_variables(mlflow)

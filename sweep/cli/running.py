@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sweep.cli.errors import INTERRUPTED, errors_in_words, interrupted
+from sweep.cli.on_end import and_then
 from sweep.cli.options import (
     Gpus,
     Hours,
@@ -74,14 +76,23 @@ def run(
     as_json: Annotated[
         bool, typer.Option("--json", help="Write JSON events for programs, one per line.")
     ] = False,
+    on_end: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND",
+            help="Run in a shell once the sweep has ended, in any way.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run a sweep, or resume one that was stopped.
 
-    Example: sweep run my.yaml --trials 24 --gpus 2; and later: sweep run --resume my
+    Example: sweep run my.yaml --trials 24 --gpus 2; sweep run --resume my
 
     Ctrl-C stops it cleanly; the same command resumes it. --study holds the study in PostgreSQL,
-    with the password from PGPASSWORD or ~/.pgpass. Exit codes: 0 done, 1 failed, 2 bad input, 130
-    interrupted.
+    with the password from PGPASSWORD or ~/.pgpass. The command of --on-end reads SWEEP_NAME,
+    SWEEP_OUTCOME, SWEEP_BEST_TRIAL and more in its environment. Exit codes: 0 done, 1 failed, 2 bad
+    input, 130 interrupted.
     """
     with dropped_if_it_fails(), _events(as_json) as events:
         overrides = overrides_of(sets, name, seed)
@@ -106,7 +117,8 @@ def run(
         _make_output(output, space)
         tell_of_passwords(mlflow=mlflow, study=study)
         options = Options(output=output, workers=workers, gpus=gpus, mlflow=mlflow, study=study)
-        code = run(checked, options, console(stderr=as_json), events)
+        begin = partial(run, checked, options, console(stderr=as_json), events)
+        code = and_then(begin, on_end, output / checked.name)
     unheard()  # all is written: the exit code shall say so
     raise typer.Exit(code)
 

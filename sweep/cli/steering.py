@@ -100,6 +100,9 @@ def clean(
         bool, typer.Option("--all", help="All sweeps of the folder, and caches that none uses.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; else only list.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="With --all: list each file and folder.")
+    ] = False,
     output: options.Output = Path("sweeps"),
 ) -> None:
     """List what can be deleted; delete it with --yes.
@@ -115,6 +118,7 @@ def clean(
     from sweep.control import clean
 
     found, left_alone = clean.clean(folders, caches=every, delete=yes)
-    options.console().print(clean.cleanable_text(found, left_alone, deleted=yes))
+    listed = verbose or name is not None
+    options.console().print(clean.cleanable_text(found, left_alone, deleted=yes, listed=listed))
     if yes and name is not None and left_alone:
         raise typer.Exit(2)

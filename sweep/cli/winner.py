@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,6 +19,7 @@ from sweep.cli.options import (
     print_yaml,
 )
 from sweep.cli.watching import AsJson
+from trials.unfinished import scratch_dir
 
 if TYPE_CHECKING:
     from sweep.results.trial_record import Record
@@ -57,7 +59,18 @@ def best(
 
 def export(
     name: SweepName,
-    to: Annotated[Path, typer.Option(metavar="DIR", help="A folder that does not exist yet.")],
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A folder that does not exist yet.", show_default=False),
+    ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ORG/NAME",
+            help="Upload to the Hugging Face hub; a new one is private.",
+            show_default=False,
+        ),
+    ] = None,
     trial: OtherTrial = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="Write the whole model in 16 bits, adapter merged.")
@@ -69,22 +82,33 @@ def export(
 ) -> None:
     """Copy the best adapter, or merge it into its model.
 
-    Adds a model card and checks the result. Example: sweep export my --to my-adapter. Exit codes: 0
-    done, 1 its eval loss is over 1 % off the logged one or there is no best trial, 2 bad input.
+    Adds a model card and checks the result; what fails the check is not pushed. Example: sweep
+    export my --to my-adapter. Exit codes: 0 done, 1 its eval loss is over 1 % off the logged one or
+    there is no best trial, 2 bad input.
     """
+    if to is None and push is None:
+        fail("sweep export: needs --to DIR, or --push ORG/NAME, or both.")
     folder = known_folder(output, name)
 
     from sweep.export import adapter
+    from sweep.export import push as hub
 
     record = _best_or(trial, folder)
-    measured = adapter.export(record, to, merge=merge, check=check, say=echo)
-    for each in measured:
-        echo(adapter.measured_text(each, is_merged=merge))
-    what = "model" if merge else "adapter"
-    echo(f"Exported the {what} of trial {record.trial.number}, with a model card:  {to}")
-    if wrong := adapter.verdict(measured, record, is_merged=merge):
-        echo(wrong, err=True)
-        raise typer.Exit(1)
+    if push is not None:
+        hub.check_hub(push)
+    with scratch_dir() if to is None else nullcontext() as scratch:
+        target = to or Path(scratch or "") / "exported"
+        measured = adapter.export(record, target, merge=merge, check=check, say=echo, repo=push)
+        for each in measured:
+            echo(adapter.measured_text(each, is_merged=merge))
+        title = f"{'model' if merge else 'adapter'} of trial {record.trial.number}"
+        if to is not None:
+            echo(f"Exported the {title}, with a model card:  {to}")
+        if wrong := adapter.verdict(measured, record, is_merged=merge):
+            echo(wrong, err=True)
+            raise typer.Exit(1)
+        if push is not None:
+            echo(hub.push(target, push, f"The {title} of sweep {record.sweep.name}"))
 
 
 def _best_or(trial: int | None, folder: Path) -> Record:

@@ -1,6 +1,7 @@
 """`sweep clean`: what may be deleted of a sweep, and how much that frees."""
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from sweep.folder.lock import holder, locked
 from sweep.results.reading import read_sweep
 from trials.rendering import token_cache
 from trials.trial_folder import CHECKPOINT
+
+UNUSED = "tokenised data that no sweep uses"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +57,7 @@ def of_sweep(folder: Path) -> list[Garbage]:
 
 def of_caches() -> list[Garbage]:
     """Find tokenised data in the user's cache that no sweep's data/ is linked to."""
-    return [
-        Garbage(entry, "tokenised data that no sweep uses", _size(entry))
-        for entry in token_cache.unused()
-    ]
+    return [Garbage(entry, UNUSED, _size(entry)) for entry in token_cache.unused()]
 
 
 def clean(
@@ -82,7 +82,7 @@ def clean(
             with locked(folder) if delete else nullcontext():
                 garbage = of_sweep(folder)
                 if delete:
-                    _delete(garbage)
+                    garbage = list(_deleted(garbage, left_alone))
         except StudyError as error:
             left_alone.append(f"Skipped {folder.name}: {error}")
         else:
@@ -96,12 +96,18 @@ def clean(
     return found, left_alone
 
 
-def _delete(garbage: Sequence[Garbage]) -> None:
+def _deleted(garbage: Sequence[Garbage], left_alone: list[str]) -> Iterator[Garbage]:
+    """Delete it; yield what is gone, and say of the rest why it is not."""
     for each in garbage:
-        if each.path.is_dir() and not each.path.is_symlink():
-            shutil.rmtree(each.path, ignore_errors=True)
+        try:
+            if each.path.is_dir() and not each.path.is_symlink():
+                shutil.rmtree(each.path)
+            else:
+                each.path.unlink(missing_ok=True)
+        except OSError as error:
+            left_alone.append(f"Skipped {error.filename or each.path}: {error.strerror}.")
         else:
-            each.path.unlink(missing_ok=True)
+            yield each
 
 
 def _size(path: Path) -> int:
@@ -114,22 +120,48 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def cleanable_text(
-    found: Sequence[Garbage], left_alone: Sequence[str], *, deleted: bool
+    found: Sequence[Garbage], left_alone: Sequence[str], *, deleted: bool, listed: bool
 ) -> RenderableType:
-    """What was found, by kind, and what that frees."""
+    """What was found, and what that frees.
+
+    Args:
+        listed: Each by itself; else how much there is of each kind.
+    """
     parts: list[RenderableType] = []
     if found:
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        table.add_column("MB", justify="right")
-        table.add_column("what")
-        table.add_column("where", overflow="fold")
-        for each in found:
-            table.add_row(f"{each.n_bytes / 1e6:,.1f}", each.what, str(each.path))
-        parts.append(table)
-        total = f"{sum(each.n_bytes for each in found) / 1e6:,.1f} MB"
-        words = f"{total} freed." if deleted else f"{total} can be freed; --yes deletes it."
-        parts.append(Text(words, style="bold"))
-    else:
+        parts += [_table(found)] if listed else _counts(found)
+        hint = "" if listed else ", --verbose lists it"
+        words = "freed." if deleted else f"can be freed; --yes deletes it{hint}."
+        parts.append(Text(f"{_megabytes(found)} {words}", style="bold"))
+    elif not left_alone:
         parts.append(Text("Nothing to delete."))
+    if len(left_alone) > 1 and not listed:
+        left_alone = [f"Skipped {len(left_alone)} sweeps or files; --verbose says why."]
     parts += [Text(words, style="yellow") for words in left_alone]
     return Group(*parts)
+
+
+def _counts(found: Sequence[Garbage]) -> list[RenderableType]:
+    """A line for what is in sweeps, one for what is in the cache."""
+    in_cache = [each for each in found if each.what == UNUSED]
+    in_sweeps = [each for each in found if each.what != UNUSED]
+    kinds = Counter(each.what for each in in_sweeps)
+    words = ", ".join(f"{kind}: {n}" for kind, n in kinds.items())
+    lines = [Text(f"Sweeps: {_megabytes(in_sweeps)} ({words})")] if in_sweeps else []
+    if in_cache:
+        lines.append(Text(f"Cache: {_megabytes(in_cache)} ({UNUSED}: {len(in_cache)})"))
+    return [*lines]
+
+
+def _table(found: Sequence[Garbage]) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("MB", justify="right")
+    table.add_column("what")
+    table.add_column("where", overflow="fold")
+    for each in found:
+        table.add_row(f"{each.n_bytes / 1e6:,.1f}", each.what, str(each.path))
+    return table
+
+
+def _megabytes(found: Sequence[Garbage]) -> str:
+    return f"{sum(each.n_bytes for each in found) / 1e6:,.1f} MB"

@@ -10,7 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 from sweep.events import Tracker
-from sweep.export.model_card import adapter_config, base_class, literal, rendered_with
+from sweep.export.adapter_files import adapter_config, base_class
+from sweep.export.model_card import literal, rendered_with
+from sweep.export.serving import serving_adapter
 from sweep.folder import layout
 from sweep.results.final import read_final
 from sweep.study.ended import StoredTrial
@@ -31,7 +33,12 @@ Trial {number}: {score}eval loss {eval_loss:.4f} nats per completion token ({out
     model = PeftModel.from_pretrained(base, {adapter})
     tokenizer = AutoTokenizer.from_pretrained({tokenizer})
 {rendered}
-{trained_on}`config.json` holds the trial's whole configuration.
+{trained_on}
+## How to serve it
+
+{served}
+
+`config.json` holds the trial's whole configuration.
 """
 ON_ANOTHER_BASE = """\
 It was trained on a base in `{quantization}`; on a base in 16 bits, as above, its outputs differ
@@ -156,6 +163,14 @@ class Adapters(Tracker):
             tokenizer=in_best if (adapter / TOKENIZER_CONFIG).exists() else base,
             rendered=f"    {rendered}\n" if rendered else "",
             trained_on=_trained_on(config["model"]["quantization"], base, kind),
+            served=serving_adapter(
+                adapter,
+                str(self.best_dir.resolve() / ADAPTER),
+                _loadable_base(adapter),
+                name=self._output_dir.name,
+                revision=config["model"].get("revision"),
+                code=bool(config["model"].get("trust_remote_code")),
+            ),
         )
         (unfinished / "README.md").write_text(words)
         # Aside, not deleted first: a folder cannot replace another in one call, and a process

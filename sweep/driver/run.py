@@ -32,7 +32,7 @@ from sweep.storage.patient import Patience, PatientStorage
 from sweep.storage.place import held, note_run, say_versions
 from sweep.storage.postgresql import Address
 from sweep.study.budget import Budget
-from sweep.study.opening import open_study
+from sweep.study.opening import name_objective, open_study
 from sweep.study.sweep import Sweep
 from sweep.study.task import keep_to_task, rows_so_far, search_changes, with_its_optimizer
 from sweep.study.trial_config import model_config, resolver
@@ -140,6 +140,7 @@ def _open_sweep(job: Job, say: Callable[[str], None]) -> Sweep:
     price = job.space.settings.budget.price_per_gpu_hour
     if study.user_attrs.get(PRICE) != price:
         study.set_user_attr(PRICE, price)
+    name_objective(study, job.space.objective.name)
     if words := search_changes(study, job.space):
         say(f"\n{words}")
     resolve = resolver(

@@ -49,12 +49,19 @@ class Measured:
 
 
 def export(
-    record: Record, target: Path, *, merge: bool, check: bool, say: Callable[[str], None]
+    record: Record,
+    target: Path,
+    *,
+    merge: bool,
+    check: bool,
+    say: Callable[[str], None],
+    repo: str | None = None,
 ) -> list[Measured]:
     """Write the export whole or not at all, and measure what it is worth.
 
     Args:
         check: Load it in a fresh process and measure its eval loss on the sweep's own sample.
+        repo: Of the hub, where it goes; its card says how to load it from there.
 
     Returns:
         What was measured; nothing without `check`.
@@ -115,6 +122,7 @@ def export(
             data=_train_data(data),
             template=data.get("chat_template"),
             arguments=data.get("template_arguments") or {},
+            repo=repo,
         )
         (half / "README.md").write_text(card, encoding="utf-8")
         measured: list[Measured] = []

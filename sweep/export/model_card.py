@@ -8,16 +8,18 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from sweep.errors import StudyError
+from sweep.export.adapter_files import TEXT_MODEL, base_class
+from sweep.export.serving import serving_adapter, serving_model
 from sweep.results.final import read_final
 from sweep.results.trial_record import Record
 from sweep.space.hyperparameters import HYPERPARAMETERS
 from trials.config import TrialConfig
 from trials.models.smollm2 import is_builtin
 from trials.models.sources import local_or_hub
-from trials.trial_folder import TOKENIZER_CONFIG, read_json
+from trials.trial_folder import TOKENIZER_CONFIG
 
-TEXT_MODEL = "AutoModelForCausalLM"
+FOLDER = "THIS_FOLDER"
+"""Of the export, in a card that goes to nobody knows where."""
 IN_WORDS = {"nf4": "4 bits (NF4 with double quantisation)", "int8": "8 bits", "none": "16 bits"}
 
 
@@ -28,6 +30,7 @@ def model_card(
     data: str,
     template: str | None,
     arguments: Mapping[str, Any],
+    repo: str | None = None,
 ) -> str:
     """Return the card: YAML front matter as the hub reads it, then words.
 
@@ -35,6 +38,7 @@ def model_card(
         data: The training rows, as the search space names them.
         template: The chat template in place of the base model's own, likewise.
         arguments: What the chat template was given beside the turns.
+        repo: Of the hub, where it goes; None: it stays in a folder.
 
     Raises:
         StudyError: The trial's configuration is not there.
@@ -42,12 +46,13 @@ def model_card(
     config, trial = record.needed_config(), record.trial
     kind = "model" if is_merged else "adapter"
     stream = io.StringIO()
-    YAML().dump(_front_matter(config, is_merged=is_merged), stream)
+    YAML().dump(_front_matter(config, record.adapter, is_merged=is_merged), stream)
     given = {"chat_template": template, "template_arguments": json.dumps(arguments)}
     shown = [*_values(config), *((name, v) for name, v in given.items() if v not in (None, "{}"))]
     values = "\n".join(f"| {name} | {value} |" for name, value in shown)
     how_to_load = _how_to_load(config, record.adapter, is_merged=is_merged)
     how_to_load = f"{how_to_load}\n{rendered_with(arguments)}".rstrip()
+    how_to_load = how_to_load.replace(FOLDER, repo or FOLDER)
     return f"""\
 ---
 {stream.getvalue()}---
@@ -65,6 +70,10 @@ Measured on the base model in {IN_WORDS[config.model.quantization]}, as it was t
 ```python
 {how_to_load}
 ```
+
+## How to serve it
+
+{_how_to_serve(record, config, repo, is_merged=is_merged)}
 
 ## How it was trained
 
@@ -94,14 +103,15 @@ def _measured(record: Record) -> str:
     return measured
 
 
-def _front_matter(config: TrialConfig, *, is_merged: bool) -> dict[str, Any]:
+def _front_matter(config: TrialConfig, adapter: Path | None, *, is_merged: bool) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     # A folder's path says nothing to the hub, and is refused there.
     if not (is_builtin(config.model.name) or Path(config.model.name).is_dir()):
         keys["base_model"] = config.model.name
         keys["base_model_relation"] = "finetune" if is_merged else "adapter"
     keys["library_name"] = "transformers" if is_merged else "peft"
-    keys["pipeline_tag"] = "text-generation"
+    if base_class(adapter) == TEXT_MODEL:  # of one that reads images too, nobody has tried those
+        keys["pipeline_tag"] = "text-generation"
     keys["tags"] = ["lora"] if config.model.quantization == "none" else ["lora", "qlora"]
     return keys
 
@@ -124,46 +134,40 @@ def _how_to_load(config: TrialConfig, adapter: Path | None, *, is_merged: bool) 
         return f"""\
 from transformers import {kind}, AutoTokenizer
 
-model = {kind}.from_pretrained("THIS_FOLDER", dtype="{dtype}")
-tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")"""
+model = {kind}.from_pretrained("{FOLDER}", dtype="{dtype}")
+tokenizer = AutoTokenizer.from_pretrained("{FOLDER}")"""
     name = local_or_hub(config.model.name)
     where = "  # a folder, where it was trained" if Path(name).is_dir() else ""
     revision = f', revision="{config.model.revision}"' if config.model.revision else ""
     code = ", trust_remote_code=True" if config.model.trust_remote_code else ""
     has_tokenizer = adapter is not None and (adapter / TOKENIZER_CONFIG).exists()
-    tokenizer = f'"THIS_FOLDER"{code}' if has_tokenizer else f"name{revision}{code}"
+    tokenizer = f'"{FOLDER}"{code}' if has_tokenizer else f"name{revision}{code}"
     return f"""\
 from peft import PeftModel
 from transformers import {kind}, AutoTokenizer
 
 name = {literal(name)}{where}
 base = {kind}.from_pretrained(name, dtype="{dtype}"{revision}{code})
-model = PeftModel.from_pretrained(base, "THIS_FOLDER")
+model = PeftModel.from_pretrained(base, "{FOLDER}")
 tokenizer = AutoTokenizer.from_pretrained({tokenizer})"""
 
 
-def base_class(adapter: Path | None) -> str:
-    """Return the class of transformers that an adapter's base is loaded with: of a model with
-    towers for images or sounds peft notes it beside the adapter."""
-    if adapter is None:
-        return TEXT_MODEL
-    noted = adapter_config(adapter).get("auto_mapping") or {}
-    return str(noted.get("base_model_class", TEXT_MODEL))
-
-
-def adapter_config(adapter: Path) -> dict[str, Any]:
-    """Return what peft notes beside an adapter.
-
-    Raises:
-        StudyError: It cannot be read.
-    """
-    mend = "Restore it: MLflow has the trial's adapter too."
-    path, holds = adapter / "adapter_config.json", "how peft loads the adapter"
-    keys = ("base_model_name_or_path",)
-    found = read_json(path, dict, holds=holds, mend=mend, keys=keys, error=StudyError) or {}
-    if not isinstance(noted := found.get("auto_mapping") or {}, dict):
-        raise StudyError(f"{path}: auto_mapping must be an object, not {noted}. {mend}")
-    return found
+def _how_to_serve(record: Record, config: TrialConfig, repo: str | None, *, is_merged: bool) -> str:
+    model, place = config.model, FOLDER
+    fetch = f"`{FOLDER}` is where this file lies.\n\n"
+    if repo is not None:
+        place = "model" if is_merged else "adapter"
+        fetch = f"```sh\nhf download {repo} --local-dir {place}\n```\n\n"
+    if is_merged or record.adapter is None:
+        return fetch + serving_model(place, code=model.trust_remote_code)
+    return fetch + serving_adapter(
+        record.adapter,
+        place,
+        local_or_hub(model.name),
+        name=record.sweep.name,
+        revision=model.revision,
+        code=model.trust_remote_code,
+    )
 
 
 def literal(text: object) -> str:

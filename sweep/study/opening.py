@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -60,6 +61,14 @@ def open_study(
             curve = [point for point in points if point.index > 0]
             tell_ended(going_on(study, trial), curve, checked_result(result))
     return study
+
+
+def name_objective(study: optuna.Study, name: str) -> None:
+    """Let Optuna's dashboard write `eval_loss`, not `Objective 0`; of studies of before, too."""
+    if study.metric_names != [name]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([name])
 
 
 Written = tuple[TrialResult, list[EvalPoint]]

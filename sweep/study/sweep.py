@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweep.clock import WORK
 from sweep.errors import SweepFailed
-from sweep.events import Place, Tracker
+from sweep.events import UNKNOWN, Place, Tracker
 from sweep.pruners.own_curve import ByItself, stopped_by_hand
 from sweep.pruners.peers import WITHOUT_VALUE, make_rivals, rungs_of
 from sweep.space.space import Space
@@ -292,7 +292,7 @@ class Sweep:
     ) -> None:
         config = self._resolve(number, point, False)
         for tracker in self.trackers:
-            tracker.trial_started(config, Place("unknown", "unknown"))
+            tracker.trial_started(config, Place(UNKNOWN, UNKNOWN))
             for evaluation in curve:
                 tracker.trial_reported(number, evaluation)
             tracker.trial_ended(number, result)

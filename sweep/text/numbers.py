@@ -48,6 +48,11 @@ def megabytes(n_bytes: float) -> str:
     return f"{max(1, round(n_bytes / 1e6)):,} MB"
 
 
+def digits(value: float) -> str:
+    """Six of them, `0.3` and not `0.30000000000000004`; whole numbers as they are."""
+    return f"{value:.0f}" if value.is_integer() else f"{value:.6g}"
+
+
 def listed(names: Sequence[str]) -> str:
     """`1`, `1 and 2`, `1, 2 and 3`."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

@@ -21,10 +21,13 @@ from sweep.text.trials import SHOWN, an, short
 from sweep.tracking.client import NoRunError
 from sweep.tracking.location import sweep_id
 from sweep.tracking.saved_view import MENU, address
-from trials.config import TrialResult
+from trials.config import Objective, TrialResult
 
 if TYPE_CHECKING:
     from sweep.tracking.run_index import RunIndex
+
+NOTE = "mlflow.note.content"
+"""The tag that MLflow shows as a run's description."""
 
 EVERY_SECONDS = 30.0
 """Between two descriptions of a sweep that runs."""
@@ -80,6 +83,20 @@ def _best_ten(summary: Summary) -> list[str]:
         cells += [short(trial.hyperparameters[name]) for name in SHOWN]
         lines.append(f"| {' | '.join(c + _GAP for c in [*cells, trial.outcome])} |")
     return lines
+
+
+def ending(result: TrialResult, objective: Objective) -> str:
+    """Return the description of a trial's run: how it ended, in Markdown."""
+    first, *rest = result.reason.splitlines() or [""]
+    lines = [f"**{result.outcome.replace('_', ' ').capitalize()}.** {escape(first, quote=False)}"]
+    if (best := result.best) is not None:
+        at = f"at step {best.step}, epoch {best.epoch:.2f}"
+        lines += ["", f"Best {objective.heading}: {best.value:.4f}, {at}."]
+    if seconds := result.training_seconds + result.evaluation_seconds:
+        lines += ["", f"Trained and evaluated for {duration(seconds)}."]
+    if rest:  # the end of a failed trial's log
+        lines += ["", *(f"    {line}" for line in rest)]
+    return "\n".join(lines)
 
 
 def with_addresses(text: str, runs: RunIndex) -> str:

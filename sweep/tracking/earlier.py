@@ -1,8 +1,9 @@
 """What MLflow knows of an earlier sweep: its best trials."""
 
+import json
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from sweep.study.ended import StoredTrial, place
 from sweep.tracking.client import answering_soon, client_of, not_there
 from sweep.tracking.destination import EXPERIMENT, variable
 from sweep.tracking.location import checked, mend
+from sweep.tracking.run_data import EXACT
 from trials.config import Objective, Outcome
 from trials.foreign_text import in_a_line, without_secrets
 
@@ -108,6 +110,9 @@ def _best(client: Any, parent: Any, objective: Objective, n_trials: int) -> list
 def _trial(run: Any, outcome: Outcome, value: float) -> StoredTrial:
     params = run.data.params
     values = {name: _value(name, params[name]) for name in HYPERPARAMETERS if name in params}
+    with suppress(ValueError, KeyError):  # an older version had them exact in the parameters
+        exact = json.loads(run.data.tags[EXACT])
+        values |= {name: exact[name] for name in values}
     return StoredTrial(int(run.data.tags["trial_number"]), values, outcome, value=value)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from sweep.text.numbers import digits
 from sweep.tracking.client import mlflow
 
 _LONGEST_TAG = 5000  # characters; MLflow 3.17 takes 8000, older servers less
@@ -23,16 +24,16 @@ def missing_params(params: Mapping[str, object], run: Any) -> dict[str, object]:
 
 
 def run_params(params: Mapping[str, object]) -> list[Any]:
-    """Those that are known; whole floats without their `.0`."""
+    """Those that are known."""
     return [
-        mlflow().entities.Param(key, _param_text(value))
+        mlflow().entities.Param(key, _text(value))
         for key, value in params.items()
         if value is not None
     ]
 
 
-def _param_text(value: object) -> str:
-    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
+def _text(value: object) -> str:
+    return digits(value) if isinstance(value, float) else str(value)
 
 
 def run_metrics(metrics: Mapping[str, float], time: int, step: int = 0) -> list[Any]:
@@ -46,7 +47,7 @@ def changed_metrics(metrics: Mapping[str, float], run: Any, time: int) -> list[A
 
 
 def run_tags(tags: Mapping[str, object]) -> list[Any]:
-    return [mlflow().entities.RunTag(key, str(v)[:_LONGEST_TAG]) for key, v in tags.items()]
+    return [mlflow().entities.RunTag(key, _text(v)[:_LONGEST_TAG]) for key, v in tags.items()]
 
 
 def source_tags() -> dict[str, str]:

@@ -15,6 +15,7 @@ from sweep.storage.of_folder import study_name
 from sweep.text.numbers import counted
 from sweep.tracking import run_data
 from sweep.tracking.client import answering_soon, is_refused, not_there
+from sweep.tracking.description import NOTE, ending
 from sweep.tracking.journal import Journal
 from sweep.tracking.location import (
     artifacts_dir,
@@ -126,7 +127,7 @@ class MlflowTracker:
             number=config.number,
             name=config.name,
             params=run_data.params(config),
-            tags={"gpu": place.device, "node": place.node},
+            tags={"gpu": place.device, "node": place.node, run_data.EXACT: run_data.exact(config)},
         )
 
     def trial_reported(self, number: int, point: EvalPoint) -> None:
@@ -152,7 +153,12 @@ class MlflowTracker:
             status=run_data.STATUS[result.outcome],
             params=run_data.params_found(self._configs[number], result),
             metrics=run_data.seconds(result),
-            tags={"outcome": result.outcome, "outcome_reason": result.reason},
+            tags={
+                "outcome": result.outcome,
+                "outcome_reason": result.reason,
+                NOTE: ending(result, self._configs[number].objective),
+            },
+            seconds=result.training_seconds + result.evaluation_seconds,
         )
         for name in run_data.files(result.outcome):
             self._put("upload", number=number, name=name)

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from sweep.space.hyperparameters import HYPERPARAMETERS
+from sweep.storage.attributes import COUNTS
+from sweep.text.numbers import digits
 from trials.config import GOES_ON, EvalPoint, Objective, Outcome, TrialConfig, TrialResult
 from trials.foreign_text import without_secrets
 from trials.trial_folder import ADAPTER, CONFIG, LOG
@@ -14,21 +17,25 @@ from trials.trial_folder import ADAPTER, CONFIG, LOG
 STATUS: dict[Outcome, str] = {
     "completed": "FINISHED",
     "overfit": "FINISHED",
-    "diverged": "KILLED",
-    "outclassed": "KILLED",
-    "stopped": "KILLED",
-    "paused": "KILLED",
+    "outclassed": "FINISHED",
+    "stopped": "FINISHED",
+    "diverged": "FINISHED",
+    "paused": "KILLED",  # until they go on
     "interrupted": "KILLED",
     "out_of_memory": "FAILED",
     "failed": "FAILED",
 }
 
 
+EXACT = "sweep.hyperparameters"
+"""The tag of a trial's run that has them to the last bit; its parameters are rounded."""
+
+
 def files(outcome: Outcome) -> list[str]:
     """Return what MLflow keeps of the trial's folder: of a whole trial, its adapter too."""
     if outcome == "paused":  # many are paused, and go on or end before anybody looks
         return []
-    return [LOG, CONFIG, *([ADAPTER] if STATUS[outcome] == "FINISHED" else [])]
+    return [LOG, CONFIG, *([ADAPTER] if outcome in COUNTS else [])]
 
 
 def params(config: TrialConfig) -> dict[str, object]:
@@ -39,6 +46,11 @@ def params(config: TrialConfig) -> dict[str, object]:
         del values[key]
     values["objective"] = config.objective.python or config.objective.name
     return _there({"base_model": model.pop("name"), **model, **values})
+
+
+def exact(config: TrialConfig) -> str:
+    """Return its hyperparameters to the last bit, as `sweep trial --params` takes them."""
+    return json.dumps({name: getattr(config, name) for name in HYPERPARAMETERS})
 
 
 def params_found(config: TrialConfig, result: TrialResult) -> dict[str, object]:
@@ -60,9 +72,7 @@ def metrics(point: EvalPoint, objective: Objective, best: float | None) -> dict[
         best: The trial's best score so far, where the objective is a metric.
     """
     gap = point.eval_loss - point.train_loss if point.train_loss is not None else None
-    values = {
-        "train_loss": point.train_loss,
-        "eval_loss": point.eval_loss,
+    rounded = {
         "generalisation_gap": gap if point.is_finite else None,
         "learning_rate": point.learning_rate,
         "grad_norm": point.grad_norm,
@@ -71,6 +81,9 @@ def metrics(point: EvalPoint, objective: Objective, best: float | None) -> dict[
         "gpu_busy": point.gpu_busy,
         "epoch": point.epoch,
     }
+    values = {name: value and float(digits(value)) for name, value in rounded.items()}
+    # Exact: sweeps are compared by them.
+    values |= {"train_loss": point.train_loss, "eval_loss": point.eval_loss}
     if point.score is not None and math.isfinite(point.score):
         values |= {objective.name: point.score, f"{objective.name}_best": best}
     return _there(values)
@@ -80,7 +93,8 @@ def tags(point: EvalPoint) -> dict[str, str]:
     """Return an evaluation's tags: MLflow keeps an infinity as the largest float."""
     if point.is_finite:
         return {}
-    text = f"step {point.step}: eval_loss {point.eval_loss}, train_loss {point.train_loss}"
+    train = "unknown" if point.train_loss is None else digits(point.train_loss)
+    text = f"step {point.step}: eval_loss {digits(point.eval_loss)}, train_loss {train}"
     return {"not_finite": text}
 
 

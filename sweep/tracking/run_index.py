@@ -25,6 +25,8 @@ class Child:
 
     run_id: str
     artifact_uri: str
+    started: int
+    """Milliseconds since 1970."""
     steps: set[int] = field(default_factory=set)
     """Optimizer steps whose evaluation is logged already."""
     best: float = math.inf
@@ -135,7 +137,7 @@ class RunIndex:
 
     def create_child(self, number: int, name: str, time: int, tags: Mapping[str, str]) -> Child:
         run = self._create_run(name, time, {**self._child_tags(number), **tags})
-        self._children[number] = Child(run.info.run_id, run.info.artifact_uri)
+        self._children[number] = Child(run.info.run_id, run.info.artifact_uri, time)
         return self._children[number]
 
     def remember(self, number: int, run: Any) -> Child:
@@ -145,6 +147,7 @@ class RunIndex:
         self._children[number] = Child(
             run.info.run_id,
             run.info.artifact_uri,
+            run.info.start_time,
             steps={m.step for m in history},
             best=min(losses, default=math.inf),
             may_end=run_may_end(run),

@@ -7,10 +7,11 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
+from sweep.events import UNKNOWN
 from sweep.folder import layout
 from sweep.tracking import entities, run_data
 from sweep.tracking.client import NoRunError, mlflow
-from sweep.tracking.description import with_addresses
+from sweep.tracking.description import NOTE, ending, with_addresses
 from sweep.tracking.earlier import objective_of
 from sweep.tracking.journal import Event
 from sweep.tracking.location import sweep_id
@@ -18,12 +19,11 @@ from sweep.tracking.registry import is_registered, register
 from sweep.tracking.run_index import Child, RunIndex, run_may_end
 from sweep.tracking.saved_view import TAG as VIEW_TAG
 from sweep.tracking.saved_view import saved_view
+from trials.config import BY_EVAL_LOSS, TrialResult
 from trials.trial_folder import ADAPTER
 
 LAST = ("close", "stop")
 """Kinds of events after which nothing is left RUNNING."""
-_NOTE = "mlflow.note.content"
-"""The tag that MLflow shows as a run's description."""
 
 
 class Runs:
@@ -83,8 +83,8 @@ class Runs:
         parent = self._index.parent()
         if parent.info.status != "RUNNING":
             self._client.update_run(self._parent_run_id, status="RUNNING")
-        self._end_running(time)
-        tags = {**tags, _NOTE: self._said("is running")}
+        self._end_running()
+        tags = {**tags, NOTE: self._said("is running")}
         self._log(self._parent_run_id, params=entities.missing_params(params, parent), tags=tags)
         self._log_file(space_path)
         self._save_view(time)
@@ -120,8 +120,10 @@ class Runs:
         run_id = run.info.run_id
         if run.info.status != "RUNNING":
             self._client.update_run(run_id, status="RUNNING")
-        for tag in {"outcome", "outcome_reason"} & run.data.tags.keys():
+        for tag in {"outcome", "outcome_reason", NOTE} & run.data.tags.keys():
             self._client.delete_tag(run_id, tag)
+        # After a crash it is told once more, by a process that does not know where it ran.
+        tags = {k: v for k, v in tags.items() if v != UNKNOWN or k not in run.data.tags}
         self._log(run_id, params=entities.missing_params(params, run), tags=tags)
         index.remember(number, run).may_end = True
 
@@ -159,14 +161,21 @@ class Runs:
         params: Mapping[str, object],
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
+        seconds: float = 0.0,  # not in events that an older version wrote
     ) -> None:
+        """End a trial's run; it has lasted as long as the trial ran, without pauses.
+
+        Args:
+            seconds: Of the trial, over all its parts; 0: not known, as its process was lost.
+        """
         child = self._index.child(number)
         run = None if self._is_new_event else self._client.get_run(child.run_id)
         if not (child.may_end if run is None else run_may_end(run)):
             return  # it has ended before, as far as this attempt goes
         new_params = params if run is None else entities.missing_params(params, run)
         self._log(child.run_id, entities.changed_metrics(metrics, run, time), new_params, tags)
-        self._client.set_terminated(child.run_id, status, end_time=time)
+        ended = child.started + round(1000 * seconds) if seconds else time
+        self._client.set_terminated(child.run_id, status, end_time=ended)
         child.may_end = tags["outcome"] == "paused"
 
     def _upload(self, time: int, number: int, name: str) -> None:
@@ -197,7 +206,7 @@ class Runs:
 
     def _note(self, time: int, text: str) -> None:
         """Write the parent run's description, while the sweep runs."""
-        self._log(self._parent_run_id, tags={_NOTE: with_addresses(text, self._index)})
+        self._log(self._parent_run_id, tags={NOTE: with_addresses(text, self._index)})
 
     def _register(
         self, time: int, name: str, number: int, tags: Mapping[str, str], description: str
@@ -218,12 +227,12 @@ class Runs:
         plot_paths: Sequence[str] = (),
         shown: Sequence[float] | None = None,
     ) -> None:
-        self._end_running(time)
+        self._end_running()
         if shown is not None:
             self._save_view(time, shown)
         for path in plot_paths:
             self._log_file(path, layout.PLOTS)
-        tags: dict[str, object] = {_NOTE: with_addresses(summary, self._index)}
+        tags: dict[str, object] = {NOTE: with_addresses(summary, self._index)}
         metrics: list[Any] = []
         if winner is not None:
             parent = self._client.get_run(self._parent_run_id)
@@ -252,22 +261,25 @@ class Runs:
 
     def _stop(self, time: int) -> None:
         """No process runs the sweep: nothing may look as if one did."""
-        self._end_running(time)
+        self._end_running()
         if self._client.get_run(self._parent_run_id).info.status == "RUNNING":
-            self._log(self._parent_run_id, tags={_NOTE: self._said("was broken off")})
+            self._log(self._parent_run_id, tags={NOTE: self._said("was broken off")})
             self._client.set_terminated(self._parent_run_id, "KILLED", end_time=time)
 
     def _said(self, state: str) -> str:
         return f"**{self._index.run_name}** {state}. Its folder: `{self._index.output_dir}`."
 
-    def _end_running(self, time: int) -> None:
+    def _end_running(self) -> None:
         """End the runs of trials that do not run: the process that ran them was killed."""
         reason = "The sweep stopped before this trial's end was written."
+        said = ending(TrialResult(outcome="interrupted", reason=reason), BY_EVAL_LOSS)
+        tags = {"outcome": "interrupted", "outcome_reason": reason, NOTE: said}
         for run in self._index.running_children():
-            tags = {"outcome": "interrupted", "outcome_reason": reason}
-            self._log(run.info.run_id, tags=tags)
-            status = run_data.STATUS["interrupted"]
-            self._client.set_terminated(run.info.run_id, status, end_time=time)
+            run_id = run.info.run_id
+            self._log(run_id, tags=tags)
+            heard = [m.timestamp for m in self._client.get_metric_history(run_id, "eval_loss")]
+            ended = max(heard, default=run.info.start_time)
+            self._client.set_terminated(run_id, run_data.STATUS["interrupted"], end_time=ended)
 
     def sample_system(self, time: int) -> None:
         """Log this machine's load as the parent run's system metrics."""

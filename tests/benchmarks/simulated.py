@@ -250,6 +250,6 @@ def _write(trial: _Running) -> None:
     (folder / "log.txt").write_text("\n".join(lines))
     (folder / "config.json").write_text(json.dumps(asdict(trial.config)))
     (folder / "adapter" / "adapter_config.json").write_text(
-        json.dumps({"base_model_name_or_path": trial.config.model.name})
+        json.dumps({"base_model_name_or_path": trial.config.model.name, "r": trial.config.rank})
     )
     (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"w" * ADAPTER_BYTES)

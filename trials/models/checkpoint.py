@@ -50,17 +50,20 @@ def form_in(config: Mapping[str, Any]) -> Form | None:
     return BY_METHOD.get(method, Form(method, None))
 
 
-def config_of(name: str, revision: str | None) -> dict[str, Any] | None:
+def config_of(name: str, revision: str | None, *, fetches: bool = True) -> dict[str, Any] | None:
     """Return the config.json of a folder or of a model of the hub.
 
     Of what was fetched already the network is not asked. None where nothing can be read: whoever
     loads it says why.
+
+    Args:
+        fetches: Whether the network is asked for what is not here.
     """
     if is_builtin(name):
         return dict(CONFIG)
     folder = Path(name)
     try:
-        path = folder / "config.json" if folder.is_dir() else _fetched(name, revision)
+        path = folder / "config.json" if folder.is_dir() else _fetched(name, revision, fetches)
         config = json.loads(path.read_text(encoding="utf-8")) if path is not None else None
     except (OSError, ValueError):
         return None
@@ -73,13 +76,15 @@ def form_of(name: str, revision: str | None) -> Form | None:
     return None if config is None else form_in(config)
 
 
-def _fetched(name: str, revision: str | None) -> Path | None:
+def _fetched(name: str, revision: str | None, fetches: bool) -> Path | None:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
     try:
         found = try_to_load_from_cache(name, "config.json", revision=revision)
         if not isinstance(found, str):
+            if not fetches:
+                return None
             found = hf_hub_download(name, "config.json", revision=revision)
     except (EntryNotFoundError, HFValidationError):
         return None

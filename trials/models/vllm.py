@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterator
 
 VLLM = "vLLM 0.33"
 
-MAX_RANK = 512
-"""config/lora.py, MaxLoRARanks; `--max-lora-rank` has to name the rank, from 17 on."""
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""config/lora.py, MaxLoRARanks: what `--max-lora-rank` takes; 16 is its default."""
+MAX_RANK = RANKS[-1]
 
 # Of transformers' model types those whose class in model_executor/models/registry.py does not
 # inherit SupportsLoRA (config/lora.py, verify_with_model_config).
@@ -29,6 +30,11 @@ STACKED_EXPERTS = frozenset({"gpt_oss", "qwen3_5_moe", "qwen3_vl_moe"})
 # Their experts are block_sparse_moe.experts in vLLM (mixtral.py, phimoe.py, minimax_m2.py) and
 # mlp.experts in transformers 5; model_manager.py, activate_adapter, skips what it does not find.
 OTHER_EXPERT_NAMES = frozenset({"mixtral", "phimoe", "minimax_m2"})
+
+
+def max_rank(rank: int) -> int:
+    """Return the `--max-lora-rank` of an adapter that is loaded."""
+    return next(allowed for allowed in RANKS if allowed >= rank)
 
 
 def notes(

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sweep.cli.commands import app
-from sweep.control.clean import clean
+from sweep.control.clean import Garbage, _deleted, clean
 from sweep.folder.lock import locked
 from tests.sweep.reviewed import make_config, point, result, write_sweep
 from trials.data.tokens import TokenSplit
@@ -97,3 +97,40 @@ def test_it_wants_a_name_or_all(folder: Path) -> None:
         assert "needs the name of a sweep, or --all" in done.output
     done = CliRunner().invoke(app, ["clean", "mine", "--output", str(folder.parent)])
     assert (done.exit_code, "0.0 MB can be freed; --yes deletes it." in done.output) == (0, True)
+
+
+def run(*arguments: str) -> str:
+    return CliRunner().invoke(app, ["clean", *arguments]).output
+
+
+def test_all_sweeps_take_three_lines_and_the_list_comes_when_asked_for(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_cache, "unused", lambda: [tmp_path / "tokens"])
+    (tmp_path / "tokens").write_bytes(b"0" * 900_000)
+    assert run("--all", "--output", str(tmp_path)).splitlines() == [
+        "Sweeps: 0.0 MB (checkpoint of an ended trial: 1, left by a dead process: 1)",
+        "Cache: 0.9 MB (tokenised data that no sweep uses: 1)",
+        "0.9 MB can be freed; --yes deletes it, --verbose lists it.",
+    ]
+    assert "adapter.123.tmp" in run("--all", "--verbose", "--output", str(tmp_path))
+
+
+def test_what_is_skipped_is_not_nothing_to_delete(folder: Path) -> None:
+    with locked(folder):
+        output = run("mine", "--yes", "--output", str(folder.parent))
+    assert output.startswith("Skipped mine: it runs as process ")
+    assert "Nothing" not in output
+
+
+def test_what_cannot_be_deleted_is_said_and_not_counted_as_freed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:  # root may delete anything
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    found: list[Garbage] = [Garbage(folder / "best" / "README.md", "a file", 8)]
+    left_alone: list[str] = []
+    assert list(_deleted(found, left_alone)) == []
+    assert left_alone == [f"Skipped {folder / 'best' / 'README.md'}: Permission denied."]

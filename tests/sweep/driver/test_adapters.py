@@ -68,7 +68,7 @@ def end(
     folder = Path(config.output_dir)
     (folder / "adapter").mkdir(parents=True)
     (folder / "adapter" / "adapter_config.json").write_text(
-        json.dumps({"base_model_name_or_path": "some/base"})
+        json.dumps({"base_model_name_or_path": "some/base", "r": 8})
     )
     (folder / "adapter" / "adapter_model.safetensors").write_text(f"weights {config.number}")
     (folder / "config.json").write_text(json.dumps(asdict(config)))
@@ -147,7 +147,9 @@ def test_the_winners_folder_says_how_it_was_rendered(
     study.losses[0] = 1.0
     (there / "adapter").mkdir(parents=True)
     (there / "adapter" / "tokenizer_config.json").write_text("{}")
-    (there / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "base"}')
+    (there / "adapter" / "adapter_config.json").write_text(
+        '{"base_model_name_or_path": "base", "r": 8}'
+    )
     (there / "config.json").write_text(json.dumps(asdict(config())))
     adapters.put_right()
     how = (adapters.best_dir / "README.md").read_text()

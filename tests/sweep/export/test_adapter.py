@@ -235,7 +235,7 @@ def test_an_export_that_fails_leaves_nothing(record: Record, tmp_path: Path) -> 
     broken = tmp_path / "adapter"
     broken.mkdir()
     (broken / "adapter_config.json").write_text(
-        json.dumps({"peft_type": "LORA", "base_model_name_or_path": "base"})
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": "base", "r": 8})
     )
     target = tmp_path / "out" / "mine"
     with pytest.raises(ExportError, match="could not be checked; nothing was written"):

@@ -13,7 +13,7 @@ from sweep.errors import StudyError
 from sweep.space.loading import load_space
 from sweep.space.space import Space
 from sweep.storage.attributes import TASK
-from sweep.study.opening import open_study
+from sweep.study.opening import name_objective, open_study
 from sweep.study.task import keep_to_task, rows_so_far, with_its_optimizer
 from sweep.tracking.run_data import comparable
 
@@ -145,3 +145,14 @@ def test_a_study_goes_on_with_the_optimizer_that_it_began_with(tmp_path: Path) -
     keep(with_its_optimizer(one, so_far))
     asked = replace(one, settings=one.settings.model_copy(update={"optimizer": "adamw"}))
     assert with_its_optimizer(asked, so_far) == asked
+
+
+def test_the_dashboard_names_what_trials_are_judged_by(tmp_path: Path) -> None:
+    study = keep(space(tmp_path))
+    assert study.metric_names is None  # as a study of before has it
+    for name in ("eval_loss", "eval_loss", "exact_match"):
+        name_objective(study, name)
+        again = optuna.load_study(
+            study_name=study.study_name, storage=f"sqlite:///{tmp_path}/study.db"
+        )
+        assert again.metric_names == [name]

@@ -24,9 +24,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
 
 from sweep.errors import TrackingError
-from sweep.events import Place, Tracker
+from sweep.events import UNKNOWN, Place, Tracker
 from sweep.tracking import writer
 from sweep.tracking.client import is_refused
+from sweep.tracking.earlier import best_in_mlflow
 from sweep.tracking.journal import Event, Journal
 from sweep.tracking.location import tracked_at, ui_command
 from sweep.tracking.mlflow_tracker import MlflowTracker, send_rest
@@ -238,13 +239,114 @@ def test_the_micro_batch_logged_is_the_one_that_fitted(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("outcome", "status"),
-    [("overfit", "FINISHED"), ("diverged", "KILLED"), ("out_of_memory", "FAILED")],
+    [
+        ("overfit", "FINISHED"),
+        ("outclassed", "FINISHED"),
+        ("stopped", "FINISHED"),
+        ("diverged", "FINISHED"),
+        ("out_of_memory", "FAILED"),
+        ("paused", "KILLED"),
+        ("interrupted", "KILLED"),
+    ],
 )
 def test_the_outcome_decides_the_status(folder: Path, outcome: Outcome, status: str) -> None:
     tracker = opened(folder)
     run_trial(tracker, config(folder), [1.5], TrialResult(outcome=outcome, reason="Why."))
     close(tracker)
-    assert children(folder)[0].info.status == status
+    (child,) = children(folder)
+    assert (child.info.status, child.data.tags["outcome"]) == (status, outcome)
+
+
+@pytest.mark.parametrize("outcome", ["outclassed", "diverged", "stopped"])
+def test_only_a_trial_that_counts_has_its_adapter_in_mlflow(folder: Path, outcome: Outcome) -> None:
+    tracker = opened(folder)
+    write_files(folder, 0)
+    run_trial(tracker, config(folder), [1.5], TrialResult(outcome=outcome, reason="Why."))
+    close(tracker)
+    assert artifacts(folder, children(folder)[0]) == {"log.txt"}
+
+
+def duration(run: Any) -> float:
+    """Seconds, as MLflow's column shows them."""
+    return float(run.info.end_time - run.info.start_time) / 1000
+
+
+def test_a_run_lasts_as_long_as_its_trial_ran_without_its_pauses(folder: Path) -> None:
+    tracker, paused = opened(folder), TrialResult(outcome="paused", reason="At 15 %.")
+    run_trial(tracker, config(folder), [1.5], replace(paused, training_seconds=40.0))
+    wait_for(lambda: children(folder)[0].info.status == "KILLED", tracker)
+    assert duration(children(folder)[0]) == 40.0
+    tracker.trial_started(config(folder), PLACE)
+    ended = replace(COMPLETED, training_seconds=100.0, evaluation_seconds=23.0)
+    tracker.trial_ended(0, ended)  # the seconds of both parts
+    close(tracker)
+    assert duration(children(folder)[0]) == 123.0
+
+
+def test_the_run_of_a_killed_trial_ends_at_its_last_evaluation(folder: Path) -> None:
+    tracker = opened(folder)
+    tracker.trial_started(config(folder), PLACE)
+    tracker.trial_reported(0, point(1, 1.5))
+    wait_for(lambda: True, tracker)
+    time.sleep(0.05)
+    said: list[str] = []
+    assert send_rest(folder, None, said.append) == 0
+    (child,) = children(folder)
+    (heard,) = client(folder).get_metric_history(child.info.run_id, "eval_loss")
+    assert child.info.end_time == heard.timestamp
+
+
+def test_the_description_of_a_trial_says_how_it_ended(folder: Path) -> None:
+    tracker = opened(folder)
+    reason = "5 evaluations <without> a new best."
+    overfit = TrialResult(outcome="overfit", reason=reason, best=point(4, 1.25))
+    run_trial(tracker, config(folder), [1.5], replace(overfit, training_seconds=185.0))
+    close(tracker)
+    assert children(folder)[0].data.tags["mlflow.note.content"] == (
+        "**Overfit.** 5 evaluations &lt;without&gt; a new best.\n\n"
+        "Best eval loss: 1.2500, at step 40, epoch 4.00.\n\n"
+        "Trained and evaluated for 3:05."
+    )
+
+
+def test_the_end_of_a_failed_trials_log_stands_in_its_description(folder: Path) -> None:
+    tracker = opened(folder)
+    failed = TrialResult(outcome="failed", reason="RuntimeError: no.\nIn *line* 3\nand 4")
+    run_trial(tracker, config(folder), [], failed)
+    close(tracker)
+    note = children(folder)[0].data.tags["mlflow.note.content"]
+    assert note == "**Failed.** RuntimeError: no.\n\n    In *line* 3\n    and 4"
+
+
+def test_where_a_trial_ran_stays_known_when_a_crash_has_it_told_again(folder: Path) -> None:
+    first = opened(folder)
+    run_trial(first, config(folder), [1.5], TrialResult(outcome="paused", reason="At 15 %."))
+    close(first)
+    second = opened(folder)
+    second.trial_started(config(folder), Place(UNKNOWN, UNKNOWN))
+    second.trial_ended(0, COMPLETED)
+    close(second)
+    tags = children(folder)[0].data.tags
+    assert (tags["gpu"], tags["node"]) == ("GPU 0", "box")
+
+
+def test_decimals_are_short_and_what_repeats_a_trial_is_exact(folder: Path) -> None:
+    tracker, rate = opened(folder), 3.0000000000000004e-4
+    asked = replace(config(folder), learning_rate=rate, dropout=0.1 + 0.2)
+    tracker.trial_started(asked, PLACE)
+    odd = replace(point(1, 1.5), epoch=0.1 + 0.2, learning_rate=rate, tokens_per_second=1 / 3)
+    tracker.trial_reported(0, odd)
+    tracker.trial_ended(0, COMPLETED)
+    tracker.close_sweep("FINISHED", {"trial": 0, "eval_loss": 1.98765432101}, "Done.")
+    (child,) = children(folder)
+    assert (child.data.params["learning_rate"], child.data.params["dropout"]) == ("0.0003", "0.3")
+    assert history(folder, child, "epoch") == [(10, 0.3)]
+    assert history(folder, child, "tokens_per_second") == [(10, 0.333333)]
+    assert parent(folder).data.tags["winner_eval_loss"] == "1.98765"
+    assert json.loads(child.data.tags["sweep.hyperparameters"])["learning_rate"] == rate
+    earlier = best_in_mlflow(f"sqlite:///{folder}/mlflow.db", "quick", 1)
+    assert earlier is not None
+    assert earlier.best[0].hyperparameters["learning_rate"] == rate
 
 
 def test_the_loss_before_the_first_step_is_the_base_models(folder: Path) -> None:
@@ -265,7 +367,7 @@ def test_a_loss_that_is_no_number_is_shown_and_named(folder: Path, loss: float) 
     run_trial(tracker, config(folder), [1.5, loss], TrialResult(outcome="diverged", reason="Why."))
     close(tracker)
     (child,) = children(folder)
-    assert child.data.tags["not_finite"] == f"step 20: eval_loss {loss}, train_loss 1.0"
+    assert child.data.tags["not_finite"] == f"step 20: eval_loss {loss}, train_loss 1"
     last = history(folder, child, "eval_loss")[-1][1]
     assert math.isnan(last) or last == sys.float_info.max  # MLflow's infinity
     assert history(folder, child, "eval_loss_best")[-1] == (20, 1.5)

@@ -45,7 +45,7 @@ def known(losses: Iterable[float | None]) -> list[float]:
 def losses_of(sweep: StoredSweep, trial: StoredTrial) -> Losses | None:
     """Return a trial's losses; None: no evaluation of it is known."""
     points: Sequence[Mapping[str, Any]] = trial.points
-    if not points and sweep.objective.is_eval_loss:  # it has not ended
+    if not points and trial.values and sweep.objective.is_eval_loss:  # it has not ended
         epochs = trial.hyperparameters["epochs"] / sweep.n_evaluations
         points = [
             {"index": index, "epoch": index * epochs, "eval_loss": loss}

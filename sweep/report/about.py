@@ -112,7 +112,9 @@ def _split(which: str, name: str | None, counts: Mapping[str, int] | None) -> Fa
 def _when(sweep: StoredSweep, space: Space | None) -> Facts:
     ended = [trial.ended_at for trial in sweep.trials if trial.ended_at is not None]
     if sweep.began_at is not None:
-        began, end = map(time.localtime, (sweep.began_at, max(ended, default=sweep.began_at)))
+        is_over = sweep.state not in ("running", "broken off")
+        last = max([sweep.began_at, *ended, (is_over and sweep.since) or 0.0])
+        began, end = time.localtime(sweep.began_at), time.localtime(last)
         is_one_day = began[:3] == end[:3]
         until = time.strftime("%H:%M" if is_one_day else "%Y-%m-%d %H:%M", end)
         seconds = sweep.attributes.get(WALL_SECONDS)

@@ -150,7 +150,8 @@ def one_slice(sweep: StoredSweep, name: str) -> Figure:
     ]
     shown = thinned(there, N_POINTS, sweep.objective)
     values = best_values(shown)
-    edge, key = edge_of(value_range(values, sweep.objective), sweep.objective), sweep.objective.key
+    objective, key = sweep.objective, sweep.objective.key
+    edge = edge_of(value_range(values, objective), objective) if values else 0.0
     traces = []
     for outcome, colour in COLOURS.items():
         some = [trial for trial in shown if trial.outcome == outcome and trial.value is not None]
@@ -158,11 +159,11 @@ def one_slice(sweep: StoredSweep, name: str) -> Figure:
             x = [_plain(trial.hyperparameters[name]) for trial in some]
             y = [min(trial.value, edge, key=key) for trial in some if trial.value is not None]
             dots = _dots(outcome, colour, x, y, some)
-            at_edge = edge_symbol(sweep.objective)
+            at_edge = edge_symbol(objective)
             dots["marker"] |= {"symbol": [at_edge if at == edge else "circle" for at in y]}
             dots["marker"] |= {"size": [10 if at == edge else 7 for at in y]}
             traces.append(dots | {"cliponaxis": False})
-    figure = _figure(traces, name, _value_axis(values, sweep.objective))
+    figure = _figure(traces, name, _value_axis(values, objective))
     figure["layout"]["xaxis"] |= _x_axis(name, [trial.hyperparameters[name] for trial in shown])
     figure["layout"]["height"] = 260
     return figure
@@ -349,7 +350,7 @@ def _dots(
     marker = {"color": colour, "size": 7, "opacity": 0.7}
     text = [f"trial {trial.number:03d}, {trial.outcome}: {trial.value:.4f}" for trial in trials]
     dots = {"type": "scatter", "mode": "markers", "name": name, "marker": marker}
-    return {**dots, "x": x, "y": y, "text": text, "hovertemplate": "%{text}<extra></extra>"}
+    return {**dots, "x": x, "y": y, "text": text, "hovertemplate": "%{text}<br>%{x}<extra></extra>"}
 
 
 def _figure(traces: list[Figure], x_title: str, y_axis: Figure, *, legend: bool = False) -> Figure:

@@ -69,7 +69,7 @@ def _range(shown: Sequence[Losses]) -> tuple[float, float]:
     """The axis that the trials have in common."""
     low = min(loss for it in shown for loss in known([*it.eval, *it.train]))
     tops = [_top(it) for it in shown]
-    high = max(top for top in tops if top <= low + FAR * (median(tops) - low) or len(tops) == 1)
+    high = max(top for top in tops if top <= low + FAR * (median(tops) - low))
     room = 0.08 * (high - low) or 0.05 * abs(low) or 0.1
     return low - room, high + 2 * room
 
@@ -139,10 +139,9 @@ def _none_overfit(sweep: StoredSweep) -> str:
     words = "No trial was stopped as overfit."
     if not last:
         return words
-    of = f"{n_at_end} of the {counted(len(last), 'completed trial')}"
-    were = "was" if n_at_end == 1 else "were"
     more = " More epochs may gain." if n_at_end > len(last) / 2 else ""
-    return f"{words} {of} {were} at their best at the very end.{more}"
+    of = counted(len(last), "completed trial")
+    return f"{words} Of {of}, {n_at_end} reached the best at the very end.{more}"
 
 
 def _completed(sweep: StoredSweep) -> list[StoredTrial]:
@@ -152,10 +151,11 @@ def _completed(sweep: StoredSweep) -> list[StoredTrial]:
 def _began(sweep: StoredSweep, overfit: Sequence[StoredTrial]) -> str:
     epochs = sorted(t.best_epoch for t in overfit if t.best_epoch is not None)
     n = counted(len(sweep.trials), "trial")
+    best = f"{escape(sweep.objective.heading)} was {sweep.objective.extreme}"
     if len(epochs) == 1:
-        return f"1 of {n} overfit: its eval loss was lowest after {epochs[0]:.3g} epochs."
+        return f"1 of {n} overfit: its {best} after {epochs[0]:.3g} epochs."
     return (
-        f"{len(epochs)} of {n} overfit. Their eval loss was lowest after {median(epochs):.3g} "
+        f"{len(epochs)} of {n} overfit. Their {best} after {median(epochs):.3g} "
         f"epochs (median; {epochs[0]:.3g} to {epochs[-1]:.3g}): training them for longer brought "
         "nothing."
     )

@@ -207,6 +207,12 @@ def test_one_chart_has_the_curves_of_all_trials(ended: Watched) -> None:
         arg=N_TRIALS,
     )
     expect(page.get_by_text("All trials", exact=True)).to_be_visible()
+    # Train and eval loss of a trial on one axis: two curves of each run.
+    page.wait_for_function(
+        "n => [...document.querySelectorAll('.js-plotly-plot')].some(chart =>"
+        " chart.data.filter(curve => curve.x?.length > 0).length === 2 * n)",
+        arg=N_TRIALS,
+    )
     ended.picture(page, "charts")
     page.close()
 

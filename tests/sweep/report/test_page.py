@@ -315,6 +315,13 @@ def test_a_trial_beyond_the_axis_is_marked_at_its_edge(folder: Path, study: optu
     assert dots["marker"]["symbol"] == ["triangle-up"]
 
 
+def test_a_hyperparameter_that_no_trial_with_a_value_has_is_drawn_empty(
+    folder: Path, study: optuna.Study
+) -> None:
+    two(study, second=1.5)
+    assert charts.one_slice(read_sweep(folder), "of a later version")["data"] == []
+
+
 def test_where_overfitting_began_is_said_in_words(folder: Path, study: optuna.Study) -> None:
     for n in range(4):  # at a higher rate it begins sooner
         losses = [1.9, 1.8, 1.7, 1.6][: 4 - n] + [2.0] * n
@@ -333,7 +340,9 @@ def test_where_none_overfit_the_page_says_whether_more_epochs_may_gain(
 ) -> None:
     two(study, second=1.5)
     said = words(page(read_sweep(folder)))
-    assert "2 of the 2 completed trials were at their best at the very end. More epochs may" in said
+    assert (
+        "Of 2 completed trials, 2 reached the best at the very end. More epochs may gain." in said
+    )
 
 
 def test_the_page_says_why_each_trial_ended(folder: Path, study: optuna.Study) -> None:

@@ -107,8 +107,14 @@ def _chart(kind: str, chart_id: str, **settings: Any) -> dict[str, Any]:
 
 
 def _with_train(shown: Sequence[float] | None) -> Sequence[float] | None:
-    """Room below the eval losses for train losses, which fall further; MLflow wants both ends."""
-    return None if shown is None else (max(0.0, shown[0] - 3 * (shown[1] - shown[0])), shown[1])
+    """Room for train losses, which fall further, and for eval losses that rise where one overfits.
+
+    MLflow takes both ends of a range or none.
+    """
+    if shown is None:
+        return None
+    low, high = shown
+    return max(0.0, low - 3 * (high - low)), high + (high - low)
 
 
 def _line(metrics: Sequence[str], shown: Sequence[float] | None = None) -> dict[str, Any]:

@@ -207,11 +207,11 @@ def test_one_chart_has_the_curves_of_all_trials(ended: Watched) -> None:
         arg=N_TRIALS,
     )
     expect(page.get_by_text("All trials", exact=True)).to_be_visible()
-    # Train and eval loss of a trial on one axis: two curves of each run.
+    # In the second, train and eval loss on one axis: twice as many.
     page.wait_for_function(
-        "n => [...document.querySelectorAll('.js-plotly-plot')].some(chart =>"
-        " chart.data.filter(curve => curve.x?.length > 0).length === 2 * n)",
-        arg=N_TRIALS,
+        "() => { const [one, both] = [...document.querySelectorAll('.js-plotly-plot')]"
+        ".map(chart => chart.data.filter(curve => curve.x?.length > 0).length);"
+        " return one > 0 && both === 2 * one; }"
     )
     ended.picture(page, "charts")
     page.close()

@@ -152,12 +152,13 @@ def _began(sweep: StoredSweep, overfit: Sequence[StoredTrial]) -> str:
     epochs = sorted(t.best_epoch for t in overfit if t.best_epoch is not None)
     n = counted(len(sweep.trials), "trial")
     best = f"{escape(sweep.objective.heading)} was {sweep.objective.extreme}"
+    middle = counted(float(f"{median(epochs):.3g}"), "epoch")
     if len(epochs) == 1:
-        return f"1 of {n} overfit: its {best} after {epochs[0]:.3g} epochs."
+        return f"1 of {n} overfit: its {best} after {middle}."
+    spread = f" (median; {epochs[0]:.3g} to {epochs[-1]:.3g})" if epochs[0] < epochs[-1] else ""
     return (
-        f"{len(epochs)} of {n} overfit. Their {best} after {median(epochs):.3g} "
-        f"epochs (median; {epochs[0]:.3g} to {epochs[-1]:.3g}): training them for longer brought "
-        "nothing."
+        f"{len(epochs)} of {n} overfit. Their {best} after {middle}{spread}: training them for "
+        "longer brought nothing."
     )
 
 

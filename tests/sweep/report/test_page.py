@@ -329,8 +329,7 @@ def test_where_overfitting_began_is_said_in_words(folder: Path, study: optuna.St
     add(study, "overfit", [1.6, 2.0, 2.0, 2.0], rank=8, learning_rate=1e-2)
     said = words(page(read_sweep(folder)))
     assert (
-        "5 of 5 trials overfit. Their eval loss was lowest after 1 epochs (median; 0.5 to 2)"
-        in said
+        "5 of 5 trials overfit. Their eval loss was lowest after 1 epoch (median; 0.5 to 2)" in said
     )
     assert "The higher the learning rate, the sooner it began." in said
 

@@ -58,8 +58,10 @@ def _state(sweep: StoredSweep) -> str:
         f'<span class="dot" style="background:{charts.COLOURS[o]}"></span>{n} {outcome_words(o)}'
         for o, n in counts.most_common()
     )
-    hint = f"; {HINTS[sweep.state]}" if sweep.state in HINTS else ""
-    state = f"The sweep {escape(IN_WORDS.get(sweep.state, sweep.state))}{hint}."
+    state = f"The sweep {escape(IN_WORDS.get(sweep.state, sweep.state))}"
+    if sweep.state in HINTS:
+        again = command("run --resume", sweep.folder)
+        state += f"; {HINTS[sweep.state]}: <code>{escape(again)}</code>"
     return f'<p class="dim">{counted(len(sweep.trials), "trial")}: {outcomes}. {state}</p>'
 
 

@@ -344,6 +344,17 @@ def test_where_none_overfit_the_page_says_whether_more_epochs_may_gain(
     )
 
 
+def test_a_stopped_sweep_is_told_with_the_command_that_resumes_it(
+    folder: Path, study: optuna.Study
+) -> None:
+    two(study, second=1.5)
+    study.set_user_attr("state", ["stopped", "", 0.0])
+    said = words(page(read_sweep(folder)))
+    assert (
+        f"the same sweep run resumes it: sweep run --resume tiny --output {folder.parent}" in said
+    )
+
+
 def test_the_page_says_why_each_trial_ended(folder: Path, study: optuna.Study) -> None:
     two(study, second=1.5)
     add(

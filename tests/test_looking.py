@@ -29,6 +29,8 @@ LOOKING = [
     "status mine --json",
     "show mine",
     "show mine 0 --json",
+    "show mine 0 --plot",
+    "show mine --csv",
     "best mine",
     "best mine --yaml trl",
     "compare mine:0 mine:1",

@@ -13,6 +13,7 @@ from sweep.cli.options import (
     echo,
     fail,
     known_folder,
+    print_file,
     print_json,
     sweep_names,
 )
@@ -20,6 +21,8 @@ from sweep.folder import layout
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Sort = Literal["objective", "eval_loss", "number", "seconds"]
+MOST_COLUMNS = 100
+"""Of a plot: a wider one shows no more."""
 
 
 def list_(output: Output = Path("sweeps"), as_json: AsJson = False) -> None:
@@ -46,11 +49,21 @@ def show(
         Sort, typer.Option(help="Order of the trials, best or smallest first.")
     ] = "objective",
     as_json: AsJson = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV: the trials, or one trial's evaluations.")
+    ] = False,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Draw the train and eval loss of a trial.")
+    ] = False,
 ) -> None:
     """Show all trials of a sweep, or one in detail.
 
-    One trial comes with its curve, its files and why it ended. Example: sweep show my 17
+    One trial comes with its curve, its files and why it ended. Example: sweep show my 17 --plot
     """
+    if as_json + as_csv + plot > 1:
+        fail("--json, --csv and --plot: the output has one format; give one of the three.")
+    if plot and trial is None:
+        fail(f"--plot: draws one trial, so give its number, such as sweep show {name} 7 --plot.")
     folder = known_folder(output, name)
 
     from sweep.results import show
@@ -58,15 +71,16 @@ def show(
     from sweep.results.trial_record import record_of
 
     sweep = read_sweep(folder)
-    if trial is None:
-        if as_json:
-            print_json(show.all_as_json(sweep, sort))
-        else:
-            console().print(show.all_in_words(sweep, sort))
-        return
-    record = record_of(sweep, trial)
-    if as_json:
-        print_json(show.one_as_json(record))
+    record = None if trial is None else record_of(sweep, trial)
+    if as_csv:
+        print_file(show.all_as_csv(sweep, sort) if record is None else show.one_as_csv(record))
+    elif as_json:
+        print_json(show.all_as_json(sweep, sort) if record is None else show.one_as_json(record))
+    elif record is None:
+        console().print(show.all_in_words(sweep, sort))
+    elif plot:
+        screen = console()
+        screen.print(show.plotted(record, min(screen.width, MOST_COLUMNS)))
     else:
         console().print(show.one_in_words(record))
 

@@ -273,7 +273,7 @@ def _search_rows(space: Space) -> Iterator[Row]:
         yield "", epochs_text(space.epochs_passed_through)
     fixed = [f"{name} {domain}" for name, domain in space.domains.items() if is_fixed(domain)]
     yield "fixed", ", ".join(fixed)
-    yield "budget", _budget_in_words(space)
+    yield "budget", space.budget_in_words
     yield from _first_trials_in_words(space)
 
 
@@ -294,19 +294,6 @@ def _objective_in_words(space: Space, report: dict[str, Any]) -> str:
         if read := found.get("read"):
             words += f", compared {read}"
     return words
-
-
-def _budget_in_words(space: Space) -> str:
-    """`24 trials, 8 hours at most; until 10 in a row have no better eval loss`."""
-    budget = space.settings.budget
-    limits = {"trial": budget.trials, "hour": budget.hours, "GPU hour": budget.gpu_hours}
-    most = ", ".join(counted(limit, noun) for noun, limit in limits.items() if limit is not None)
-    words = [f"{most} at most"] if most else []
-    if (n := budget.stop_when_flat) is not None:
-        words.append(
-            f"until {counted(n, 'trial')} in a row had no better {space.objective.heading}"
-        )
-    return "; ".join(words)
 
 
 def _millions(count: float) -> str:

@@ -32,6 +32,8 @@ N_POINTS = 1500
 """Drawn at most: more are one blot, and slow on a phone."""
 LOW_TO_HIGH = [[0, "#1f77e0"], [0.5, "#8a8f98"], [1, "#d99a00"]]
 """Stands out on white and on black, and to those who do not tell red from green."""
+LOW_TO_HIGH_IN_THE_DARK = [[0, "#6cb6ff"], [0.5, "#c9d1d9"], [1, "#ffc24d"]]
+"""Its lines are one pixel wide, and none of them may go under."""
 LOGARITHMIC = ("learning_rate",)
 
 
@@ -45,10 +47,8 @@ def thinned(trials: Sequence[StoredTrial], most: int, objective: Objective) -> l
     return best + [others[i * len(others) // n] for i in range(n)]
 
 
-def curves(sweep: StoredSweep) -> Figure:
+def curves(sweep: StoredSweep, winner: StoredTrial | None) -> Figure:
     """The objective over the share of each trial's own run."""
-    ranked = sweep.ranked
-    winner = ranked[0] if ranked else None
     n = sweep.n_evaluations
     shown = thinned([trial for trial in sweep.trials if trial.curve], N_CURVES, sweep.objective)
     traces: list[Figure] = []
@@ -69,6 +69,12 @@ def curves(sweep: StoredSweep) -> Figure:
         text = [f"trial {winner.number:03d}, the winner"] * len(x)
         traces.append(_lines("winner", COLOURS[winner.outcome], x, y, text, width=4, opacity=1))
     axis = _value_axis(curve_values(shown), sweep.objective)
+    if beyond := beyond_the_edge(shown, sweep.objective):
+        x, y = [100 * trial.last_index / n for trial, _ in beyond], [at for _, at in beyond]
+        dots = _dots("beyond the edge", COLOURS["outclassed"], x, y, [t for t, _ in beyond])
+        dots["marker"] |= {"color": [COLOURS[trial.outcome] for trial, _ in beyond]}
+        dots["marker"] |= {"symbol": edge_symbol(sweep.objective), "size": 10}
+        traces.append(dots | {"cliponaxis": False})
     return _figure(traces, "share of the trial's run, %", axis, legend=True)
 
 
@@ -143,13 +149,21 @@ def one_slice(sweep: StoredSweep, name: str) -> Figure:
         t for t in sweep.trials if t.value is not None and t.hyperparameters.get(name) is not None
     ]
     shown = thinned(there, N_POINTS, sweep.objective)
+    values = best_values(shown)
+    objective, key = sweep.objective, sweep.objective.key
+    edge = edge_of(value_range(values, objective), objective) if values else 0.0
     traces = []
     for outcome, colour in COLOURS.items():
-        some = [trial for trial in shown if trial.outcome == outcome]
+        some = [trial for trial in shown if trial.outcome == outcome and trial.value is not None]
         if some:
             x = [_plain(trial.hyperparameters[name]) for trial in some]
-            traces.append(_dots(outcome, colour, x, [trial.value for trial in some], some))
-    figure = _figure(traces, name, _value_axis(best_values(shown), sweep.objective))
+            y = [min(trial.value, edge, key=key) for trial in some if trial.value is not None]
+            dots = _dots(outcome, colour, x, y, some)
+            at_edge = edge_symbol(objective)
+            dots["marker"] |= {"symbol": [at_edge if at == edge else "circle" for at in y]}
+            dots["marker"] |= {"size": [10 if at == edge else 7 for at in y]}
+            traces.append(dots | {"cliponaxis": False})
+    figure = _figure(traces, name, _value_axis(values, objective))
     figure["layout"]["xaxis"] |= _x_axis(name, [trial.hyperparameters[name] for trial in shown])
     figure["layout"]["height"] = 260
     return figure
@@ -169,6 +183,7 @@ def parallel(sweep: StoredSweep) -> Figure:
         "type": "parcoords",
         "dimensions": [*axes, {"label": sweep.objective.heading, "values": losses}],
         "line": {"color": losses, "colorscale": LOW_TO_HIGH, **ends},
+        "meta": LOW_TO_HIGH_IN_THE_DARK,
         "labelangle": -20,
         "labelside": "bottom",
         "rangefont": {"color": "rgba(0,0,0,0)"},  # would lie over the labels
@@ -274,6 +289,25 @@ def value_range(values: Sequence[float], objective: Objective) -> list[float]:
     return [worst - 2 * room, best + room]
 
 
+def edge_of(axis: Sequence[float], objective: Objective) -> float:
+    """The end of a range that the worst lie beyond."""
+    return max(axis, key=objective.key)
+
+
+def edge_symbol(objective: Objective) -> str:
+    return "triangle-up" if objective.direction == "minimize" else "triangle-down"
+
+
+def beyond_the_edge(
+    trials: Sequence[StoredTrial], objective: Objective
+) -> list[tuple[StoredTrial, float]]:
+    """Trials of whose curve nothing lies in its range, with the edge where they are marked."""
+    if not (values := curve_values(trials)):
+        return []
+    edge, key = edge_of(value_range(values, objective), objective), objective.key
+    return [(trial, edge) for trial in trials if all(key(at) > key(edge) for _, at in trial.curve)]
+
+
 def curve_values(trials: Sequence[StoredTrial]) -> list[float]:
     """The objective in all curves, without those of trials that diverged."""
     return [value for trial in _sound(trials) for _, value in trial.curve]
@@ -314,10 +348,9 @@ def _dots(
     trials: Sequence[StoredTrial],
 ) -> Figure:
     marker = {"color": colour, "size": 7, "opacity": 0.7}
-    text = [f"trial {trial.number:03d}" for trial in trials]
-    hover = "%{text}<br>%{x}: %{y:.4f}<extra></extra>"
+    text = [f"trial {trial.number:03d}, {trial.outcome}: {trial.value:.4f}" for trial in trials]
     dots = {"type": "scatter", "mode": "markers", "name": name, "marker": marker}
-    return {**dots, "x": x, "y": y, "text": text, "hovertemplate": hover}
+    return {**dots, "x": x, "y": y, "text": text, "hovertemplate": "%{text}<br>%{x}<extra></extra>"}
 
 
 def _figure(traces: list[Figure], x_title: str, y_axis: Figure, *, legend: bool = False) -> Figure:

@@ -5,7 +5,8 @@ from html import escape
 from pathlib import Path
 
 from sweep.folder import layout
-from sweep.report import charts, sections
+from sweep.report import about, charts, overfitting, sections
+from sweep.results.conclusion import conclude
 from sweep.results.confirmed import read_confirmed
 from sweep.results.reading import StoredSweep
 from trials.whole_file import write_whole
@@ -25,15 +26,28 @@ p { margin: .4rem 0; max-width: 48rem; }
 .headline { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
   padding: .8rem 1rem; }
 .wide { overflow-x: auto; }
+.scrolls::before { content: "scrolls sideways \\2192"; position: sticky; left: 0; color: var(--dim);
+  font-size: .8rem; }
 .wide > .chart { min-width: 640px; }
 table { border-collapse: collapse; font-size: .9rem; }
 th, td { text-align: left; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--line);
   white-space: nowrap; vertical-align: top; font-variant-numeric: tabular-nums; }
-td.words { white-space: normal; min-width: 14rem; }
+td.words { white-space: normal; min-width: 11rem; }
 th { color: var(--dim); font-weight: normal; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr));
   gap: 1rem; }
 .grid > * { min-width: 0; }
+.small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); }
+@media (max-width: 40rem) { .small { grid-template-columns: 1fr 1fr; gap: .5rem; } }
+figure { margin: .3rem 0; }
+figcaption { font-size: .85rem; font-variant-numeric: tabular-nums; }
+code { font-size: .9em; }
+.facts { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem;
+  font-size: .9rem; margin: .6rem 0; }
+.facts dd { margin: 0; }
+dt { color: var(--dim); }
+.commands dd { margin: 0 0 .5rem; }
+.parcoords .axis .domain, .parcoords .axis .tick > line { stroke: var(--dim); stroke-opacity: .8; }
 .dot { display: inline-block; width: .65em; height: .65em; border-radius: 50%; margin-right: .4em; }
 """
 SCRIPT = """
@@ -49,12 +63,21 @@ function draw() {
       font: {color: text, size: 12}, dragmode: false, autosize: true};
     for (const axis of ["xaxis", "yaxis"])
       if (layout[axis]) Object.assign(layout[axis], {gridcolor: line, zeroline: false});
-    for (const trace of themed.data) if (trace.error_x) trace.error_x.color = text;
+    for (const trace of themed.data) {
+      if (trace.error_x) trace.error_x.color = text;
+      if (trace.type === "parcoords" && dark.matches) trace.line.colorscale = trace.meta;
+    }
     Plotly.react("chart-" + i, themed.data, layout, {responsive: true, displayModeBar: false});
   });
 }
+function hint() {
+  for (const wide of document.querySelectorAll(".wide"))
+    wide.classList.toggle("scrolls", wide.scrollWidth > wide.clientWidth + 1);
+}
 draw();
+hint();
 dark.addEventListener("change", draw);
+addEventListener("resize", hint);
 """
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -79,6 +102,7 @@ def write_report(sweep: StoredSweep, path: Path | None = None) -> Path:
 def page(sweep: StoredSweep) -> str:
     from plotly.offline import get_plotlyjs
 
+    found = conclude(sweep)
     figures: list[charts.Figure] = []
 
     def chart(figure: charts.Figure) -> str:
@@ -87,15 +111,19 @@ def page(sweep: StoredSweep) -> str:
 
     body = "\n".join(
         [
-            sections.headline_section(sweep),
-            sections.best_ten_section(sweep),
+            about.headline_section(sweep, found),
+            about.facts_section(sweep),
+            sections.best_ten_section(sweep, found),
             sections.confirmed_section(read_confirmed(sweep)),
-            sections.curves_section(sweep, chart),
+            overfitting.losses_section(sweep, found, chart),
+            overfitting.overfitting_section(sweep, chart),
+            sections.curves_section(sweep, found, chart),
             sections.importance_section(sweep, chart),
             sections.slices_section(sweep, chart),
-            sections.overfitting_section(sweep, chart),
+            sections.ends_section(sweep),
             sections.out_of_memory_section(sweep),
             sections.time_section(sweep, chart),
+            about.again_section(sweep, found),
         ]
     )
     # `<` would end the element that the figures are in, wherever a value holds `</script>`.

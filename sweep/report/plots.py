@@ -16,11 +16,14 @@ from sweep.report.charts import (
     N_POINTS,
     axis_title,
     best_values,
+    beyond_the_edge,
     curve_values,
+    edge_of,
     in_order,
     thinned,
     value_range,
 )
+from sweep.results.conclusion import conclude
 from sweep.results.reading import StoredSweep
 
 if TYPE_CHECKING:
@@ -64,7 +67,8 @@ def _axes(place: Axes, x_label: str) -> Axes:
 
 def _curves(sweep: StoredSweep, figure: Any) -> None:
     axes = _axes(figure.subplots(), "share of the trial's run, %")
-    winner = sweep.ranked[0] if sweep.ranked else None
+    found = conclude(sweep)
+    winner = None if found is None else found.winner
     shown = thinned([trial for trial in sweep.trials if trial.curve], N_CURVES, sweep.objective)
     named = set()
     for trial in shown:
@@ -80,9 +84,16 @@ def _curves(sweep: StoredSweep, figure: Any) -> None:
             marker="." if len(trial.curve) == 1 else "",
             zorder=3 if trial is winner else 2,
         )
+    for trial, edge in beyond_the_edge(shown, sweep.objective):
+        at = [100 * trial.last_index / sweep.n_evaluations]
+        axes.plot(at, [edge], _mark(sweep), color=COLOURS[trial.outcome], clip_on=False)
     axes.set_ylim(*value_range(curve_values(shown), sweep.objective))
     axes.set_ylabel(axis_title(sweep.objective))
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+
+
+def _mark(sweep: StoredSweep) -> str:
+    return "^" if sweep.objective.direction == "minimize" else "v"
 
 
 def _best(sweep: StoredSweep, figure: Any) -> None:
@@ -108,22 +119,25 @@ def _slices(sweep: StoredSweep, figure: Any) -> None:
     if not names:
         return
     all_axes: Sequence[Any] = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    objective = sweep.objective
     there = [trial for trial in sweep.trials if trial.value is not None]
-    shown = thinned(there, N_POINTS, sweep.objective)
+    shown = thinned(there, N_POINTS, objective)
+    axis = value_range(best_values(shown), objective)
+    edge, key = edge_of(axis, objective), objective.key
+    heights = [min(t.value, edge, key=key) for t in shown if t.value is not None]
     for name, place in zip(names, all_axes, strict=True):
         axes = _axes(place, name.replace("_", " "))
         values = [trial.hyperparameters.get(name) for trial in shown]
         is_text = any(isinstance(value, bool | str) or value is None for value in values)
-        axes.scatter(
-            [str(value) for value in values] if is_text else values,  # type: ignore[arg-type]
-            [trial.value for trial in shown],  # type: ignore[arg-type]
-            c=[COLOURS[trial.outcome] for trial in shown],
-            s=16,
-            alpha=0.7,
-        )
+        at: list[Any] = [str(value) for value in values] if is_text else values
+        colours = [COLOURS[trial.outcome] for trial in shown]
+        axes.scatter(at, heights, c=colours, s=16, alpha=0.7, clip_on=False)
+        if beyond := [i for i, height in enumerate(heights) if height == edge]:
+            x, some = [at[i] for i in beyond], [colours[i] for i in beyond]
+            axes.scatter(x, [edge] * len(x), c=some, s=40, marker=_mark(sweep), clip_on=False)
         if name in LOGARITHMIC:
             axes.set_xscale("log")
-        elif not is_text and len(few := sorted(set(values))) <= 5:  # type: ignore[type-var]
-            axes.set_xticks(few)  # type: ignore[arg-type]
-    all_axes[0].set_ylim(*value_range(best_values(shown), sweep.objective))
-    all_axes[0].set_ylabel(f"best {axis_title(sweep.objective)}")
+        elif not is_text and len(few := sorted(set(at))) <= 5:
+            axes.set_xticks(few)
+    all_axes[0].set_ylim(*axis)
+    all_axes[0].set_ylabel(f"best {axis_title(objective)}")

@@ -6,66 +6,43 @@ the axes of the parallel coordinates can be dragged here, which is what that cha
 10,000 trials still open, only some of them are drawn, and the page says so where it is.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from html import escape
 
 from sweep.report import charts
-from sweep.results.conclusion import conclude, in_html
+from sweep.results.conclusion import Conclusion
 from sweep.results.confirmed import Confirmed
 from sweep.results.confirmed_words import verdicts
 from sweep.results.final import read_final
 from sweep.results.reading import StoredSweep
-from sweep.results.status import against_base
 from sweep.study.ended import place
 from sweep.study.importance import MAX_TRIALS, MIN_TRIALS, N_RESAMPLES, importances, usable
 from sweep.text.numbers import counted, duration, gpu_hours
 from sweep.text.trials import an
+from sweep.tracking.location import command
 from trials.config import Objective
 
 EARLY_STOPS = ("overfit", "diverged", "outclassed", "stopped")
 LOST = ("failed", "out_of_memory")
 N_ROWS = 20
-"""Of the tables that could be long."""
+"""Of a table that could be long."""
+N_ENDS = 60
+"""Trials of which is said why they ended."""
 Chart = Callable[[charts.Figure], str]
 
 
-def headline_section(sweep: StoredSweep) -> str:
-    counts = Counter(trial.outcome for trial in sweep.trials)
-    outcomes = ", ".join(
-        f'<span class="dot" style="background:{charts.COLOURS[o]}"></span>{n} {outcome_words(o)}'
-        for o, n in counts.most_common()
-    )
-    top = f"<h1>{escape(sweep.name)}</h1>"
-    state = f"{counted(len(sweep.trials), 'trial')}: {outcomes}. The sweep: {escape(sweep.state)}."
-    found = conclude(sweep)
-    if found is None:
-        return (
-            f'{top}<div class="headline"><p>No winner: no trial has reached '
-            f'{escape(an(sweep.objective))} that counts.</p></div><p class="dim">{state}</p>'
-        )
-    winner = found.winner
-    names = sweep.searched or list(winner.hyperparameters)
-    point = ", ".join(
-        f"{escape(name)} {value_cell(winner.hyperparameters.get(name))}" for name in names
-    )
-    return (
-        f'{top}<div class="headline"><p><strong>Trial {winner.number:03d} has the '
-        f"{found.superlative}</strong>, with {point}.</p>"
-        f"<p>{escape(against_base(sweep, winner))}</p>"
-        f'<p>{in_html(found)}</p></div><p class="dim">{state}</p>'
-    )
-
-
-def best_ten_section(sweep: StoredSweep) -> str:
+def best_ten_section(sweep: StoredSweep, found: Conclusion | None) -> str:
     if not sweep.ranked and not sweep.going:
         return ""
     names, key = sweep.searched, partial(place, sweep.objective)
     rows = []
     for trial in sorted([*sweep.ranked[:10], *sweep.going[:10]], key=key)[:10]:
         seconds = "" if trial.seconds is None else duration(trial.seconds)
-        cells = [f"{trial.number:03d}", f"{trial.value:.4f}"]
+        is_winner = found is not None and trial.number == found.winner.number
+        won = " <strong>winner</strong>" if is_winner else ""
+        cells = [f"{trial.number:03d}{won}", f"{trial.value:.4f}"]
         cells += [value_cell(trial.hyperparameters.get(name)) for name in names]
         far = "" if trial.counts else f", {sweep.done(trial):.0%} done"
         rows.append([*cells, outcome_cell(trial.outcome) + far, seconds])
@@ -79,7 +56,7 @@ def best_ten_section(sweep: StoredSweep) -> str:
     )
 
 
-def curves_section(sweep: StoredSweep, chart: Chart) -> str:
+def curves_section(sweep: StoredSweep, found: Conclusion | None, chart: Chart) -> str:
     with_curve = sum(bool(trial.curve) for trial in sweep.trials)
     if not with_curve:
         return ""
@@ -88,11 +65,12 @@ def curves_section(sweep: StoredSweep, chart: Chart) -> str:
     text = (
         f"<h2>{escape(sweep.objective.opening)} of the trials</h2><p>Look at whether the winner's "
         f"curve still {better} at its end (try more epochs) or has turned {worse} (try fewer). "
-        f"Each trial over its own run; the worst tenth is cut off.</p>"
+        "Each trial over its own run; the worst tenth is cut off. A triangle at the edge is a "
+        "trial that lies beyond it.</p>"
     )
     if with_curve > charts.N_CURVES:
         text += thinned(charts.N_CURVES, with_curve, "curves")
-    text += chart(charts.curves(sweep))
+    text += chart(charts.curves(sweep, None if found is None else found.winner))
     if not sweep.ranked:
         return text
     return (
@@ -139,8 +117,8 @@ def slices_section(sweep: StoredSweep, chart: Chart) -> str:
     extreme = sweep.objective.extreme
     text = (
         f"<h2>Each hyperparameter by itself</h2><p>Look for where the {extreme} dots gather; at "
-        f"the edge of a range, widen it. A trial stopped early shows the {extreme} it reached; "
-        f"the worst are cut off.</p>"
+        f"the edge of a range, widen it. A trial stopped early shows the {extreme} it reached; the "
+        "worst are triangles at the edge.</p>"
     )
     if there > charts.N_POINTS:
         text += thinned(charts.N_POINTS, there, "trials")
@@ -154,18 +132,20 @@ def slices_section(sweep: StoredSweep, chart: Chart) -> str:
     )
 
 
-def overfitting_section(sweep: StoredSweep, chart: Chart) -> str:
-    overfit = [t for t in sweep.trials if t.outcome == "overfit"]
-    placed = [
-        t for t in overfit if t.best_epoch is not None and "learning_rate" in t.hyperparameters
+def ends_section(sweep: StoredSweep) -> str:
+    """Why each trial ended, as it was said then."""
+    ended = [trial for trial in sweep.trials if trial.reason]
+    if not ended:
+        return ""
+    rows = [
+        [f"{t.number:03d}", outcome_cell(t.outcome), escape(first_line(t.reason))]
+        for t in ended[:N_ENDS]
     ]
-    head = "<h2>Where overfitting began</h2>"
-    if not placed:
-        return f"{head}<p>No trial was stopped as overfit.</p>" if not overfit else ""
+    more = f"{command('show', sweep.folder)} --csv"
+    rest = f"<p>and {len(ended) - N_ENDS:,} more: <code>{escape(more)}</code></p>"
     return (
-        f"{head}<p>The epoch of the best evaluation of {counted(len(placed), 'overfit trial')}. "
-        "Above the highest dot at a learning rate, more epochs bring nothing.</p>"
-        f"{chart(charts.overfitting(placed, sweep.objective))}"
+        f"<h2>Why each trial ended</h2>{html_table(['trial', 'outcome', 'reason'], rows)}"
+        f"{rest if len(ended) > N_ENDS else ''}"
     )
 
 
@@ -219,7 +199,6 @@ def time_section(sweep: StoredSweep, chart: Chart) -> str:
             f"Total: {held}, counting each GPU of a trial (or CPU worker), interrupted "
             "runs, and time outside training and evaluation."
         )
-    lines += _failures(sweep)
     return (
         head
         + "".join(f"<p>{line}</p>" for line in lines)
@@ -243,13 +222,6 @@ def saved_seconds(sweep: StoredSweep) -> tuple[float, int]:
         if trial.outcome in EARLY_STOPS and trial.seconds and 0 < sweep.done(trial) < 1
     ]
     return sum(known), len(known)
-
-
-def _failures(sweep: StoredSweep) -> list[str]:
-    failed = [trial for trial in sweep.trials if trial.outcome == "failed"]
-    rows = [f"{t.number:03d}: {escape(first_line(t.reason))}" for t in failed[:N_ROWS]]
-    more = [f"and {len(failed) - N_ROWS} more."] if len(failed) > N_ROWS else []
-    return [f"Failed: trial {row}" for row in rows] + more
 
 
 def _falls_and_turns(objective: Objective) -> tuple[str, str]:

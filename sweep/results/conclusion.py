@@ -52,13 +52,13 @@ class Conclusion:
 
 
 def in_html(found: Conclusion) -> str:
-    """What the conclusion says, with what should not be overlooked in bold."""
+    """What the conclusion says, with what should not be overlooked in bold; not what to do next."""
     over_base = f"<strong>{escape(found.over_base)}</strong> " if found.over_base else ""
     over_base = f"{escape(found.on_all_rows)} {over_base}".lstrip()
     others = escape(found.over_others)
     others = f"<strong>{others}</strong>" if found.certainty == "tied" else others
     how = f'<br><span class="dim">±: {escape(found.how)}.</span>' if found.how else ""
-    return f"{over_base}{others} {escape(found.next_step)}".rstrip() + how
+    return f"{over_base}{others}{how}"
 
 
 def conclude(sweep: StoredSweep) -> Conclusion | None:

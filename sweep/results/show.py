@@ -1,7 +1,9 @@
 """`sweep show`: all trials of a sweep as a table, or all that is known of one."""
 
+import csv
+import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal
@@ -11,10 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.results.best import hyperparameters
+from sweep.results.losses import known, losses_of
 from sweep.results.reading import StoredSweep
 from sweep.results.status import as_json, trial_as_json
 from sweep.results.trial_record import Record
 from sweep.screen.json_events import finite
+from sweep.screen.loss_plot import loss_plot
 from sweep.space.domains import in_words
 from sweep.study.ended import StoredTrial, place
 from sweep.study.summary import headings_of, values_of
@@ -71,12 +75,7 @@ def all_in_words(sweep: StoredSweep, sort: Sort) -> RenderableType:
 def one_in_words(record: Record) -> RenderableType:
     """All that is known of a trial: outcome, hyperparameters, curve, files, the end of its log."""
     trial = record.trial
-    heading = Text(f"{record.sweep.name}, trial {trial.number}: ", style="bold")
-    heading.append(trial.outcome, style=COLOURS.get(trial.outcome, ""))
-    parts: list[RenderableType] = [heading]
-    if trial.reason:
-        # A failure's reason ends with the log, which comes below.
-        parts.append(Text(trial.reason.splitlines()[0]))
+    parts = _heading(record)
     if trial.seconds is not None:
         parts.append(Text(f"Took {duration(trial.seconds)}.", style="dim"))
     parts.append(hyperparameters(trial.hyperparameters))
@@ -96,6 +95,31 @@ def one_in_words(record: Record) -> RenderableType:
     if trial.outcome == "failed" and (tail := log_tail(record.folder, n_lines=20)):
         parts += [Text("End of its log:", style="dim"), Text(tail)]
     return Group(*parts)
+
+
+def _heading(record: Record) -> list[RenderableType]:
+    """Which trial, how it ended, and why."""
+    trial = record.trial
+    heading = Text(f"{record.sweep.name}, trial {trial.number}: ", style="bold")
+    heading.append(trial.outcome, style=COLOURS.get(trial.outcome, ""))
+    # A failure's reason ends with its log.
+    return [heading, *(Text(line) for line in trial.reason.splitlines()[:1])]
+
+
+def plotted(record: Record, width: int) -> RenderableType:
+    """A trial's train and eval loss over its epochs, in plain characters."""
+    losses = losses_of(record.sweep, record.trial)
+    if losses is None or not known(losses.eval):
+        return Group(*_heading(record), Text("No evaluation yet, so no plot."))
+    lines = loss_plot(
+        losses.epochs,
+        losses.eval,
+        losses.train,
+        kept=losses.kept,
+        overfits=losses.overfits,
+        width=width,
+    )
+    return Group(*_heading(record), *(Text(line, no_wrap=True) for line in lines))
 
 
 def _curve(record: Record) -> Table:
@@ -162,3 +186,32 @@ def one_as_json(record: Record) -> dict[str, Any]:
         "log": str(record.log.resolve()) if record.log.exists() else None,
     }
     return finite(found)  # type: ignore[no-any-return]
+
+
+def all_as_csv(sweep: StoredSweep, sort: Sort) -> str:
+    """The trials for a spreadsheet, a line each: losses in nats, seconds, hyperparameters."""
+    rows = []
+    for trial in ordered(sweep, sort):
+        known = trial_as_json(sweep, trial)
+        point = known.pop("hyperparameters")
+        known["reason"] = trial.reason.partition("\n")[0]
+        rows.append({**known, **point})
+    return _csv(rows)
+
+
+def one_as_csv(record: Record) -> str:
+    """The evaluations of a trial, a line each; of one that has not ended its objective alone."""
+    found: Iterable[Mapping[str, Any]] = record.trial.points
+    if not found:
+        name = record.sweep.objective.name
+        found = [{"index": i, name: value} for i, value in sorted(record.trial.values.items())]
+    return _csv([{k: v for k, v in row.items() if k != "row_nlls"} for row in found])
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    columns = dict.fromkeys(name for row in rows for name in row)
+    table = csv.DictWriter(text, list(columns), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()

@@ -11,6 +11,7 @@ from sweep.space.hyperparameters import Value
 from sweep.space.objective import metric_path, objective_of
 from sweep.space.settings import Settings
 from sweep.space.usual_points import Start
+from sweep.text.numbers import counted
 from trials.config import Objective, Quantization
 from trials.data.addresses import is_address, local_path
 from trials.models.checkpoint import Form, config_of, form_in
@@ -96,6 +97,18 @@ class Space:
     def may_be(self, name: str, value: Value) -> bool:
         """Whether a trial may have this value, such as true of `use_dora`."""
         return value in self.domains[name]  # type: ignore[operator]
+
+    @property
+    def budget_in_words(self) -> str:
+        """`24 trials, 8 hours at most; until 10 trials in a row had no better eval loss`."""
+        budget = self.settings.budget
+        limits = {"trial": budget.trials, "hour": budget.hours, "GPU hour": budget.gpu_hours}
+        most = [counted(limit, noun) for noun, limit in limits.items() if limit is not None]
+        words = [f"{', '.join(most)} at most"] if most else []
+        if (n := budget.stop_when_flat) is not None:
+            better = self.objective.heading
+            words.append(f"until {counted(n, 'trial')} in a row had no better {better}")
+        return "; ".join(words)
 
     @property
     def smallest(self) -> dict[str, float]:

@@ -48,7 +48,7 @@ def _state(
     parent_run_id: str, objective: Objective, shown: Sequence[float] | None
 ) -> dict[str, Any]:
     best = f"{objective.name}_best"
-    metrics = dict.fromkeys([objective.name, "eval_loss", "train_loss", "generalisation_gap"])
+    losses = ["train_loss", "eval_loss"]
     columns = [f"metrics.`{metric}`" for metric in dict.fromkeys([best, "eval_loss_best"])]
     columns += [f"params.`{name}`" for name in HYPERPARAMETERS]
     return {
@@ -64,7 +64,9 @@ def _state(
         "runsExpanded": {parent_run_id: True},
         "runsHiddenMode": "SHOW_ALL",
         "compareRunCharts": [
-            *(_line(name, shown if name == objective.name else None) for name in metrics),
+            _line([objective.name], shown),
+            _line(losses, _with_train(shown) if objective.is_eval_loss else None),
+            _line(["generalisation_gap"]),
             _chart(
                 "PARALLEL",
                 "hyperparameters",
@@ -104,12 +106,23 @@ def _chart(kind: str, chart_id: str, **settings: Any) -> dict[str, Any]:
     }
 
 
-def _line(metric: str, shown: Sequence[float] | None = None) -> dict[str, Any]:
+def _with_train(shown: Sequence[float] | None) -> Sequence[float] | None:
+    """Room for train losses, which fall further, and for eval losses that rise where one overfits.
+
+    MLflow takes both ends of a range or none.
+    """
+    if shown is None:
+        return None
+    low, high = shown
+    return max(0.0, low - 3 * (high - low)), high + (high - low)
+
+
+def _line(metrics: Sequence[str], shown: Sequence[float] | None = None) -> dict[str, Any]:
     return _chart(
         "LINE",
-        metric,
-        metricKey=metric,
-        selectedMetricKeys=[metric],
+        "-and-".join(metrics),
+        metricKey=metrics[0],
+        selectedMetricKeys=list(metrics),
         scaleType="linear",
         xAxisKey="step",
         selectedXAxisMetricKey="",

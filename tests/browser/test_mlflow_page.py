@@ -207,6 +207,12 @@ def test_one_chart_has_the_curves_of_all_trials(ended: Watched) -> None:
         arg=N_TRIALS,
     )
     expect(page.get_by_text("All trials", exact=True)).to_be_visible()
+    # In the second, train and eval loss on one axis: twice as many.
+    page.wait_for_function(
+        "() => { const [one, both] = [...document.querySelectorAll('.js-plotly-plot')]"
+        ".map(chart => chart.data.filter(curve => curve.x?.length > 0).length);"
+        " return one > 0 && both === 2 * one; }"
+    )
     ended.picture(page, "charts")
     page.close()
 

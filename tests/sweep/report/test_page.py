@@ -20,8 +20,10 @@ from optuna.trial import TrialState, create_trial
 from sweep.errors import StudyError
 from sweep.report import charts
 from sweep.report.charts import N_CURVES, N_POINTS, thinned
+from sweep.report.overfitting import N_TRIALS
 from sweep.report.page import page
 from sweep.report.sections import saved_seconds
+from sweep.results.conclusion import conclude
 from sweep.results.reading import StoredSweep, read_sweep
 from sweep.storage.attributes import STATES
 from sweep.storage.patient import storage_url
@@ -50,12 +52,17 @@ def add(
     number = len(study.get_trials(deepcopy=False))
     best = min(losses, default=None)
     seconds = {"training_seconds": 90.0 * len(losses), "evaluation_seconds": 10.0 * len(losses)}
-    epoch = None if best is None else {"epoch": 0.5 * (losses.index(best) + 1)}
+    index = 0 if best is None else losses.index(best) + 1
+    epoch = None if best is None else {"epoch": 0.5 * index, "index": index}
     known: dict[str, Any] = {
         "hyperparameters": {"epochs": 2.0, **params},
         "outcome": outcome,
         "outcome_reason": reason,
         "result": {**seconds, "best": epoch},
+        "curve": [
+            {"index": i, "epoch": 0.5 * i, "eval_loss": loss, "train_loss": 2.5 - 0.2 * i}
+            for i, loss in enumerate(losses, start=1)
+        ],
         **({"told": [told]} if told else {}),
     }
     if best is not None:
@@ -155,14 +162,14 @@ def test_what_comes_from_outside_is_no_markup(folder: Path, study: optuna.Study)
     add(study, "out_of_memory", [], reason=bad, rank=64, learning_rate=1e-4)
     html = page(read_sweep(folder))
     assert elements(html).names.count("script") == 3  # figures, plotly, ours
-    assert html.count("&lt;script&gt;alert(1)") == 2
+    assert html.count("&lt;script&gt;alert(1)") == 3  # why each ended, and what ran out of memory
     assert bad not in html
 
 
 def test_every_figure_is_one_that_plotly_knows(folder: Path, study: optuna.Study) -> None:
     fill(study, 40)
     found = figures(page(read_sweep(folder)))
-    assert len(found) == 9
+    assert len(found) == 9 + N_TRIALS
     for figure in found:
         go.Figure(figure)  # raises at a property that does not exist
 
@@ -253,3 +260,131 @@ def test_of_many_trials_of_a_metric_the_best_are_among_those_drawn() -> None:
     trials = [StoredTrial(n, {}, "completed", value=n / 100) for n in range(100)]
     drawn = thinned(trials, 8, Objective(name="exact_match", direction="maximize"))
     assert [trial.number for trial in drawn[:2]] == [99, 98]
+
+
+def captions(html: str) -> list[str]:
+    return [
+        words(f"<body>{it}<script") for it in re.findall(r"<figcaption>(.*?)</figcaption>", html)
+    ]
+
+
+def test_train_and_eval_loss_are_drawn_for_the_best_trials_the_winner_first(
+    folder: Path, study: optuna.Study
+) -> None:
+    add(study, "completed", [2.0, 1.5, 1.45, 1.5], rank=8, learning_rate=1e-4)
+    add(study, "overfit", [2.0, 1.4, 1.5, 1.6], rank=8, learning_rate=1e-3)
+    add(study, "outclassed", [9.0], rank=16, learning_rate=1e-4)
+    html = page(read_sweep(folder))
+    assert captions(html) == [
+        "001 overfit 1.4000, winner",
+        "000 completed 1.4500",
+        "002 outclassed 9.0000, on an axis of its own",
+    ]
+    first, second, third = (
+        figure for figure in figures(html) if figure["layout"].get("shapes") is not None
+    )
+    assert [trace["name"] for trace in first["data"]] == ["train", "eval", "best"]
+    assert first["data"][2]["x"] == [1.0]
+    [shade] = first["layout"]["shapes"]
+    assert (shade["x0"], shade["x1"]) == (1.0, 2.0)
+    assert first["layout"]["yaxis"]["range"] == second["layout"]["yaxis"]["range"]
+    assert "range" not in third["layout"]["yaxis"]
+
+
+def test_of_more_trials_than_are_drawn_one_by_one_the_page_says_how_to_see_the_others(
+    folder: Path, study: optuna.Study
+) -> None:
+    for _ in range(N_TRIALS + 1):
+        add(study, "completed", [2.0, 1.5, 1.45, 1.4], rank=8, learning_rate=1e-4)
+    said = words(page(read_sweep(folder)))
+    assert f"{N_TRIALS} of {N_TRIALS + 1} trials are drawn; any other: sweep show tiny" in said
+
+
+def test_a_trial_beyond_the_axis_is_marked_at_its_edge(folder: Path, study: optuna.Study) -> None:
+    for _ in range(5):
+        add(study, "completed", [2.0, 1.5, 1.45, 1.4], rank=8, learning_rate=1e-4)
+    add(study, "outclassed", [4.6], rank=16, learning_rate=1e-3)
+    sweep = read_sweep(folder)
+    figure = charts.curves(sweep, sweep.ranked[0])
+    [marked] = [trace for trace in figure["data"] if trace["name"] == "beyond the edge"]
+    assert marked["text"] == ["trial 005, outclassed: 4.6000"]
+    assert marked["y"] == [figure["layout"]["yaxis"]["range"][1]]
+    figure = charts.one_slice(sweep, "rank")
+    [dots] = [trace for trace in figure["data"] if trace["name"] == "outclassed"]
+    assert dots["y"] == [figure["layout"]["yaxis"]["range"][1]]
+    assert dots["marker"]["symbol"] == ["triangle-up"]
+
+
+def test_a_hyperparameter_that_no_trial_with_a_value_has_is_drawn_empty(
+    folder: Path, study: optuna.Study
+) -> None:
+    two(study, second=1.5)
+    assert charts.one_slice(read_sweep(folder), "of a later version")["data"] == []
+
+
+def test_where_overfitting_began_is_said_in_words(folder: Path, study: optuna.Study) -> None:
+    for n in range(4):  # at a higher rate it begins sooner
+        losses = [1.9, 1.8, 1.7, 1.6][: 4 - n] + [2.0] * n
+        add(study, "overfit", losses, rank=8, learning_rate=1e-4 * 2**n)
+    add(study, "overfit", [1.6, 2.0, 2.0, 2.0], rank=8, learning_rate=1e-2)
+    said = words(page(read_sweep(folder)))
+    assert (
+        "5 of 5 trials overfit. Their eval loss was lowest after 1 epoch (median; 0.5 to 2)" in said
+    )
+    assert "The higher the learning rate, the sooner it began." in said
+
+
+def test_where_none_overfit_the_page_says_whether_more_epochs_may_gain(
+    folder: Path, study: optuna.Study
+) -> None:
+    two(study, second=1.5)
+    said = words(page(read_sweep(folder)))
+    assert (
+        "Of 2 completed trials, 2 reached the best at the very end. More epochs may gain." in said
+    )
+
+
+def test_a_stopped_sweep_is_told_with_the_command_that_resumes_it(
+    folder: Path, study: optuna.Study
+) -> None:
+    two(study, second=1.5)
+    study.set_user_attr("state", ["stopped", "", 0.0])
+    said = words(page(read_sweep(folder)))
+    assert (
+        f"the same sweep run resumes it: sweep run --resume tiny --output {folder.parent}" in said
+    )
+
+
+def test_the_page_says_why_each_trial_ended(folder: Path, study: optuna.Study) -> None:
+    two(study, second=1.5)
+    add(
+        study,
+        "diverged",
+        [2.0, 9.0],
+        reason="Eval loss 9 is far above.\nlog",
+        rank=8,
+        learning_rate=1e-2,
+    )
+    assert "002divergedEval loss 9 is far above." in words(page(read_sweep(folder)))
+
+
+def test_the_page_ends_with_how_to_train_the_winner_again(
+    folder: Path, study: optuna.Study
+) -> None:
+    two(study, second=1.5)
+    said = words(page(read_sweep(folder)))
+    assert f"sweep trial SPACE.yaml --number 0 --output {folder.parent}" in said
+    assert f"sweep best tiny --output {folder.parent} --yaml trl" in said
+
+
+def test_the_winner_of_the_charts_is_that_of_the_headline(
+    folder: Path, study: optuna.Study
+) -> None:
+    two(study, second=1.5)
+    sweep = read_sweep(folder)
+    figure = charts.curves(sweep, sweep.trials[1])
+    [line] = [trace for trace in figure["data"] if trace["name"] == "winner"]
+    assert line["text"][0] == "trial 001, the winner"
+    found = conclude(sweep)
+    assert found is not None
+    assert f"{found.winner.number:03d} winner" in words(page(sweep))

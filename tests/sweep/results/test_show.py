@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,16 @@ from rich.console import Console, RenderableType
 
 from sweep.errors import StudyError
 from sweep.results.reading import read_sweep
-from sweep.results.show import Sort, all_as_json, all_in_words, one_as_json, one_in_words
+from sweep.results.show import (
+    Sort,
+    all_as_csv,
+    all_as_json,
+    all_in_words,
+    one_as_csv,
+    one_as_json,
+    one_in_words,
+    plotted,
+)
 from sweep.results.trial_record import record_of
 from tests.sweep.reviewed import make_config, point, result, write_sweep
 
@@ -96,3 +106,24 @@ def test_a_configuration_that_cannot_be_read_is_told(folder: Path, text: str) ->
     (folder / "trials" / "000" / "config.json").write_text(text)
     with pytest.raises(StudyError, match=r"config\.json: must hold a trial's configuration, but"):
         record_of(read_sweep(folder), 0)
+
+
+def test_trials_are_a_table_for_a_spreadsheet(folder: Path) -> None:
+    rows = list(csv.DictReader(all_as_csv(read_sweep(folder), "eval_loss").splitlines()))
+    assert [row["number"] for row in rows] == ["1", "0", "2"]
+    assert [row["eval_loss"] for row in rows] == ["1.5", "1.7", ""]
+    assert (rows[2]["reason"], rows[2]["rank"]) == ("It is failed.", "8")  # without its log
+
+
+def test_the_evaluations_of_a_trial_are_one_too(folder: Path) -> None:
+    text = one_as_csv(record_of(read_sweep(folder), 0))
+    rows = list(csv.DictReader(text.splitlines()))
+    assert [(row["step"], row["eval_loss"]) for row in rows] == [("10", "2.0"), ("40", "1.7")]
+    assert "row_nlls" not in rows[0]
+
+
+def test_a_trial_is_drawn_with_why_it_ended(folder: Path) -> None:
+    words = printed(plotted(record_of(read_sweep(folder), 0), 80))
+    assert "mine, trial 0: completed" in words and "It is completed." in words
+    assert "2.0000 │" in words and "@ best evaluation" in words
+    assert "No evaluation yet" in printed(plotted(record_of(read_sweep(folder), 2), 80))

@@ -115,6 +115,9 @@ def test_a_saved_view_shows_outcome_loss_and_hyperparameters_the_best_first(fold
     assert state["runsExpanded"] == {index(folder).parent_run_id: True}
     first = state["compareRunCharts"][0]
     assert (first["metricKey"], first["range"]) == ("eval_loss", {"yMin": 1.25, "yMax": 2.5})
+    second = state["compareRunCharts"][1]
+    assert second["selectedMetricKeys"] == ["train_loss", "eval_loss"]
+    assert second["range"] == {"yMin": 0.0, "yMax": 3.75}  # train losses fall further
     address = page_of("http://server:5000/", index(folder).experiment_id, folder)
     assert address.startswith(
         f"http://server:5000/#/experiments/{index(folder).experiment_id}/runs?"

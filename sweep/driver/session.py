@@ -215,6 +215,8 @@ class Session:
     def _measure(self, final: FinalEvaluation, runner: RayRunner, disk: DiskSpace) -> None:
         """Make the final evaluation; what is not measured by the end of it, the next run is."""
         loop.run(final, runner, Budget(None, None), self.stop.is_given, disk.has_room)
+        for event in runner.set_aside(until=self.stop.hurry.is_set):
+            loop.take(final, event)
         for failure in final.failures:
             self.screen.say(f"Final evaluation: not measured: {failure}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,11 +98,15 @@ def measure(
     group: Group,
     *,
     counts_correct: bool = False,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Measured:
     """Return what the model makes of `rows`, which have their true tokens before each other.
 
     The loss sums over all tokens and divides once, so that it does not depend on how rows are
     batched. A mean of batch means would weigh the tokens of short completions more.
+
+    Args:
+        after_batch: Called after each; what it raises ends the pass.
     """
     was_training = model.training
     model.eval()
@@ -117,6 +122,7 @@ def measure(
             sums[queued(torch.from_numpy(batch_rows.copy()), base.device)] = nlls
             if correct is not None:
                 sums[-2] += correct
+            after_batch()
         sums[-1] += n_tokens
         group.sum(sums)
         on_host = sums.cpu().numpy()

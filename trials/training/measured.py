@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +29,45 @@ class NotThisAdapter(RuntimeError):
     """The weights of an adapter's file are not those that its configuration has."""
 
 
+class _SetAside(Exception):
+    """Somebody wants the end now."""
+
+
 def measure_adapter(
-    config: TrialConfig, base: FrozenBase, memory: MicroBatchMemory, group: Group = ALONE
+    config: TrialConfig,
+    base: FrozenBase,
+    memory: MicroBatchMemory,
+    group: Group = ALONE,
+    is_asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> TrialResult:
     """Measure the adapter of `config.measured_adapter` on the rows of `config.measured_rows`.
 
+    Args:
+        is_asked_to_stop: Called after each batch; on several GPUs only to give a sign of life,
+            since they wait for each other at the end.
+
     Returns:
-        A completed trial with one evaluation, whose losses of single rows are there.
+        A completed trial with one evaluation, whose losses of single rows are there; or one that
+        was interrupted.
 
     Raises:
         NotThisAdapter: As the class says.
         BaseNotClean: The base could not be given back as it was: replace the process.
     """
+
+    def after_batch() -> None:
+        if is_asked_to_stop() and group.size == 1:
+            raise _SetAside
+
     began = time.perf_counter()
     rows = TokenRows(Path(config.data_dir) / config.measured_rows, config.model.max_length)
     model = base.add_adapter(config)  # untrained it leaves the base as it is: B is zero
     try:
         if config.measured_adapter:
             put_weights(model, Path(config.measured_adapter))
-        found = _measured(base, model, rows, config, memory, group)
+        found = _measured(base, model, rows, config, memory, group, after_batch)
+    except _SetAside:
+        return TrialResult(outcome="interrupted", reason="Interrupted; to be measured again.")
     finally:
         del model
         base.remove_adapter()
@@ -112,13 +133,16 @@ def _measured(
     config: TrialConfig,
     memory: MicroBatchMemory,
     group: Group,
+    after_batch: Callable[[], None],
 ) -> Measured:
     """Measure in batches that fit; as a trial's own evaluations are measured."""
     counts = config.objective.name == TOKEN_ACCURACY
     while True:
         size = memory.eval_batch_size(config)
         try:
-            return measure(base, model, rows, size, group, counts_correct=counts)
+            return measure(
+                base, model, rows, size, group, counts_correct=counts, after_batch=after_batch
+            )
         except Exception as error:
             if not is_out_of_memory(error) or size == 1:
                 raise

@@ -57,6 +57,7 @@ def request(
     return {
         "train": space.source("train"),
         "eval": space.source("eval"),
+        "test": space.source("test"),
         "reading": {
             "columns": data.columns,
             "template": data.template,
@@ -196,6 +197,8 @@ def _data_rows(space: Space, check: Check) -> Iterator[Row]:
     for length, counts in report["train"].items():
         yield "train", _counts_in_words(counts, length if len(report["train"]) > 1 else None)
     yield "eval", _counts_in_words(report["eval"], None)
+    if "test" in report:
+        yield "test", f"{_counts_in_words(report['test'], None)}; they decide nothing"
     times, share = space.settings.evaluate.times, report["evaluation_share"]
     yield (
         "evaluation",

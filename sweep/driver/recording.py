@@ -24,6 +24,7 @@ from sweep.report.plots import write_plots
 from sweep.results.conclusion import Conclusion, conclude
 from sweep.results.reading import StoredSweep, read_sweep
 from sweep.screen.summary import summary_text
+from sweep.space.space import SPLITS
 from sweep.study.ended import StoredTrial
 from sweep.study.summary import Summary
 from sweep.study.sweep import Sweep
@@ -74,9 +75,7 @@ class SweepRecording:
         """Open MLflow and the adapters; they hear of what a killed process did not tell."""
         job, sweep = self._job, self._sweep
         self._tracker = tracker = new_tracker(job.space.name, job.tracked, job.output_dir)
-        train, eval_ = job.space.source("train"), job.space.source("eval")
-        assert not isinstance(train, float)
-        datasets = run_data.datasets(train, eval_, job.found.report)
+        datasets = run_data.datasets({s: job.space.source(s) for s in SPLITS}, job.found.report)
         space_path = job.output_dir / layout.SPACE
         tracker.open_sweep(_parent_params(job), _parent_tags(), space_path, datasets)
         self._adapters = Adapters(
@@ -205,10 +204,12 @@ def _parent_params(job: Job) -> dict[str, object]:
         "evaluate.sample_rows": found.report["sample_rows"],
         "data.train": run_data.in_words(settings.data.train),
         "data.eval": run_data.in_words(settings.data.eval),
+        "data.test": settings.data.test and run_data.in_words(settings.data.test),
         "data.chat_template": settings.data.chat_template,
         "data.template_arguments": json.dumps(arguments) if arguments else None,
         "data.train_fingerprint": found.report["train_fingerprint"],
         "data.eval_fingerprint": found.report["eval_fingerprint"],
+        "data.test_fingerprint": found.report.get("test_fingerprint"),
     }
     return params
 

@@ -198,7 +198,7 @@ def _run_trials(
         stop=StopSignals(partial(is_asked_to_stop, job.output_dir)),
         progress=progress,
         screen=make_screen(console, progress, job.output_dir, events),
-        final=finish.evaluation,
+        final=finish.evaluations,
     )
     finish.say, finish.n_slots = session.screen.say, lambda: max(1, progress.usage.n_slots)
     job.storage.patience = Patience(session.screen.say, session.stop.heard.is_set)

@@ -63,7 +63,6 @@ A LoRA {kind} of `{config.model.name}`{_revision(config)}, trained on `{data}`. 
 found its hyperparameters: trial {trial.number} of {len(record.sweep.trials)}.
 
 **Eval loss**: {_measured(record)}
-Measured on the base model in {IN_WORDS[config.model.quantization]}, as it was trained.
 
 ## How to load it
 
@@ -86,18 +85,23 @@ AdamW; the adapter of the evaluation with the lowest eval loss was kept.
 
 
 def _measured(record: Record) -> str:
-    """Its eval loss beside the base model's: on all eval rows where they were evaluated."""
+    """Its eval loss beside the base model's: by the final evaluation where there was one."""
     trial, best, objective = record.trial, record.best, record.sweep.objective
     loss, base_loss, where = trial.eval_loss, record.sweep.base_eval_loss, ""
+    quantization = record.needed_config().model.quantization
     final = read_final(record.sweep.folder)
-    if (on_all := final.trials.get(trial.number)) is not None and final.base is not None:
-        loss, base_loss = on_all.loss, final.base.loss
-        where = f" on all {on_all.n_rows} eval rows"
+    if (found := final.headline(trial.number)) is not None:
+        loss, base_loss = found.trial.losses.loss, found.base.losses.loss
+        where, quantization = f" {found.where}", found.figures.quantization or quantization
     measured = ""
     if loss is not None:
         against = "" if base_loss is None else f" The base model has {base_loss:.4f}."
         reached = f" Reached at step {best.step}, epoch {best.epoch:.2f}." if best else ""
         measured = f"{loss:.4f} nats per supervised token{where}.{against}{reached}"
+    as_trained = (
+        ", as it was trained" if quantization == record.needed_config().model.quantization else ""
+    )
+    measured += f"\nMeasured on the base model in {IN_WORDS[quantization]}{as_trained}."
     if not objective.is_eval_loss and trial.value is not None:
         measured += f"\n\n**{objective.name}** (the objective of the search): {trial.value:.4f}"
     return measured

@@ -53,7 +53,7 @@ def headline_section(sweep: StoredSweep) -> str:
     return (
         f'{top}<div class="headline"><p><strong>Trial {winner.number:03d} has the '
         f"{found.superlative}</strong>, with {point}.</p>"
-        f"<p>{escape(against_base(sweep, winner))}</p>"
+        f"{'' if found.figures else f'<p>{escape(against_base(sweep, winner))}</p>'}"
         f'<p>{in_html(found)}</p></div><p class="dim">{state}</p>'
     )
 
@@ -70,7 +70,7 @@ def best_ten_section(sweep: StoredSweep) -> str:
         far = "" if trial.counts else f", {sweep.done(trial):.0%} done"
         rows.append([*cells, outcome_cell(trial.outcome) + far, seconds])
     notes = []
-    if read_final(sweep.folder).trials:
+    if read_final(sweep.folder).all.trials:
         notes.append("Their losses are those of the search's sample of eval rows.")
     if sweep.going:
         notes.append("A trial that has not ended shows the best that it has reached so far.")

@@ -14,7 +14,7 @@ from statistics import NormalDist, fmean, variance
 from typing import Literal
 
 from sweep.results.confirmed import Confirmed, read_confirmed
-from sweep.results.final import read_final
+from sweep.results.final import Figures, read_final
 from sweep.results.paired_test import CONFIDENCE
 from sweep.results.reading import StoredSweep
 from sweep.study.ended import StoredTrial
@@ -124,16 +124,25 @@ class Judge:
 
     def lead(self, one: StoredTrial, other: StoredTrial) -> Lead | None:
         """Return by how much a trial's eval loss lies below another's; None: chance is unknown."""
-        of_final = [self.final.trials.get(trial.number) for trial in (one, other)]
-        if all(of_final):
-            return self._lead(*of_final, n_trained=2)
-        return self._lead(best_rows(one), best_rows(other), n_trained=2)
+        return self.lead_on(self.final.all, one.number, other.number) or self._lead(
+            best_rows(one), best_rows(other), n_trained=2
+        )
+
+    def lead_on(self, found: Figures, one: int, other: int | None) -> Lead | None:
+        """Return the same on rows of the final evaluation.
+
+        Args:
+            other: None: the base model.
+        """
+        figures = found.trials.get(one), found.base if other is None else found.trials.get(other)
+        if figures[0] is None or figures[1] is None:
+            return None
+        return self._lead(figures[0].losses, figures[1].losses, n_trained=1 if other is None else 2)
 
     def lead_over_base(self, trial: StoredTrial) -> Lead | None:
         """Return by how much it lies below the base model's, which has no seed; None as above."""
-        of_final = self.final.trials.get(trial.number)
-        if of_final is not None and self.final.base is not None:
-            return self._lead(of_final, self.final.base, n_trained=1)
+        if (found := self.final.headline(trial.number)) is not None:
+            return self.lead_on(found.figures, trial.number, None)
         return self._lead(best_rows(trial), self._sweep.base_rows, n_trained=1)
 
     def tied(self) -> list[StoredTrial]:

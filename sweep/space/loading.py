@@ -15,7 +15,7 @@ from sweep.space.objective import problems as objective_problems
 from sweep.space.search_section import as_mapping, domains_of, only_value, search_problems
 from sweep.space.setting_problems import problems_of
 from sweep.space.settings import Settings, as_name
-from sweep.space.space import Space
+from sweep.space.space import SPLITS, Space
 from sweep.space.target_modules import as_one
 from sweep.space.unknown_keys import without_explained
 from sweep.space.usual_points import Start, usual_starts
@@ -108,11 +108,17 @@ def _argument_problems(arguments: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _data_problems(data: Mapping[str, Any], folder: Path) -> Iterator[Problem]:
-    for which in ("train", "eval"):
+    for which in SPLITS:
         given = data.get(which)
         for index, one in enumerate(given if isinstance(given, list) else [given]):
             if isinstance(one, str) and (words := missing(missing_file, folder, one)):
                 yield Problem(("data", which, *([index] if isinstance(given, list) else [])), words)
+    held_out = [share for which in SPLITS if isinstance(share := data.get(which), float)]
+    if len(held_out) > 1 and sum(held_out) >= 1:
+        words = (
+            f"and data.eval hold out {sum(held_out):g} of train; lower them: it must be below 1."
+        )
+        yield Problem(("data", "test"), words)
     templates = [k for k in ("template", "prompt", "completion") if data.get(k) is not None]
     for key in templates:
         if data.get("columns"):

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from trials.preparation.sizing import Sized
 
 
-FORMAT = 5
+FORMAT = 6
 """Of the prepared folder; a folder of another format is made anew."""
 
 
@@ -78,6 +79,8 @@ class Request:
     seed: int
     output_dir: str
     """The prepared folder; made whole or not at all."""
+    test: str | float | list[str] | None = None
+    """As `eval`: rows that decide nothing."""
     on_gpus: bool = False
     n_sample_rows: int | None = None
     """Eval rows of each evaluation, where earlier trials have set them."""
@@ -96,10 +99,10 @@ class Request:
 def prepare(request: Request) -> dict[str, Any]:
     """Write the prepared folder, unless one of the same content is there, and describe it.
 
-    The folder holds `tokenizer/` (with the chat template that renders the rows), `train`, `eval`
-    and `sample` (`trials.data.tokens.TokenSplit`; the first two are shared with the token cache, so
-    nothing may write into them), `eval_sample.jsonl` (the sample as token ids and labels, to check
-    an eval loss by hand) and `report.json`.
+    The folder holds `tokenizer/` (with the chat template that renders the rows), `train`, `eval`,
+    `test` and `sample` (`trials.data.tokens.TokenSplit`; all but the last are shared with the token
+    cache, so nothing may write into them), `eval_sample.jsonl` (the sample as token ids and labels,
+    to check an eval loss by hand) and `report.json`.
 
     Raises:
         DataError: Of the rows, with every problem found.
@@ -107,7 +110,12 @@ def prepare(request: Request) -> dict[str, Any]:
     """
     # Before torch is imported: most mistakes are in the files.
     splits, told = read_splits(
-        request.train, request.eval, request.reading, chat=request.chat, seed=request.seed
+        request.train,
+        request.eval,
+        request.reading,
+        test=request.test,
+        chat=request.chat,
+        seed=request.seed,
     )
     fingerprints = {name: fingerprint(rows) for name, rows in splits.items()}
     check_folder(request.model)
@@ -142,7 +150,7 @@ def prepare(request: Request) -> dict[str, Any]:
 def _content(request: Request, fingerprints: dict[str, str]) -> str:
     """A digest of all that decides the prepared folder."""
     # In the rows, in the report, or nowhere.
-    elsewhere = "train eval reading output_dir n_sample_rows generation date show_rows".split()
+    elsewhere = "train eval test reading output_dir n_sample_rows generation date show_rows".split()
     settings = {key: value for key, value in asdict(request).items() if key not in elsewhere}
     settings["skip_bad_rows"] = request.reading.skip_bad_rows  # else refused rows are an error
     if request.generation is not None:
@@ -178,6 +186,7 @@ def _write(
     eval_counts = data.count(found.tokens["eval"], longest)
     _check_kept("data.train", counts[shortest], shortest, train_tokens)
     _check_kept("data.eval", eval_counts, longest, found.tokens["eval"])
+    test = _test_counts(found.tokens.get("test"), longest)
     kept = [row for row, n in enumerate(found.tokens["eval"].supervised_tokens(longest)) if n]
     n_sample = _n_sample(request, len(kept), eval_counts, counts[shortest])
     chosen = sorted(random.Random(request.seed).sample(kept, n_sample))
@@ -192,6 +201,7 @@ def _write(
         **found.report,
         "train": {str(length): asdict(c) for length, c in counts.items()},
         "eval": asdict(eval_counts),
+        **({"test": asdict(test), "test_fingerprint": fingerprints["test"]} if test else {}),
         "train_fingerprint": fingerprints["train"],
         "eval_fingerprint": fingerprints["eval"],
         "sample_rows": n_sample,
@@ -213,7 +223,7 @@ def _tokenized(
     folder: Path,
 ) -> _Prepared:
     """Render and tokenise the rows, or take their tokens from the cache, into the folder."""
-    rows = [*splits["train"], *splits["eval"]]
+    rows = list(chain.from_iterable(splits.values()))
     chat = is_chat(rows, tokenizer, asked=request.chat, name=request.model.name)
     arguments = request.template_arguments
     given = {"chat_template": request.chat_template, "template_arguments": arguments}
@@ -301,6 +311,14 @@ def _n_sample(request: Request, n_kept: int, eval_: SplitCounts, train: SplitCou
         n_evaluations=request.n_evaluations,
         at_most=request.sample_rows,
     )
+
+
+def _test_counts(tokens: TokenSplit | None, longest: int) -> SplitCounts | None:
+    if tokens is None:
+        return None
+    counts = data.count(tokens, longest)
+    _check_kept("data.test", counts, longest, tokens)
+    return counts
 
 
 def _check_kept(key: str, counts: SplitCounts, max_length: int, split: TokenSplit) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trials.config import AdapterChoices, ConfigError, ModelConfig
@@ -41,7 +41,15 @@ class Sized:
             max_length=max_length,
             on_gpu=on_gpu,
         )
-        return {**sizes, "left": self.weights.left}
+        return {**sizes, "left": self.weights.left, "plain_gib": self._plain_gib}
+
+    @property
+    def _plain_gib(self) -> float | None:
+        """Of the base model in 16 bits; None: the checkpoint has no such weights."""
+        plain = replace(self.model, quantization="none")
+        if self.model.quantization != "none" and hasattr(self.shapes.config, "quantization_config"):
+            return None
+        return weight_sizes(self.shapes, plain).n_bytes / 2**30
 
 
 def size_up(model: ModelConfig, choices: AdapterChoices, *, on_gpu: bool) -> Sized:

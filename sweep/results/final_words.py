@@ -1,0 +1,62 @@
+"""What the final evaluation says of a winner, in words: the same wherever it is said."""
+
+from sweep.results.certainty import STANDARD_ERRORS, Judge
+from sweep.results.final import Figures
+from sweep.results.reading import StoredSweep
+from sweep.study.ended import StoredTrial
+
+
+def figures_in_words(sweep: StoredSweep, judge: Judge, winner: StoredTrial) -> str:
+    """Return the winner's figures, first those that had the least part in its being chosen.
+
+    Empty where the final evaluation has not measured it.
+    """
+    final, parts = judge.final, []
+    second = next((trial for trial in judge.ranked if trial.number != winner.number), None)
+    on_test = _figure(sweep, final.test, winner, "On {n} test rows, which chose nothing")
+    if on_test:
+        parts.append(on_test + _beside(judge, final.test, winner, second) + ".")
+    chose = ", which chose it" if on_test else ""
+    if on_all := _figure(sweep, final.all, winner, f"On all {{n}} eval rows{chose}"):
+        parts.append(f"{on_all}{_of_sample(sweep, winner)}.")
+    in_16_bits = _figure(sweep, final.in_16_bits, winner, "On the base model in 16 bits")
+    if in_16_bits and final.all.quantization != "none":
+        parts.append(in_16_bits + _beside(judge, final.in_16_bits, winner, second) + ".")
+    elif parts and (why := final.left_out.get("16-bit")):
+        parts.append(f"Not measured in 16 bits: {why}.")
+    return " ".join(parts)
+
+
+def _figure(sweep: StoredSweep, found: Figures, winner: StoredTrial, where: str) -> str:
+    """`On all 64 eval rows: eval loss 2.0000 ± 0.1000 by the choice of rows, the base model's
+    3.0000`; empty where it was not measured."""
+    figure, base = found.trials.get(winner.number), found.base
+    if figure is None:
+        return ""
+    trained = (sweep.task.get("base_model") or {}).get("quantization")
+    if "16 bits" not in where and found.quantization == "none" != trained:
+        where += ", on the base model in 16 bits"
+    error = "" if figure.error is None else f" ± {STANDARD_ERRORS * figure.error:.4f}"
+    error += error and " by the choice of rows"
+    against = "" if base is None else f", the base model's {base.value:.4f}"
+    heading = sweep.objective.heading
+    return f"{where.format(n=figure.n_rows)}: {heading} {figure.value:.4f}{error}{against}"
+
+
+def _beside(judge: Judge, found: Figures, winner: StoredTrial, second: StoredTrial | None) -> str:
+    """How it compares with the second and the base model on the same rows."""
+    said = []
+    numbers = {f"trial {second.number}": second.number} if second is not None else {}
+    for name, number in {**numbers, "the base model": None}.items():
+        lead = judge.lead_on(found, winner.number, number)
+        if lead is not None:
+            said.append(f"{'better' if lead.mean > 0 else 'worse'} than {name} by {lead}")
+    return f"; {' and '.join(said)}" if said else ""
+
+
+def _of_sample(sweep: StoredSweep, winner: StoredTrial) -> str:
+    if winner.value is None:
+        return ""
+    by = (sweep.task.get("base_model") or {}).get("backend")
+    who = " (by Unsloth; the rest is transformers')" if by == "unsloth" else ""
+    return f"; {winner.value:.4f} on the search's sample{who}"

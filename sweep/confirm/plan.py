@@ -62,7 +62,7 @@ def plan(sweep: StoredSweep, *, top: int, n_seeds: int) -> list[Run]:
     """
     if not sweep.ranked:
         raise StudyError(f"{sweep.name}: no trial has {an(sweep.objective)} that counts yet.")
-    ranked = read_final(sweep.folder).decided(sweep.ranked)
+    ranked = read_final(sweep.folder).decided(sweep.ranked, sweep.objective)
     records = [record_of(sweep, trial.number) for trial in ranked[:top]]
     wanted = [(record, 1 + i) for i in range(n_seeds) for record in records]
     there = sweep.folder / layout.CONFIRM / layout.PLAN

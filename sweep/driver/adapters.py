@@ -107,7 +107,7 @@ class Adapters(Tracker):
         """By the final evaluation, as far as there is one."""
         ranked = self._sweep.ranked()
         with suppress(UserError):
-            ranked = read_final(self._output_dir).decided(ranked)
+            ranked = read_final(self._output_dir).decided(ranked, self._sweep.objective)
         return ranked[0] if ranked else None
 
     def trial_ended(self, number: int, result: TrialResult) -> None:

@@ -98,7 +98,7 @@ class Finish:
         if cost > self._allowed:
             return None, f"left out on the test rows: {self._too_long(cost)}"
         found = FinalEvaluation(self._plan("test", leaders, self._deciding))
-        what = f"{_named(leaders)} and the base model on {_kept(self._report['test'])} test rows"
+        what = f"{_named(leaders)}, and the base model, on {_kept(self._report['test'])} test rows"
         return found, f"{what}{_about(cost)}"
 
     def _in_16_bits(self, leaders: Mapping[int, TrialConfig]) -> Planned:
@@ -155,7 +155,7 @@ class Finish:
 
     @property
     def _is_wanted(self) -> bool:
-        return self.job.space.settings.final is not None and self.job.space.objective.is_eval_loss
+        return self.job.space.settings.final is not None
 
     @property
     def _deciding(self) -> Quantization:
@@ -173,7 +173,8 @@ class Finish:
         return {trial.number: self.sweep.config_of(trial) for trial in best}
 
     def _leaders(self) -> dict[int, TrialConfig]:
-        ranked = read_final(self.job.output_dir).decided(self.sweep.ranked(TOP))
+        objective = self.job.space.objective
+        ranked = read_final(self.job.output_dir).decided(self.sweep.ranked(TOP), objective)
         best = [trial for trial in ranked if self._has_adapter(trial.number)]
         return {trial.number: self.sweep.config_of(trial) for trial in best[:LEADERS]}
 
@@ -194,7 +195,10 @@ class Finish:
             for trial in self.sweep.ranked(2 * TOP)  # asked at every event
             if trial.points and trial.result.get("evaluation_seconds")
         ]
-        scale = self._n_rows / int(self._report["sample_rows"]) / self.n_slots()
+        measured = [self._report["sample_rows"]]
+        if generation := self._report.get("generation"):  # of fewer rows, which cost the most
+            measured.append(generation["rows"])
+        scale = self._n_rows / min(measured) / self.n_slots()
         return median(took) * scale if took else 0.0
 
     def _of_test(self) -> float:
@@ -212,7 +216,7 @@ def _kept(counts: Mapping[str, int]) -> int:
 
 
 def _named(leaders: Mapping[int, TrialConfig]) -> str:
-    return "the first two" if len(leaders) > 1 else "the first"
+    return "winner and second" if len(leaders) > 1 else "the winner"
 
 
 def _about(seconds: float) -> str:

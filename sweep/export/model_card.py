@@ -88,11 +88,13 @@ def _measured(record: Record) -> str:
     """Its eval loss beside the base model's: by the final evaluation where there was one."""
     trial, best, objective = record.trial, record.best, record.sweep.objective
     loss, base_loss, where = trial.eval_loss, record.sweep.base_eval_loss, ""
+    value = trial.value
     quantization = record.needed_config().model.quantization
     final = read_final(record.sweep.folder)
     if (found := final.headline(trial.number)) is not None:
         loss, base_loss = found.trial.losses.loss, found.base.losses.loss
         where, quantization = f" {found.where}", found.figures.quantization or quantization
+        value = found.trial.value
     measured = ""
     if loss is not None:
         against = "" if base_loss is None else f" The base model has {base_loss:.4f}."
@@ -102,8 +104,8 @@ def _measured(record: Record) -> str:
         ", as it was trained" if quantization == record.needed_config().model.quantization else ""
     )
     measured += f"\nMeasured on the base model in {IN_WORDS[quantization]}{as_trained}."
-    if not objective.is_eval_loss and trial.value is not None:
-        measured += f"\n\n**{objective.name}** (the objective of the search): {trial.value:.4f}"
+    if not objective.is_eval_loss and value is not None:
+        measured += f"\n\n**{objective.name}** (the objective of the search): {value:.4f}{where}"
     return measured
 
 

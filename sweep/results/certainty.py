@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, variance
 from typing import Literal
 
+import numpy as np
+
 from sweep.results.confirmed import Confirmed, read_confirmed
-from sweep.results.final import Figures, read_final
+from sweep.results.final import Figure, Figures, read_final
 from sweep.results.paired_test import CONFIDENCE
 from sweep.results.reading import StoredSweep
 from sweep.study.ended import StoredTrial
 from sweep.text.numbers import counted
+from trials.config import Objective
 from trials.evaluation.row_nlls import RowLosses, row_losses, standard_error
 
 PROBABLY = 0.9
@@ -59,7 +62,7 @@ class Scatter:
     @property
     def source(self) -> str:
         if self.n_runs is None:
-            return "seeds scatter as in recorded sweeps of small models"
+            return "seeds scatter as losses do in recorded sweeps of small models"
         return f"seeds scatter as in the {counted(self.n_runs, 'run')} of sweep confirm"
 
 
@@ -75,6 +78,7 @@ class Lead:
     of_seeds: float
     """Standard deviation by the seeds, in nats."""
     scatter: Scatter
+    unit: str = "nats"
 
     @property
     def standard_error(self) -> float:
@@ -94,7 +98,7 @@ class Lead:
 
     def __str__(self) -> str:
         """`0.0231 ± 0.0690 nats`."""
-        return f"{abs(self.mean):.4f} ± {self.half_width:.4f} nats"
+        return f"{abs(self.mean):.4f} ± {self.half_width:.4f} {self.unit}".rstrip()
 
     @property
     def how(self) -> str:
@@ -107,8 +111,8 @@ class Judge:
     """Compares the trials of one sweep.
 
     By all eval rows where the final evaluation has measured both, else by the rows of the sample.
-    Where the objective is a metric it knows no certainty, nor where the losses of single rows were
-    not kept: by earlier versions, and with Unsloth.
+    It knows no certainty where the losses of single rows were not kept: by earlier versions, and
+    with Unsloth; nor of a metric that the final evaluation has not measured.
     """
 
     def __init__(self, sweep: StoredSweep) -> None:
@@ -120,7 +124,7 @@ class Judge:
     @property
     def ranked(self) -> list[StoredTrial]:
         """Trials whose value counts, the best first, as the final evaluation decides."""
-        return self.final.decided(self._sweep.ranked)
+        return self.final.decided(self._sweep.ranked, self._sweep.objective)
 
     def lead(self, one: StoredTrial, other: StoredTrial) -> Lead | None:
         """Return by how much a trial's eval loss lies below another's; None: chance is unknown."""
@@ -134,10 +138,15 @@ class Judge:
         Args:
             other: None: the base model.
         """
-        figures = found.trials.get(one), found.base if other is None else found.trials.get(other)
-        if figures[0] is None or figures[1] is None:
+        ours, n_trained = found.trials.get(one), 1 if other is None else 2
+        theirs = found.base if other is None else found.trials.get(other)
+        if ours is None or theirs is None:
             return None
-        return self._lead(figures[0].losses, figures[1].losses, n_trained=1 if other is None else 2)
+        if self._sweep.objective.is_eval_loss:
+            return self._lead(ours.losses, theirs.losses, n_trained=n_trained)
+        return lead_of_scores(
+            ours, theirs, self._sweep.objective, self._scatter, n_trained=n_trained
+        )
 
     def lead_over_base(self, trial: StoredTrial) -> Lead | None:
         """Return by how much it lies below the base model's, which has no seed; None as above."""
@@ -183,6 +192,26 @@ def lead_between(
     )
 
 
+def lead_of_scores(
+    one: Figure, other: Figure, objective: Objective, scatter: Scatter, *, n_trained: int
+) -> Lead | None:
+    """Return by how much one score is better than another, by the bootstrap's draws; None: there
+    are none of the same rows."""
+    if one.draws is None or other.draws is None or one.n_rows != other.n_rows:
+        return None
+    error = float(np.nanstd(one.draws - other.draws, ddof=1))
+    if not math.isfinite(error):
+        return None
+    return Lead(
+        mean=objective.key(other.value) - objective.key(one.value),
+        n_rows=one.n_rows,
+        of_rows=error,
+        of_seeds=scatter.of_difference(abs(one.value), error, one.n_rows, n_trained),
+        scatter=scatter,
+        unit="",
+    )
+
+
 def best_rows(trial: StoredTrial) -> RowLosses | None:
     """Return the row losses at a trial's best evaluation; None: they were not kept."""
     best = trial.result.get("best") or {}
@@ -199,7 +228,6 @@ def scatter_of(found: Sequence[Confirmed]) -> Scatter:
     if n_free < ENOUGH_RUNS:
         return Scatter()
     pooled = sum((len(values) - 1) * variance(values) for values in more_than_one) / n_free
-    return Scatter(
-        math.sqrt(pooled) / fmean(value for values in more_than_one for value in values),
-        sum(len(values) for values in more_than_one),
-    )
+    mean = abs(fmean(value for values in more_than_one for value in values))
+    relative = math.sqrt(pooled) / mean if mean else 0.0  # of scores that are all 0
+    return Scatter(relative, sum(len(values) for values in more_than_one))

@@ -1,13 +1,18 @@
 """What the final evaluation has measured, read from the sweep's folder."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from sweep.study.ended import StoredTrial
 from sweep.study.final import Part, output_dir, read_plan
-from trials.config import EvalPoint, Quantization
+from trials.config import EvalPoint, Objective, Quantization
+from trials.evaluation.bootstrap import from_text
 from trials.evaluation.row_nlls import RowLosses, rows_of
 from trials.trial_folder import read_result
 
@@ -17,16 +22,30 @@ class Figure:
     """What one adapter, or the base model, has on the rows of a part."""
 
     losses: RowLosses
-    error: float | None
-    """Standard error of the loss by the choice of rows, in nats."""
+    point: EvalPoint
 
     @property
     def value(self) -> float:
-        return self.losses.loss
+        """The objective."""
+        return self.point.value
 
     @property
     def n_rows(self) -> int:
-        return self.losses.n_rows
+        """That the objective is of."""
+        return self.point.score_rows or self.losses.n_rows
+
+    @property
+    def draws(self) -> npt.NDArray[np.float64] | None:
+        """A metric on rows drawn again; None: the objective is the loss."""
+        return None if self.point.score_draws is None else from_text(self.point.score_draws)
+
+    @property
+    def error(self) -> float | None:
+        """Standard error of the objective by the choice of rows; None: not known."""
+        if self.point.score is None:
+            return self.point.eval_loss_error
+        error = math.nan if self.draws is None else float(np.nanstd(self.draws, ddof=1))
+        return error if math.isfinite(error) else None
 
 
 @dataclass(slots=True)
@@ -41,9 +60,9 @@ class Figures:
 
     def add(self, trial: int | None, point: EvalPoint | None) -> None:
         losses = None if point is None else rows_of(point)
-        if point is None or losses is None:
+        if point is None or losses is None or math.isnan(point.value):
             return
-        figure = Figure(losses, point.eval_loss_error)
+        figure = Figure(losses, point)
         if trial is None:
             self.base = figure
         else:
@@ -96,8 +115,8 @@ class Final:
                 return Headline(where.format(trial.n_rows), trial, base, found)
         return None
 
-    def decided(self, ranked: Sequence[StoredTrial]) -> list[StoredTrial]:
-        """Return trials in the order of their losses on all eval rows, those first that have them.
+    def decided(self, ranked: Sequence[StoredTrial], objective: Objective) -> list[StoredTrial]:
+        """Return trials in their order on all eval rows, those first that were measured there.
 
         It decides among the best of the sample that it has measured: a trial that has come since
         may be better than any of them.
@@ -108,7 +127,12 @@ class Final:
         figures = self.all.trials
         measured = list(itertools.takewhile(lambda trial: trial.number in figures, ranked))
         rest = ranked[len(measured) :]
-        return [*sorted(measured, key=lambda trial: figures[trial.number].value), *rest]
+
+        def place(trial: StoredTrial) -> tuple[float, float]:
+            found = figures[trial.number]
+            return objective.key(found.value), found.losses.loss
+
+        return [*sorted(measured, key=place), *rest]
 
 
 def read_final(folder: Path) -> Final:

@@ -195,7 +195,7 @@ def _write(
     data.write_sample(data.TokenRows(folder / "sample", longest), folder / EVAL_SAMPLE)
     eval_rows = [found.splits["eval"][row] for row in chosen]
     sizes = counts[shortest].tokens, len(sample.ids)
-    generation = _generation(request, eval_rows, found.renderer, sizes, folder)
+    generation = _generation(request, eval_rows, found, sizes, folder)
     cost = data.EVALUATION_COST * len(sample.ids) + generation.get("cost", 0.0)
     return {
         **found.report,
@@ -268,7 +268,7 @@ def _tokenized(
 def _generation(
     request: Request,
     rows: Sequence[Example],
-    renderer: Renderer,
+    found: _Prepared,
     sizes: tuple[int, int],
     folder: Path,
 ) -> dict[str, Any]:
@@ -288,11 +288,12 @@ def _generation(
     return write_prompts(
         request.generation,
         rows,
-        renderer,
+        found.renderer,
         max_length=max(request.max_lengths),
         allowed_tokens=allowed,
         seed=request.seed,
         folder=folder,
+        whole={name: rows for name, rows in found.splits.items() if name != "train"},
     )
 
 

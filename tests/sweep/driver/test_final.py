@@ -98,8 +98,8 @@ def test_then_the_first_two_on_test_rows_and_in_16_bits(tmp_path: Path) -> None:
     assert done.reserve() == pytest.approx(6 * 2 + 3 * 1 + 2 * 2)
     assert made(done) == [[0, 1, 2, 3, 4, None], [0, 1, None], [0, 1]]
     assert said[1:] == [
-        "Final evaluation: the first two and the base model on 32 test rows, about 3 s.",
-        "Final evaluation: the first two on all 64 eval rows in 16 bits, about 4 s.",
+        "Final evaluation: winner and second, and the base model, on 32 test rows, about 3 s.",
+        "Final evaluation: winner and second on all 64 eval rows in 16 bits, about 4 s.",
     ]
     assert not finish(tmp_path, [], test=32, quantization="nf4").is_due
 

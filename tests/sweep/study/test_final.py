@@ -128,8 +128,8 @@ def test_rows_that_chose_nothing_give_the_headline_beside_those_that_did(folder:
     assert found.figures == (
         "On 64 test rows, which chose nothing: eval loss 2.2000, the base model's 4.0000; "
         "better than trial 0 by 0.1000 ± 0.0001 nats and better than the base model by 1.8000 ± "
-        "0.0003 nats. On all 64 eval rows, which chose it: eval loss 2.0000, the base model's 4.0000; 2.0500 "
-        "on the search's sample."
+        "0.0003 nats. On all 64 eval rows, which chose it: eval loss 2.0000, the base model's "
+        "4.0000; 2.0500 on the search's sample."
     )
     card = model_card(record_of(sweep), is_merged=False, data="d", template=None, arguments={})
     assert "2.2000 nats per supervised token on 64 test rows. The base model has 4.0000" in card

@@ -10,7 +10,6 @@ from ruamel.yaml import YAML
 
 from sweep.export.adapter_files import TEXT_MODEL, base_class
 from sweep.export.serving import serving_adapter, serving_model
-from sweep.results.final import read_final
 from sweep.results.trial_record import Record
 from sweep.space.hyperparameters import HYPERPARAMETERS
 from trials.config import TrialConfig
@@ -90,8 +89,7 @@ def _measured(record: Record) -> str:
     loss, base_loss, where = trial.eval_loss, record.sweep.base_eval_loss, ""
     value = trial.value
     quantization = record.needed_config().model.quantization
-    final = read_final(record.sweep.folder)
-    if (found := final.headline(trial.number)) is not None:
+    if (found := record.sweep.final.headline(trial.number)) is not None:
         loss, base_loss = found.trial.losses.loss, found.base.losses.loss
         where, quantization = f" {found.where}", found.figures.quantization or quantization
         value = found.trial.value

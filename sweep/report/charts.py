@@ -47,8 +47,7 @@ def thinned(trials: Sequence[StoredTrial], most: int, objective: Objective) -> l
 
 def curves(sweep: StoredSweep) -> Figure:
     """The objective over the share of each trial's own run."""
-    ranked = sweep.ranked
-    winner = ranked[0] if ranked else None
+    winner = sweep.decided[0] if sweep.decided else None
     n = sweep.n_evaluations
     shown = thinned([trial for trial in sweep.trials if trial.curve], N_CURVES, sweep.objective)
     traces: list[Figure] = []

@@ -64,7 +64,7 @@ def _axes(place: Axes, x_label: str) -> Axes:
 
 def _curves(sweep: StoredSweep, figure: Any) -> None:
     axes = _axes(figure.subplots(), "share of the trial's run, %")
-    winner = sweep.ranked[0] if sweep.ranked else None
+    winner = sweep.decided[0] if sweep.decided else None
     shown = thinned([trial for trial in sweep.trials if trial.curve], N_CURVES, sweep.objective)
     named = set()
     for trial in shown:

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from sweep.results.confirmed import Confirmed, read_confirmed
-from sweep.results.final import Figure, Figures, read_final
+from sweep.results.final import Figure, Figures
 from sweep.results.paired_test import CONFIDENCE
 from sweep.results.reading import StoredSweep
 from sweep.study.ended import StoredTrial
@@ -119,12 +119,12 @@ class Judge:
         self._sweep = sweep
         self.confirmed = read_confirmed(sweep)
         self._scatter = scatter_of(self.confirmed)
-        self.final = read_final(sweep.folder)
+        self.final = sweep.final
 
     @property
     def ranked(self) -> list[StoredTrial]:
         """Trials whose value counts, the best first, as the final evaluation decides."""
-        return self.final.decided(self._sweep.ranked, self._sweep.objective)
+        return self._sweep.decided
 
     def lead(self, one: StoredTrial, other: StoredTrial) -> Lead | None:
         """Return by how much a trial's eval loss lies below another's; None: chance is unknown."""

@@ -109,14 +109,8 @@ def prepare(request: Request) -> dict[str, Any]:
         ConfigError: Of the model.
     """
     # Before torch is imported: most mistakes are in the files.
-    splits, told = read_splits(
-        request.train,
-        request.eval,
-        request.reading,
-        test=request.test,
-        chat=request.chat,
-        seed=request.seed,
-    )
+    given, chat = (request.train, request.eval, request.test), request.chat
+    splits, told = read_splits(*given, request.reading, chat=chat, seed=request.seed)
     fingerprints = {name: fingerprint(rows) for name, rows in splits.items()}
     check_folder(request.model)
     check_form(request.model, form_of(request.model.name, request.model.revision))
@@ -183,12 +177,12 @@ def _write(
     train, train_tokens = found.splits["train"], found.tokens["train"]
     shortest, longest = min(request.max_lengths), max(request.max_lengths)
     counts = {length: data.count(train_tokens, length) for length in request.max_lengths}
-    eval_counts = data.count(found.tokens["eval"], longest)
+    held_out = {n: data.count(rows, longest) for n, rows in found.tokens.items() if n != "train"}
     _check_kept("data.train", counts[shortest], shortest, train_tokens)
-    _check_kept("data.eval", eval_counts, longest, found.tokens["eval"])
-    test = _test_counts(found.tokens.get("test"), longest)
+    for name, of_split in held_out.items():
+        _check_kept(f"data.{name}", of_split, longest, found.tokens[name])
     kept = [row for row, n in enumerate(found.tokens["eval"].supervised_tokens(longest)) if n]
-    n_sample = _n_sample(request, len(kept), eval_counts, counts[shortest])
+    n_sample = _n_sample(request, len(kept), held_out["eval"], counts[shortest])
     chosen = sorted(random.Random(request.seed).sample(kept, n_sample))
     sample = found.tokens["eval"].taken(chosen, longest)
     sample.save(folder / "sample")
@@ -200,10 +194,8 @@ def _write(
     return {
         **found.report,
         "train": {str(length): asdict(c) for length, c in counts.items()},
-        "eval": asdict(eval_counts),
-        **({"test": asdict(test), "test_fingerprint": fingerprints["test"]} if test else {}),
-        "train_fingerprint": fingerprints["train"],
-        "eval_fingerprint": fingerprints["eval"],
+        **{name: asdict(of_split) for name, of_split in held_out.items()},
+        **{f"{name}_fingerprint": digest for name, digest in fingerprints.items()},
         "sample_rows": n_sample,
         "sample_tokens": data.sample_tokens(folder / EVAL_SAMPLE),
         "evaluation_share": _evaluation_share(request, counts[shortest], cost),
@@ -312,14 +304,6 @@ def _n_sample(request: Request, n_kept: int, eval_: SplitCounts, train: SplitCou
         n_evaluations=request.n_evaluations,
         at_most=request.sample_rows,
     )
-
-
-def _test_counts(tokens: TokenSplit | None, longest: int) -> SplitCounts | None:
-    if tokens is None:
-        return None
-    counts = data.count(tokens, longest)
-    _check_kept("data.test", counts, longest, tokens)
-    return counts
 
 
 def _check_kept(key: str, counts: SplitCounts, max_length: int, split: TokenSplit) -> None:

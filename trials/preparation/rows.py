@@ -27,9 +27,9 @@ _WHY_APART = {
 def read_splits(
     train: str | list[str],
     eval_: str | float | list[str],
+    test: str | float | list[str] | None,
     reading: Reading,
     *,
-    test: str | float | list[str] | None = None,
     chat: bool | None,
     seed: int,
 ) -> tuple[Splits, dict[str, Any]]:

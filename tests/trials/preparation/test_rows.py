@@ -28,7 +28,7 @@ def read(
     chat: bool | None = None,
     **keys: Any,
 ) -> tuple[Splits, dict[str, Any]]:
-    return read_splits(train, eval_, Reading(**keys), test=test, chat=chat, seed=0)
+    return read_splits(train, eval_, test, Reading(**keys), chat=chat, seed=0)
 
 
 def test_the_report_has_the_shares_what_is_unread_and_what_is_left_out(tmp_path: Path) -> None:

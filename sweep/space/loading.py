@@ -54,7 +54,18 @@ def checked(file: SpaceFile) -> Space:
     ]
     if problems:
         raise SpaceError(file.in_words(list(without_explained(problems))))
-    return _build(raw, file)
+    space = _build(raw, file)
+    if wrong := _final_problem(space):
+        raise SpaceError(file.in_words([wrong]))
+    return space
+
+
+def _final_problem(space: Space) -> Problem | None:
+    final, form = space.settings.final, space.checkpoint
+    if final is None or final.base != "16-bit" or form is None or form.is_dequantised:
+        return None
+    words = f"must be as-trained: {space.settings.base_model} is quantised already ({form.name})."
+    return Problem(("final_evaluation", "base"), f"{words} Or name the checkpoint in 16 bits.")
 
 
 def space_as_run(path: Path) -> Space:
@@ -115,9 +126,7 @@ def _data_problems(data: Mapping[str, Any], folder: Path) -> Iterator[Problem]:
                 yield Problem(("data", which, *([index] if isinstance(given, list) else [])), words)
     held_out = [share for which in SPLITS if isinstance(share := data.get(which), float)]
     if len(held_out) > 1 and sum(held_out) >= 1:
-        words = (
-            f"and data.eval hold out {sum(held_out):g} of train; lower them: it must be below 1."
-        )
+        words = f"and data.eval hold out {sum(held_out):g} of train; lower one: together below 1."
         yield Problem(("data", "test"), words)
     templates = [k for k in ("template", "prompt", "completion") if data.get(k) is not None]
     for key in templates:

@@ -132,9 +132,9 @@ class Finish:
     def _why_not_in_16_bits(self) -> str | None:
         """None: the base model fits, as far as is known."""
         memory = self._report["memory"]
-        if memory["plain_gib"] is None:
+        if (plain := memory.get("plain_gib")) is None:
             return "the checkpoint is quantised already"
-        needed = memory["plain_gib"] + memory["adapter_gib"]
+        needed = plain + memory["adapter_gib"]
         settings, options = self.job.space.settings, self.job.options
         room = room_gib(
             settings.gpus_per_trial,

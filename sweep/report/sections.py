@@ -52,7 +52,7 @@ def headline_section(sweep: StoredSweep) -> str:
     return (
         f'{top}<div class="headline"><p><strong>Trial {winner.number:03d} has the '
         f"{found.superlative}</strong>, with {point}.</p>"
-        f"{'' if found.figures else f'<p>{escape(against_base(sweep, winner))}</p>'}"
+        f"<p>{escape(against_base(sweep, winner))}</p>"
         f'<p>{in_html(found)}</p></div><p class="dim">{state}</p>'
     )
 

@@ -42,7 +42,7 @@ def winner_text(record: Record) -> RenderableType:
     if sweep.state == "running":
         line.append(", so far", style="not bold dim")
     parts: list[RenderableType] = [line, hyperparameters(trial.hyperparameters)]
-    if trial.value is not None and not (is_winner and found and found.figures):
+    if trial.value is not None:
         parts.append(Text(against_base(sweep, trial)))
     if found is not None and is_winner:
         parts.append(Text(found.words, style="bold"))

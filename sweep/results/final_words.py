@@ -19,10 +19,13 @@ def figures_in_words(sweep: StoredSweep, judge: Judge, winner: StoredTrial) -> s
     chose = ", which chose it" if on_test else ""
     if on_all := _figure(sweep, final.all, winner, f"On all {{n}} eval rows{chose}"):
         parts.append(f"{on_all}{_of_sample(sweep, winner)}.")
+    elif on_test and winner.value is not None:
+        heading = sweep.objective.heading
+        parts.append(f"On the eval rows, which chose it: {heading} {winner.value:.4f}.")
     in_16_bits = _figure(sweep, final.in_16_bits, winner, "On the base model in 16 bits")
     if in_16_bits and final.all.quantization != "none":
         parts.append(in_16_bits + _beside(judge, final.in_16_bits, winner, second) + ".")
-    elif parts and (why := final.left_out.get("16-bit")):
+    elif final.all.quantization != "none" and (why := final.left_out.get("16-bit")):
         parts.append(f"Not measured in 16 bits: {why}.")
     return " ".join(parts)
 

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 
 from sweep.confirm.plan import plan as confirmation
 from sweep.driver import loop
 from sweep.errors import StudyError
 from sweep.export.model_card import model_card
+from sweep.results import listing, status
+from sweep.results.certainty import Judge
 from sweep.results.conclusion import conclude
 from sweep.results.final import read_final
+from sweep.results.final_words import figures_in_words
 from sweep.results.reading import read_sweep
 from sweep.results.trial_record import record_of
+from sweep.storage.patient import storage_url
 from sweep.study.budget import Budget
 from sweep.study.final import FinalEvaluation, Part, leave_out, plan
 from tests.inline_runner import InlineRunner
 from tests.sweep.reviewed import make_config, measured, result, write_sweep
 from trials.config import Report, TrialConfig, TrialResult
+from trials.evaluation.bootstrap import as_text, drawn
 
 SAMPLE = np.linspace(10.0, 30.0, 16)
 ALL = np.linspace(10.0, 30.0, 64)
@@ -87,7 +94,7 @@ def test_the_best_and_the_base_are_measured_once(folder: Path) -> None:
 def test_all_rows_decide_who_has_won(folder: Path) -> None:
     evaluated(folder, [0, 1, 2], {"000": 3.0, "001": 0.0, "002": 9.0, "base": 20.0})
     sweep = read_sweep(folder)
-    assert (sweep.best, record_of(sweep).trial.number) == (0, 1)
+    assert (sweep.ranked[0].number, sweep.best, record_of(sweep).trial.number) == (0, 1, 1)
     found = conclude(sweep)
     assert found is not None
     assert found.winner.number == 1
@@ -97,6 +104,46 @@ def test_all_rows_decide_who_has_won(folder: Path) -> None:
     assert "2.0000 nats per supervised token on all 64 eval rows. The base model has 4.0000" in card
     (run,) = confirmation(sweep, top=1, n_seeds=1)
     assert run.trial == 1
+    [listed] = listing.as_json(listing.read_all(folder.parent))
+    assert (listed["best_trial"], listed["best_value"]) == (1, pytest.approx(2.0))
+    assert (listed["base_value"], listed["measured"]) == (4.0, "on all 64 eval rows")
+    assert status.as_json(sweep)["best"] == 1
+    assert status.against_base(sweep, sweep.decided[0]) == (
+        "Eval loss 2.0000 vs 4.0000 for the base model (perplexity 7.39 vs 54.60) on all 64 eval "
+        "rows."
+    )
+
+
+def test_of_a_metric_the_score_decides_with_the_error_of_drawing_rows(folder: Path) -> None:
+    """Its loss is the higher one."""
+    objective = {"name": "exact_match", "direction": "maximize"}
+    study = optuna.load_study(study_name="mine", storage=storage_url(folder))
+    study.set_user_attr("task", {"evaluations": 4, "objective": objective})
+    chance = np.random.default_rng(0)
+    right = {"000": chance.random(64) < 0.3, "001": chance.random(64) < 0.7}
+    right["base"] = np.zeros(64, dtype=bool)
+    names = iter(["001", "000", "base"])
+
+    def trial(config: TrialConfig, report: Report) -> TrialResult:
+        of_rows = right[name := next(names)]
+        draws = drawn(64, lambda rows: float(of_rows[rows].mean()))
+        found = measured(0, ALL + {"001": 5.0}.get(name, 0.0))
+        scored = {"score": float(of_rows.mean()), "score_draws": as_text(draws), "score_rows": 64}
+        return result("completed", [replace(found, **scored)])
+
+    loop.run(planned(folder, [1, 0]), InlineRunner(trial), Budget(None, None))
+    sweep = read_sweep(folder)
+    decided = sweep.final.decided(sweep.trials[:2], sweep.objective)
+    assert [each.number for each in decided] == [1, 0]
+    judge = Judge(sweep)
+    lead = judge.lead(sweep.trials[1], sweep.trials[0])
+    assert lead is not None and lead.certainty == "probable"
+    apart = right["001"].astype(float) - right["000"]
+    assert lead.mean == pytest.approx(apart.mean())
+    assert lead.of_rows == pytest.approx(apart.std(ddof=1) / 8, rel=0.15)
+    assert str(lead).count(" ") == 2  # no nats
+    figures = figures_in_words(sweep, judge, sweep.trials[1])
+    assert re.match(r"On all 64 eval rows: exact_match 0\.\d{4} ± 0\.1\d{3} by the choice", figures)
 
 
 def test_a_trial_that_came_later_is_not_passed_over_for_one_that_was_measured(folder: Path) -> None:

@@ -13,11 +13,13 @@ def figures_in_words(sweep: StoredSweep, judge: Judge, winner: StoredTrial) -> s
     """
     final, parts = judge.final, []
     second = next((trial for trial in judge.ranked if trial.number != winner.number), None)
-    on_test = _figure(sweep, final.test, winner, "On {n} test rows, which chose nothing")
+    trained = (sweep.task.get("base_model") or {}).get("quantization")
+    base = ", on the base model in 16 bits" if final.all.quantization == "none" != trained else ""
+    on_test = _figure(sweep, final.test, winner, f"On {{n}} test rows, which chose nothing{base}")
     if on_test:
         parts.append(on_test + _beside(judge, final.test, winner, second) + ".")
     chose = ", which chose it" if on_test else ""
-    if on_all := _figure(sweep, final.all, winner, f"On all {{n}} eval rows{chose}"):
+    if on_all := _figure(sweep, final.all, winner, f"On all {{n}} eval rows{chose}{base}"):
         parts.append(f"{on_all}{_of_sample(sweep, winner)}.")
     elif on_test and winner.value is not None:
         heading = sweep.objective.heading
@@ -36,9 +38,6 @@ def _figure(sweep: StoredSweep, found: Figures, winner: StoredTrial, where: str)
     figure, base = found.trials.get(winner.number), found.base
     if figure is None:
         return ""
-    trained = (sweep.task.get("base_model") or {}).get("quantization")
-    if "16 bits" not in where and found.quantization == "none" != trained:
-        where += ", on the base model in 16 bits"
     error = "" if figure.error is None else f" ± {STANDARD_ERRORS * figure.error:.4f}"
     error += error and " by the choice of rows"
     against = "" if base is None else f", the base model's {base.value:.4f}"

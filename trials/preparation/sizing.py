@@ -32,6 +32,7 @@ class Sized:
         self, *, optimizer: str, micro_batch_size: int, max_length: int, on_gpu: bool
     ) -> dict[str, Any]:
         """Estimate the memory of the largest trial; leaves its adapter on the shapes."""
+        plain_gib = self._plain_gib  # before an adapter is on the shapes
         sizes = estimate(
             adapters.with_largest(self.shapes, self.adapters, self.choices),
             self.model,
@@ -41,7 +42,7 @@ class Sized:
             max_length=max_length,
             on_gpu=on_gpu,
         )
-        return {**sizes, "left": self.weights.left, "plain_gib": self._plain_gib}
+        return {**sizes, "left": self.weights.left, "plain_gib": plain_gib}
 
     @property
     def _plain_gib(self) -> float | None:

@@ -137,17 +137,16 @@ def test_the_base_in_16_bits_may_decide(tmp_path: Path) -> None:
     assert len(said) == 2
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"final": None}, {"objective": Objective(name="exact_match")}],
-    ids=["switched off", "a metric"],
-)
-def test_without_it_nothing_is_measured_and_no_time_kept(
-    tmp_path: Path, changes: dict[str, Any]
-) -> None:
+def test_without_it_nothing_is_measured_and_no_time_kept(tmp_path: Path) -> None:
     said: list[str] = []
-    off = finish(tmp_path, said, hours=1.0, **changes)
+    off = finish(tmp_path, said, hours=1.0, test=32, final=None)
     assert (made(off), off.is_due, off.reserve(), said) == ([], False, 0.0, [])
+
+
+def test_a_metric_is_measured_too_though_the_sample_is_all_rows(tmp_path: Path) -> None:
+    """Its rows are scored nowhere else."""
+    judged = finish(tmp_path, [], rows=32, objective=Objective(name="rouge_l"))
+    assert made(judged) == [[0, 1, 2, 3, 4, None]]
 
 
 def test_where_the_sample_is_all_eval_rows_nothing_is_measured_again(tmp_path: Path) -> None:

@@ -51,7 +51,9 @@ def _beside(judge: Judge, found: Figures, winner: StoredTrial, second: StoredTri
     numbers = {f"trial {second.number}": second.number} if second is not None else {}
     for name, number in {**numbers, "the base model": None}.items():
         lead = judge.lead_on(found, winner.number, number)
-        if lead is not None:
+        if lead is not None and lead.mean == 0:  # of a metric, which has few values
+            said.append(f"equal to {name}")
+        elif lead is not None:
             said.append(f"{'better' if lead.mean > 0 else 'worse'} than {name} by {lead}")
     return f"; {' and '.join(said)}" if said else ""
 

@@ -29,7 +29,7 @@ from sweep.study.final import FinalEvaluation, Part, leave_out, plan
 from tests.inline_runner import InlineRunner
 from tests.sweep.reviewed import make_config, measured, result, write_sweep
 from trials.config import Report, TrialConfig, TrialResult
-from trials.evaluation.bootstrap import as_text, drawn
+from trials.evaluation.bootstrap import N_DRAWS, as_text, drawn
 
 SAMPLE = np.linspace(10.0, 30.0, 16)
 ALL = np.linspace(10.0, 30.0, 64)
@@ -144,6 +144,19 @@ def test_of_a_metric_the_score_decides_with_the_error_of_drawing_rows(folder: Pa
     assert str(lead).count(" ") == 2  # no nats
     figures = figures_in_words(sweep, judge, sweep.trials[1])
     assert re.match(r"On all 64 eval rows: exact_match 0\.\d{4} ± 0\.1\d{3} by the choice", figures)
+
+
+def test_equal_scores_are_not_called_worse(folder: Path) -> None:
+    objective = {"name": "exact_match", "direction": "maximize"}
+    study = optuna.load_study(study_name="mine", storage=storage_url(folder))
+    study.set_user_attr("task", {"evaluations": 4, "objective": objective})
+    scored = {"score": 0.5, "score_draws": as_text(np.full(N_DRAWS, 0.5)), "score_rows": 64}
+    ended = result("completed", [replace(measured(0, ALL), **scored)])
+    final = planned(folder, [1, 0], "test")
+    loop.run(final, InlineRunner(lambda config, report: ended), Budget(None, None))
+    sweep = read_sweep(folder)
+    figures = figures_in_words(sweep, Judge(sweep), sweep.trials[1])
+    assert figures.endswith("equal to the base model.") and "worse" not in figures
 
 
 def test_a_trial_that_came_later_is_not_passed_over_for_one_that_was_measured(folder: Path) -> None:

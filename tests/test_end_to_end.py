@@ -17,11 +17,15 @@ from pathlib import Path
 import optuna
 import psutil
 import pytest
+import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from sweep.storage.attributes import COUNTS
 from tests import tiny
+from trials.data.tokens import IGNORED, TokenRows
 from trials.whole_file import usual_mode
 
 pytestmark = pytest.mark.filterwarnings(
@@ -152,6 +156,35 @@ def test_the_best_adapters_stay_and_the_winner_has_its_own_folder(finished: Fini
     assert config["number"] == best[0].number
     assert (finished.folder / "best" / "adapter" / "adapter_model.safetensors").exists()
     assert not list(finished.folder.rglob("*.tmp"))
+
+
+def test_the_reports_first_figure_is_that_of_a_plain_loop_over_all_eval_rows(
+    finished: Finished, tiny_base: Path
+) -> None:
+    """As best/README.md loads it, row by row."""
+    page = (finished.folder / "report.html").read_text()
+    words = re.sub("<[^>]*>", "", page[page.index('<div class="headline">') :])
+    said = re.search(r"eval loss (\d+\.\d+)", words, re.IGNORECASE)
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype="bfloat16",
+    )
+    base = AutoModelForCausalLM.from_pretrained(
+        tiny_base, dtype="bfloat16", quantization_config=nf4
+    )
+    model = PeftModel.from_pretrained(base, finished.folder / "best" / "adapter").eval()
+    nats, n_tokens = 0.0, 0
+    rows = TokenRows(finished.folder / "data" / "eval", 64)
+    for index in range(len(rows)):
+        ids, labels = (torch.tensor(rows[index][key])[None] for key in ("input_ids", "labels"))
+        n_targets = int((labels[:, 1:] != IGNORED).sum())
+        with torch.no_grad():
+            nats += float(model(input_ids=ids, labels=labels).loss) * n_targets
+        n_tokens += n_targets
+    assert said is not None
+    assert float(said[1]) == pytest.approx(nats / n_tokens, rel=0.005)
 
 
 def test_every_file_may_be_read_by_whom_the_umask_says(finished: Finished) -> None:

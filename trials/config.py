@@ -295,6 +295,10 @@ class EvalPoint:
     eval_loss_error: float | None = None
     """Standard error of the eval loss by the choice of rows, in nats; of a final evaluation alone.
     """
+    score_draws: str | None = None
+    """The objective on rows drawn again (`trials.evaluation.bootstrap`); likewise."""
+    score_rows: int | None = None
+    """Rows that `score` is of; likewise."""
     gpu_busy: float | None = None
     """Share of training since the evaluation before in which a kernel ran on the (first) GPU, other
     processes' included; None on a CPU, in a slice of MIG, and in less than a second."""

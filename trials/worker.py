@@ -48,7 +48,7 @@ class TrialThread:
         self._verdicts.put(verdict)
 
     def stop(self) -> None:
-        """Ask the running trial, and those after it, to be set aside at the next step."""
+        """Ask the running trial to be set aside at the next step."""
         self._is_asked_to_stop.set()
 
     def _work(self, model: ModelConfig, n_processes: int, gpu_share: float) -> None:
@@ -100,7 +100,9 @@ class TrialThread:
         while True:
             number, config = self._trials.get()
             self.events.put(Started(number))
-            self.events.put(Ended(number, *guarded(trial, config)))
+            ended = guarded(trial, config)
+            self._is_asked_to_stop.clear()  # a final evaluation comes after
+            self.events.put(Ended(number, *ended))
 
 
 def guarded(

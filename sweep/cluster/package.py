@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sweep.errors import SpaceError
 from sweep.folder import layout
-from sweep.space.space import Space
+from sweep.space.space import SPLITS, Space, Split
 from sweep.space.yaml_file import read
 from sweep.text.numbers import megabytes
 
@@ -99,12 +99,9 @@ def _items(space: Space) -> Iterator[Item]:
             yield Item("base_model", file, f"{_model_target(space)}/{file.name}")
 
 
-Split = Literal["train", "eval"]
-
-
 def _targets(space: Space) -> dict[Split, dict[str, str]]:
     """Data of a split → within the package; what is no local file stays where it is."""
-    found: dict[Split, dict[str, str]] = {"train": {}, "eval": {}}
+    found: dict[Split, dict[str, str]] = {which: {} for which in SPLITS}
     for which, targets in found.items():
         sources = dict.fromkeys(space.sources(which))
         files = [source for source in sources if Path(source).is_file()]

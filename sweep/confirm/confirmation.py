@@ -7,19 +7,17 @@ Everything lies below `confirm/` of the sweep's folder: `plan.json`, the runs in
 in `trials/NNN/`, as a trial of a sweep does. So whatever has ended is not run again.
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from sweep.confirm.plan import Run
 from sweep.errors import SweepFailed
 from sweep.events import Place, Tracker
 from sweep.pruners.own_curve import ByItself, stopped_by_hand
 from sweep.study.ask_tell import AskTell
-from sweep.study.sweep import RUNS_AGAIN
+from sweep.study.known_runs import KnownRuns
 from trials.config import EvalPoint, Stop, TrialConfig, TrialResult
-from trials.trial_folder import forget_result, write_result
+from trials.trial_folder import write_result
 
 
 @dataclass
@@ -40,17 +38,13 @@ class Confirmation(AskTell):
     """Whether a person wants run `number` to end."""
 
     def __post_init__(self) -> None:
-        self._waiting = deque(run.config for run in self.runs if run.result is None)
-        self._running: dict[int, TrialConfig] = {}
+        self._known = KnownRuns(run.config for run in self.runs if run.result is None)
         self._curves: dict[int, list[EvalPoint]] = {}
-        self._n_lost: dict[int, int] = {}
-        self._n_ended = len(self.runs) - len(self._waiting)
+        self._n_ended = len(self.runs) - len(self._known.waiting)
 
     def ask(self, paused: int | None = None) -> tuple[int, TrialConfig]:
-        config = self._waiting.popleft()
-        self._running[config.number], self._curves[config.number] = config, []
-        Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-        forget_result(Path(config.output_dir))
+        config = self._known.ask()
+        self._curves[config.number] = []
         return config.number, config
 
     def started(self, config: TrialConfig, place: Place) -> None:
@@ -66,7 +60,7 @@ class Confirmation(AskTell):
             self.base_eval_loss = point.eval_loss
         else:
             curve.append(point)
-            config = self._running[number]
+            config = self._known.running[number]
             n_evaluations = config.n_evaluations
             stop = self.by_itself.verdict(curve, self.base_eval_loss, config.lr_scheduler)
             if stop is None and point.index < n_evaluations and self.is_asked_to_prune(number):
@@ -81,18 +75,12 @@ class Confirmation(AskTell):
         Raises:
             SweepFailed: The prepared rows were changed.
         """
-        config, curve = self._running.pop(number), self._curves.pop(number)
-        if result.fault is not None:
-            self._n_lost[number] = self._n_lost.get(number, 0) + 1
-            if result.fault != "machine_lost" or self._n_lost[number] <= RUNS_AGAIN:
-                result = replace(result, outcome="interrupted")
+        curve = self._curves.pop(number)
+        config, result = self._known.tell(number, result)
         has_ended = result.outcome != "interrupted"
         if result.outcome == "failed":  # whoever reads it later should know; a failure wrote none
             write_result(config, result, curve)
-        if has_ended:
-            self._n_ended += 1
-        else:
-            self._waiting.append(config)
+        self._n_ended += has_ended
         for tracker in self.trackers:
             tracker.trial_ended(number, result)
         if result.fault == "rows_changed":
@@ -102,12 +90,12 @@ class Confirmation(AskTell):
     def interrupt(self) -> None:
         """Let trackers hear that runs which still run do not run any more."""
         words = "Interrupted; the same command resumes it."
-        for number in list(self._running):
+        for number in self.running:
             self.tell(number, TrialResult(outcome="interrupted", reason=words))
 
     @property
     def running(self) -> list[int]:
-        return sorted(self._running)
+        return sorted(self._known.running)
 
     def why_failed(self) -> str | None:
         return None  # runs that failed are told with the rest
@@ -116,4 +104,4 @@ class Confirmation(AskTell):
         return self._n_ended
 
     def is_exhausted(self) -> bool:
-        return not self._waiting
+        return not self._known.waiting

@@ -12,7 +12,6 @@ import numpy as np
 from sweep.errors import StudyError
 from sweep.folder import layout
 from sweep.results.confirmed import read_plan
-from sweep.results.final import read_final
 from sweep.results.reading import StoredSweep
 from sweep.results.trial_record import Record, record_of
 from sweep.study.task import has_its_tokens
@@ -62,7 +61,7 @@ def plan(sweep: StoredSweep, *, top: int, n_seeds: int) -> list[Run]:
     """
     if not sweep.ranked:
         raise StudyError(f"{sweep.name}: no trial has {an(sweep.objective)} that counts yet.")
-    ranked = read_final(sweep.folder).decided(sweep.ranked)
+    ranked = sweep.decided
     records = [record_of(sweep, trial.number) for trial in ranked[:top]]
     wanted = [(record, 1 + i) for i in range(n_seeds) for record in records]
     there = sweep.folder / layout.CONFIRM / layout.PLAN

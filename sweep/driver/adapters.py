@@ -24,7 +24,7 @@ from trials.whole_file import link_or_copy
 HOW_TO_LOAD = """\
 # The best adapter of the sweep `{name}`
 
-Trial {number}: {score}eval loss {eval_loss:.4f} nats per completion token ({outcome}).
+{figures}
 
     from peft import PeftModel
     from transformers import {kind}, AutoTokenizer
@@ -99,7 +99,7 @@ class Adapters(Tracker):
             self._drop_all_but_the_best()
         with suppress(OSError):
             winner = self._winner()
-            if winner is not None and winner.number != self._number_in_best():
+            if winner is not None and not self._is_in_best(winner):
                 self._write_best(winner)
         self._remove_leftovers()
 
@@ -107,7 +107,7 @@ class Adapters(Tracker):
         """By the final evaluation, as far as there is one."""
         ranked = self._sweep.ranked()
         with suppress(UserError):
-            ranked = read_final(self._output_dir).decided(ranked)
+            ranked = read_final(self._output_dir).decided(ranked, self._sweep.objective)
         return ranked[0] if ranked else None
 
     def trial_ended(self, number: int, result: TrialResult) -> None:
@@ -123,17 +123,30 @@ class Adapters(Tracker):
                 self._drop(number, folder)
             self._gone.add(number)
 
+    def _figures(self, winner: StoredTrial) -> str:
+        """How good it is: by the final evaluation, as far as there is one."""
+        objective, where, value, loss = self._sweep.objective, "", winner.value, winner.eval_loss
+        with suppress(UserError):
+            if (found := read_final(self._output_dir).headline(winner.number)) is not None:
+                where = f" {found.where}"
+                value, loss = found.trial.value, found.trial.losses.loss
+        score = "" if objective.is_eval_loss else f"{objective.name} {value:.4f}, "
+        words = f"{score}eval loss {loss:.4f} nats per completion token{where}"
+        return f"Trial {winner.number}: {words} ({winner.outcome})."
+
     def _in_best(self) -> str:
         """Where the winner's adapter lies, as its README has it."""
         return literal(self.best_dir.resolve() / ADAPTER)
 
-    def _number_in_best(self) -> int | None:
-        """The number of the trial that best/ holds; None where it is not whole."""
+    def _is_in_best(self, winner: StoredTrial) -> bool:
+        """Whether best/ holds the winner, and is whole."""
         with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             # Of a folder that was moved, its README tells where the adapter was.
-            if self._in_best() in (self.best_dir / "README.md").read_text():
-                return int(json.loads((self.best_dir / CONFIG).read_text())["number"])
-        return None
+            words = (self.best_dir / "README.md").read_text()
+            number = int(json.loads((self.best_dir / CONFIG).read_text())["number"])
+            said = self._in_best() in words and self._figures(winner) in words
+            return number == winner.number and said
+        return False
 
     def _write_best(self, winner: StoredTrial) -> None:
         """Write best/ whole or not at all; files are linked where the disk allows."""
@@ -149,14 +162,7 @@ class Adapters(Tracker):
         rendered = rendered_with(self._arguments)
         words = HOW_TO_LOAD.format(
             name=self._output_dir.name,
-            number=winner.number,
-            score=(
-                ""
-                if self._sweep.objective.is_eval_loss
-                else f"{self._sweep.objective.name} {winner.value:.4f}, "
-            ),
-            eval_loss=winner.eval_loss,
-            outcome=winner.outcome,
+            figures=self._figures(winner),
             base=base,
             kind=kind,
             adapter=in_best,

@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import psutil
+
 from trials.machine.cards import Card, NoAnswer, cards, gib, visible, without
 
 
@@ -62,3 +64,25 @@ def _too_small(found: Sequence[Card], needed: float, whole: float) -> list[str]:
         names = ", ".join(card.in_words for card in tight)
         notes.append(f"The largest trials take smaller micro-batches on {names}, at the same loss.")
     return notes
+
+
+CONTEXT_GIB = 0.5
+"""What CUDA takes of a GPU beside torch."""
+
+
+def room_gib(gpus_per_trial: float, *, n_workers: int | None) -> float | None:
+    """Return what a worker of this machine may hold once others have ended; None: not known.
+
+    Args:
+        n_workers: That share the host's memory; None: workers have GPUs.
+    """
+    if "RAY_ADDRESS" in os.environ:
+        return None
+    if n_workers is not None:
+        return float(psutil.virtual_memory().total) / 2**30 / n_workers
+    try:
+        found = visible(cards() or [])
+    except NoAnswer:
+        return None
+    sizes = [card.total_mib for card in found if card.total_mib is not None]
+    return min(1.0, gpus_per_trial) * min(sizes) / 1024 - CONTEXT_GIB if sizes else None

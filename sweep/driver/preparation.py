@@ -57,6 +57,7 @@ def request(
     return {
         "train": space.source("train"),
         "eval": space.source("eval"),
+        "test": space.source("test"),
         "reading": {
             "columns": data.columns,
             "template": data.template,
@@ -195,7 +196,9 @@ def _data_rows(space: Space, check: Check) -> Iterator[Row]:
     report = check.report
     for length, counts in report["train"].items():
         yield "train", _counts_in_words(counts, length if len(report["train"]) > 1 else None)
-    yield "eval", _counts_in_words(report["eval"], None)
+    for name in ("eval", "test"):  # none of the latter, as a rule
+        if name in report:
+            yield name, _counts_in_words(report[name], None)
     times, share = space.settings.evaluate.times, report["evaluation_share"]
     yield (
         "evaluation",

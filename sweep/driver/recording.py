@@ -24,8 +24,9 @@ from sweep.report.plots import write_plots
 from sweep.results.conclusion import Conclusion, conclude
 from sweep.results.reading import StoredSweep, read_sweep
 from sweep.screen.summary import summary_text
+from sweep.space.space import SPLITS
 from sweep.study.ended import StoredTrial
-from sweep.study.summary import Summary
+from sweep.study.summary import SAMPLE, Summary
 from sweep.study.sweep import Sweep
 from sweep.study.trial_config import model_config
 from sweep.text.trials import SHOWN
@@ -35,7 +36,7 @@ from sweep.tracking.destination import Destination
 from sweep.tracking.location import artifacts_dir, command, page_of, where
 from sweep.tracking.registry import TASK
 from sweep.workers.paces import PaceNotes, kind_of
-from trials.config import Objective
+from trials.config import UserError
 from trials.trial_folder import ADAPTER
 
 if TYPE_CHECKING:
@@ -74,9 +75,7 @@ class SweepRecording:
         """Open MLflow and the adapters; they hear of what a killed process did not tell."""
         job, sweep = self._job, self._sweep
         self._tracker = tracker = new_tracker(job.space.name, job.tracked, job.output_dir)
-        train, eval_ = job.space.source("train"), job.space.source("eval")
-        assert not isinstance(train, float)
-        datasets = run_data.datasets(train, eval_, job.found.report)
+        datasets = run_data.datasets({s: job.space.source(s) for s in SPLITS}, job.found.report)
         space_path = job.output_dir / layout.SPACE
         tracker.open_sweep(_parent_params(job), _parent_tags(), space_path, datasets)
         self._adapters = Adapters(
@@ -113,7 +112,7 @@ class SweepRecording:
             with suppress(StudyAway):
                 self._sweep.note(STATES[status], failure or "")
             stored, found = self._read_again()
-            summary = concluded(self._job, self._summary(), found)
+            summary = concluded(self._job, self._summary(), stored, found)
             self._close_tracker(status, summary, stored, found)
             self._console.print(summary_text(summary))
         except StudyAway as error:  # best/ and the summary are the next run's
@@ -171,10 +170,12 @@ class SweepRecording:
                 "sweep": job.space.name,
                 "base_model": job.space.settings.base_model,
             }
+            if (final := summary.final) is not None:  # `value` stays what champions compare by
+                tags |= {"final_value": f"{final.value:.6f}", "final_rows": final.where}
             if conclusion is not None:
                 tags["certainty"] = conclusion.certainty
             tracker.register(name, winner.number, tags, as_markdown(summary))
-        about = None if winner is None else _about(winner, job.space.objective)
+        about = None if winner is None else _about(winner, summary)
         tracker.close_sweep(status, about, text, page, plots, shown)
         if tracker.registered is not None:
             self._say(f"Registered the winner as {tracker.registered}")
@@ -205,10 +206,12 @@ def _parent_params(job: Job) -> dict[str, object]:
         "evaluate.sample_rows": found.report["sample_rows"],
         "data.train": run_data.in_words(settings.data.train),
         "data.eval": run_data.in_words(settings.data.eval),
+        "data.test": settings.data.test and run_data.in_words(settings.data.test),
         "data.chat_template": settings.data.chat_template,
         "data.template_arguments": json.dumps(arguments) if arguments else None,
         "data.train_fingerprint": found.report["train_fingerprint"],
         "data.eval_fingerprint": found.report["eval_fingerprint"],
+        "data.test_fingerprint": found.report.get("test_fingerprint"),
     }
     return params
 
@@ -218,11 +221,13 @@ def _parent_tags() -> dict[str, str]:
     return versions | {"version.python": platform.python_version()}
 
 
-def _about(winner: StoredTrial, objective: Objective) -> dict[str, object]:
+def _about(winner: StoredTrial, summary: Summary) -> dict[str, object]:
+    objective, judged = summary.objective, summary.judged
     return {
         "trial": winner.number,
-        "eval_loss": winner.eval_loss,
-        **({} if objective.is_eval_loss else {"objective": objective.name, "value": winner.value}),
+        "eval_loss": judged.eval_loss,
+        "measured": judged.where or SAMPLE,
+        **({} if objective.is_eval_loss else {"objective": objective.name, "value": judged.value}),
         **{name: winner.hyperparameters[name] for name in SHOWN},
     }
 
@@ -247,13 +252,26 @@ def summary_of(job: Job, sweep: Sweep) -> Summary:
     )
 
 
-def concluded(job: Job, summary: Summary, found: Conclusion | None) -> Summary:
+def concluded(
+    job: Job, summary: Summary, stored: StoredSweep | None, found: Conclusion | None
+) -> Summary:
     """The same with the winner that the conclusion names, and its words."""
-    if found is None:
+    if found is None or stored is None:
         return summary
     folder = layout.trial_dir(job.output_dir, found.winner.number)
     chosen = found.winner if (folder / ADAPTER).is_dir() else None
-    return replace(summary, chosen=chosen, conclusion=found.words)
+    judged = None if chosen is None else stored.judged(chosen)
+    final = judged if judged is not None and judged.where else None
+    return replace(summary, chosen=chosen, final=final, conclusion=found.words)
+
+
+def summary_at_end(job: Job, sweep: Sweep) -> Summary:
+    """The summary with what the sweep has come to; without, where the study is away."""
+    summary = summary_of(job, sweep)
+    with suppress(UserError, StudyAway, OSError):
+        stored = read_sweep(job.output_dir, job.storage)
+        return concluded(job, summary, stored, conclude(stored))
+    return summary
 
 
 def _see_it_all(output_dir: Path) -> str:

@@ -11,14 +11,12 @@ from sweep.driver import preparation
 from sweep.driver.final import Finish
 from sweep.driver.interrupt import StopSignals, ends_in_order
 from sweep.driver.job import EXIT_CODES, STATES, Ending, Job, Options
-from sweep.driver.recording import SweepRecording, concluded, new_tracker, summary_of
+from sweep.driver.recording import SweepRecording, new_tracker, summary_at_end, summary_of
 from sweep.driver.session import Session, check_ray, trial_bytes
 from sweep.driver.start_from import with_earlier
 from sweep.folder import layout
 from sweep.folder.requests import is_asked_to_prune, is_asked_to_stop
-from sweep.results.conclusion import conclude
 from sweep.results.final import read_final
-from sweep.results.reading import read_sweep
 from sweep.samplers.choice import check_sampler
 from sweep.screen.choice import make_screen
 from sweep.screen.json_events import Events
@@ -81,7 +79,7 @@ def run(space: Space, options: Options, console: Console, events: Events | None 
         else:
             status, failure = _run_trials(job, sweep, budget, finish, console, events)
         if events is not None:
-            summary = summary_of(job, sweep)
+            summary = summary_at_end(job, sweep)
             events.sweep_ended(summary, STATES[status], EXIT_CODES[status], failure)
         return EXIT_CODES[status]
 
@@ -156,8 +154,7 @@ def _open_sweep(job: Job, say: Callable[[str], None]) -> Sweep:
 def _end_in_order(job: Job, sweep: Sweep, console: Console) -> Ending:
     """Bring best/ and MLflow to the end of the study, which a killed process had reached alone."""
     if not sweep.has_untold() and is_closed(job.output_dir):
-        found = conclude(read_sweep(job.output_dir, job.storage))
-        console.print(summary_text(concluded(job, summary_of(job, sweep), found)))
+        console.print(summary_text(summary_at_end(job, sweep)))
         return "FINISHED", None
     recording, stop = SweepRecording(job, sweep, console, console.print), StopSignals()
     with ends_in_order(stop, console.print):
@@ -198,7 +195,7 @@ def _run_trials(
         stop=StopSignals(partial(is_asked_to_stop, job.output_dir)),
         progress=progress,
         screen=make_screen(console, progress, job.output_dir, events),
-        final=finish.evaluation,
+        final=finish.evaluations,
     )
     finish.say, finish.n_slots = session.screen.say, lambda: max(1, progress.usage.n_slots)
     job.storage.patience = Patience(session.screen.say, session.stop.heard.is_set)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -85,7 +85,7 @@ class Session:
     stop: StopSignals
     progress: Progress
     screen: Screen
-    final: Callable[[], FinalEvaluation | None] = lambda: None
+    final: Callable[[], Iterator[FinalEvaluation]] = lambda: iter(())
     """Asked for what is measured once all trials have ended."""
 
     def run(self, study: Study, recording: Recording) -> Ending:
@@ -194,12 +194,12 @@ class Session:
                 self.screen.say(f"{words[0].upper()}{words[1:]}{rest}.")
                 for event in runner.set_aside(until=self.stop.hurry.is_set):
                     loop.take(study, event)
-                final = None if self.stop.is_given() else self.final()
-                if final is not None:
-                    model = final.measurements[0].config.model
-                    if model != self.model:
+                loaded = self.model
+                finals = self.final()
+                while not self.stop.is_given() and (final := next(finals, None)) is not None:
+                    if (model := final.measurements[0].config.model) != loaded:
                         runner.shutdown()
-                        runner = make(model)
+                        runner, loaded = make(model), model
                     self._measure(final, runner, disk)
             except (SweepFailed, StudyAway) as error:
                 failure = str(error)
@@ -215,6 +215,8 @@ class Session:
     def _measure(self, final: FinalEvaluation, runner: RayRunner, disk: DiskSpace) -> None:
         """Make the final evaluation; what is not measured by the end of it, the next run is."""
         loop.run(final, runner, Budget(None, None), self.stop.is_given, disk.has_room)
+        for event in runner.set_aside(until=self.stop.hurry.is_set):
+            loop.take(final, event)
         for failure in final.failures:
             self.screen.say(f"Final evaluation: not measured: {failure}")
 

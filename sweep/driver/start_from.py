@@ -74,7 +74,7 @@ def _found(name: str, output: Path, mlflow: str | None) -> Earlier:
     folder = output / name
     if (folder / layout.SWEEP).exists():
         sweep = read_sweep(folder)
-        return _counting(Earlier(sweep.name, sweep.objective, sweep.ranked[:TAKEN]))
+        return _counting(Earlier(sweep.name, sweep.objective, sweep.decided[:TAKEN]))
     known = [each.name for each in layout.sweep_folders(output)]
     there = f"in {output.resolve()}"
     if mlflow is None:

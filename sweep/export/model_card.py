@@ -10,7 +10,6 @@ from ruamel.yaml import YAML
 
 from sweep.export.adapter_files import TEXT_MODEL, base_class
 from sweep.export.serving import serving_adapter, serving_model
-from sweep.results.final import read_final
 from sweep.results.trial_record import Record
 from sweep.space.hyperparameters import HYPERPARAMETERS
 from trials.config import TrialConfig
@@ -63,7 +62,6 @@ A LoRA {kind} of `{config.model.name}`{_revision(config)}, trained on `{data}`. 
 found its hyperparameters: trial {trial.number} of {len(record.sweep.trials)}.
 
 **Eval loss**: {_measured(record)}
-Measured on the base model in {IN_WORDS[config.model.quantization]}, as it was trained.
 
 ## How to load it
 
@@ -86,20 +84,26 @@ AdamW; the adapter of the evaluation with the lowest eval loss was kept.
 
 
 def _measured(record: Record) -> str:
-    """Its eval loss beside the base model's: on all eval rows where they were evaluated."""
+    """Its eval loss beside the base model's: by the final evaluation where there was one."""
     trial, best, objective = record.trial, record.best, record.sweep.objective
     loss, base_loss, where = trial.eval_loss, record.sweep.base_eval_loss, ""
-    final = read_final(record.sweep.folder)
-    if (on_all := final.trials.get(trial.number)) is not None and final.base is not None:
-        loss, base_loss = on_all.loss, final.base.loss
-        where = f" on all {on_all.n_rows} eval rows"
+    value = trial.value
+    quantization = record.needed_config().model.quantization
+    if (found := record.sweep.final.headline(trial.number)) is not None:
+        loss, base_loss = found.trial.losses.loss, found.base.losses.loss
+        where, quantization = f" {found.where}", found.figures.quantization or quantization
+        value = found.trial.value
     measured = ""
     if loss is not None:
         against = "" if base_loss is None else f" The base model has {base_loss:.4f}."
         reached = f" Reached at step {best.step}, epoch {best.epoch:.2f}." if best else ""
         measured = f"{loss:.4f} nats per supervised token{where}.{against}{reached}"
-    if not objective.is_eval_loss and trial.value is not None:
-        measured += f"\n\n**{objective.name}** (the objective of the search): {trial.value:.4f}"
+    as_trained = (
+        ", as it was trained" if quantization == record.needed_config().model.quantization else ""
+    )
+    measured += f"\nMeasured on the base model in {IN_WORDS[quantization]}{as_trained}."
+    if not objective.is_eval_loss and value is not None:
+        measured += f"\n\n**{objective.name}** (the objective of the search): {value:.4f}{where}"
     return measured
 
 

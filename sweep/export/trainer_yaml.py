@@ -319,6 +319,8 @@ def _everywhere(run: Run) -> list[str]:
         f"  warm-up: {run.warmup_steps} steps are {run.config.warmup_ratio:g} of {run.n_steps}; "
         f"recompute if the rows change",
     ]
+    if isinstance(share := run.data.get("test"), float):
+        lines.append(f"  data.test: {share:g} of the rows, which the trial did not learn: hold out")
     if run.config.model.compute_dtype == "auto":
         lines.append("  compute_dtype auto: write fp16 in place of bf16 for GPUs before Ampere")
     if run.held_out is not None:

@@ -15,7 +15,6 @@ from sweep.report import charts
 from sweep.results.conclusion import Conclusion
 from sweep.results.confirmed import Confirmed
 from sweep.results.confirmed_words import verdicts
-from sweep.results.final import read_final
 from sweep.results.reading import StoredSweep
 from sweep.study.ended import place
 from sweep.study.importance import MAX_TRIALS, MIN_TRIALS, N_RESAMPLES, importances, usable
@@ -47,7 +46,7 @@ def best_ten_section(sweep: StoredSweep, found: Conclusion | None) -> str:
         far = "" if trial.counts else f", {sweep.done(trial):.0%} done"
         rows.append([*cells, outcome_cell(trial.outcome) + far, seconds])
     notes = []
-    if read_final(sweep.folder).trials:
+    if sweep.final.all.trials:
         notes.append("Their losses are those of the search's sample of eval rows.")
     if sweep.going:
         notes.append("A trial that has not ended shows the best that it has reached so far.")

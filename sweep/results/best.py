@@ -16,6 +16,7 @@ from sweep.results.trial_record import Record
 from sweep.space.domains import in_words
 from sweep.space.hyperparameters import HYPERPARAMETERS
 from sweep.study.ended import StoredTrial
+from sweep.study.summary import SAMPLE
 from sweep.tracking.location import command
 
 N_GOING = 3
@@ -72,7 +73,8 @@ def hyperparameters(values: Mapping[str, Any]) -> Table:
 def as_json(record: Record) -> dict[str, Any]:
     """The winner for programs: losses in nats per supervised token."""
     sweep, trial, best = record.sweep, record.trial, record.best
-    loss, found = trial.eval_loss, conclude(sweep)
+    judged, found = sweep.judged(trial), conclude(sweep)
+    loss = judged.eval_loss
     return {
         "sweep": sweep.name,
         "trial": trial.number,
@@ -80,10 +82,11 @@ def as_json(record: Record) -> dict[str, Any]:
         "outcome": trial.outcome,
         "hyperparameters": trial.hyperparameters,
         "objective": asdict(sweep.objective),
-        "value": trial.value,
-        "base_value": sweep.base_value,
+        "value": judged.value,
+        "base_value": judged.base_value,
         "eval_loss": loss,
-        "base_eval_loss": sweep.base_eval_loss,
+        "base_eval_loss": judged.base_eval_loss,
+        "measured": judged.where or SAMPLE,
         "conclusion": None if found is None else found.words,
         "certainty": None if found is None else found.certainty,
         "tied": [] if found is None else list(found.tied),

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, variance
 from typing import Literal
 
+import numpy as np
+
 from sweep.results.confirmed import Confirmed, read_confirmed
-from sweep.results.final import read_final
+from sweep.results.final import Figure, Figures
 from sweep.results.paired_test import CONFIDENCE
 from sweep.results.reading import StoredSweep
 from sweep.study.ended import StoredTrial
 from sweep.text.numbers import counted
+from trials.config import Objective
 from trials.evaluation.row_nlls import RowLosses, row_losses, standard_error
 
 PROBABLY = 0.9
@@ -59,7 +62,7 @@ class Scatter:
     @property
     def source(self) -> str:
         if self.n_runs is None:
-            return "seeds scatter as in recorded sweeps of small models"
+            return "seeds scatter as losses do in recorded sweeps of small models"
         return f"seeds scatter as in the {counted(self.n_runs, 'run')} of sweep confirm"
 
 
@@ -75,6 +78,7 @@ class Lead:
     of_seeds: float
     """Standard deviation by the seeds, in nats."""
     scatter: Scatter
+    unit: str = "nats"
 
     @property
     def standard_error(self) -> float:
@@ -94,7 +98,7 @@ class Lead:
 
     def __str__(self) -> str:
         """`0.0231 ± 0.0690 nats`."""
-        return f"{abs(self.mean):.4f} ± {self.half_width:.4f} nats"
+        return f"{abs(self.mean):.4f} ± {self.half_width:.4f} {self.unit}".rstrip()
 
     @property
     def how(self) -> str:
@@ -107,33 +111,47 @@ class Judge:
     """Compares the trials of one sweep.
 
     By all eval rows where the final evaluation has measured both, else by the rows of the sample.
-    Where the objective is a metric it knows no certainty, nor where the losses of single rows were
-    not kept: by earlier versions, and with Unsloth.
+    It knows no certainty where the losses of single rows were not kept: by earlier versions, and
+    with Unsloth; nor of a metric that the final evaluation has not measured.
     """
 
     def __init__(self, sweep: StoredSweep) -> None:
         self._sweep = sweep
         self.confirmed = read_confirmed(sweep)
         self._scatter = scatter_of(self.confirmed)
-        self.final = read_final(sweep.folder)
+        self.final = sweep.final
 
     @property
     def ranked(self) -> list[StoredTrial]:
         """Trials whose value counts, the best first, as the final evaluation decides."""
-        return self.final.decided(self._sweep.ranked)
+        return self._sweep.decided
 
     def lead(self, one: StoredTrial, other: StoredTrial) -> Lead | None:
         """Return by how much a trial's eval loss lies below another's; None: chance is unknown."""
-        of_final = [self.final.trials.get(trial.number) for trial in (one, other)]
-        if all(of_final):
-            return self._lead(*of_final, n_trained=2)
-        return self._lead(best_rows(one), best_rows(other), n_trained=2)
+        return self.lead_on(self.final.all, one.number, other.number) or self._lead(
+            best_rows(one), best_rows(other), n_trained=2
+        )
+
+    def lead_on(self, found: Figures, one: int, other: int | None) -> Lead | None:
+        """Return the same on rows of the final evaluation.
+
+        Args:
+            other: None: the base model.
+        """
+        ours, n_trained = found.trials.get(one), 1 if other is None else 2
+        theirs = found.base if other is None else found.trials.get(other)
+        if ours is None or theirs is None:
+            return None
+        if self._sweep.objective.is_eval_loss:
+            return self._lead(ours.losses, theirs.losses, n_trained=n_trained)
+        return lead_of_scores(
+            ours, theirs, self._sweep.objective, self._scatter, n_trained=n_trained
+        )
 
     def lead_over_base(self, trial: StoredTrial) -> Lead | None:
         """Return by how much it lies below the base model's, which has no seed; None as above."""
-        of_final = self.final.trials.get(trial.number)
-        if of_final is not None and self.final.base is not None:
-            return self._lead(of_final, self.final.base, n_trained=1)
+        if (found := self.final.headline(trial.number)) is not None:
+            return self.lead_on(found.figures, trial.number, None)
         return self._lead(best_rows(trial), self._sweep.base_rows, n_trained=1)
 
     def tied(self) -> list[StoredTrial]:
@@ -174,6 +192,26 @@ def lead_between(
     )
 
 
+def lead_of_scores(
+    one: Figure, other: Figure, objective: Objective, scatter: Scatter, *, n_trained: int
+) -> Lead | None:
+    """Return by how much one score is better than another, by the bootstrap's draws; None: there
+    are none of the same rows."""
+    if one.draws is None or other.draws is None or one.n_rows != other.n_rows:
+        return None
+    error = float(np.nanstd(one.draws - other.draws, ddof=1))
+    if not math.isfinite(error):
+        return None
+    return Lead(
+        mean=objective.key(other.value) - objective.key(one.value),
+        n_rows=one.n_rows,
+        of_rows=error,
+        of_seeds=scatter.of_difference(abs(one.value), error, one.n_rows, n_trained),
+        scatter=scatter,
+        unit="",
+    )
+
+
 def best_rows(trial: StoredTrial) -> RowLosses | None:
     """Return the row losses at a trial's best evaluation; None: they were not kept."""
     best = trial.result.get("best") or {}
@@ -190,7 +228,6 @@ def scatter_of(found: Sequence[Confirmed]) -> Scatter:
     if n_free < ENOUGH_RUNS:
         return Scatter()
     pooled = sum((len(values) - 1) * variance(values) for values in more_than_one) / n_free
-    return Scatter(
-        math.sqrt(pooled) / fmean(value for values in more_than_one for value in values),
-        sum(len(values) for values in more_than_one),
-    )
+    mean = abs(fmean(value for values in more_than_one for value in values))
+    relative = math.sqrt(pooled) / mean if mean else 0.0  # of scores that are all 0
+    return Scatter(relative, sum(len(values) for values in more_than_one))

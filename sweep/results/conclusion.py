@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, Literal
 
-from sweep.results.certainty import STANDARD_ERRORS, Judge, Lead
+from sweep.results.certainty import Judge, Lead
 from sweep.results.confirmed import Confirmed
 from sweep.results.confirmed_words import FEW_SEEDS
+from sweep.results.final_words import figures_in_words
 from sweep.results.paired_test import CONFIDENCE
 from sweep.results.reading import StoredSweep
 from sweep.study.ended import StoredTrial
@@ -33,8 +34,8 @@ class Conclusion:
     """Plain sentences."""
     over_base: str
     """A sentence where the winner may be no better than the base model; else empty."""
-    on_all_rows: str
-    """Its eval loss in the final evaluation; empty where there was none."""
+    figures: str
+    """Those of the final evaluation; empty where there was none."""
     superlative: str
     """`lowest eval loss`, or what it has the best of."""
     how: str = ""
@@ -46,7 +47,7 @@ class Conclusion:
 
     @property
     def words(self) -> str:
-        parts = [self.on_all_rows, self.over_base, self.over_others]
+        parts = [self.figures, self.over_base, self.over_others]
         how = self.how and f"(±: {self.how}.)"
         return " ".join(filter(None, [*parts, how, self.next_step]))
 
@@ -54,7 +55,7 @@ class Conclusion:
 def in_html(found: Conclusion) -> str:
     """What the conclusion says, with what should not be overlooked in bold; not what to do next."""
     over_base = f"<strong>{escape(found.over_base)}</strong> " if found.over_base else ""
-    over_base = f"{escape(found.on_all_rows)} {over_base}".lstrip()
+    over_base = f"{escape(found.figures)} {over_base}".lstrip()
     others = escape(found.over_others)
     others = f"<strong>{others}</strong>" if found.certainty == "tied" else others
     how = f'<br><span class="dim">±: {escape(found.how)}.</span>' if found.how else ""
@@ -168,7 +169,7 @@ def _won(sweep: StoredSweep, judge: Judge, winner: StoredTrial, **said: Any) -> 
     return Conclusion(
         winner=winner,
         over_base=_over_base(sweep, judge, winner),
-        on_all_rows=_on_all_rows(judge, winner),
+        figures=figures_in_words(sweep, judge, winner),
         **said,
     )
 
@@ -188,27 +189,10 @@ def _unknown(sweep: StoredSweep, winner: StoredTrial, second: StoredTrial) -> st
     return f"{leads}. Whether that is chance is not known: {why}."
 
 
-def _on_all_rows(judge: Judge, winner: StoredTrial) -> str:
-    """The winner's loss where it had no part in being chosen, beside the base model's."""
-    found, base = judge.final.trials.get(winner.number), judge.final.base
-    if found is None or base is None:
-        return ""
-    error = judge.final.errors.get(winner.number)
-    give_or_take = (
-        "" if error is None else f" ± {STANDARD_ERRORS * error:.4f} by the choice of rows"
-    )
-    sample = "" if winner.eval_loss is None else f"; {winner.eval_loss:.4f} on the search's sample"
-    return (
-        f"On all {found.n_rows} eval rows: eval loss {found.loss:.4f}{give_or_take}, the base "
-        f"model's {base.loss:.4f}{sample}."
-    )
-
-
 def _over_base(sweep: StoredSweep, judge: Judge, winner: StoredTrial) -> str:
     base, value, key = sweep.base_value, winner.value, sweep.objective.key
-    on_all, base_on_all = judge.final.trials.get(winner.number), judge.final.base
-    if on_all is not None and base_on_all is not None:
-        base, value = base_on_all.loss, on_all.loss
+    if (found := judge.final.headline(winner.number)) is not None:
+        base, value = found.base.value, found.trial.value
     if base is None or value is None:
         return ""
     if key(value) >= key(base):

@@ -12,6 +12,7 @@ from rich.text import Text
 from sweep.folder import layout
 from sweep.results.reading import NOT_ENDED, StoredSweep, read_sweep
 from sweep.results.status import ago
+from sweep.study.summary import SAMPLE, Judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,9 @@ def unended(output: Path) -> list[StoredSweep]:
 
 def _read(folder: Path) -> Listed:
     try:
-        return Listed(folder.name, read_sweep(folder), "")
+        sweep = read_sweep(folder)
+        _best(sweep)  # what cannot be read is told of this sweep alone
+        return Listed(folder.name, sweep, "")
     except (ValueError, OSError) as error:  # a StudyError; or a folder of somebody else
         return Listed(folder.name, None, str(error))
 
@@ -53,8 +56,8 @@ def _age(listed: Listed) -> tuple[int, float]:
     return 0, -(listed.sweep.since or 0.0)
 
 
-def _best(sweep: StoredSweep) -> float | None:
-    return sweep.ranked[0].value if sweep.ranked else None
+def _best(sweep: StoredSweep) -> Judged | None:
+    return sweep.judged(sweep.decided[0]) if sweep.decided else None
 
 
 def as_json(sweeps: list[Listed]) -> list[dict[str, Any]]:
@@ -69,10 +72,11 @@ def as_json(sweeps: list[Listed]) -> list[dict[str, Any]]:
             "outcomes": sweep and sweep.outcomes,
             "best_trial": sweep and sweep.best,
             "objective": sweep and asdict(sweep.objective),
-            "best_value": sweep and _best(sweep),
-            "base_value": sweep and sweep.base_value,
-            "best_eval_loss": sweep and (sweep.ranked[0].eval_loss if sweep.ranked else None),
-            "base_eval_loss": sweep and sweep.base_eval_loss,
+            "best_value": (best := sweep and _best(sweep)) and best.value,
+            "base_value": best.base_value if best else sweep and sweep.base_value,
+            "best_eval_loss": best and best.eval_loss,
+            "base_eval_loss": best.base_eval_loss if best else sweep and sweep.base_eval_loss,
+            "measured": best and (best.where or SAMPLE),
             "gpu_hours": sweep and sweep.gpu_hours,
         }
         for listed in sweeps
@@ -90,13 +94,14 @@ def sweeps_table(sweeps: list[Listed], output: Path) -> RenderableType:
             table.add_row(listed.name, Text(listed.problem, style="red"))
             continue
         best, heading = _best(sweep), sweep.objective.heading
+        base = best.base_value if best else sweep.base_value
         table.add_row(
             listed.name,
             sweep.state,
             _when(sweep),
             str(len(sweep.trials)),
-            "" if best is None else f"{heading} {best:.4f} (trial {sweep.best})",
-            "" if sweep.base_value is None else f"{sweep.base_value:.4f}",
+            "" if best is None else f"{heading} {best.value:.4f} (trial {sweep.best})",
+            "" if base is None else f"{base:.4f}",
         )
     return table
 

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 from sweep.errors import StudyError
 from sweep.folder import layout
 from sweep.folder.lock import Holder, holder
+from sweep.results.final import Final, read_final
 from sweep.storage.attributes import (
     BASE_EVAL_LOSS,
     BASE_ROW_NLLS,
@@ -29,6 +30,7 @@ from sweep.storage.of_folder import has_study, server_of, study_name, study_read
 from sweep.storage.own_file import see_study
 from sweep.storage.patient import cause_of
 from sweep.study.ended import StoredTrial, place
+from sweep.study.summary import Judged
 from sweep.tracking.journal import Journal
 from trials.config import Objective
 from trials.evaluation.row_nlls import RowLosses, row_losses
@@ -94,10 +96,38 @@ class StoredSweep:
         counted = [trial for trial in self.trials if trial.counts]
         return sorted(counted, key=partial(place, self.objective))
 
+    @cached_property
+    def final(self) -> Final:
+        """What the final evaluation has measured."""
+        return read_final(self.folder)
+
+    @cached_property
+    def decided(self) -> list[StoredTrial]:
+        """The ranked, in the order of the final evaluation as far as there was one."""
+        return self.final.decided(self.ranked, self.objective)
+
     @property
     def best(self) -> int | None:
-        """Number of the trial with the best objective."""
-        return self.ranked[0].number if self.ranked else None
+        """Number of the winner."""
+        return self.decided[0].number if self.decided else None
+
+    def judged(self, trial: StoredTrial) -> Judged:
+        """How good a trial is: by the final evaluation where that has measured it."""
+        if (found := self.final.headline(trial.number)) is not None:
+            return Judged(
+                value=found.trial.value,
+                base_value=found.base.value,
+                eval_loss=found.trial.losses.loss,
+                base_eval_loss=found.base.losses.loss,
+                where=found.where,
+            )
+        return Judged(
+            value=trial.value,
+            base_value=self.base_value,
+            eval_loss=trial.eval_loss,
+            base_eval_loss=self.base_eval_loss,
+            where="",
+        )
 
     @property
     def going(self) -> list[StoredTrial]:

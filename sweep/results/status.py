@@ -13,7 +13,7 @@ from sweep.results.reading import NOT_ENDED, StoredSweep
 from sweep.study.ended import StoredTrial
 from sweep.study.summary import headings_of, values_of
 from sweep.text.numbers import counted, gpu_hours, roughly
-from sweep.text.trials import COLOURS, SHOWN, judged_against_base
+from sweep.text.trials import COLOURS, SHOWN
 
 IN_WORDS = {
     "running": "is running",
@@ -92,8 +92,8 @@ def status_text(sweep: StoredSweep) -> RenderableType:
     if going:
         parts.append(_table("now", going, sweep))
     if sweep.ranked:
-        parts.append(_table("best", sweep.ranked[:5], sweep))
-        parts.append(Text(against_base(sweep, sweep.ranked[0])))
+        parts.append(_table("best", sweep.decided[:5], sweep))
+        parts.append(Text(against_base(sweep, sweep.decided[0])))
     if sweep.unsent:
         n_unsent = counted(sweep.unsent, "write")
         words = f"{n_unsent} not in MLflow yet: sweep sync {sweep.folder.name}"
@@ -113,10 +113,7 @@ def ago(sweep: StoredSweep) -> str:
 
 def against_base(sweep: StoredSweep, trial: StoredTrial) -> str:
     """A trial that has a value beside the base model, by the objective and by eval loss."""
-    assert trial.value is not None
-    return judged_against_base(
-        sweep.objective, trial.value, sweep.base_value, trial.eval_loss, sweep.base_eval_loss
-    )
+    return sweep.judged(trial).in_words(sweep.objective)
 
 
 def _table(heading: str, trials: list[StoredTrial], sweep: StoredSweep) -> Table:

@@ -12,7 +12,7 @@ from sweep.clock import Clock
 from sweep.events import Place
 from sweep.screen.plain import PlainScreen
 from sweep.space.settings import Settings
-from sweep.study.summary import Summary
+from sweep.study.summary import SAMPLE, Summary
 from trials.config import EvalPoint, TrialConfig, TrialResult
 from trials.trial_folder import ADAPTER
 
@@ -66,11 +66,13 @@ class Events:
         winner = None
         if end.winner is not None:
             adapter = end.best_dir and (end.best_dir / ADAPTER).resolve()
+            judged = end.judged
             winner = {
                 "trial": end.winner.number,
                 "outcome": end.winner.outcome,
-                "eval_loss": end.winner.eval_loss,
-                "value": end.winner.value,
+                "eval_loss": judged.eval_loss,
+                "value": judged.value,
+                "measured": judged.where or SAMPLE,
                 "hyperparameters": end.winner.hyperparameters,
                 "adapter": adapter and str(adapter),
             }

@@ -58,7 +58,7 @@ def _winner(summary: Summary) -> list[RenderableType]:
             Text(trial.outcome, style=COLOURS[trial.outcome]),
             style="bold" if trial.number == winner.number else "",
         )
-    parts: list[RenderableType] = [table, Text(summary.winner_in_words)]
+    parts: list[RenderableType] = [table, Text(summary.judged.in_words(summary.objective))]
     if summary.conclusion:
         parts.append(Text(summary.conclusion, style="bold"))
     if summary.best_dir is not None:

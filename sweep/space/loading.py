@@ -15,7 +15,7 @@ from sweep.space.objective import problems as objective_problems
 from sweep.space.search_section import as_mapping, domains_of, only_value, search_problems
 from sweep.space.setting_problems import problems_of
 from sweep.space.settings import Settings, as_name
-from sweep.space.space import Space
+from sweep.space.space import SPLITS, Space
 from sweep.space.target_modules import as_one
 from sweep.space.unknown_keys import without_explained
 from sweep.space.usual_points import Start, usual_starts
@@ -54,7 +54,18 @@ def checked(file: SpaceFile) -> Space:
     ]
     if problems:
         raise SpaceError(file.in_words(list(without_explained(problems))))
-    return _build(raw, file)
+    space = _build(raw, file)
+    if wrong := _final_problem(space):
+        raise SpaceError(file.in_words([wrong]))
+    return space
+
+
+def _final_problem(space: Space) -> Problem | None:
+    final, form = space.settings.final, space.checkpoint
+    if final is None or final.base != "16-bit" or form is None or form.is_dequantised:
+        return None
+    words = f"must be as-trained: {space.settings.base_model} is quantised already ({form.name})."
+    return Problem(("final_evaluation", "base"), f"{words} Or name the checkpoint in 16 bits.")
 
 
 def space_as_run(path: Path) -> Space:
@@ -108,11 +119,15 @@ def _argument_problems(arguments: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _data_problems(data: Mapping[str, Any], folder: Path) -> Iterator[Problem]:
-    for which in ("train", "eval"):
+    for which in SPLITS:
         given = data.get(which)
         for index, one in enumerate(given if isinstance(given, list) else [given]):
             if isinstance(one, str) and (words := missing(missing_file, folder, one)):
                 yield Problem(("data", which, *([index] if isinstance(given, list) else [])), words)
+    held_out = [share for which in SPLITS if isinstance(share := data.get(which), float)]
+    if len(held_out) > 1 and sum(held_out) >= 1:
+        words = f"and data.eval hold out {sum(held_out):g} of train; lower one: together below 1."
+        yield Problem(("data", "test"), words)
     templates = [k for k in ("template", "prompt", "completion") if data.get(k) is not None]
     for key in templates:
         if data.get("columns"):

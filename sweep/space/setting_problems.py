@@ -94,6 +94,7 @@ _MEND_SECTION = {
     "budget": "write `budget: {trials: 24}`",
     "evaluate": "write `evaluate: {times: 20}`",
     "objective": "write `objective: {metric: exact_match}`",
+    "final_evaluation": "write `final_evaluation: {base: 16-bit}`",
     "pruning": "write `pruning: {overfit: false, outclassed: false}`",
     "diverged": "it cannot be switched off; raise its factor",
 }

@@ -25,6 +25,11 @@ class Data(_Strict):
     """A file (JSONL, JSON, CSV, TSV, Parquet) beside the space, or a hub data set; or a list."""
     eval: str | Annotated[float, Field(gt=0, lt=1)] | Annotated[list[str], Field(min_length=1)]
     """The same, or the share of train to hold out (equal rows stay on one side)."""
+    test: (
+        str | Annotated[float, Field(gt=0, lt=1)] | Annotated[list[str], Field(min_length=1)] | None
+    ) = None
+    """As eval. These rows decide nothing: winner, second and base model are measured on them at
+    the end."""
     max_length: Annotated[int, Field(gt=1, le=LONGEST)] | None = None
     """Tokens; longer rows are cut, and `sweep check` says how many."""
     columns: dict[str, str] = {}
@@ -155,6 +160,14 @@ class Pruning(_Strict):
     """Stop trials that rank below their peers; false: never."""
 
 
+class FinalSettings(_Strict):
+    """`final_evaluation`: what the best trials are measured on at the end."""
+
+    base: Literal["as-trained", "16-bit"] = "as-trained"
+    """The base model's weights when the winner is chosen: as in training, or in 16 bits, as many
+    serve it. With as-trained the first two are also measured in 16 bits where that fits."""
+
+
 SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 """A folder's name, and no path."""
 
@@ -215,7 +228,7 @@ class Settings(_Strict):
     """Seed of the sampler, the split and every trial."""
     keep_adapters: Annotated[int, Field(ge=1)] = 5
     """How many of the best trials keep their adapters, on disk and in MLflow."""
-    final_evaluation: bool = True
+    final_evaluation: FinalSettings | Literal[True] | Literal[False] = FinalSettings()
     """Measure the five best adapters and the base model on all eval rows at the end; that decides
     the winner. It takes at most 5 % of `budget.hours`."""
     # Python's own `register` of every class is in the way of the key's name.
@@ -223,6 +236,12 @@ class Settings(_Strict):
         default=None, alias="register"
     )
     """A model in MLflow's registry; the winner is added as a version, alias `champion`."""
+
+    @property
+    def final(self) -> FinalSettings | None:
+        """None: no final evaluation."""
+        given = self.final_evaluation
+        return FinalSettings() if given is True else given or None
 
     @property
     def earlier(self) -> list[str]:
@@ -240,6 +259,7 @@ UNSET: dict[str, str] = {
     "name": "the file's name",
     "revision": "the hub's default branch",
     "quantization": "nf4; the checkpoint's own form if it is quantised already",
+    "data.test": "no rows",
     "data.max_length": "1024",
     "data.chat": "true if the model has a chat template and `prompt` is not set",
     "budget.trials": "24, if no other budget is given",
@@ -257,9 +277,11 @@ UNSET: dict[str, str] = {
 EITHER_OR: dict[tuple[str | int, ...], str] = {
     ("data", "train"): "a file of rows, or a list of files",
     ("data", "eval"): "a file of rows, a list of files, or a share of train between 0 and 1",
+    ("data", "test"): "a file of rows, a list of files, or a share of train between 0 and 1",
     ("micro_batch_size",): "auto, or a whole number of rows from 1",
     ("gpus_per_trial",): "a whole number of GPUs from 1, or a share of one between 0 and 1",
     ("start_from",): "the name of an earlier sweep, or a list of names",
+    ("final_evaluation",): "true, false, or keys and values",
     ("pruning", "overfit"): "false, or keys and values",
     ("pruning", "outclassed"): "false, or keys and values",
 }

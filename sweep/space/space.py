@@ -17,6 +17,9 @@ from trials.data.addresses import is_address, local_path
 from trials.models.checkpoint import Form, config_of, form_in
 from trials.rendering import chat_templates
 
+Split = Literal["train", "eval", "test"]
+SPLITS: tuple[Split, ...] = ("train", "eval", "test")
+
 
 @dataclass(frozen=True, slots=True)
 class Space:
@@ -126,15 +129,15 @@ class Space:
             for name in ("rank", "max_length", "effective_batch_size", "dropout")
         }
 
-    def source(self, which: Literal["train", "eval"]) -> str | float | list[str]:
-        """The absolute path or hub id of a split, or a list; of eval also the share held out."""
-        given: str | float | list[str] = getattr(self.settings.data, which)
+    def source(self, which: Split) -> str | float | list[str] | None:
+        """The absolute path or hub id of a split, or a list; or the share held out; None: none."""
+        given: str | float | list[str] | None = getattr(self.settings.data, which)
         if isinstance(given, list):
             return [self._located(one) for one in given]
-        return given if isinstance(given, float) else self._located(given)
+        return self._located(given) if isinstance(given, str) else given
 
-    def sources(self, which: Literal["train", "eval"]) -> list[str]:
-        """The same as a list; empty where eval rows are held out of train."""
+    def sources(self, which: Split) -> list[str]:
+        """The same as a list; empty where its rows are held out of train."""
         found = self.source(which)
         return found if isinstance(found, list) else [found] if isinstance(found, str) else []
 

@@ -8,6 +8,27 @@ from sweep.study.ended import StoredTrial
 from sweep.text.trials import judged_against_base
 from trials.config import BY_EVAL_LOSS, Objective
 
+SAMPLE = "on the search's sample of eval rows"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """How good a trial is, beside the base model."""
+
+    value: float | None
+    base_value: float | None
+    eval_loss: float | None
+    base_eval_loss: float | None
+    where: str
+    """`on all 64 eval rows`, of the final evaluation; empty: on the search's sample."""
+
+    def in_words(self, objective: Objective) -> str:
+        assert self.value is not None
+        words = judged_against_base(
+            objective, self.value, self.base_value, self.eval_loss, self.base_eval_loss
+        )
+        return f"{words[:-1]} {self.where}." if self.where else words
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
@@ -40,6 +61,8 @@ class Summary:
 
     chosen: StoredTrial | None = None
     """The winner, where it is known to be another than the first of the ranked."""
+    final: Judged | None = None
+    """How good the winner is by the final evaluation; None: there was none."""
     conclusion: str = ""
     """How sure it is that the winner is the best."""
 
@@ -48,12 +71,16 @@ class Summary:
         return self.chosen or (self.ranked[0] if self.ranked else None)
 
     @property
-    def winner_in_words(self) -> str:
-        """The winner beside the base model, by the objective and by eval loss."""
+    def judged(self) -> Judged:
+        """How good the winner is."""
         winner = self.winner
-        assert winner is not None and winner.value is not None
-        return judged_against_base(
-            self.objective, winner.value, self.base_value, winner.eval_loss, self.base_eval_loss
+        assert winner is not None
+        return self.final or Judged(
+            value=winner.value,
+            base_value=self.base_value,
+            eval_loss=winner.eval_loss,
+            base_eval_loss=self.base_eval_loss,
+            where="",
         )
 
 

@@ -67,7 +67,7 @@ def _winner(summary: Summary, *, lives: bool) -> list[str]:
     won = "leads" if lives else "is the winner"
     return [
         f"**[Trial {winner.number:03d}](#trial-{winner.number}) {won}** with {values}. "
-        f"{summary.winner_in_words}"
+        f"{summary.judged.in_words(summary.objective)}"
     ]
 
 

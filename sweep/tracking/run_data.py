@@ -112,22 +112,30 @@ Sources = str | list[str]
 """Absolute paths or hub ids."""
 
 
+CONTEXTS = {"train": "training", "eval": "evaluation", "test": "test"}
+"""What MLflow calls the use of each split."""
+
+
 def datasets(
-    train: Sources, evaluation: Sources | float, found: Mapping[str, Any]
+    given: Mapping[str, Sources | float | None], found: Mapping[str, Any]
 ) -> list[dict[str, str]]:
     """Return the rows that a sweep learns and those that it is judged by, as MLflow's datasets.
 
     Args:
-        evaluation: Its files, or the share of train held out.
+        given: Of each split its files, or the share of train held out; None: there is none.
         found: The report of `trials.preparation.prepare`.
     """
-    source = train if isinstance(evaluation, float) else evaluation
-    held_out = f" ({evaluation:g} held out)" if isinstance(evaluation, float) else ""
-    counts = next(iter(found["train"].values()))
-    return [
-        _dataset(train, "", "training", found["train_fingerprint"], counts),
-        _dataset(source, held_out, "evaluation", found["eval_fingerprint"], found["eval"]),
-    ]
+    counts = {**found, "train": next(iter(found["train"].values()))}
+    rows = []
+    for name, source in given.items():
+        if source is None:
+            continue
+        note = f" ({source:g} held out)" if isinstance(source, float) else ""
+        files = given["train"] if isinstance(source, float) else source
+        assert isinstance(files, str | list), "the rows to learn have files"
+        fingerprint = found[f"{name}_fingerprint"]
+        rows.append(_dataset(files, note, CONTEXTS[name], fingerprint, counts[name]))
+    return rows
 
 
 def in_words(sources: Sources | float) -> str:

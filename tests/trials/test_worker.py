@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trials.config import TrialConfig
-from trials.messages import Ended, Event, Loaded, Reported
+from trials.messages import Ended, Event, Loaded, Reported, Started
 from trials.worker import TrialThread
 
 
@@ -55,3 +55,20 @@ def test_a_trial_whose_rows_were_changed_is_not_failed_but_lost(
     assert "rows: must hold the rows as prepared, but sample.ids.npy changed since" in str(
         ended.result.reason
     )
+
+
+def test_what_is_measured_after_a_trial_was_set_aside_is_not_set_aside_too(
+    config: Callable[..., TrialConfig],
+) -> None:
+    asked = config(evaluate_base=True)
+    thread = TrialThread(asked.model)
+    thread.start(0, asked)
+    assert [type(heard(thread)) for _ in range(3)] == [Loaded, Started, Reported]
+    thread.stop()
+    thread.answer(None)
+    ended = heard(thread)
+    assert isinstance(ended, Ended) and ended.result.outcome == "interrupted"
+    thread.start(1, config(1, measured_rows="eval"))
+    heard(thread)
+    ended = heard(thread)
+    assert isinstance(ended, Ended) and ended.result.outcome == "completed"

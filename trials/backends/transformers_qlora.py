@@ -182,12 +182,16 @@ class TransformersBase:
         self, model: Any, batch: Batch, *, counts_correct: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         layout = self._layout(batch)
-        nlls, n_correct = self._loss.each(
+        nlls, correct = self._loss.each(
             lambda: self._logits(model, layout), counts_correct=counts_correct
         )
-        of_rows = torch.zeros(len(batch["labels"]), dtype=torch.float64, device=self.device)
-        of_rows.index_add_(0, self._on_device(layout.rows), nlls.double())
-        return of_rows, n_correct
+        rows = self._on_device(layout.rows)
+
+        def of_rows(of_targets: torch.Tensor) -> torch.Tensor:
+            sums = torch.zeros(len(batch["labels"]), dtype=torch.float64, device=self.device)
+            return sums.index_add_(0, rows, of_targets.double())
+
+        return of_rows(nlls), None if correct is None else of_rows(correct)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], *, stop_ids: Sequence[int], max_new_tokens: int

@@ -114,7 +114,7 @@ def shared_rows(train: Sequence[Example], eval_: Sequence[Example]) -> list[tupl
 
 
 def split(
-    examples: Sequence[Example], fraction: float, seed: int
+    examples: Sequence[Example], fraction: float, seed: int, *, key: str = "data.eval"
 ) -> tuple[list[Example], list[Example]]:
     """Return (train, eval), with about `fraction` of the rows in eval, each in the given order.
 
@@ -126,15 +126,15 @@ def split(
     """
     if not 0 < fraction < 1:
         raise DataError(
-            f"data.eval: a fraction must be above 0 and below 1, found {fraction}. "
+            f"{key}: a fraction must be above 0 and below 1, found {fraction}. "
             f"Choose one such as 0.1, or name a file."
         )
     contents = [_content(example, strip=True) for example in examples]
     counts = Counter(contents)
     if len(counts) < 2:
         raise DataError(
-            f"data.eval: a fraction needs at least two different training rows, "
-            f"found {len(counts)} among {len(examples)}. Add rows, or name a file of eval rows."
+            f"{key}: a fraction needs at least two different training rows, "
+            f"found {len(counts)} among {len(examples)}. Add rows, or name a file."
         )
     n_eval = min(max(1, round(fraction * len(examples))), len(examples) - 1)
     drawn: set[str] = set()

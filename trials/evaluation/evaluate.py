@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,8 @@ class Measured:
     """Share of supervised tokens that are the model's first choice; None: not counted."""
     row_nlls: npt.NDArray[np.float64]
     """Negative log-likelihood of each row, in the rows' own order, (rows,), in nats."""
+    row_correct: npt.NDArray[np.float64] | None = None
+    """Supervised tokens of each row that are the model's first choice; None: not counted."""
 
 
 @torch.no_grad()
@@ -97,33 +100,41 @@ def measure(
     group: Group,
     *,
     counts_correct: bool = False,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Measured:
     """Return what the model makes of `rows`, which have their true tokens before each other.
 
     The loss sums over all tokens and divides once, so that it does not depend on how rows are
     batched. A mean of batch means would weigh the tokens of short completions more.
+
+    Args:
+        after_batch: Called after each; what it raises ends the pass.
     """
     was_training = model.training
     model.eval()
     try:
         order = rows.lengths.argsort(kind="stable")[::-1]
-        # Nats of each row, then tokens that are the first choice, then tokens.
-        sums = torch.zeros(len(order) + 2, dtype=torch.float64, device=base.device)
-        n_tokens = 0
+        n, n_tokens = len(order), 0
+        # Nats of each row, then its tokens that are the first choice, then tokens in all.
+        sums = torch.zeros(2 * n + 1, dtype=torch.float64, device=base.device)
         for batch_rows in micro_batches(order[group.rank :: group.size], batch_size):
             batch = collate([rows[index] for index in batch_rows])
             n_tokens += supervised_tokens(batch)
             nlls, correct = base.nll_rows(model, batch, counts_correct=counts_correct)
-            sums[queued(torch.from_numpy(batch_rows.copy()), base.device)] = nlls
+            places = queued(torch.from_numpy(batch_rows.copy()), base.device)
+            sums[places] = nlls
             if correct is not None:
-                sums[-2] += correct
+                sums[places + n] = correct
+            after_batch()
         sums[-1] += n_tokens
         group.sum(sums)
         on_host = sums.cpu().numpy()
+        row_correct = on_host[n:-1] if counts_correct else None
         return Measured(
-            loss=float(on_host[:-2].sum() / on_host[-1]),
-            accuracy=float(on_host[-2] / on_host[-1]) if counts_correct else None,
-            row_nlls=on_host[:-2],
+            loss=float(on_host[:n].sum() / on_host[-1]),
+            accuracy=None if row_correct is None else float(row_correct.sum() / on_host[-1]),
+            row_nlls=on_host[:n],
+            row_correct=row_correct,
         )
     finally:
         model.train(was_training)

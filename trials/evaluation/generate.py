@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from trials.models.sources import load_tokenizer
 from trials.whole_file import write_whole
 
 FILE_NAME = "generation.json"
+"""Of the eval sample; of all rows of a split `generation.eval.json`."""
 
 ROWS_PER_EVAL_ROW = 4
 """Rows that are written at once, beside those of an evaluation: a step makes the logits of one
@@ -45,12 +47,16 @@ class Prompts:
     keep_open: list[int] = field(default_factory=list)
     """Rows whose true answer begins with a thought's mark that nothing closes."""
 
-    def save(self, folder: Path) -> None:
-        write_whole(folder / FILE_NAME, json.dumps(asdict(self), ensure_ascii=False))
+    def save(self, folder: Path, split: str = "") -> None:
+        write_whole(_file(folder, split), json.dumps(asdict(self), ensure_ascii=False))
 
     @classmethod
-    def load(cls, folder: Path) -> Prompts:
-        return cls(**json.loads((folder / FILE_NAME).read_text(encoding="utf-8")))
+    def load(cls, folder: Path, split: str = "") -> Prompts:
+        return cls(**json.loads(_file(folder, split).read_text(encoding="utf-8")))
+
+
+def _file(folder: Path, split: str) -> Path:
+    return folder / (f"generation.{split}.json" if split else FILE_NAME)
 
 
 @torch.no_grad()
@@ -61,6 +67,7 @@ def predictions(
     asked: Prompts,
     eval_batch_size: int,
     group: Group,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """Return what the model answers to each prompt: greedily, without thoughts and marks.
 
@@ -68,6 +75,7 @@ def predictions(
         model: The base with the adapter, which is put in evaluation mode meanwhile.
         eval_batch_size: Rows per forward pass of an evaluation.
         group: Each of its processes takes its share of the prompts; each gets all.
+        after_batch: Called after each; what it raises ends the writing.
     """
     was_training = model.training
     model.eval()
@@ -83,6 +91,7 @@ def predictions(
                 max_new_tokens=asked.max_new_tokens,
             )
             mine |= dict(zip(map(int, part), written, strict=True))
+            after_batch()
     finally:
         model.train(was_training)
     tokens = {index: ids for share in group.gather(mine) for index, ids in share.items()}

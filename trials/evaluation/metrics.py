@@ -5,12 +5,15 @@ import importlib.util
 import math
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from trials.config import Objective
+from trials.evaluation.bootstrap import Rows
 
 Metric = Callable[[list[str], list[str], list[dict[str, Any]]], float]
 """(predictions, references, rows) → the score."""
@@ -56,6 +59,28 @@ def score(
     if isinstance(found, str | bytes | bool) or not math.isfinite(value):
         raise MetricFailed(f"{place}: must return a finite number, but it returned {found!r:.80}.")
     return value
+
+
+def of_rows(
+    objective: Objective,
+    data_dir: Path,
+    predictions: Sequence[str],
+    references: Sequence[str],
+    rows: Sequence[dict[str, Any]],
+) -> Callable[[Rows], float]:
+    """Return what scores some of the rows, by their indices; arguments as of `score`.
+
+    The built-in metrics are means of rows, each of which is scored once.
+    """
+
+    def scored(chosen: Iterable[int]) -> float:
+        some = [(predictions[n], references[n], rows[n]) for n in chosen]
+        return score(objective, data_dir, *zip(*some, strict=True))
+
+    if objective.python is not None:
+        return scored
+    each = np.array([scored([row]) for row in range(len(rows))])
+    return lambda chosen: float(each[chosen].mean())
 
 
 def exact_match(predictions: list[str], references: list[str], rows: list[dict[str, Any]]) -> float:

@@ -61,8 +61,8 @@ class FrozenBase(Protocol):
     def nll_rows(
         self, model: Any, batch: Mapping[str, torch.Tensor], *, counts_correct: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return `nll_sum` of each row, (batch,) in float64, and, where asked for, how many
-        supervised tokens are the model's first choice.
+        """Return `nll_sum` of each row, (batch,) in float64, and, where asked for, how many of its
+        supervised tokens are the model's first choice, likewise.
 
         A backend that knows the sum alone gives it to the first row, and 0 to the others.
         """

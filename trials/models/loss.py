@@ -35,10 +35,10 @@ class WholeLoss:
         return F.cross_entropy(logits.float(), targets, reduction="sum")
 
     def each(self, forward: Forward, *, counts_correct: bool) -> tuple[torch.Tensor, Any]:
-        """Return that of each target and, where asked for, how many are the first choice."""
+        """Return that of each target and, where asked for, whether it is the first choice."""
         logits, targets = forward()
         nlls = F.cross_entropy(logits.float(), targets, reduction="none")
-        return nlls, _n_correct(logits, targets) if counts_correct else None
+        return nlls, _correct(logits, targets) if counts_correct else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +66,13 @@ class ChunkedLoss(WholeLoss):
     def each(self, forward: Forward, *, counts_correct: bool) -> tuple[torch.Tensor, Any]:
         with passing_on(self.head):
             hidden, targets = forward()
-        nlls, n_correct = [], torch.zeros((), dtype=torch.long, device=hidden.device)
+        nlls, correct = [], []
         for logits, some in self.chunks(hidden.to(self.dtype), targets):
             if counts_correct:
-                n_correct += _n_correct(logits, some)
+                correct.append(_correct(logits, some))
             nlls.append(self.cross_entropy(logits, some, False)[0])
             del logits  # before the next are made
-        return torch.cat(nlls), n_correct if counts_correct else None
+        return torch.cat(nlls), torch.cat(correct) if counts_correct else None
 
     def chunks(self, *of_targets: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
         """Yield some logits at a time, and what else belongs to their targets.
@@ -130,8 +130,8 @@ def cross_entropy(
     return nlls, found
 
 
-def _n_correct(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return (logits.argmax(dim=-1) == targets).sum()
+def _correct(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return logits.argmax(dim=-1) == targets
 
 
 def frozen_head(model: Any) -> Any:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from trials.preparation.sizing import Sized
 
 
-FORMAT = 5
+FORMAT = 6
 """Of the prepared folder; a folder of another format is made anew."""
 
 
@@ -78,6 +79,8 @@ class Request:
     seed: int
     output_dir: str
     """The prepared folder; made whole or not at all."""
+    test: str | float | list[str] | None = None
+    """As `eval`: rows that decide nothing."""
     on_gpus: bool = False
     n_sample_rows: int | None = None
     """Eval rows of each evaluation, where earlier trials have set them."""
@@ -96,19 +99,18 @@ class Request:
 def prepare(request: Request) -> dict[str, Any]:
     """Write the prepared folder, unless one of the same content is there, and describe it.
 
-    The folder holds `tokenizer/` (with the chat template that renders the rows), `train`, `eval`
-    and `sample` (`trials.data.tokens.TokenSplit`; the first two are shared with the token cache, so
-    nothing may write into them), `eval_sample.jsonl` (the sample as token ids and labels, to check
-    an eval loss by hand) and `report.json`.
+    The folder holds `tokenizer/` (with the chat template that renders the rows), `train`, `eval`,
+    `test` and `sample` (`trials.data.tokens.TokenSplit`; all but the last are shared with the token
+    cache, so nothing may write into them), `eval_sample.jsonl` (the sample as token ids and labels,
+    to check an eval loss by hand) and `report.json`.
 
     Raises:
         DataError: Of the rows, with every problem found.
         ConfigError: Of the model.
     """
     # Before torch is imported: most mistakes are in the files.
-    splits, told = read_splits(
-        request.train, request.eval, request.reading, chat=request.chat, seed=request.seed
-    )
+    given, chat = (request.train, request.eval, request.test), request.chat
+    splits, told = read_splits(*given, request.reading, chat=chat, seed=request.seed)
     fingerprints = {name: fingerprint(rows) for name, rows in splits.items()}
     check_folder(request.model)
     check_form(request.model, form_of(request.model.name, request.model.revision))
@@ -142,7 +144,7 @@ def prepare(request: Request) -> dict[str, Any]:
 def _content(request: Request, fingerprints: dict[str, str]) -> str:
     """A digest of all that decides the prepared folder."""
     # In the rows, in the report, or nowhere.
-    elsewhere = "train eval reading output_dir n_sample_rows generation date show_rows".split()
+    elsewhere = "train eval test reading output_dir n_sample_rows generation date show_rows".split()
     settings = {key: value for key, value in asdict(request).items() if key not in elsewhere}
     settings["skip_bad_rows"] = request.reading.skip_bad_rows  # else refused rows are an error
     if request.generation is not None:
@@ -175,25 +177,25 @@ def _write(
     train, train_tokens = found.splits["train"], found.tokens["train"]
     shortest, longest = min(request.max_lengths), max(request.max_lengths)
     counts = {length: data.count(train_tokens, length) for length in request.max_lengths}
-    eval_counts = data.count(found.tokens["eval"], longest)
+    held_out = {n: data.count(rows, longest) for n, rows in found.tokens.items() if n != "train"}
     _check_kept("data.train", counts[shortest], shortest, train_tokens)
-    _check_kept("data.eval", eval_counts, longest, found.tokens["eval"])
+    for name, of_split in held_out.items():
+        _check_kept(f"data.{name}", of_split, longest, found.tokens[name])
     kept = [row for row, n in enumerate(found.tokens["eval"].supervised_tokens(longest)) if n]
-    n_sample = _n_sample(request, len(kept), eval_counts, counts[shortest])
+    n_sample = _n_sample(request, len(kept), held_out["eval"], counts[shortest])
     chosen = sorted(random.Random(request.seed).sample(kept, n_sample))
     sample = found.tokens["eval"].taken(chosen, longest)
     sample.save(folder / "sample")
     data.write_sample(data.TokenRows(folder / "sample", longest), folder / EVAL_SAMPLE)
     eval_rows = [found.splits["eval"][row] for row in chosen]
     sizes = counts[shortest].tokens, len(sample.ids)
-    generation = _generation(request, eval_rows, found.renderer, sizes, folder)
+    generation = _generation(request, eval_rows, found, sizes, folder)
     cost = data.EVALUATION_COST * len(sample.ids) + generation.get("cost", 0.0)
     return {
         **found.report,
         "train": {str(length): asdict(c) for length, c in counts.items()},
-        "eval": asdict(eval_counts),
-        "train_fingerprint": fingerprints["train"],
-        "eval_fingerprint": fingerprints["eval"],
+        **{name: asdict(of_split) for name, of_split in held_out.items()},
+        **{f"{name}_fingerprint": digest for name, digest in fingerprints.items()},
         "sample_rows": n_sample,
         "sample_tokens": data.sample_tokens(folder / EVAL_SAMPLE),
         "evaluation_share": _evaluation_share(request, counts[shortest], cost),
@@ -213,7 +215,7 @@ def _tokenized(
     folder: Path,
 ) -> _Prepared:
     """Render and tokenise the rows, or take their tokens from the cache, into the folder."""
-    rows = [*splits["train"], *splits["eval"]]
+    rows = list(chain.from_iterable(splits.values()))
     chat = is_chat(rows, tokenizer, asked=request.chat, name=request.model.name)
     arguments = request.template_arguments
     given = {"chat_template": request.chat_template, "template_arguments": arguments}
@@ -258,7 +260,7 @@ def _tokenized(
 def _generation(
     request: Request,
     rows: Sequence[Example],
-    renderer: Renderer,
+    found: _Prepared,
     sizes: tuple[int, int],
     folder: Path,
 ) -> dict[str, Any]:
@@ -278,11 +280,12 @@ def _generation(
     return write_prompts(
         request.generation,
         rows,
-        renderer,
+        found.renderer,
         max_length=max(request.max_lengths),
         allowed_tokens=allowed,
         seed=request.seed,
         folder=folder,
+        whole={name: rows for name, rows in found.splits.items() if name != "train"},
     )
 
 

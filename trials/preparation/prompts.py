@@ -6,9 +6,10 @@ import hashlib
 import math
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,11 +74,13 @@ def write_prompts(
     allowed_tokens: float,
     seed: int,
     folder: Path,
+    whole: Mapping[str, Sequence[Example]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Write generation.json, and the user's metric, into the folder of the prepared data.
 
     Args:
         examples: The rows of the eval sample.
+        whole: All rows of splits: what a final evaluation generates for, in the same way.
         max_length: Of the longest row that a trial sees, in tokens: longer prompts are left out.
         allowed_tokens: What one evaluation may cost in training tokens, generation alone.
 
@@ -104,7 +107,11 @@ def write_prompts(
     affordable = max(math.floor(allowed_tokens / row_cost), LEAST_ROWS)
     n_rows = min(len(found), ask.n_rows or min(ask.rows, affordable))
     chosen = sorted(random.Random(seed).sample(range(len(found)), n_rows))
-    _save(folder, found, true, chosen, stop_ids, n_new)
+    _save(folder, "", found, true, chosen, stop_ids, n_new)
+    for name, all_rows in whole.items():
+        rows = [row for row in prompted(all_rows, renderer) if len(row.prompt) < max_length]
+        answers = TrueAnswers(_read(true.reader, rows, stop_ids), true.reader)
+        _save(folder, name, rows, answers, range(len(rows)), stop_ids, n_new)
     report: dict[str, Any] = {
         "rows": n_rows,
         "max_new_tokens": n_new,
@@ -121,6 +128,7 @@ def write_prompts(
 
 def _save(
     folder: Path,
+    split: str,
     rows: Sequence[Prompted],
     true: TrueAnswers,
     chosen: Sequence[int],
@@ -138,7 +146,7 @@ def _save(
         end=true.reader.end,
         is_chat=true.reader.is_chat,
         keep_open=[place for place, i in enumerate(chosen) if true.written[i].is_open],
-    ).save(folder)
+    ).save(folder, split)
 
 
 def _digest(file: str) -> str:
@@ -226,20 +234,20 @@ def true_answers(
     is_chat: bool,
 ) -> TrueAnswers:
     """Read the true completions, and find out what ends one."""
-
-    def read(reader: Reader) -> list[Written]:
-        found = []
-        for row in rows:
-            ids = row.completion[:-1] if row.completion[-1] in stop_ids else row.completion
-            found.append(reader.read(row.prompt, ids, keeps_open=True))
-        return found
-
     reader = Reader(tokenizer, is_chat)
-    written = read(reader)
+    written = _read(reader, rows, stop_ids)
     if end := _end(rows, written):
         reader = replace(reader, end=end)
-        written = read(reader)
+        written = _read(reader, rows, stop_ids)
     return TrueAnswers(written, reader)
+
+
+def _read(reader: Reader, rows: Sequence[Prompted], stop_ids: Sequence[int]) -> list[Written]:
+    found = []
+    for row in rows:
+        ids = row.completion[:-1] if row.completion[-1] in stop_ids else row.completion
+        found.append(reader.read(row.prompt, ids, keeps_open=True))
+    return found
 
 
 def _end(rows: Sequence[Prompted], written: Sequence[Written]) -> str:

@@ -1,4 +1,4 @@
-"""The rows of `data.train` and `data.eval`, and what a report says of reading them."""
+"""The rows of `data.train`, `data.eval` and `data.test`, and what a report says of reading them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,19 @@ _FIRST_WITHOUT_SPACES = "\u2e80"
 """The scripts of East Asia, which set no spaces between words, begin here."""
 
 Splits = dict[str, list[Example]]
-"""The rows of `train` and of `eval`."""
+"""The rows of `train`, of `eval`, and of `test` where there are some."""
+
+_WHY_APART = {
+    ("eval", "train"): "eval loss would reward memorising them",
+    ("test", "train"): "their loss would reward memorising them",
+    ("test", "eval"): "the winner would be measured on what it was chosen by",
+}
 
 
 def read_splits(
     train: str | list[str],
     eval_: str | float | list[str],
+    test: str | float | list[str] | None,
     reading: Reading,
     *,
     chat: bool | None,
@@ -29,9 +36,10 @@ def read_splits(
     """Return the rows, and `files`, `unread`, `skipped`, `own_system` and notes of the report.
 
     Raises:
-        DataError: With the problems of all files; or eval rows are train rows.
+        DataError: With the problems of all files; or rows of two splits are equal.
     """
-    asked = {"train": train} if isinstance(eval_, float) else {"train": train, "eval": eval_}
+    given = {"train": train, "eval": eval_, "test": test}
+    asked = {name: found for name, found in given.items() if isinstance(found, str | list)}
     read: dict[str, Source] = {}
     problems: list[str] = []
     for name, sources in asked.items():
@@ -44,10 +52,13 @@ def read_splits(
     if problems:
         raise DataError("\n".join(problems))
     splits = {name: source.examples for name, source in read.items()}
-    if isinstance(eval_, float):
-        splits = dict(zip(("train", "eval"), split(splits["train"], eval_, seed), strict=True))
-    else:
-        _check_apart(splits)
+    _check_apart(splits)  # what is held out of train stays apart
+    n_rows = len(splits["train"])
+    for name in ("eval", "test"):
+        if isinstance(share := given[name], float):
+            of_the_rest = min(share * n_rows / len(splits["train"]), 1 - 1e-9)
+            rest = split(splits["train"], of_the_rest, seed, key=f"data.{name}")
+            splits["train"], splits[name] = rest
     return splits, _told(read, reading)
 
 
@@ -69,14 +80,20 @@ def _of_forms(rows: Sequence[Example], chat: bool | None) -> list[str]:
 
 
 def _check_apart(splits: Splits) -> None:
-    if both := shared_rows(splits["train"], splits["eval"]):
-        shown = "\n".join(f"  {in_eval} equals {in_train}" for in_train, in_eval in both[:5])
+    problems = []
+    for (name, other), why in _WHY_APART.items():
+        both = shared_rows(splits[other], splits[name]) if {name, other} <= splits.keys() else []
+        if not both:
+            continue
+        shown = "\n".join(f"  {one} equals {in_other}" for in_other, one in both[:5])
         more = f"\n  and {len(both) - 5} more" if len(both) > 5 else ""
-        raise DataError(
-            f"data.eval: {len(both)} of its {len(splits['eval'])} rows are also train rows, so "
-            f"eval loss would reward memorising them.\n{shown}{more}\n  Remove them from one of "
-            f"the files, or write `eval: 0.1`, a split that keeps equal rows together."
+        problems.append(
+            f"data.{name}: {len(both)} of its {len(splits[name])} rows are also {other} rows, so "
+            f"{why}.\n{shown}{more}\n  Remove them from one of the files, or write "
+            f"`{name}: 0.1`, a split that keeps equal rows together."
         )
+    if problems:
+        raise DataError("\n".join(problems))
 
 
 def _told(read: dict[str, Source], reading: Reading) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trials.config import AdapterChoices, ConfigError, ModelConfig
@@ -32,6 +32,7 @@ class Sized:
         self, *, optimizer: str, micro_batch_size: int, max_length: int, on_gpu: bool
     ) -> dict[str, Any]:
         """Estimate the memory of the largest trial; leaves its adapter on the shapes."""
+        plain_gib = self._plain_gib  # before an adapter is on the shapes
         sizes = estimate(
             adapters.with_largest(self.shapes, self.adapters, self.choices),
             self.model,
@@ -41,7 +42,15 @@ class Sized:
             max_length=max_length,
             on_gpu=on_gpu,
         )
-        return {**sizes, "left": self.weights.left}
+        return {**sizes, "left": self.weights.left, "plain_gib": plain_gib}
+
+    @property
+    def _plain_gib(self) -> float | None:
+        """Of the base model in 16 bits; None: the checkpoint has no such weights."""
+        plain = replace(self.model, quantization="none")
+        if self.model.quantization != "none" and hasattr(self.shapes.config, "quantization_config"):
+            return None
+        return weight_sizes(self.shapes, plain).n_bytes / 2**30
 
 
 def size_up(model: ModelConfig, choices: AdapterChoices, *, on_gpu: bool) -> Sized:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,36 +19,64 @@ from safetensors.torch import load_file
 from trials.config import TOKEN_ACCURACY, EvalPoint, TrialConfig, TrialResult
 from trials.data.tokens import TokenRows
 from trials.distributed.group import ALONE, Group
+from trials.evaluation.bootstrap import Rows, drawn
+from trials.evaluation.bootstrap import as_text as draws_as_text
 from trials.evaluation.evaluate import Measured, measure
+from trials.evaluation.generate import Prompts, predictions
+from trials.evaluation.metrics import MetricFailed, of_rows
 from trials.evaluation.row_nlls import as_text
 from trials.memory.device import give_back_memory, is_out_of_memory
 from trials.memory.micro_batches import MicroBatchMemory
 from trials.models.frozen_base import FrozenBase
+
+T = TypeVar("T")
 
 
 class NotThisAdapter(RuntimeError):
     """The weights of an adapter's file are not those that its configuration has."""
 
 
+class _SetAside(Exception):
+    """Somebody wants the end now."""
+
+
 def measure_adapter(
-    config: TrialConfig, base: FrozenBase, memory: MicroBatchMemory, group: Group = ALONE
+    config: TrialConfig,
+    base: FrozenBase,
+    memory: MicroBatchMemory,
+    group: Group = ALONE,
+    is_asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> TrialResult:
     """Measure the adapter of `config.measured_adapter` on the rows of `config.measured_rows`.
 
+    Args:
+        is_asked_to_stop: Called after each batch; on several GPUs only to give a sign of life,
+            since they wait for each other at the end.
+
     Returns:
-        A completed trial with one evaluation, whose losses of single rows are there.
+        A completed trial with one evaluation, whose losses of single rows are there; or one that
+        was interrupted.
 
     Raises:
         NotThisAdapter: As the class says.
         BaseNotClean: The base could not be given back as it was: replace the process.
     """
+
+    def after_batch() -> None:
+        if is_asked_to_stop() and group.size == 1:
+            raise _SetAside
+
     began = time.perf_counter()
     rows = TokenRows(Path(config.data_dir) / config.measured_rows, config.model.max_length)
     model = base.add_adapter(config)  # untrained it leaves the base as it is: B is zero
+    task = _Task(config, base, memory, group, after_batch)
     try:
         if config.measured_adapter:
             put_weights(model, Path(config.measured_adapter))
-        found = _measured(base, model, rows, config, memory, group)
+        found = task.losses(model, rows)
+        scored = task.scores(model, found, rows)
+    except _SetAside:
+        return TrialResult(outcome="interrupted", reason="Interrupted; to be measured again.")
     finally:
         del model
         base.remove_adapter()
@@ -62,9 +92,9 @@ def measure_adapter(
         tokens_per_second=None,
         gpu_memory_gib=None,
         seconds=seconds,
-        score=found.accuracy,
         eval_loss_error=loss_error(found.row_nlls, rows.supervised_tokens),
         row_nlls=None if config.model.backend == "unsloth" else as_text(found.row_nlls),
+        **scored,
     )
     reason = f"Eval loss {found.loss:.4f} on all {len(rows)} rows of {config.measured_rows}."
     return TrialResult(outcome="completed", reason=reason, best=point, evaluation_seconds=seconds)
@@ -105,22 +135,76 @@ def put_weights(model: Any, folder: Path) -> None:
         raise NotThisAdapter(f"{folder}: its weights could not be put on the base model.")
 
 
-def _measured(
-    base: FrozenBase,
-    model: Any,
-    rows: TokenRows,
-    config: TrialConfig,
-    memory: MicroBatchMemory,
-    group: Group,
-) -> Measured:
-    """Measure in batches that fit; as a trial's own evaluations are measured."""
-    counts = config.objective.name == TOKEN_ACCURACY
-    while True:
-        size = memory.eval_batch_size(config)
-        try:
-            return measure(base, model, rows, size, group, counts_correct=counts)
-        except Exception as error:
-            if not is_out_of_memory(error) or size == 1:
-                raise
-        memory.evaluation_did_not_fit(config, size)
-        give_back_memory()
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """Measures one adapter, in batches that fit, as a trial's own evaluations are measured."""
+
+    config: TrialConfig
+    base: FrozenBase
+    memory: MicroBatchMemory
+    group: Group
+    after_batch: Callable[[], None]
+
+    def losses(self, model: Any, rows: TokenRows) -> Measured:
+        counts = self.config.objective.name == TOKEN_ACCURACY
+        return self._fitting(
+            lambda size: measure(
+                self.base,
+                model,
+                rows,
+                size,
+                self.group,
+                counts_correct=counts,
+                after_batch=self.after_batch,
+            )
+        )
+
+    def scores(self, model: Any, found: Measured, rows: TokenRows) -> dict[str, Any]:
+        """Return what an evaluation holds of a metric; nothing where the objective is the loss."""
+        if self.config.objective.is_eval_loss:
+            return {}
+        if found.row_correct is not None:
+            correct, tokens = found.row_correct, rows.supervised_tokens
+            return self._scored(len(rows), lambda of: float(correct[of].sum() / tokens[of].sum()))
+        asked = Prompts.load(Path(self.config.data_dir), self.config.measured_rows)
+        if not math.isfinite(found.loss):  # it would write up to the limit for nothing
+            return {"score": math.nan, "score_rows": len(asked.rows)}
+        written = self._fitting(
+            lambda size: predictions(
+                self.base, model, self.config.model, asked, size, self.group, self.after_batch
+            )
+        )
+        scored = None
+        if self.group.rank == 0:  # the user's own may not give each process the same
+            metric = of_rows(
+                self.config.objective,
+                Path(self.config.data_dir),
+                written,
+                asked.references,
+                asked.rows,
+            )
+            scored = self._scored(len(written), metric)
+        return self.group.broadcast(scored) or {}
+
+    def _scored(self, n_rows: int, score: Callable[[Rows], float]) -> dict[str, Any]:
+        whole = score(np.arange(n_rows))
+
+        def of_draw(rows: Rows) -> float:
+            try:
+                return score(rows)
+            except MetricFailed:  # the user's own need not be defined of any rows
+                return math.nan
+
+        draws = drawn(n_rows, of_draw, self.after_batch)
+        return {"score": whole, "score_draws": draws_as_text(draws), "score_rows": n_rows}
+
+    def _fitting(self, measure: Callable[[int], T]) -> T:
+        while True:
+            size = self.memory.eval_batch_size(self.config)
+            try:
+                return measure(size)
+            except Exception as error:
+                if not is_out_of_memory(error) or size == 1:
+                    raise
+            self.memory.evaluation_did_not_fit(self.config, size)
+            give_back_memory()

@@ -61,7 +61,7 @@ def run_trial(
         BaseNotClean: The base could not be given back as it was: replace the process.
     """
     if config.measured_rows:
-        return measure_adapter(config, base, memory, group)
+        return measure_adapter(config, base, memory, group, is_asked_to_stop)
     while True:
         trial = _Trial(config, base, memory, report, group, is_asked_to_stop)
         with _gives_back(trial, base):

@@ -378,3 +378,32 @@ def test_where_the_rate_falls_each_number_of_epochs_is_a_run(load: Load, schedul
     space = load(SMALL.replace("{rank: [8, 16]}", search))
     assert space.epochs_passed_through is None
     assert space.domains["epochs"] == Choices((1, 2, 4))
+
+
+@pytest.mark.parametrize(
+    ("given", "base"),
+    [("true", "as-trained"), ("{}", "as-trained"), ("{base: 16-bit}", "16-bit"), ("false", None)],
+)
+def test_the_final_evaluation_is_on_off_or_in_16_bits(
+    load: Load, given: str, base: str | None
+) -> None:
+    final = load(f"{SMALL}final_evaluation: {given}\n").settings.final
+    assert (final and final.base) == base
+
+
+def test_16_bits_that_a_checkpoint_does_not_have_are_refused(load: Load, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    for name in ("tokenizer.json", "model.safetensors"):
+        (base / name).touch()
+    kind = '{"load_in_4bit": true, "bnb_4bit_quant_type": "nf4"}'
+    (base / "config.json").write_text(f'{{"quantization_config": {kind}}}')
+    text = SMALL.replace("smollm2-135m", "base") + "final_evaluation: {base: 16-bit}\n"
+    with pytest.raises(SpaceError, match=r"line 4 +final_evaluation\.base: must be as-trained"):
+        load(text)
+
+
+def test_what_two_splits_hold_out_leaves_train_rows(load: Load) -> None:
+    with pytest.raises(SpaceError, match=r"data\.test: and data\.eval hold out 1\.1 of train"):
+        load(SMALL.replace("eval: 0.1", "eval: 0.5, test: 0.6"))
+    assert load(SMALL.replace("eval: 0.1", "eval: 0.5, test: 0.4")).source("test") == 0.4

@@ -71,7 +71,7 @@ def opened(folder: Path) -> MlflowTracker:
         artifacts_dir=folder / "mlartifacts",
         output_dir=folder,
     )
-    datasets = run_data.datasets("/data/train.jsonl", "/data/eval.jsonl", FOUND)
+    datasets = run_data.datasets({"train": "/data/train.jsonl", "eval": "/data/eval.jsonl"}, FOUND)
     tracker.open_sweep({}, {}, folder / "space.yaml", datasets)
     return tracker
 
@@ -167,13 +167,14 @@ def test_the_rows_are_inputs_once_however_often_the_sweep_goes_on(folder: Path) 
 
 
 def test_of_a_share_held_out_the_input_says_so() -> None:
-    _, held_out = run_data.datasets("org/rows", 0.1, FOUND)
+    _, held_out = run_data.datasets({"train": "org/rows", "eval": 0.1, "test": None}, FOUND)
     assert held_out["name"] == "rows (0.1 held out)"
     assert held_out["source_type"] == "hugging_face"
 
 
 def test_of_several_files_the_input_names_each() -> None:
-    train, evaluation = run_data.datasets(["/data/a.jsonl", "/data/b.csv"], ["/data/c.csv"], FOUND)
+    given = {"train": ["/data/a.jsonl", "/data/b.csv"], "eval": ["/data/c.csv"]}
+    train, evaluation = run_data.datasets(given, FOUND)
     assert (train["name"], evaluation["name"]) == ("a.jsonl, b.csv", "c.csv")
     assert train["source_type"] == "local"
 

@@ -118,14 +118,14 @@ def of_whole_logits(base: TransformersBase) -> None:
 def step(
     base: TransformersBase, model: Any, batch: Batch, scale: float = 1.0
 ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor, Any]:
-    """The loss, gradients, losses of rows, and how many tokens are the first choice."""
+    """The loss, gradients, losses of rows, and how many tokens of each are the first choice."""
     model.zero_grad()
     nll = base.nll_sum(model, batch)
     torch.autograd.backward(nll * scale)
     gradients = [p.grad / scale for p in model.parameters() if p.grad is not None]
     with torch.no_grad():
-        of_rows, n_correct = base.nll_rows(model, batch, counts_correct=True)
-    return nll.detach(), gradients, of_rows, n_correct
+        of_rows, correct = base.nll_rows(model, batch, counts_correct=True)
+    return nll.detach(), gradients, of_rows, correct.tolist()
 
 
 def assert_equal(found: Any, wanted: Any, rel: float) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -19,6 +20,7 @@ from trials.config import DataError, EvalPoint, Objective, TrialConfig, TrialRes
 from trials.data.batches import collate
 from trials.data.tokens import IGNORED, TokenRows
 from trials.distributed.group import ALONE
+from trials.evaluation.bootstrap import N_DRAWS, drawn, from_text
 from trials.evaluation.evaluate import measure
 from trials.evaluation.generate import Prompts, predictions
 from trials.evaluation.metrics import MetricFailed, exact_match, rouge_l, score
@@ -157,6 +159,45 @@ def test_token_accuracy_is_what_a_loop_by_hand_gives(
     objective = Objective(name="token_accuracy", direction="maximize")
     _, points = run(judged(3, objective=objective), base)
     assert points[0].score == accuracy
+
+
+def test_a_final_evaluation_scores_what_is_written_for_all_eval_rows(
+    judged: MakeConfig, base: FrozenBase, data: Path
+) -> None:
+    """By the user's metric, with the error that drawing the rows again has."""
+    config = judged(7, measured_rows="eval")
+    result, _ = run(config, base)
+    asked = Prompts.load(data, "eval")
+    written = predictions(base, base.model, config.model, asked, 8, ALONE)
+    found = result.best
+    assert found is not None and found.score_draws is not None
+    assert found.score == score(FACTS, data, written, asked.references, asked.rows)
+    assert found.score_rows == len(asked.rows) == 64
+    of_each = [
+        score(FACTS, data, [one], [reference], [row])
+        for one, reference, row in zip(written, asked.references, asked.rows, strict=True)
+    ]
+    error = np.std(from_text(found.score_draws), ddof=1)
+    assert error == pytest.approx(np.std(of_each, ddof=1) / 8, rel=0.15)
+    assert Prompts.load(data).max_new_tokens == asked.max_new_tokens
+
+
+@pytest.mark.parametrize("name", ["exact_match", "rouge_l", "token_accuracy"])
+def test_of_a_metric_of_rows_the_draws_are_those_of_its_rows(
+    judged: MakeConfig, base: FrozenBase, name: str
+) -> None:
+    objective = Objective(name=name, direction="maximize")
+    result, _ = run(judged(8, measured_rows="eval", objective=objective), base)
+    found = result.best
+    assert found is not None and found.score is not None and found.score_draws is not None
+    draws = from_text(found.score_draws)
+    assert len(draws) == N_DRAWS
+    assert draws.mean() == pytest.approx(found.score, abs=4 * draws.std() / N_DRAWS**0.5 + 1e-6)
+
+
+def test_equal_rows_are_drawn_for_every_adapter() -> None:
+    first = drawn(50, lambda rows: float(rows.sum()))
+    assert (first == drawn(50, lambda rows: float(rows.sum()))).all()
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,14 @@ def write(path: Path, *rows: object) -> str:
 
 
 def read(
-    train: str | list[str], eval_: str | float | list[str], *, chat: bool | None = None, **keys: Any
+    train: str | list[str],
+    eval_: str | float | list[str],
+    *,
+    test: str | float | None = None,
+    chat: bool | None = None,
+    **keys: Any,
 ) -> tuple[Splits, dict[str, Any]]:
-    return read_splits(train, eval_, Reading(**keys), chat=chat, seed=0)
+    return read_splits(train, eval_, test, Reading(**keys), chat=chat, seed=0)
 
 
 def test_the_report_has_the_shares_what_is_unread_and_what_is_left_out(tmp_path: Path) -> None:
@@ -46,6 +51,36 @@ def test_equal_rows_are_found_over_the_union_of_files(tmp_path: Path) -> None:
     train = [write(tmp_path / "a.jsonl", a), write(tmp_path / "b.jsonl", b)]
     with pytest.raises(DataError, match=r"c.jsonl line 1 equals b.jsonl line 1"):
         read(train, [write(tmp_path / "c.jsonl", b)])
+
+
+def test_test_rows_that_are_train_or_eval_rows_are_refused_all_at_once(tmp_path: Path) -> None:
+    a, b, c, d = ({"text": name} for name in "abcd")
+    train, eval_ = write(tmp_path / "train.jsonl", a, b), write(tmp_path / "eval.jsonl", c)
+    with pytest.raises(DataError) as refused:
+        read(train, eval_, test=write(tmp_path / "test.jsonl", d, c, a))
+    lines = str(refused.value).splitlines()
+    assert lines[0] == (
+        "data.test: 1 of its 3 rows are also train rows, so their loss would reward memorising "
+        "them."
+    )
+    assert lines[1] == "  test.jsonl line 3 equals train.jsonl line 1"
+    assert "data.test: 1 of its 3 rows are also eval rows" in lines[3]
+    assert lines[4] == "  test.jsonl line 2 equals eval.jsonl line 1"
+    splits, told = read(train, eval_, test=write(tmp_path / "test.jsonl", d))
+    assert [row.text for row in splits["test"]] == ["d"]
+    assert told["files"]["test"] == [{"name": "test.jsonl", "rows": 1}]
+
+
+def test_of_two_shares_each_is_that_of_all_rows_and_eval_rows_stay(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", *({"text": f"row {n}"} for n in range(100)))
+    splits, _ = read(train, 0.2, test=0.3)
+    assert {name: len(rows) for name, rows in splits.items()} == {
+        "train": 50,
+        "eval": 20,
+        "test": 30,
+    }
+    assert splits["eval"] == read(train, 0.2)[0]["eval"]
+    assert len({row.text for rows in splits.values() for row in rows}) == 100
 
 
 def test_chat_true_needs_prompts_in_every_file(tmp_path: Path) -> None:

@@ -45,3 +45,9 @@ def test_dora_in_8_bits_is_refused_on_processors(
     with pytest.raises(AttributeError, match="NoneType"):
         base.nll_sum(adapted, batch)
         base.nll_sum(adapted, batch)
+
+
+def test_the_base_model_in_16_bits_is_sized_up_without_the_adapter(tiny_base: Path) -> None:
+    sized = size_up(tiny.model_config(tiny_base), tiny.ADAPTERS, on_gpu=False)
+    memory = sized.memory(optimizer="adamw", micro_batch_size=8, max_length=64, on_gpu=False)
+    assert memory["plain_gib"] * 2**30 == 2 * sized.weights.n_parameters

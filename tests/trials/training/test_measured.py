@@ -79,6 +79,30 @@ def test_without_an_adapter_the_base_model_is_measured(
     assert found.best.eval_loss == pytest.approx(loss, rel=1e-5)
 
 
+def test_each_batch_gives_a_sign_of_life_and_heeds_a_stop(
+    config: MakeConfig, exact: TransformersBase, tiny_data: Path
+) -> None:
+    asked = config(measured_rows="eval")
+    Path(asked.output_dir).mkdir(parents=True, exist_ok=True)
+    n_batches = -(-len(TokenRows(tiny_data / "eval", 64)) // asked.eval_batch_size)
+    signs: list[bool] = []
+
+    def stop_at(n: int) -> bool:
+        signs.append(True)
+        return len(signs) == n
+
+    def measured_until(n: int) -> TrialResult:
+        signs.clear()
+        return run_trial(
+            asked, exact, MicroBatchMemory(), lambda _: None, is_asked_to_stop=lambda: stop_at(n)
+        )
+
+    assert (measured_until(-1).outcome, len(signs)) == ("completed", n_batches)
+    assert n_batches > 2
+    assert (measured_until(2).outcome, len(signs)) == ("interrupted", 2)
+    assert measured_until(-1).outcome == "completed"
+
+
 def test_an_adapter_of_another_rank_is_refused_and_leaves_the_base_clean(
     config: MakeConfig, exact: TransformersBase
 ) -> None:

@@ -192,6 +192,8 @@ class TrialConfig:
     """The folder of that adapter; empty: the base model is measured alone."""
     most_rows: int | None = None
     """Of a micro-batch, however short its rows; None: no limit but its tokens."""
+    confirms: int | None = None
+    """The trial that this run of `sweep confirm` repeats with another seed; None: it is no such."""
 
     def __post_init__(self) -> None:
         if self.effective_batch_size % self.gpus_per_trial:
@@ -208,8 +210,17 @@ class TrialConfig:
     @property
     def name(self) -> str:
         """The trial as a person reads it in a list."""
+        if self.confirms is not None:
+            return self.label
         names = ("rank", "alpha", "learning_rate", "epochs", "effective_batch_size")
         return trial_name(self.number, {name: getattr(self, name) for name in names})
+
+    @property
+    def label(self) -> str:
+        """What the trial is called amid a line."""
+        if self.confirms is not None:
+            return f"trial {self.confirms}, seed {self.seed} (run {self.number})"
+        return f"trial {self.number:03d}"
 
 
 def short_trial(model: ModelConfig, **changes: Any) -> TrialConfig:

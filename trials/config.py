@@ -317,6 +317,10 @@ class EvalPoint:
     """Nats of each row of the eval sample (`trials.evaluation.row_nlls`): of the base model, of the
     best evaluation so far, and where peers are compared. None of all others, and with Unsloth."""
 
+    step_losses: tuple[float, ...] | None = None
+    """Train loss of each optimizer step since the evaluation before, the latest last. Reported once
+    and kept nowhere: None of what is stored, and of what a trial that goes on reports again."""
+
     @property
     def value(self) -> float:
         """What the trial is judged by, in the objective's own unit and sign."""

@@ -84,7 +84,8 @@ class TrialThread:
 
                 def report(point: EvalPoint) -> Stop | None:
                     see_whole(rows)  # of changed ones nothing may reach the study
-                    print(json.dumps(asdict(replace(point, row_nlls=None))), flush=True)
+                    said = replace(point, row_nlls=None, step_losses=None)
+                    print(json.dumps(asdict(said)), flush=True)
                     watchdog.stand_by()  # the answer is not the trial's to give
                     self.events.put(Reported(config.number, point))
                     verdict = self._verdicts.get()

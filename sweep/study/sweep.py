@@ -165,7 +165,7 @@ class Sweep:
         if point.index == 0:
             self.base.take(point)
         else:
-            curve.append(point)
+            curve.append(replace(point, step_losses=None))
             curve[:] = thinned(curve, self.objective, self._rows_at)
             verdict = self._verdict(trial, curve)
         for tracker in self.trackers:

@@ -27,7 +27,7 @@ from trials.models.frozen_base import BaseNotClean, FrozenBase
 from trials.models.lora import as_saved
 from trials.training.checkpoint import Checkpoints, State, on_host
 from trials.training.gpu_busy import GpuBusy
-from trials.training.learner import Learner
+from trials.training.learner import Learner, Trained
 from trials.training.measured import measure_adapter
 from trials.trial_folder import ADAPTER, TOKENIZER, write_result
 from trials.whole_file import give_usual_mode, link_or_copy, new_folder, sync_folder
@@ -215,10 +215,9 @@ class _Trial:
             self.checkpoints.write(self._state(learner))
 
     def _after_window(self, learner: Learner, index: int, step: int) -> None:
-        train_loss, n_tokens, seconds = learner.window.take()  # waits for the device
-        self._training_seconds += seconds
-        busy = self._busy.take()
-        point = self._evaluate(learner, index, step, train_loss, n_tokens, seconds, busy)
+        trained = learner.window.take()  # waits for the device
+        self._training_seconds += trained.seconds
+        point = self._evaluate(learner, index, step, trained, self._busy.take())
         is_best = best_of([*self.points, point], self._config.objective) is point
         if not is_best and index not in self._with_rows:
             point = replace(point, row_nlls=None)
@@ -226,7 +225,7 @@ class _Trial:
             self._best = point
             weights = get_peft_model_state_dict(learner.model, save_embedding_layers=False)
             self._best_weights = {name: on_host(weight) for name, weight in weights.items()}
-        self._hand_over(point)
+        self._hand_over(point, trained.step_losses)
         self._judge_skipped(learner, is_last=step == learner.n_steps)
         learner.window.begin()
         self._busy.begin()
@@ -239,12 +238,17 @@ class _Trial:
         if reason and self._verdict is None:
             self._verdict = Stop(outcome="diverged", reason=reason)
 
-    def _hand_over(self, point: EvalPoint) -> None:
-        """Report an evaluation; the verdict is that of the first process."""
+    def _hand_over(self, point: EvalPoint, step_losses: tuple[float, ...] | None = None) -> None:
+        """Report an evaluation; the verdict is that of the first process.
+
+        Args:
+            step_losses: Of one that is new: as `EvalPoint` has them.
+        """
         self.points.append(point)
         self.points = thinned(self.points, self._config.objective, self._config.row_nlls_at)
+        told = replace(point, step_losses=step_losses)
         asked = time.perf_counter()
-        verdict = self._report(point) if self._group.rank == 0 else None
+        verdict = self._report(told) if self._group.rank == 0 else None
         self._began += time.perf_counter() - asked  # who answers may be stopped for an hour
         if verdict is None and self._group.size > 1 and self._group.rank == 0:
             verdict = SET_ASIDE if self._is_asked_to_stop() else None
@@ -255,15 +259,13 @@ class _Trial:
         learner: Learner,
         index: int,
         step: int,
-        train_loss: float | None = None,
-        n_tokens: int | None = None,
-        seconds: float | None = None,
+        trained: Trained | None = None,
         gpu_busy: float | None = None,
     ) -> EvalPoint:
         """Evaluate the adapter as it is, after `step` steps.
 
         Args:
-            n_tokens, seconds: Of the training since the evaluation before.
+            trained: Since the evaluation before; None: nothing.
         """
         began = time.perf_counter()
         found = self._fitting(learner, self._evaluator.measure)
@@ -278,11 +280,11 @@ class _Trial:
             step=step,
             epoch=step / learner.batches.steps_per_epoch,
             eval_loss=found.loss,
-            train_loss=train_loss,
+            train_loss=trained.loss if trained else None,
             learning_rate=learner.learning_rate if step else None,
             grad_norm=float(learner.grad_norm) if step else None,
-            tokens_per_second=n_tokens / seconds if n_tokens and seconds else None,
-            tokens=self._tokens_so_far(n_tokens),
+            tokens_per_second=trained.tokens_per_second if trained else None,
+            tokens=self._tokens_so_far(trained),
             gpu_memory_gib=_peak_memory_gib(self._base.device) if step else None,
             gpu_busy=gpu_busy,
             seconds=time.perf_counter() - self._began,
@@ -290,12 +292,12 @@ class _Trial:
             row_nlls=as_text(found.row_nlls) if self._knows_rows else None,
         )
 
-    def _tokens_so_far(self, n_tokens: int | None) -> int | None:
-        """What it has trained on, with so many since the evaluation before."""
+    def _tokens_so_far(self, trained: Trained | None) -> int | None:
+        """What it has trained on, with what came since the evaluation before."""
         before = self.points[-1] if self.points and self.points[-1].index else None
-        if n_tokens is None or (before is not None and before.tokens is None):
+        if trained is None or (before is not None and before.tokens is None):
             return None
-        return n_tokens + (before.tokens or 0 if before else 0)
+        return trained.n_tokens + (before.tokens or 0 if before else 0)
 
     def _fitting(self, learner: Learner, measure: Callable[[Any, int], T]) -> T:
         """Measure in batches that fit. Processes wait for each other at the end of `measure` alone,

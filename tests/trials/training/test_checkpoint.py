@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,58 @@ def test_a_checkpoint_that_counted_rows_goes_on(config: MakeConfig, base: Frozen
     result, points = run(trial, base)
     assert result.outcome == "completed" and len(points) == 4
     assert result.gradient_checkpointing and (result.micro_batch_size or 0) >= 2
+
+
+def test_a_checkpoint_that_summed_the_losses_of_steps_goes_on(
+    config: MakeConfig, base: FrozenBase
+) -> None:
+    """As all were written before the losses of single steps were kept."""
+    seldom = {"checkpoint_minutes": 10.0, "epochs": 2, "n_evaluations": 4}
+    _, expected = run(config(1, **seldom), base)
+    trial, steps = config(2, **seldom), iter(range(1, 100))
+    Path(trial.output_dir).mkdir(parents=True)
+    run_trial(trial, base, MicroBatchMemory(), lambda _: None, is_asked_to_stop=five(steps))
+    path = Path(trial.output_dir) / "checkpoint.safetensors"
+    with safe_open(path, framework="pt") as file:
+        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    numbers = json.loads(about["numbers"])
+    numbers["window"]["n_targets"] = sum(numbers["window"]["n_targets"])
+    tensors["window"] = tensors["window"].sum()
+    save_file(tensors, path, metadata={**about, "numbers": json.dumps(numbers)})
+    _, points = run(trial, base)
+    assert without_times(points) == without_times(expected)
+    assert [len(p.step_losses or ()) for p in points] == [0, 2, 3, 3]  # steps 4 and 5 as one
+
+
+def five(steps: Iterator[int]) -> Callable[[], bool]:
+    return lambda: next(steps) >= 5
+
+
+def losses_of_steps(points: list[EvalPoint]) -> list[float]:
+    return [loss for point in points for loss in point.step_losses or ()]
+
+
+def test_the_losses_of_steps_are_reported_once_whenever_the_trial_was_cut_off(
+    config: MakeConfig, base: FrozenBase
+) -> None:
+    seldom = {"checkpoint_minutes": 10.0, "epochs": 2, "n_evaluations": 4}
+    _, whole = run(config(1, **seldom), base)
+    trial, steps = config(2, **seldom), iter(range(1, 100))
+    Path(trial.output_dir).mkdir(parents=True)
+    first: list[EvalPoint] = []
+    run_trial(trial, base, MicroBatchMemory(), first.append, is_asked_to_stop=five(steps))
+    _, second = run(trial, base)
+    assert len(losses_of_steps(whole)) == 12
+    assert losses_of_steps([*first, *second]) == losses_of_steps(whole)
+    written = json.loads((Path(trial.output_dir) / "result.json").read_text())
+    assert {point["step_losses"] for point in written["points"]} == {None}
+
+
+def test_the_train_loss_of_an_evaluation_is_that_of_its_steps(
+    config: MakeConfig, base: FrozenBase
+) -> None:
+    _, points = run(config(epochs=2, n_evaluations=12), base)
+    assert [(p.train_loss,) for p in points] == [p.step_losses for p in points]
 
 
 def test_nothing_is_left_to_continue_when_a_trial_has_ended(

@@ -57,7 +57,7 @@ class PlainScreen:
         of = f"/{self._progress.budget.trials}" if self._progress.budget.trials else ""
         paused = f", {n} paused" if (n := self._progress.n_paused) else ""
         self.say(
-            f"{label}  {result.outcome}: {result.reason}  "
+            f"{label}  {result.outcome}{_why(result.outcome, result.reason)}  "
             f"[{self._progress.n_ended}{of} trials{paused}" + (f", {left}]" if left else "]")
         )
 
@@ -78,5 +78,12 @@ def ended_in_a_line(number: int, config: TrialConfig | None, result: TrialResult
     """
     line = Text(f"{config.name if config else f'{number:03d}'}  ")
     line.append(f"{result.outcome}", style=COLOURS[result.outcome])
-    line.append(f"  {result.reason}", style="dim")
+    first = result.reason.partition("\n")[0]  # the end of a log fills the screen
+    line.append(_why(result.outcome, first), style="dim")
     return line
+
+
+def _why(outcome: str, reason: str) -> str:
+    """What follows an outcome: a reason that begins with it does not say it twice."""
+    n = len(outcome)
+    return reason[n:] if reason[:n].lower() == outcome else f": {reason}"

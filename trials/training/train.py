@@ -33,6 +33,8 @@ from trials.trial_folder import ADAPTER, TOKENIZER, write_result
 from trials.whole_file import give_usual_mode, link_or_copy, new_folder, sync_folder
 
 T = TypeVar("T")
+AfterStep = Callable[[int, int], bool]
+"""Hears of the steps that are taken, and of all there are; whether the trial is to be set aside."""
 
 SET_ASIDE = Stop(outcome="interrupted", reason="Interrupted; resumes from its checkpoint.")
 
@@ -43,7 +45,7 @@ def run_trial(
     memory: MicroBatchMemory,
     report: Report,
     group: Group = ALONE,
-    is_asked_to_stop: Callable[[], bool] = lambda: False,
+    after_step: AfterStep = lambda step, n_steps: False,
 ) -> TrialResult:
     """Train the adapter of `config`, write the best one to `config.output_dir`/adapter.
 
@@ -54,8 +56,8 @@ def run_trial(
     Args:
         report: Called after each evaluation; its verdict ends the trial.
         group: The processes that train it together; only the first one reports and writes.
-        is_asked_to_stop: Called after each step. If so, the trial is set aside: it writes a
-            checkpoint and ends as `interrupted`, on several GPUs at its next evaluation.
+        after_step: Called after each. If it says so, the trial is set aside: it writes a checkpoint
+            and ends as `interrupted`, on several GPUs at its next evaluation.
 
     Raises:
         BaseNotClean: The base could not be given back as it was: replace the process.
@@ -63,7 +65,7 @@ def run_trial(
     if config.measured_rows:
         return measure_adapter(config, base, memory, group, is_asked_to_stop)
     while True:
-        trial = _Trial(config, base, memory, report, group, is_asked_to_stop)
+        trial = _Trial(config, base, memory, report, group, after_step)
         with _gives_back(trial, base):
             try:
                 result = trial.run()
@@ -128,11 +130,11 @@ class _Trial:
         memory: MicroBatchMemory,
         report: Report,
         group: Group,
-        is_asked_to_stop: Callable[[], bool],
+        after_step: AfterStep,
     ) -> None:
         self._config, self._base, self._memory = config, base, memory
         self._report, self._group = report, group
-        self._is_asked_to_stop = is_asked_to_stop
+        self._after_step = after_step
         self.checkpoints = Checkpoints(config)
         self._evaluator = Evaluator(config, base, group)
         self._busy = GpuBusy(base.device)
@@ -203,11 +205,11 @@ class _Trial:
             if index is not None:
                 self._after_window(learner, index, step + 1)
             if self._group.rank == 0:
-                self._between_steps(learner, is_last=step + 1 == learner.n_steps)
+                self._between_steps(learner, step + 1)
 
-    def _between_steps(self, learner: Learner, *, is_last: bool) -> None:
+    def _between_steps(self, learner: Learner, step: int) -> None:
         """Write a checkpoint when it is time for one, or when the trial is to be set aside."""
-        is_asked = self._is_asked_to_stop()
+        is_asked, is_last = self._after_step(step, learner.n_steps), step == learner.n_steps
         if is_asked and self._group.size == 1 and self._verdict is None and not is_last:
             self._verdict = SET_ASIDE
         is_due = self._verdict is None and self.checkpoints.is_due
@@ -251,7 +253,9 @@ class _Trial:
         verdict = self._report(told) if self._group.rank == 0 else None
         self._began += time.perf_counter() - asked  # who answers may be stopped for an hour
         if verdict is None and self._group.size > 1 and self._group.rank == 0:
-            verdict = SET_ASIDE if self._is_asked_to_stop() else None
+            assert self._learner is not None
+            is_asked = self._after_step(point.step, self._learner.n_steps)
+            verdict = SET_ASIDE if is_asked else None
         self._verdict = self._group.broadcast(verdict)
 
     def _evaluate(

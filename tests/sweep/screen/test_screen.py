@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 
 from sweep.events import Place
 from sweep.screen.choice import make_screen
@@ -310,6 +310,22 @@ def test_the_table_fits_into_a_terminal_of_24_lines(
     assert len(lines) <= 22  # one is for what was said last, one for keys
     assert max(map(len, lines)) <= width
     assert sum("running at 25%" in line for line in lines) == 5
+
+
+def test_a_terminal_that_became_narrower_keeps_no_folded_lines(
+    progress: Progress, config: MakeConfig
+) -> None:
+    narrowed, out = console(terminal=True, width=80, height=24)
+    screen = LiveScreen(narrowed, progress, "my-sweep")
+    screen.trial_started(config(0), PLACE)
+    screen.trial_reported(0, point(1))
+    narrowed.print(screen._draw())
+    n_folded = sum((max(len(line), 1) - 1) // 40 for line in out.getvalue().splitlines())
+    narrowed.size = ConsoleDimensions(40, 24)
+    before = len(out.getvalue())
+    screen._take_off_folded()
+    screen._take_off_folded()  # they are gone
+    assert out.getvalue()[before:].count("\x1b[1A") == n_folded > 0
 
 
 def test_an_outcome_is_not_said_twice(progress: Progress, config: MakeConfig) -> None:

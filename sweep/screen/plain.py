@@ -85,5 +85,7 @@ def ended_in_a_line(number: int, config: TrialConfig | None, result: TrialResult
 
 def _why(outcome: str, reason: str) -> str:
     """What follows an outcome: a reason that begins with it does not say it twice."""
+    if outcome == "paused":  # who goes on in its place is said once that has ended it
+        reason = reason.partition(";")[0]
     n = len(outcome)
     return reason[n:] if reason[:n].lower() == outcome else f": {reason}"

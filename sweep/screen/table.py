@@ -74,16 +74,17 @@ def _running(progress: Progress, now: float, width: int, height: int) -> Rendera
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     objective = progress.objective
     score = [] if objective.is_eval_loss else [objective.name]
+    # Where there is too little room, the place gives way first, in a narrow terminal the name.
     for heading in ("running", "progress", "train", "eval", "eval curve", *score, "left"):
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading, no_wrap=wide or heading != "running")
     for heading in ("best", "step", "elapsed", "on") if wide else ():
-        table.add_column(heading, no_wrap=heading != "on")  # the one that gives way first
+        table.add_column(heading, no_wrap=heading != "on")
     bar_width = BAR_WIDTH if wide else NARROW_BAR_WIDTH
     curve_width = CURVE_WIDTH if wide else NARROW_CURVE_WIDTH
     for trial in _shown(progress, height):
         point, left = trial.point, trial.seconds_left(now)
         cells: list[str | Text] = [
-            trial.config.name,
+            Text(trial.config.name, no_wrap=True, overflow="ellipsis"),
             _bar(progress.share_done(trial), bar_width),
             as_loss(point.train_loss) if point else "",
             as_loss(point.eval_loss) if point else "",

@@ -334,6 +334,20 @@ def test_an_outcome_is_not_said_twice(progress: Progress, config: MakeConfig) ->
     assert line.plain == f"000 r8 α16 lr1e-3 e2 b8  p{reason[1:]}"
     failed = TrialResult(outcome="failed", reason="KeyError: 'rank'\nThe end of its log:\n…")
     assert ended_in_a_line(0, None, failed).plain == "000  failed: KeyError: 'rank'"
+    waits = TrialResult(outcome="paused", reason="Eval loss 1.5000 at 15%: 3rd of 6; the top 2 …")
+    assert ended_in_a_line(0, None, waits).plain == "000  paused: Eval loss 1.5000 at 15%: 3rd of 6"
+
+
+def test_in_a_narrow_terminal_names_are_cut_and_numbers_are_not(
+    progress: Progress, config: MakeConfig
+) -> None:
+    narrow, out = console(terminal=True, width=70)
+    screen = LiveScreen(narrow, progress, "my-sweep")
+    screen.trial_started(config(0, rank=128, alpha=256.0, learning_rate=1.25e-4), PLACE)
+    screen.trial_reported(0, point(1))
+    narrow.print(screen._draw())
+    (row,) = (line for line in out.getvalue().splitlines() if "━" in line)
+    assert row.startswith("000 r128 α256") and "…  ━━━━  25%  1.2500  1.5000  ▁" in row
 
 
 def test_of_a_thousand_trials_those_are_shown_that_fit(

@@ -14,6 +14,7 @@ from sweep.tracking.location import command
 from trials.trial_folder import ADAPTER
 
 TO_MEND = ("failed", "out_of_memory")
+"""Outcomes that a user should do something about."""
 MOST_NAMED = 20
 
 
@@ -85,7 +86,7 @@ def _stopped(summary: Summary) -> list[RenderableType]:
     for (outcome, why), numbers in found.items():
         more = [f"{len(numbers) - MOST_NAMED} more"] if len(numbers) > MOST_NAMED else []
         noun = "trial" if len(numbers) == 1 else "trials"
-        line = Text(outcome.replace("_", " ").capitalize(), style=COLOURS[outcome])
-        line.append(f":  {noun} {listed([*numbers[:MOST_NAMED], *more])}", style="default")
-        parts.append(line.append(f". {why}" if why else "", style="default"))
+        line = Text().append(outcome.replace("_", " ").capitalize(), style=COLOURS[outcome])
+        line.append(f":  {noun} {listed([*numbers[:MOST_NAMED], *more])}")
+        parts.append(line.append(f". {why}" if why else ""))
     return parts

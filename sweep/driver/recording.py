@@ -263,11 +263,7 @@ def concluded(
     judged = None if chosen is None else stored.judged(chosen)
     final = judged if judged is not None and judged.where else None
     return replace(
-        summary,
-        chosen=chosen,
-        final=final,
-        conclusion=found.words,
-        next_step=found.next_step,
+        summary, chosen=chosen, final=final, conclusion=found.words, next_step=found.next_step
     )
 
 

@@ -63,7 +63,7 @@ def run_trial(
         BaseNotClean: The base could not be given back as it was: replace the process.
     """
     if config.measured_rows:
-        return measure_adapter(config, base, memory, group, is_asked_to_stop)
+        return measure_adapter(config, base, memory, group, lambda: after_step(0, 1))
     while True:
         trial = _Trial(config, base, memory, report, group, after_step)
         with _gives_back(trial, base):

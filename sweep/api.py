@@ -159,5 +159,5 @@ def read_result(folder: str | Path, exit_code: int | None = None) -> SweepResult
         best=best,
         objective=sweep.objective,
         trials=pd.DataFrame(trials).set_index("trial") if trials else pd.DataFrame(),
-        curves=pd.DataFrame(curves),
+        curves=pd.DataFrame(curves).drop(columns="step_losses", errors="ignore"),  # kept nowhere
     )

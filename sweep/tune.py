@@ -189,7 +189,7 @@ def _metrics(curve: list[EvalPoint], config: TrialConfig) -> dict[str, Any]:
     values = asdict(curve[-1])
     values["training_iteration"] = values.pop("index")
     values[objective.name] = curve[-1].value
-    del values["score"]
+    del values["score"], values["step_losses"]
     finite = [point.value for point in curve if math.isfinite(point.value)]
     values[f"{objective.name}_best"] = min(finite, key=objective.key, default=math.nan)
     return {name: value for name, value in values.items() if value is not None}

@@ -46,13 +46,13 @@ def test_keys_prune_a_trial_and_end_the_sweep_in_order(space: Path, terminal: On
     terminal.until("Trial 19 is not running.")
     terminal.type("p0\r")
     terminal.until("Trial 0 will stop at its next evaluation.")
-    terminal.until("Stopped by hand at")
+    terminal.until("stopped by hand at")
     elsewhere = prune(folder, 1)
     assert (elsewhere.returncode, elsewhere.stdout) == (
         0,
         "Trial 1 of tiny will stop at its next evaluation.\n",
     )
-    terminal.until("Stopped by hand at")
+    terminal.until("stopped by hand at")
     assert prune(folder, 0).returncode == 1
     no_such = prune(folder, 77)
     assert no_such.returncode == 2

@@ -192,6 +192,8 @@ class TrialConfig:
     """The folder of that adapter; empty: the base model is measured alone."""
     most_rows: int | None = None
     """Of a micro-batch, however short its rows; None: no limit but its tokens."""
+    confirms: int | None = None
+    """The trial that this run of `sweep confirm` repeats with another seed; None: it is no such."""
 
     def __post_init__(self) -> None:
         if self.effective_batch_size % self.gpus_per_trial:
@@ -208,8 +210,17 @@ class TrialConfig:
     @property
     def name(self) -> str:
         """The trial as a person reads it in a list."""
+        if self.confirms is not None:
+            return self.label
         names = ("rank", "alpha", "learning_rate", "epochs", "effective_batch_size")
         return trial_name(self.number, {name: getattr(self, name) for name in names})
+
+    @property
+    def label(self) -> str:
+        """What the trial is called amid a line."""
+        if self.confirms is not None:
+            return f"trial {self.confirms}, seed {self.seed} (run {self.number})"
+        return f"trial {self.number:03d}"
 
 
 def short_trial(model: ModelConfig, **changes: Any) -> TrialConfig:
@@ -305,6 +316,10 @@ class EvalPoint:
     row_nlls: str | None = None
     """Nats of each row of the eval sample (`trials.evaluation.row_nlls`): of the base model, of the
     best evaluation so far, and where peers are compared. None of all others, and with Unsloth."""
+
+    step_losses: tuple[float, ...] | None = None
+    """Train loss of each optimizer step since the evaluation before, the latest last. Reported once
+    and kept nowhere: None of what is stored, and of what a trial that goes on reports again."""
 
     @property
     def value(self) -> float:

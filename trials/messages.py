@@ -25,6 +25,16 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Stepped:
+    """How far a trial has come."""
+
+    number: int
+    step: int
+    n_steps: int
+    """Of its whole run."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reported:
     """A trial has evaluated; it waits for the verdict."""
 
@@ -40,4 +50,4 @@ class Ended:
     """Whether the base model was given back as it was; if not, the process must go."""
 
 
-Event = Loaded | Broken | Started | Reported | Ended
+Event = Loaded | Broken | Started | Stepped | Reported | Ended

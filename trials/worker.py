@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import queue
 import re
@@ -16,7 +17,7 @@ from trials.config import EvalPoint, Fault, ModelConfig, Stop, TrialConfig, Tria
 from trials.data.digests import as_prepared, see_whole
 from trials.faults import BEGINS, Watchdog, fault_of
 from trials.foreign_text import harmless
-from trials.messages import Broken, Ended, Event, Loaded, Reported, Started
+from trials.messages import Broken, Ended, Event, Loaded, Reported, Started, Stepped
 from trials.trial_folder import log_tail, logged, write_config
 
 
@@ -28,13 +29,22 @@ class TrialThread:
     Args:
         n_processes: That train each trial together, this one included; the others are started here.
         gpu_share: Of the GPU's memory that may be taken, from 0 to 1.
+        step_seconds: Between two words on the steps that a trial has taken.
     """
 
-    def __init__(self, model: ModelConfig, n_processes: int = 1, gpu_share: float = 1.0) -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        n_processes: int = 1,
+        gpu_share: float = 1.0,
+        *,
+        step_seconds: float = math.inf,
+    ) -> None:
         self.events: queue.Queue[Event] = queue.Queue()
         self._trials: queue.Queue[tuple[int, TrialConfig]] = queue.Queue()
         self._verdicts: queue.Queue[Stop | None] = queue.Queue()
         self._is_asked_to_stop = threading.Event()
+        self._step_seconds, self._stepped_at = step_seconds, 0.0
         threading.Thread(
             target=self._work, args=(model, n_processes, gpu_share), daemon=True, name="trials"
         ).start()
@@ -84,18 +94,20 @@ class TrialThread:
 
                 def report(point: EvalPoint) -> Stop | None:
                     see_whole(rows)  # of changed ones nothing may reach the study
-                    print(json.dumps(asdict(replace(point, row_nlls=None))), flush=True)
+                    said = replace(point, row_nlls=None, step_losses=None)
+                    print(json.dumps(asdict(said)), flush=True)
                     watchdog.stand_by()  # the answer is not the trial's to give
                     self.events.put(Reported(config.number, point))
                     verdict = self._verdicts.get()
                     watchdog.sign_of_life()
                     return verdict
 
-                def is_asked_to_stop() -> bool:
+                def after_step(step: int, n_steps: int) -> bool:
                     watchdog.sign_of_life()
+                    self._tell_step(Stepped(config.number, step, n_steps))
                     return self._is_asked_to_stop.is_set()
 
-                return run_trial(config, base, memory, report, group, is_asked_to_stop)
+                return run_trial(config, base, memory, report, group, after_step)
 
         while True:
             number, config = self._trials.get()
@@ -103,6 +115,11 @@ class TrialThread:
             ended = guarded(trial, config)
             self._is_asked_to_stop.clear()  # a final evaluation comes after
             self.events.put(Ended(number, *ended))
+
+    def _tell_step(self, event: Stepped) -> None:
+        if time.monotonic() - self._stepped_at >= self._step_seconds:
+            self._stepped_at = time.monotonic()
+            self.events.put(event)
 
 
 def guarded(

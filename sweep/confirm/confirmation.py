@@ -8,7 +8,7 @@ in `trials/NNN/`, as a trial of a sweep does. So whatever has ended is not run a
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sweep.confirm.plan import Run
 from sweep.errors import SweepFailed
@@ -59,7 +59,7 @@ class Confirmation(AskTell):
         if point.index == 0:
             self.base_eval_loss = point.eval_loss
         else:
-            curve.append(point)
+            curve.append(replace(point, step_losses=None))
             config = self._known.running[number]
             n_evaluations = config.n_evaluations
             stop = self.by_itself.verdict(curve, self.base_eval_loss, config.lr_scheduler)

@@ -85,6 +85,7 @@ def _run(record: Record, entry: tuple[int, int], number: int) -> Run:
         data_dir=str((folder / layout.CONFIRM / layout.DATA).resolve()),
         output_dir=str(layout.trial_dir(folder / layout.CONFIRM, number).resolve()),
         evaluate_base=number == 0,
+        confirms=trial,
     )
     return Run(trial, config)
 

@@ -143,7 +143,14 @@ def check_table(space: Space, check: Check) -> RenderableType:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     read = _reading_rows(check.report)
-    for row in (*read, *_data_rows(space, check), *_model_rows(space, check), *_search_rows(space)):
+    name = ("sweep", space.name)
+    for row in (
+        name,
+        *read,
+        *_data_rows(space, check),
+        *_model_rows(space, check),
+        *_search_rows(space),
+    ):
         table.add_row(*row)
     backend = choose_backend(space, on_gpus=check.on_gpus)
     said = (check.report.get(key, []) for key in ("reading_notes", "notes"))

@@ -262,7 +262,9 @@ def concluded(
     chosen = found.winner if (folder / ADAPTER).is_dir() else None
     judged = None if chosen is None else stored.judged(chosen)
     final = judged if judged is not None and judged.where else None
-    return replace(summary, chosen=chosen, final=final, conclusion=found.words)
+    return replace(
+        summary, chosen=chosen, final=final, conclusion=found.words, next_step=found.next_step
+    )
 
 
 def summary_at_end(job: Job, sweep: Sweep) -> Summary:

@@ -44,6 +44,7 @@ class Halving:
             fewer, the first would run to its end for want of a better one. Where no further trial
             comes, so few are not compared: all go on.
         standard_errors: A difference below so many of its own standard errors counts for nothing.
+        n_trials: Of the whole study, as far as it is known.
     """
 
     def __init__(
@@ -55,12 +56,15 @@ class Halving:
         factor: int,
         min_peers: int,
         standard_errors: float,
+        n_trials: float = math.inf,
     ) -> None:
         self._objective = objective
         self._n_evaluations = n_evaluations
         self._factor = factor
         self._min_peers = min_peers
         self._standard_errors = standard_errors
+        self._n_trials = n_trials
+        self._lost: set[int] = set()
         self._places: dict[int, list[_Place]] = {rung: [] for rung in rungs}
         self._at: dict[int, set[int]] = {rung: set() for rung in self._places}
 
@@ -81,6 +85,7 @@ class Halving:
 
     def lost(self, number: int) -> None:
         """A trial has ended without a value: it stands in nobody's way, and still counts as one."""
+        self._lost.add(number)
         for places in self._places.values():
             for index, place in enumerate(places):
                 if place.number == number:
@@ -92,17 +97,23 @@ class Halving:
         """Say why a trial does not go on from a rung that it has reached; None: it does."""
         places = self._places[rung]
         place = next(i for i, found in enumerate(places) if found.number == number)
-        own, share = places[place], rung / self._n_evaluations
-        n_on = self._n_on(rung, is_last=False)
+        own, n_on = places[place], self._n_on(rung, is_last=False)
         if n_on == 0:
-            missing = counted(self._min_peers + 1 - len(places), "more trial")
-            return (
-                f"{self._objective.opening} {own.at.value:.4f} at {share:.0%} of its run "
-                f"({seen(own.at)}); waits for {missing} to compare with."
-            )
+            # No more than are still to come: with few trials in all, `min_peers` never get there.
+            missing = min(self._min_peers + 1 - len(places), self._n_to_come(rung))
+            if missing <= 0:
+                return None
+            more = f"{counted(missing, 'more trial')} {'gets' if missing == 1 else 'get'} there"
+            at = f"{rung / self._n_evaluations:.0%}, step {own.at.step}"
+            value = f"{self._objective.heading} {own.at.value:.4f}"
+            return f"Paused at {at} ({value}), until {more}."
         if not self._is_resolved(own, places[n_on - 1]):
             return None
         return self._rank_in_words(rung, place, n_on)
+
+    def _n_to_come(self, rung: int) -> float:
+        """Trials that may still reach a rung."""
+        return self._n_trials - len(self._at[rung] | self._lost)
 
     def promising(self, waiting: Mapping[int, int], *, is_last: bool) -> int | None:
         """Return the number of a paused trial that is among the best of its rung by now.
@@ -140,11 +151,11 @@ class Halving:
     def _rank_in_words(self, rung: int, place: int, n_on: int) -> str:
         places, share = self._places[rung], rung / self._n_evaluations
         sign = -1 if self._objective.direction == "maximize" else 1
-        top = "the best one continues" if n_on == 1 else f"the top {n_on} continue"
+        top = "the best one goes on" if n_on == 1 else f"the top {n_on} go on"
         own, last = places[place], places[n_on - 1]
         return (
             f"{self._objective.opening} {sign * own.key:.4f} at {share:.0%} of its run "
-            f"({seen(own.at)}): {ordinal(place + 1)} of {len(places)} at this share; {top}, "
+            f"({seen(own.at)}): {ordinal(place + 1)} of {len(places)}; {top}, "
             f"down to trial {last.number} with {sign * last.key:.4f} ({seen(last.at)})."
         )
 

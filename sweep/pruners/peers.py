@@ -141,6 +141,8 @@ def make_rivals(space: Space, study: optuna.Study) -> Rivals:
         return Rivals()
     if settings.pruner != "asha":
         return OptunaPruner(settings, space.objective, n_evaluations=n_evaluations)
+    trials = study.get_trials(deepcopy=False)
+    n_before = sum(trial.state is not TrialState.WAITING for trial in trials)
     halving = Halving(
         space.objective,
         rungs=rung_indices(settings.rungs, n_evaluations),
@@ -148,9 +150,11 @@ def make_rivals(space: Space, study: optuna.Study) -> Rivals:
         factor=settings.factor,
         min_peers=settings.min_peers,
         standard_errors=settings.standard_errors,
+        # Those that have run may lie outside of a search that was changed since.
+        n_trials=min(space.settings.budget.trials or math.inf, n_before + space.n_points),
     )
     rivals = AshaPruner(halving)
-    for trial in study.get_trials(deepcopy=False):
+    for trial in trials:
         curve = [EvalPoint(**point) for point in curve_of(trial)]
         for n in range(1, len(curve) + 1):
             rivals.hear(trial.number, curve[:n])

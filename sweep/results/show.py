@@ -205,7 +205,8 @@ def one_as_csv(record: Record) -> str:
     if not found:
         name = record.sweep.objective.name
         found = [{"index": i, name: value} for i, value in sorted(record.trial.values.items())]
-    return _csv([{k: v for k, v in row.items() if k != "row_nlls"} for row in found])
+    hidden = ("row_nlls", "step_losses")
+    return _csv([{k: v for k, v in row.items() if k not in hidden} for row in found])
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

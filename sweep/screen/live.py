@@ -8,7 +8,9 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
+from rich.control import Control
 from rich.live import Live
+from rich.segment import ControlType, Segment
 from rich.text import Text
 
 from sweep.events import Place
@@ -59,10 +61,13 @@ class LiveScreen:
         self._stack = ExitStack()
         self._lines: deque[Text] = deque()
         """What scrolls by next: with each line rich draws the table anew, for 20 ms."""
+        self._drawn: RenderableType = Text()
+        self._width = console.width
+        """Of the terminal as that was drawn."""
         self._live = _Live(
             get_renderable=self._draw, console=console, refresh_per_second=2, transient=True
         )
-        self._live.before_refresh = self._print_lines
+        self._live.before_refresh = self._before_refresh
 
     def __enter__(self) -> LiveScreen:
         self._live.start()
@@ -86,6 +91,21 @@ class LiveScreen:
         """Draw at once: somebody has pressed a key."""
         if self._live.is_started:
             self._live.refresh()
+
+    def _before_refresh(self) -> None:
+        self._take_off_folded()
+        self._print_lines()
+
+    def _take_off_folded(self) -> None:
+        """Take off what a terminal has folded as it became narrower: rich counts what it drew."""
+        before, self._width = self._width, self._console.width
+        if self._width >= before:
+            return
+        options = self._console.options.update(width=before)
+        lines = self._console.render_lines(self._drawn, options, pad=False)
+        n_more = sum(max(0, Segment.get_line_length(line) - 1) // self._width for line in lines)
+        one_up = [(ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)]
+        self._console.control(Control(ControlType.CARRIAGE_RETURN, *one_up * n_more))
 
     def _print_lines(self) -> None:
         lines: list[Text] = []
@@ -114,4 +134,5 @@ class LiveScreen:
             height=self._console.height,
             below=self._keys.help() if self._keys else None,
         )
-        return Group(Text(), table, *([footer] if footer is not None else []))
+        self._drawn = Group(Text(), table, *([footer] if footer is not None else []))
+        return self._drawn

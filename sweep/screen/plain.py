@@ -33,7 +33,8 @@ class PlainScreen:
     def trial_started(self, config: TrialConfig, place: Place) -> None:
         begins = "goes on," if self._progress.is_paused(config.number) else "starts"
         self._progress.started(config, place)
-        self.say(f"trial {config.name}  {begins} on {place.device} of {place.node}")
+        name = config.name if config.confirms is not None else f"trial {config.name}"
+        self.say(f"{name}  {begins} on {place.device} of {place.node}")
 
     def trial_reported(self, number: int, point: EvalPoint) -> None:
         """Say its losses, at every quarter of its run only: a log should stay readable."""
@@ -44,18 +45,19 @@ class PlainScreen:
             self.say(f"base model's eval loss: {point.eval_loss:.4f}{score}")
         elif _is_quarter(point.index, config.n_evaluations):
             self.say(
-                f"trial {number:03d}  {point.index / config.n_evaluations:4.0%}  "
+                f"{config.label}  {point.index / config.n_evaluations:4.0%}  "
                 f"step {point.step}  train {as_loss(point.train_loss)}  eval {point.eval_loss:.4f}"
                 f"{_score(point, config.objective)}"
             )
 
     def trial_ended(self, number: int, result: TrialResult) -> None:
-        self._progress.finished(number, result)
+        config = self._progress.finished(number, result)
+        label = config.label if config else f"trial {number:03d}"
         left = self._progress.time_left()
         of = f"/{self._progress.budget.trials}" if self._progress.budget.trials else ""
         paused = f", {n} paused" if (n := self._progress.n_paused) else ""
         self.say(
-            f"trial {number:03d}  {result.outcome}: {result.reason}  "
+            f"{label}  {result.outcome}{_why(result.outcome, result.reason)}  "
             f"[{self._progress.n_ended}{of} trials{paused}" + (f", {left}]" if left else "]")
         )
 
@@ -76,5 +78,14 @@ def ended_in_a_line(number: int, config: TrialConfig | None, result: TrialResult
     """
     line = Text(f"{config.name if config else f'{number:03d}'}  ")
     line.append(f"{result.outcome}", style=COLOURS[result.outcome])
-    line.append(f"  {result.reason}", style="dim")
+    first = result.reason.partition("\n")[0]  # the end of a log fills the screen
+    line.append(_why(result.outcome, first), style="dim")
     return line
+
+
+def _why(outcome: str, reason: str) -> str:
+    """What follows an outcome: a reason that begins with it does not say it twice."""
+    if outcome == "paused":  # who goes on in its place is said once that has ended it
+        reason = reason.partition(";")[0]
+    n = len(outcome)
+    return reason[n:] if reason[:n].lower() == outcome else f": {reason}"

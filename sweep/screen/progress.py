@@ -1,21 +1,18 @@
 """What every screen knows: running trials, ended ones, and how long the rest will take."""
 
-import bisect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from statistics import fmean
 
 from sweep.clock import WORK
 from sweep.events import Place
 from sweep.pruners.asha import rung_indices
+from sweep.screen.leaders import Leaders
 from sweep.screen.time_left import Left, Pace, Rest, Rungs
 from sweep.space.domains import Choices
-from sweep.space.hyperparameters import HYPERPARAMETERS
 from sweep.space.space import Space
-from sweep.storage.attributes import COUNTS
 from sweep.study.budget import Budget
-from sweep.study.ended import StoredTrial, place
+from sweep.study.ended import StoredTrial
 from sweep.text.numbers import duration
 from sweep.workers.usage import Usage
 from trials.config import BY_EVAL_LOSS, GOES_ON, EvalPoint, Objective, TrialConfig, TrialResult
@@ -73,7 +70,7 @@ class Progress:
         earlier: Trials that had ended before this run.
         base_eval_loss: The base model's own, where it is known already.
         queued: Epochs of trials that wait in the study's queue, by their numbers.
-        paused: Numbers of trials that are paused.
+        paused: Trials that are paused.
         gpu_seconds: That trials have used over all runs of the sweep, until now.
         gpus_per_trial: As in the space.
         objective: What trials are judged by.
@@ -89,7 +86,7 @@ class Progress:
         clock: Callable[[], float] = WORK.now,
         *,
         queued: Mapping[int, float] | None = None,
-        paused: Iterable[int] = (),
+        paused: Iterable[StoredTrial] = (),
         gpu_seconds: Callable[[], float] = lambda: 0.0,
         gpus_per_trial: float = 1,
         objective: Objective = BY_EVAL_LOSS,
@@ -110,19 +107,17 @@ class Progress:
         self._queued = dict(queued or {})
         self._rungs = rungs or Rungs()
         self._usual_epochs = usual_epochs
-        self._paused: dict[int, _Pause | None] = dict.fromkeys(paused)
+        waiting = list(paused)
+        self._paused: dict[int, _Pause | None] = {trial.number: None for trial in waiting}
         """None: it was paused before this command."""
-        for number in self._paused:
-            self._rungs.heard(number, min(self._rungs.indices, default=0))
-        for trial in earlier:
+        for trial in (*waiting, *earlier):
             self._rungs.heard(trial.number, trial.last_index)
+        self.leaders = Leaders(objective, (*waiting, *earlier))
         self._gpu_seconds = gpu_seconds
         self._gpus_per_trial = gpus_per_trial
         self._earlier = earlier
         self._pace: Pace | None = None
         """None until a trial has begun: it knows the number of evaluations."""
-        self._place = partial(place, objective)
-        self._ranked = sorted((trial for trial in earlier if trial.counts), key=self._place)
 
     @property
     def n_paused(self) -> int:
@@ -139,12 +134,14 @@ class Progress:
     def started(self, config: TrialConfig, place: Place) -> None:
         if self._pace is None:
             self._pace = self._pace_so_far(config.n_evaluations)
+            self.leaders.n_evaluations = config.n_evaluations
         is_drawn = self._queued.pop(config.number, None) is None
         if is_drawn and config.number not in self._paused:
             self._pace.planned(config.epochs)
         if (pause := self._paused.pop(config.number, None)) is not None:
             self._pace.goes_on(pause.index, config.epochs, pause.seconds)
         self.running[config.number] = Running(config, place, self.clock())
+        self.leaders.started(config.number)
 
     def _pace_so_far(self, n_evaluations: int) -> Pace:
         pace = Pace(n_evaluations, self._rungs, self._usual_epochs)
@@ -164,6 +161,7 @@ class Progress:
             self.base_eval_loss = point.eval_loss
             return
         trial = self.running[number]
+        self.leaders.reported(trial.config, point)
         self._rungs.heard(number, point.index)
         trial.point, trial.reported = point, self.clock()
         trial.eval_losses.append(point.eval_loss)
@@ -173,6 +171,7 @@ class Progress:
     def finished(self, number: int, result: TrialResult) -> TrialConfig | None:
         """A trial has ended, for now or for good; its configuration, if it has run till now."""
         trial = self.running.pop(number, None)
+        self.leaders.ended(number, result.outcome)
         if result.outcome not in GOES_ON:
             self.n_ended += 1
         if trial is None:
@@ -182,10 +181,6 @@ class Progress:
         if result.outcome == "interrupted":
             self._queued[number] = config.epochs
             return config
-        if result.best is not None and result.outcome in COUNTS:
-            point = {name: getattr(config, name) for name in HYPERPARAMETERS}
-            ended = StoredTrial(number, point, result.outcome, value=result.best.value)
-            bisect.insort(self._ranked, ended, key=self._place)
         index = config.n_evaluations if result.outcome == "completed" else trial.index
         # One that went on from a checkpoint says itself what it took before.
         seconds = max(self.clock() - trial.began, trial.point.seconds if trial.point else 0.0)
@@ -196,13 +191,18 @@ class Progress:
             self._pace.ended(index, config.epochs, seconds, waits=waits)
         return config
 
-    def best(self, n: int | None = None) -> list[StoredTrial]:
-        """Ended trials that have a value, the best objective first.
-
-        Args:
-            n: The best so many; None: all.
+    def share_done(self, trial: Running) -> float:
+        """How much of its run a trial has behind it, 0 to 1: by its steps, which are heard of
+        between its evaluations too.
         """
-        return self._ranked[:n]
+        by_evaluations = trial.index / trial.config.n_evaluations
+        step, n_steps = self.usage.steps.get(trial.config.number, (0, 1))
+        return max(by_evaluations, step / n_steps)
+
+    def step_of(self, trial: Running) -> int:
+        """Optimizer steps that it has taken, as far as was heard."""
+        heard, _ = self.usage.steps.get(trial.config.number, (0, 1))
+        return max(heard, trial.point.step if trial.point else 0)
 
     def time_left(self) -> str:
         """The rest of the sweep in words; nothing where nothing is known."""

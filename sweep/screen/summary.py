@@ -8,9 +8,14 @@ from rich.text import Text
 
 from sweep.space.domains import in_words
 from sweep.study.summary import Summary, headings_of, values_of
-from sweep.text.numbers import counted, duration, gpu_hours
+from sweep.text.numbers import counted, duration, gpu_hours, listed
 from sweep.text.trials import COLOURS, SHOWN, an, short, where_differs
+from sweep.tracking.location import command
 from trials.trial_folder import ADAPTER
+
+TO_MEND = ("failed", "out_of_memory")
+"""Outcomes that a user should do something about."""
+MOST_NAMED = 20
 
 
 def summary_text(summary: Summary) -> RenderableType:
@@ -59,23 +64,29 @@ def _winner(summary: Summary) -> list[RenderableType]:
             style="bold" if trial.number == winner.number else "",
         )
     parts: list[RenderableType] = [table, Text(summary.judged.in_words(summary.objective))]
-    if summary.conclusion:
-        parts.append(Text(summary.conclusion, style="bold"))
+    if words := summary.conclusion.removesuffix(summary.next_step).rstrip():
+        parts.append(Text(words, style="bold"))
     if summary.best_dir is not None:
         parts.append(Text(f"Adapter:  {summary.best_dir / ADAPTER}"))
+        folder = summary.best_dir.parent
+        export = f"{command('export', folder)} --to {summary.name}-adapter"
+        ask = f"Ask it, beside the base model:  {command('try', folder)}"
+        parts += map(Text, filter(None, [summary.next_step, ask, f"Take it along:  {export}"]))
     return parts
 
 
 def _stopped(summary: Summary) -> list[RenderableType]:
-    early = [trial for trial in summary.ended if trial.outcome != "completed"]
-    if not early:
-        return []
-    parts: list[RenderableType] = [Text("Stopped early or failed:", style="dim")]
-    for trial in early[:20]:
-        line = Text(f"  {trial.number:03d} ")
-        line.append(trial.outcome, style=COLOURS[trial.outcome])
-        line.append(f"  {trial.reason.splitlines()[0]}")
-        parts.append(line)
-    if len(early) > 20:
-        parts.append(Text(f"  and {len(early) - 20} more, in MLflow"))
+    """Who ended early. Why was said as each did; only what should be mended is said again."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for trial in summary.ended:
+        why = trial.reason.partition("\n")[0] if trial.outcome in TO_MEND else ""
+        if trial.outcome != "completed":
+            found.setdefault((trial.outcome, why), []).append(str(trial.number))
+    parts: list[RenderableType] = []
+    for (outcome, why), numbers in found.items():
+        more = [f"{len(numbers) - MOST_NAMED} more"] if len(numbers) > MOST_NAMED else []
+        noun = "trial" if len(numbers) == 1 else "trials"
+        line = Text().append(outcome.replace("_", " ").capitalize(), style=COLOURS[outcome])
+        line.append(f":  {noun} {listed([*numbers[:MOST_NAMED], *more])}")
+        parts.append(line.append(f". {why}" if why else ""))
     return parts

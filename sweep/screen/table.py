@@ -9,9 +9,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweep.screen.leaders import Leaders, Standing
 from sweep.screen.progress import Progress, Running
+from sweep.storage.attributes import COUNTS
 from sweep.text.numbers import duration
 from sweep.text.trials import COLOURS, as_loss
+from trials.config import Objective
 
 N_BEST = 5
 BAR_WIDTH, NARROW_BAR_WIDTH = 16, 4
@@ -42,7 +45,7 @@ def draw(
         below: In place of the best trials.
     """
     now = progress.clock()
-    rest = [below] if below is not None else _best(progress)
+    rest = [below] if below is not None else _leaders(progress.leaders, progress.objective)
     return Group(_headline(progress, title, now), _running(progress, now, width, height), *rest)
 
 
@@ -71,24 +74,25 @@ def _running(progress: Progress, now: float, width: int, height: int) -> Rendera
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     objective = progress.objective
     score = [] if objective.is_eval_loss else [objective.name]
+    # Where there is too little room, the place gives way first, in a narrow terminal the name.
     for heading in ("running", "progress", "train", "eval", "eval curve", *score, "left"):
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading, no_wrap=wide or heading != "running")
     for heading in ("best", "step", "elapsed", "on") if wide else ():
-        table.add_column(heading, no_wrap=heading != "on")  # the one that gives way first
+        table.add_column(heading, no_wrap=heading != "on")
     bar_width = BAR_WIDTH if wide else NARROW_BAR_WIDTH
     curve_width = CURVE_WIDTH if wide else NARROW_CURVE_WIDTH
     for trial in _shown(progress, height):
         point, left = trial.point, trial.seconds_left(now)
         cells: list[str | Text] = [
-            trial.config.name,
-            _bar(trial.index, trial.config.n_evaluations, bar_width),
+            Text(trial.config.name, no_wrap=True, overflow="ellipsis"),
+            _bar(progress.share_done(trial), bar_width),
             as_loss(point.train_loss) if point else "",
             as_loss(point.eval_loss) if point else "",
             _curve(trial, curve_width),
             *(as_loss(point.score if point else None) for _ in score),
             duration(left) if left is not None else "",
             as_loss(trial.best),
-            str(point.step) if point else "",
+            str(progress.step_of(trial) or ""),
             duration(now - trial.began),
             Text(trial.place.device, no_wrap=True, overflow="ellipsis"),
         ]
@@ -104,28 +108,35 @@ def _shown(progress: Progress, height: int) -> list[Running]:
     room = max(MIN_ROWS, height - OTHER_ROWS)
     if len(running) <= room:
         return running
-    return heapq.nlargest(room, running, key=lambda trial: trial.index)
+    return heapq.nlargest(room, running, key=progress.share_done)
 
 
-def _best(progress: Progress) -> list[RenderableType]:
-    ended = progress.best(N_BEST)
-    if not ended:
+def _leaders(leaders: Leaders, objective: Objective) -> list[RenderableType]:
+    best = leaders.best(N_BEST)
+    if not best:
         return []
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("best", progress.objective.heading, "outcome"):
+    for heading in ("best so far", objective.heading, "state"):
         table.add_column(heading, no_wrap=True)
-    for trial in ended:
-        outcome = Text(trial.outcome, style=COLOURS[trial.outcome])
-        table.add_row(trial.name, as_loss(trial.value), outcome)
+    for each in best:
+        table.add_row(each.name, as_loss(each.value), _state(each, leaders.n_evaluations))
     return [table]
 
 
-def _bar(done: int, of: int, width: int) -> Text:
-    filled = round(width * done / of)
+def _state(trial: Standing, n_evaluations: int | None) -> Text:
+    """`completed`; of one that has not ended, where it stands: `paused at 15%`."""
+    words = Text(trial.state, style=COLOURS.get(trial.state, ""))
+    if trial.state not in COUNTS and n_evaluations:
+        words.append(f" at {trial.index / n_evaluations:.0%}")
+    return words
+
+
+def _bar(share: float, width: int) -> Text:
+    filled = round(width * share)
     bar = Text()
     bar.append("━" * filled, style="green")
     bar.append("━" * (width - filled), style="bright_black")
-    bar.append(f" {done / of:4.0%}")
+    bar.append(f" {share:4.0%}")
     return bar
 
 

@@ -64,7 +64,9 @@ class Summary:
     final: Judged | None = None
     """How good the winner is by the final evaluation; None: there was none."""
     conclusion: str = ""
-    """How sure it is that the winner is the best."""
+    """How sure it is that the winner is the best; `next_step` ends it."""
+    next_step: str = ""
+    """What makes it surer, with the command; empty where nothing is to be made surer."""
 
     @property
     def winner(self) -> StoredTrial | None:

@@ -102,8 +102,9 @@ class Sweep:
         return sum(POINT in trial.user_attrs for trial in waiting)
 
     @property
-    def paused(self) -> list[int]:
-        return sorted(self._paused)
+    def paused(self) -> list[StoredTrial]:
+        trials = self._study.get_trials(deepcopy=False)
+        return [StoredTrial.of(trials[number], self.objective) for number in sorted(self._paused)]
 
     def n_paused(self) -> int:
         return len(self._paused)
@@ -165,7 +166,7 @@ class Sweep:
         if point.index == 0:
             self.base.take(point)
         else:
-            curve.append(point)
+            curve.append(replace(point, step_losses=None))
             curve[:] = thinned(curve, self.objective, self._rows_at)
             verdict = self._verdict(trial, curve)
         for tracker in self.trackers:

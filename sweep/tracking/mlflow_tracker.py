@@ -141,6 +141,7 @@ class MlflowTracker:
             number=number,
             step=point.step,
             metrics=run_data.metrics(point, objective, best),
+            train_losses=point.step_losses or (),
             tags=run_data.tags(point),
             is_base=point.index == 0,
         )

@@ -82,8 +82,10 @@ def metrics(point: EvalPoint, objective: Objective, best: float | None) -> dict[
         "epoch": point.epoch,
     }
     values = {name: value and float(digits(value)) for name, value in rounded.items()}
-    # Exact: sweeps are compared by them.
-    values |= {"train_loss": point.train_loss, "eval_loss": point.eval_loss}
+    # Exact: sweeps are compared by them. The train loss of each step comes apart, and the mean over
+    # them is then in the gap alone.
+    train_loss = None if point.step_losses else point.train_loss
+    values |= {"train_loss": train_loss, "eval_loss": point.eval_loss}
     if point.score is not None and math.isfinite(point.score):
         values |= {objective.name: point.score, f"{objective.name}_best": best}
     return _there(values)

@@ -14,6 +14,9 @@ from trials.config import ModelConfig, Stop, TrialConfig
 from trials.messages import Event
 from trials.worker import TrialThread
 
+STEPS_HEARD_A_SECOND = 50
+"""Of all workers of a sweep together."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Share:
@@ -35,6 +38,13 @@ class Share:
     def of_a_gpu(self) -> float:
         """How much of its memory a trial may take, from 0 to 1."""
         return min(1.0, self.gpus_per_trial)
+
+    @property
+    def step_seconds(self) -> float:
+        """Between two words of a trial on its steps: a thousand workers must not say a thousand a
+        second.
+        """
+        return max(1.0, self.n_workers / STEPS_HEARD_A_SECOND)
 
     def environment(self) -> dict[str, str]:
         """What must be in the environment of this process before it imports torch."""
@@ -76,7 +86,9 @@ class Worker:
         os.environ.update(share.environment())
         self._probe = probe
         self._home: Home | None = None
-        self._trials = TrialThread(model, share.n_processes, share.of_a_gpu)
+        self._trials = TrialThread(
+            model, share.n_processes, share.of_a_gpu, step_seconds=share.step_seconds
+        )
 
     def home(self) -> Home:
         if self._home is None:

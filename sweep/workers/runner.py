@@ -298,6 +298,8 @@ class RayRunner:
                 self._died(slot, cause, is_load=True)
             case messages.Started():
                 self._started(slot)
+            case messages.Stepped():
+                self.usage.steps[event.number] = event.step, event.n_steps
             case messages.Reported():
                 answer = slot.worker.answer.remote
                 self._heard.append(Reported(event.number, event.point, answer))
@@ -308,6 +310,7 @@ class RayRunner:
         assert slot.trial is not None
         (number, config), slot.trial = slot.trial, None
         slot.idle_since = WORK.now()
+        self.usage.steps.pop(number, None)
         self.timings.trial_ended()
         home = slot.known_home
         if not event.is_clean:

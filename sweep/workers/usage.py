@@ -1,7 +1,7 @@
-"""How busy the places for trials are: the share of their time in which they held one."""
+"""What the places for trials do: how busy they are, and how far their trials have come."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sweep.clock import WORK
 
@@ -19,6 +19,8 @@ class Usage:
     n_slots: int = 0
     """At the latest count."""
     clock: Callable[[], float] = WORK.now
+    steps: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Steps that a running trial has taken, and all of its run, by its number; as last heard."""
 
     def __post_init__(self) -> None:
         self._n_busy = 0

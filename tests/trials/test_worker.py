@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trials.config import TrialConfig
-from trials.messages import Ended, Event, Loaded, Reported, Started
+from trials.messages import Ended, Event, Loaded, Reported, Started, Stepped
 from trials.worker import TrialThread
 
 
@@ -72,3 +72,19 @@ def test_what_is_measured_after_a_trial_was_set_aside_is_not_set_aside_too(
     heard(thread)
     ended = heard(thread)
     assert isinstance(ended, Ended) and ended.result.outcome == "completed"
+
+
+def test_a_trial_tells_how_far_it_has_come_at_every_step_that_is_wanted(
+    config: Callable[..., TrialConfig],
+) -> None:
+    asked = config(epochs=2, n_evaluations=1)
+    thread = TrialThread(asked.model, step_seconds=0.0)
+    thread.start(0, asked)
+    said: list[Event] = []
+    while not said or not isinstance(said[-1], Ended):
+        said.append(heard(thread))
+        if isinstance(said[-1], Reported):
+            thread.answer(None)
+    steps = [event.step for event in said if isinstance(event, Stepped)]
+    assert steps == list(range(1, 13))
+    assert {event.n_steps for event in said if isinstance(event, Stepped)} == {12}

@@ -25,7 +25,7 @@ from trials.whole_file import give_usual_mode
 FORMAT = 1
 NOT_OF_THE_RESULT = (
     "number data_dir output_dir micro_batch_size most_rows evaluate_base checkpoint_minutes "
-    "stall_minutes row_nlls_at measured_rows measured_adapter"
+    "stall_minutes row_nlls_at measured_rows measured_adapter confirms"
 ).split()
 """Settings that may differ between a trial's two parts."""
 

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -190,7 +191,7 @@ class Learner:
             tensors={
                 **{f"trained.{name}": on_host(p) for name, p in self._trained.items()},
                 **{f"optimizer.{name}": tensor for name, tensor in optimizer.items()},
-                "window": on_host(self.window.nll_sum),
+                "window": on_host(self.window.nlls),
             },
             numbers={
                 "optimizer": others,
@@ -229,45 +230,76 @@ class Learner:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What was trained on between two evaluations."""
+
+    step_losses: tuple[float, ...]
+    """Mean nats per supervised token of each step."""
+    loss: float
+    """The same over all of them."""
+    n_tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        return self.n_tokens / self.seconds if self.n_tokens and self.seconds else None
+
+
 class Window:
     """What was trained on since the evaluation before."""
 
     def __init__(self, device: torch.device) -> None:
-        self.nll_sum = torch.zeros((), dtype=torch.float64, device=device)
-        """In nats; it stays on the device, so that training does not wait for it."""
-        self._n_targets = self._n_tokens = 0
+        self._device = device
+        self._nlls: list[torch.Tensor] = []
+        """Nats of each step; they stay on the device, so that training does not wait for them."""
+        self._n_targets: list[int] = []
+        self._n_tokens = 0
         self._seconds_before = 0.0
         self._began = time.perf_counter()
+
+    @property
+    def nlls(self) -> torch.Tensor:
+        """Nats of each step, (steps,), on the device."""
+        empty = torch.zeros(0, dtype=torch.float64, device=self._device)
+        return torch.stack(self._nlls) if self._nlls else empty
 
     def begin(self) -> None:
         """Training begins, or goes on."""
         self._began = time.perf_counter()
 
     def add(self, nll_sum: torch.Tensor, n_targets: int, n_tokens: int) -> None:
-        self.nll_sum += nll_sum
-        self._n_targets += n_targets
+        """Take a step; the tensor must stay as it is."""
+        self._nlls.append(nll_sum)
+        self._n_targets.append(n_targets)
         self._n_tokens += n_tokens
 
-    def take(self) -> tuple[float, int, float]:
-        """Return (mean train loss per supervised token, tokens, seconds); begin anew."""
-        loss, n_tokens = float(self.nll_sum) / self._n_targets, self._n_tokens
+    def take(self) -> Trained:
+        """Return it, and begin anew."""
+        nlls = self.nlls.tolist()
+        losses = tuple(nll / n for nll, n in zip(nlls, self._n_targets, strict=True))
         seconds = self._seconds_before + time.perf_counter() - self._began
-        self.nll_sum.zero_()
-        self._n_targets = self._n_tokens = 0
+        taken = Trained(losses, sum(nlls) / sum(self._n_targets), self._n_tokens, seconds)
+        self._nlls, self._n_targets, self._n_tokens = [], [], 0
         self._seconds_before = 0.0
-        return loss, n_tokens, seconds
+        return taken
 
-    def counts(self) -> dict[str, float]:
-        """Return what a checkpoint keeps beside `nll_sum`."""
+    def counts(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps beside `nlls`."""
         return {
             "n_targets": self._n_targets,
             "n_tokens": self._n_tokens,
             "seconds": self._seconds_before + time.perf_counter() - self._began,
         }
 
-    def restore(self, nll_sum: torch.Tensor, counts: dict[str, Any]) -> None:
-        self.nll_sum.copy_(nll_sum)
-        self._n_targets, self._n_tokens = counts["n_targets"], counts["n_tokens"]
+    def restore(self, nlls: torch.Tensor, counts: Mapping[str, Any]) -> None:
+        n_targets = counts["n_targets"]
+        # An earlier version kept the sums alone: they stand for the latest of their steps.
+        self._n_targets = n_targets if isinstance(n_targets, list) else [n_targets]
+        self._nlls = list(nlls.to(self._device).reshape(-1).unbind())
+        if self._n_targets == [0]:
+            self._nlls, self._n_targets = [], []
+        self._n_tokens = counts["n_tokens"]
         self._seconds_before = counts["seconds"]
 
 

@@ -27,12 +27,14 @@ from trials.models.frozen_base import BaseNotClean, FrozenBase
 from trials.models.lora import as_saved
 from trials.training.checkpoint import Checkpoints, State, on_host
 from trials.training.gpu_busy import GpuBusy
-from trials.training.learner import Learner
+from trials.training.learner import Learner, Trained
 from trials.training.measured import measure_adapter
 from trials.trial_folder import ADAPTER, TOKENIZER, write_result
 from trials.whole_file import give_usual_mode, link_or_copy, new_folder, sync_folder
 
 T = TypeVar("T")
+AfterStep = Callable[[int, int], bool]
+"""Hears of the steps that are taken, and of all there are; whether the trial is to be set aside."""
 
 SET_ASIDE = Stop(outcome="interrupted", reason="Interrupted; resumes from its checkpoint.")
 
@@ -43,7 +45,7 @@ def run_trial(
     memory: MicroBatchMemory,
     report: Report,
     group: Group = ALONE,
-    is_asked_to_stop: Callable[[], bool] = lambda: False,
+    after_step: AfterStep = lambda step, n_steps: False,
 ) -> TrialResult:
     """Train the adapter of `config`, write the best one to `config.output_dir`/adapter.
 
@@ -54,16 +56,16 @@ def run_trial(
     Args:
         report: Called after each evaluation; its verdict ends the trial.
         group: The processes that train it together; only the first one reports and writes.
-        is_asked_to_stop: Called after each step. If so, the trial is set aside: it writes a
-            checkpoint and ends as `interrupted`, on several GPUs at its next evaluation.
+        after_step: Called after each. If it says so, the trial is set aside: it writes a checkpoint
+            and ends as `interrupted`, on several GPUs at its next evaluation.
 
     Raises:
         BaseNotClean: The base could not be given back as it was: replace the process.
     """
     if config.measured_rows:
-        return measure_adapter(config, base, memory, group, is_asked_to_stop)
+        return measure_adapter(config, base, memory, group, lambda: after_step(0, 1))
     while True:
-        trial = _Trial(config, base, memory, report, group, is_asked_to_stop)
+        trial = _Trial(config, base, memory, report, group, after_step)
         with _gives_back(trial, base):
             try:
                 result = trial.run()
@@ -128,11 +130,11 @@ class _Trial:
         memory: MicroBatchMemory,
         report: Report,
         group: Group,
-        is_asked_to_stop: Callable[[], bool],
+        after_step: AfterStep,
     ) -> None:
         self._config, self._base, self._memory = config, base, memory
         self._report, self._group = report, group
-        self._is_asked_to_stop = is_asked_to_stop
+        self._after_step = after_step
         self.checkpoints = Checkpoints(config)
         self._evaluator = Evaluator(config, base, group)
         self._busy = GpuBusy(base.device)
@@ -203,11 +205,11 @@ class _Trial:
             if index is not None:
                 self._after_window(learner, index, step + 1)
             if self._group.rank == 0:
-                self._between_steps(learner, is_last=step + 1 == learner.n_steps)
+                self._between_steps(learner, step + 1)
 
-    def _between_steps(self, learner: Learner, *, is_last: bool) -> None:
+    def _between_steps(self, learner: Learner, step: int) -> None:
         """Write a checkpoint when it is time for one, or when the trial is to be set aside."""
-        is_asked = self._is_asked_to_stop()
+        is_asked, is_last = self._after_step(step, learner.n_steps), step == learner.n_steps
         if is_asked and self._group.size == 1 and self._verdict is None and not is_last:
             self._verdict = SET_ASIDE
         is_due = self._verdict is None and self.checkpoints.is_due
@@ -215,10 +217,9 @@ class _Trial:
             self.checkpoints.write(self._state(learner))
 
     def _after_window(self, learner: Learner, index: int, step: int) -> None:
-        train_loss, n_tokens, seconds = learner.window.take()  # waits for the device
-        self._training_seconds += seconds
-        busy = self._busy.take()
-        point = self._evaluate(learner, index, step, train_loss, n_tokens, seconds, busy)
+        trained = learner.window.take()  # waits for the device
+        self._training_seconds += trained.seconds
+        point = self._evaluate(learner, index, step, trained, self._busy.take())
         is_best = best_of([*self.points, point], self._config.objective) is point
         if not is_best and index not in self._with_rows:
             point = replace(point, row_nlls=None)
@@ -226,7 +227,7 @@ class _Trial:
             self._best = point
             weights = get_peft_model_state_dict(learner.model, save_embedding_layers=False)
             self._best_weights = {name: on_host(weight) for name, weight in weights.items()}
-        self._hand_over(point)
+        self._hand_over(point, trained.step_losses)
         self._judge_skipped(learner, is_last=step == learner.n_steps)
         learner.window.begin()
         self._busy.begin()
@@ -239,15 +240,22 @@ class _Trial:
         if reason and self._verdict is None:
             self._verdict = Stop(outcome="diverged", reason=reason)
 
-    def _hand_over(self, point: EvalPoint) -> None:
-        """Report an evaluation; the verdict is that of the first process."""
+    def _hand_over(self, point: EvalPoint, step_losses: tuple[float, ...] | None = None) -> None:
+        """Report an evaluation; the verdict is that of the first process.
+
+        Args:
+            step_losses: Of one that is new: as `EvalPoint` has them.
+        """
         self.points.append(point)
         self.points = thinned(self.points, self._config.objective, self._config.row_nlls_at)
+        told = replace(point, step_losses=step_losses)
         asked = time.perf_counter()
-        verdict = self._report(point) if self._group.rank == 0 else None
+        verdict = self._report(told) if self._group.rank == 0 else None
         self._began += time.perf_counter() - asked  # who answers may be stopped for an hour
         if verdict is None and self._group.size > 1 and self._group.rank == 0:
-            verdict = SET_ASIDE if self._is_asked_to_stop() else None
+            assert self._learner is not None
+            is_asked = self._after_step(point.step, self._learner.n_steps)
+            verdict = SET_ASIDE if is_asked else None
         self._verdict = self._group.broadcast(verdict)
 
     def _evaluate(
@@ -255,15 +263,13 @@ class _Trial:
         learner: Learner,
         index: int,
         step: int,
-        train_loss: float | None = None,
-        n_tokens: int | None = None,
-        seconds: float | None = None,
+        trained: Trained | None = None,
         gpu_busy: float | None = None,
     ) -> EvalPoint:
         """Evaluate the adapter as it is, after `step` steps.
 
         Args:
-            n_tokens, seconds: Of the training since the evaluation before.
+            trained: Since the evaluation before; None: nothing.
         """
         began = time.perf_counter()
         found = self._fitting(learner, self._evaluator.measure)
@@ -278,11 +284,11 @@ class _Trial:
             step=step,
             epoch=step / learner.batches.steps_per_epoch,
             eval_loss=found.loss,
-            train_loss=train_loss,
+            train_loss=trained.loss if trained else None,
             learning_rate=learner.learning_rate if step else None,
             grad_norm=float(learner.grad_norm) if step else None,
-            tokens_per_second=n_tokens / seconds if n_tokens and seconds else None,
-            tokens=self._tokens_so_far(n_tokens),
+            tokens_per_second=trained.tokens_per_second if trained else None,
+            tokens=self._tokens_so_far(trained),
             gpu_memory_gib=_peak_memory_gib(self._base.device) if step else None,
             gpu_busy=gpu_busy,
             seconds=time.perf_counter() - self._began,
@@ -290,12 +296,12 @@ class _Trial:
             row_nlls=as_text(found.row_nlls) if self._knows_rows else None,
         )
 
-    def _tokens_so_far(self, n_tokens: int | None) -> int | None:
-        """What it has trained on, with so many since the evaluation before."""
+    def _tokens_so_far(self, trained: Trained | None) -> int | None:
+        """What it has trained on, with what came since the evaluation before."""
         before = self.points[-1] if self.points and self.points[-1].index else None
-        if n_tokens is None or (before is not None and before.tokens is None):
+        if trained is None or (before is not None and before.tokens is None):
             return None
-        return n_tokens + (before.tokens or 0 if before else 0)
+        return trained.n_tokens + (before.tokens or 0 if before else 0)
 
     def _fitting(self, learner: Learner, measure: Callable[[Any, int], T]) -> T:
         """Measure in batches that fit. Processes wait for each other at the end of `measure` alone,

@@ -75,6 +75,11 @@ def test_the_best_run_with_new_seeds_all_of_one_seed_before_the_next(folder: Pat
     assert [run.config.evaluate_base for run in runs] == [True, False, False, False]
 
 
+def test_a_run_is_called_by_the_trial_and_the_seed_that_it_is_of(folder: Path) -> None:
+    runs = plan(read_sweep(folder), top=2, n_seeds=2)
+    assert runs[3].config.name == runs[3].config.label == "trial 0, seed 9 (run 3)"
+
+
 def test_a_trial_whose_loss_does_not_count_is_none_of_the_best(folder: Path) -> None:
     assert {run.trial for run in plan(read_sweep(folder), top=9, n_seeds=1)} == {0, 1, 2}
 

@@ -38,6 +38,16 @@ def test_every_limit_of_the_budget_is_told(tmp_path: Path, budget: str, words: s
     assert words in line
 
 
+def test_the_name_of_the_sweep_is_told_first(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}")
+    file = tmp_path / "mine.yaml"
+    file.write_text("base_model: none\ndata: {train: rows.jsonl, eval: 0.1}\nsearch: {rank: [8]}\n")
+    said = io.StringIO()
+    found = Check(tmp_path / "data", REPORT, on_gpus=False)
+    Console(file=said, width=200).print(check_table(load_space(file), found))
+    assert said.getvalue().splitlines()[0].split() == ["sweep", "mine"]
+
+
 def test_the_text_of_the_template_its_arguments_and_the_studys_date_are_handed_on(
     tmp_path: Path,
 ) -> None:
@@ -87,7 +97,8 @@ def test_the_check_begins_with_what_is_not_read_and_not_used(tmp_path: Path) -> 
     found = Check(tmp_path / "data", report, on_gpus=False)
     Console(file=said, width=200).print(check_table(load_space(file), found))
     lines = [" ".join(line.split()) for line in said.getvalue().splitlines()]
-    assert lines[:4] == [
+    assert lines[:5] == [
+        "sweep space",
         "not read id (24 rows), messages[].date (1 turn)",
         "skipped 2 rows, `output` must not be empty: a lines 1, 4",
         "system own system turns: 3 rows; the others have data.system",

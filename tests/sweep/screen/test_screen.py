@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 
 from sweep.events import Place
 from sweep.screen.choice import make_screen
 from sweep.screen.json_events import Events, EventScreen
 from sweep.screen.live import LiveScreen
 from sweep.screen.notebook import NotebookScreen
-from sweep.screen.plain import PlainScreen
+from sweep.screen.plain import PlainScreen, ended_in_a_line
 from sweep.screen.progress import Progress
 from sweep.screen.time_left import Rungs
 from sweep.study.budget import Budget
@@ -148,6 +149,7 @@ def test_a_trial_in_the_queue_is_known_by_its_epochs(clock: Clock, config: MakeC
 
 def test_trials_of_earlier_runs_show_the_pace(clock: Clock, config: MakeConfig) -> None:
     values = {"rank": 8, "alpha": 8.0, "learning_rate": 1e-3, "epochs": 2.0}
+    values["effective_batch_size"] = 8
     curve = dict.fromkeys(range(1, 5), 1.25)
     earlier = StoredTrial(3, values, "completed", value=1.25, seconds=80.0, values=curve)
     progress = Progress(Budget(2, None, clock=clock), [earlier], clock=clock)
@@ -190,8 +192,10 @@ def test_a_trial_that_has_evaluated_is_timed_by_its_own_share(
 def test_the_best_trials_leave_out_what_was_pruned(progress: Progress, config: MakeConfig) -> None:
     for number, result in enumerate([ended(1.5), ended(0.5, "diverged"), ended(1.25, "overfit")]):
         progress.started(config(number), PLACE)
+        assert result.best is not None
+        progress.reported(number, result.best)
         progress.finished(number, result)
-    assert [trial.number for trial in progress.best()] == [2, 0]
+    assert [trial.number for trial in progress.leaders.best(5)] == [2, 0]
 
 
 def test_plain_lines_say_start_base_loss_quarters_and_end(
@@ -228,6 +232,7 @@ def test_the_live_table_shows_running_and_best_trials(
     screen_console, out = console(terminal=True)
     screen = LiveScreen(screen_console, progress, "my-sweep")
     screen.trial_started(config(0), PLACE)
+    screen.trial_reported(0, point(2, 1.25))
     screen.trial_ended(0, ended(1.25, "overfit"))
     screen.trial_started(config(1), PLACE)
     screen.trial_reported(1, point(0, 2.5))
@@ -238,7 +243,111 @@ def test_the_live_table_shows_running_and_best_trials(
     assert "my-sweep  1 of 4 trials ended  elapsed 1:05" in shown
     assert "base model 2.5000" in shown
     assert "001 r8 α16 lr1e-3 e2 b8" in shown and "50%" in shown
-    assert "000 r8 α16 lr1e-3 e2 b8  1.2500" in shown and "overfit" in shown
+    assert "000 r8 α16 lr1e-3 e2 b8  1.2500     overfit" in shown
+    assert "001 r8 α16 lr1e-3 e2 b8  1.5000     running at 50%" in shown
+
+
+def test_the_leaders_are_known_from_the_first_evaluation_on(
+    progress: Progress, config: MakeConfig
+) -> None:
+    progress.started(config(0), PLACE)
+    assert progress.leaders.best(5) == []
+    for index, loss in enumerate((1.5, 1.25, math.nan, 1.75), start=1):
+        progress.reported(0, point(index, loss))
+    [first] = progress.leaders.best(5)
+    assert (first.value, first.index, first.state) == (1.25, 4, "running")
+
+
+def test_a_paused_trial_is_a_leader_until_it_is_outclassed(
+    progress: Progress, config: MakeConfig
+) -> None:
+    progress.started(config(0), PLACE)
+    progress.reported(0, point(1))
+    progress.finished(0, ended(1.5, "paused"))
+    assert [each.state for each in progress.leaders.best(5)] == ["paused"]
+    progress.started(config(0), PLACE)
+    assert [each.state for each in progress.leaders.best(5)] == ["running"]
+    progress.finished(0, ended(1.5, "paused"))
+    progress.finished(0, ended(1.5, "outclassed"))
+    assert progress.leaders.best(5) == []
+
+
+def test_paused_trials_of_an_earlier_command_are_leaders(clock: Clock, config: MakeConfig) -> None:
+    values = {"rank": 8, "alpha": 8.0, "learning_rate": 1e-3, "epochs": 2}
+    known = {**values, "effective_batch_size": 4}
+    waiting = StoredTrial(3, known, "paused", value=1.25, values={1: 1.25})
+    progress = Progress(Budget(4, None, clock=clock), clock=clock, paused=[waiting])
+    progress.started(config(4), PLACE)
+    shown, out = console(terminal=True, width=80)
+    shown.print(LiveScreen(shown, progress, "my-sweep")._draw())
+    assert "003 r8 α8 lr1e-3 e2 b4  1.2500     paused at 25%" in out.getvalue()
+
+
+def test_the_bar_moves_with_the_steps(progress: Progress, config: MakeConfig) -> None:
+    shown, out = console(terminal=True)
+    screen = LiveScreen(shown, progress, "my-sweep")
+    screen.trial_started(config(0), PLACE)
+    progress.usage.steps[0] = (12, 120)
+    shown.print(screen._draw())
+    assert "  10%  " in out.getvalue() and "  12    " in out.getvalue()
+    screen.trial_reported(0, point(2))  # half
+    assert progress.share_done(progress.running[0]) == 0.5
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_the_table_fits_into_a_terminal_of_24_lines(
+    progress: Progress, config: MakeConfig, width: int
+) -> None:
+    low, out = console(terminal=True, width=width, height=24)
+    screen = LiveScreen(low, progress, "a-sweep-with-a-name-of-its-own")
+    progress.base_eval_loss = 2.5
+    progress.usage.count(40, 40)
+    for number in range(40):
+        screen.trial_started(config(number, rank=128, learning_rate=1.25e-4), PLACE)
+        screen.trial_reported(number, point(1))
+    low.print(screen._draw())
+    lines = out.getvalue().splitlines()
+    assert len(lines) <= 22  # one is for what was said last, one for keys
+    assert max(map(len, lines)) <= width
+    assert sum("running at 25%" in line for line in lines) == 5
+
+
+def test_a_terminal_that_became_narrower_keeps_no_folded_lines(
+    progress: Progress, config: MakeConfig
+) -> None:
+    narrowed, out = console(terminal=True, width=80, height=24)
+    screen = LiveScreen(narrowed, progress, "my-sweep")
+    screen.trial_started(config(0), PLACE)
+    screen.trial_reported(0, point(1))
+    narrowed.print(screen._draw())
+    n_folded = sum((max(len(line), 1) - 1) // 40 for line in out.getvalue().splitlines())
+    narrowed.size = ConsoleDimensions(40, 24)
+    before = len(out.getvalue())
+    screen._take_off_folded()
+    screen._take_off_folded()  # they are gone
+    assert out.getvalue()[before:].count("\x1b[1A") == n_folded > 0
+
+
+def test_an_outcome_is_not_said_twice(progress: Progress, config: MakeConfig) -> None:
+    reason = "Paused at 15%, step 3 (eval loss 2.6000), until 2 more trials get there."
+    line = ended_in_a_line(0, config(0), TrialResult(outcome="paused", reason=reason))
+    assert line.plain == f"000 r8 α16 lr1e-3 e2 b8  p{reason[1:]}"
+    failed = TrialResult(outcome="failed", reason="KeyError: 'rank'\nThe end of its log:\n…")
+    assert ended_in_a_line(0, None, failed).plain == "000  failed: KeyError: 'rank'"
+    waits = TrialResult(outcome="paused", reason="Eval loss 1.5000 at 15%: 3rd of 6; the top 2 …")
+    assert ended_in_a_line(0, None, waits).plain == "000  paused: Eval loss 1.5000 at 15%: 3rd of 6"
+
+
+def test_in_a_narrow_terminal_names_are_cut_and_numbers_are_not(
+    progress: Progress, config: MakeConfig
+) -> None:
+    narrow, out = console(terminal=True, width=70)
+    screen = LiveScreen(narrow, progress, "my-sweep")
+    screen.trial_started(config(0, rank=128, alpha=256.0, learning_rate=1.25e-4), PLACE)
+    screen.trial_reported(0, point(1))
+    narrow.print(screen._draw())
+    (row,) = (line for line in out.getvalue().splitlines() if "━" in line)
+    assert row.startswith("000 r128 α256") and "…  ━━━━  25%  1.2500  1.5000  ▁" in row
 
 
 def test_of_a_thousand_trials_those_are_shown_that_fit(
@@ -252,7 +361,7 @@ def test_of_a_thousand_trials_those_are_shown_that_fit(
     low.print(screen._draw())
     lines = out.getvalue().splitlines()
     assert len(lines) <= 20
-    assert "700 r8" in lines[3] and "▁" in lines[3] and "994 more running" in lines[-1]
+    assert "700 r8" in lines[3] and "▁" in lines[3] and "994 more running" in lines[9]
 
 
 def test_a_narrow_terminal_still_shows_names_shares_and_losses(
@@ -279,7 +388,7 @@ def test_where_a_trial_runs_gives_way_before_what_it_does(
     lines = out.getvalue().splitlines()
     (heading,) = (line for line in lines if line.startswith("running"))
     assert "best    step   elapsed  on" in heading
-    (row,) = (line for line in lines if line.startswith("001"))
+    row, _ = (line for line in lines if line.startswith("001"))
     assert "  12345  " in row and row.rstrip().endswith("…")
 
 
@@ -288,7 +397,7 @@ def test_a_continued_sweep_shows_what_it_has(clock: Clock) -> None:
     earlier = StoredTrial(3, {**values, "effective_batch_size": 4}, "completed", value=1.25)
     progress = Progress(Budget(4, None), [earlier], 2.5, clock)
     assert (progress.n_ended, progress.base_eval_loss) == (1, 2.5)
-    assert progress.best()[0].name == "003 r8 α8 lr1e-3 e1 b4"
+    assert progress.leaders.best(5)[0].name == "003 r8 α8 lr1e-3 e1 b4"
 
 
 def test_a_terminal_gets_the_table_and_a_pipe_gets_lines(progress: Progress) -> None:

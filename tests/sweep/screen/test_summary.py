@@ -64,7 +64,8 @@ def test_the_summary_names_winner_base_loss_adapter_and_what_was_stopped() -> No
     assert "winner  001    1.2500     16    32     0.00023  2       8      overfit" in words
     assert "Eval loss 1.2500 vs 2.5000 for the base model" in words
     assert "sweeps/mine/best/adapter" in words
-    assert "002 failed  Why 2." in words
+    assert "Overfit:  trial 1\n" in words
+    assert "Failed:  trial 2. Why 2." in words
     assert "And its log" not in words
     assert "sweep ui mine" in words
 
@@ -73,6 +74,22 @@ def test_with_a_price_it_says_what_the_gpu_hours_came_to() -> None:
     assert "mine: 3 trials in 1:01  1 completed" in shown(summary())
     priced = replace(summary(), gpu_hours=0.5, price_per_gpu_hour=3.0)
     assert "mine: 3 trials in 1:01, 0.50 GPU hours (1.50 at 3 an hour)  1" in shown(priced)
+
+
+def test_it_ends_with_what_to_do_next() -> None:
+    told = replace(
+        summary(),
+        best_dir=Path("/data/mine/best"),
+        conclusion="It may be chance. To be sure: sweep confirm mine",
+        next_step="To be sure: sweep confirm mine",
+    )
+    lines = shown(told).splitlines()
+    assert "It may be chance." in lines
+    assert lines[lines.index("Adapter:  /data/mine/best/adapter") + 1 :][:3] == [
+        "To be sure: sweep confirm mine",
+        "Ask it, beside the base model:  sweep try mine --output /data",
+        "Take it along:  sweep export mine --output /data --to mine-adapter",
+    ]
 
 
 def test_it_names_the_report_if_that_was_written(tmp_path: Path) -> None:

@@ -90,8 +90,8 @@ def test_a_trial_goes_on_once_it_belongs_to_the_best_third(space: Space) -> None
     assert paused_at < listener.heard.index((2, "started"))
     assert outcomes(sweep) == ["completed"] * 2 + ["outclassed"] * 4
     assert sweep.ended()[2].reason == (
-        "Never resumed. Eval loss 1.9000 at 25% of its run (1 step): 3rd of 6 at this share; "
-        "the top 2 continue, down to trial 1 with 1.6000 (1 step)."
+        "Never resumed. Eval loss 1.9000 at 25% of its run (1 step): 3rd of 6; "
+        "the top 2 go on, down to trial 1 with 1.6000 (1 step)."
     )
 
 
@@ -113,7 +113,8 @@ def test_samplers_see_a_paused_trial_as_pruned(space: Space) -> None:
     sweep.started(config, Place("here", "this process"))
     verdict = sweep.report(number, point(1, 2.0))
     assert verdict is not None and verdict.outcome == "paused"
-    assert "waits for 2 more" in verdict.reason
+    words = "Paused at 25%, step 1 (eval loss 2.0000), until 2 more trials get there."
+    assert verdict.reason == words
     assert not sweep.tell(number, TrialResult(outcome="paused", reason=verdict.reason))
     seen = sweep._view.as_searched().trials[0]
     assert (seen.state, seen.intermediate_values) == (TrialState.PRUNED, {1: 2.0})
@@ -241,6 +242,29 @@ def halving(standard_errors: float) -> Halving:
         min_peers=2,
         standard_errors=standard_errors,
     )
+
+
+def test_a_pause_names_no_more_trials_than_are_to_come() -> None:
+    rungs = Halving(
+        BY_EVAL_LOSS,
+        rungs=(1,),
+        n_evaluations=10,
+        factor=3,
+        min_peers=4,
+        standard_errors=0.0,
+        n_trials=4,
+    )
+    said = []
+    for number in range(2):
+        rungs.hear(number, [point(1, 2.0)])
+        said.append(rungs.reason(number, 1))
+    rungs.lost(2)  # before it got there
+    rungs.hear(3, [point(1, 2.0)])
+    assert [words and words.rpartition("until ")[2] for words in said] == [
+        "3 more trials get there.",
+        "2 more trials get there.",
+    ]
+    assert rungs.reason(3, 1) is None  # it would go on the moment it had been paused
 
 
 @pytest.mark.parametrize(("standard_errors", "waits"), [(2.0, False), (0.0, True)])

@@ -386,6 +386,35 @@ def test_an_interrupted_trial_goes_on_in_its_own_run(folder: Path) -> None:
     assert history(folder, child, "eval_loss_best") == [(10, 1.5), (20, 1.25)]
 
 
+def test_the_train_loss_of_each_step_comes_with_the_evaluation_after_it_and_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    log_batch = MlflowClient.log_batch
+
+    def counted(self: MlflowClient, run_id: str, metrics: Any = (), *rest: Any, **more: Any) -> Any:
+        sizes.append(sum(metric.key == "train_loss" for metric in metrics))
+        return log_batch(self, run_id, metrics, *rest, **more)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", counted)
+    losses = tuple(2.0 - step / 16 for step in range(20))
+    points = [
+        replace(point(n, 1.5), step_losses=losses[10 * n - 10 : 10 * n], train_loss=9.0)
+        for n in (1, 2)
+    ]
+    for cut_off_before in (True, False):
+        tracker = opened(folder)
+        tracker.trial_started(config(folder), PLACE)
+        for each in points[:1] if cut_off_before else points:  # the first was lost, and comes again
+            tracker.trial_reported(0, each)
+        interrupted = TrialResult(outcome="interrupted", reason="Ctrl-C.")
+        tracker.trial_ended(0, interrupted if cut_off_before else COMPLETED)
+        close(tracker)
+    (child,) = children(folder)
+    assert history(folder, child, "train_loss") == list(enumerate(losses, start=1))
+    assert sorted(filter(None, sizes)) == [10, 10]
+
+
 def test_a_trial_that_goes_on_has_no_outcome_yet(folder: Path) -> None:
     tracker = opened(folder)
     run_trial(tracker, config(folder), [1.5], TrialResult(outcome="interrupted", reason="Ctrl-C."))

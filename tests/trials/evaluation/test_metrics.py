@@ -232,7 +232,7 @@ def test_a_trial_that_goes_on_from_its_checkpoint_has_its_scores(
     expected, expected_points = run(whole, base)
     n_asked = 0
 
-    def is_asked() -> bool:
+    def is_asked(step: int, n_steps: int) -> bool:
         nonlocal n_asked
         n_asked += 1
         return n_asked == 14

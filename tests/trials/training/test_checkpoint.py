@@ -155,6 +155,58 @@ def test_a_checkpoint_that_counted_rows_goes_on(config: MakeConfig, base: Frozen
     assert result.gradient_checkpointing and (result.micro_batch_size or 0) >= 2
 
 
+def test_a_checkpoint_that_summed_the_losses_of_steps_goes_on(
+    config: MakeConfig, base: FrozenBase
+) -> None:
+    """As all were written before the losses of single steps were kept."""
+    seldom = {"checkpoint_minutes": 10.0, "epochs": 2, "n_evaluations": 4}
+    _, expected = run(config(1, **seldom), base)
+    trial = config(2, **seldom)
+    Path(trial.output_dir).mkdir(parents=True)
+    run_trial(trial, base, MicroBatchMemory(), lambda _: None, after_step=at_five)
+    path = Path(trial.output_dir) / "checkpoint.safetensors"
+    with safe_open(path, framework="pt") as file:
+        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    numbers = json.loads(about["numbers"])
+    numbers["window"]["n_targets"] = sum(numbers["window"]["n_targets"])
+    tensors["window"] = tensors["window"].sum()
+    save_file(tensors, path, metadata={**about, "numbers": json.dumps(numbers)})
+    _, points = run(trial, base)
+    assert without_times(points) == without_times(expected)
+    assert [len(p.step_losses or ()) for p in points] == [0, 2, 3, 3]  # steps 4 and 5 as one
+
+
+def at_five(step: int, n_steps: int) -> bool:
+    return step >= 5
+
+
+def losses_of_steps(points: list[EvalPoint]) -> list[float]:
+    return [loss for point in points for loss in point.step_losses or ()]
+
+
+def test_the_losses_of_steps_are_reported_once_whenever_the_trial_was_cut_off(
+    config: MakeConfig, base: FrozenBase
+) -> None:
+    seldom = {"checkpoint_minutes": 10.0, "epochs": 2, "n_evaluations": 4}
+    _, whole = run(config(1, **seldom), base)
+    trial = config(2, **seldom)
+    Path(trial.output_dir).mkdir(parents=True)
+    first: list[EvalPoint] = []
+    run_trial(trial, base, MicroBatchMemory(), first.append, after_step=at_five)
+    _, second = run(trial, base)
+    assert len(losses_of_steps(whole)) == 12
+    assert losses_of_steps([*first, *second]) == losses_of_steps(whole)
+    written = json.loads((Path(trial.output_dir) / "result.json").read_text())
+    assert {point["step_losses"] for point in written["points"]} == {None}
+
+
+def test_the_train_loss_of_an_evaluation_is_that_of_its_steps(
+    config: MakeConfig, base: FrozenBase
+) -> None:
+    _, points = run(config(epochs=2, n_evaluations=12), base)
+    assert [(p.train_loss,) for p in points] == [p.step_losses for p in points]
+
+
 def test_nothing_is_left_to_continue_when_a_trial_has_ended(
     config: MakeConfig, base: FrozenBase
 ) -> None:
@@ -222,15 +274,15 @@ def test_a_trial_that_is_set_aside_goes_on_to_the_same_numbers(
 ) -> None:
     seldom = {"checkpoint_minutes": 10.0, "epochs": 2, "n_evaluations": 4, "dropout": 0.1}
     _, expected = run(config(1, **seldom), base)
-    trial, steps = config(2, **seldom), iter(range(1, 100))
+    trial, heard = config(2, **seldom), []
+
+    def after_step(step: int, of: int) -> bool:
+        heard.append((step, of))
+        return step >= n_steps
+
     Path(trial.output_dir).mkdir(parents=True)
-    aside = run_trial(
-        trial,
-        base,
-        MicroBatchMemory(),
-        lambda _: None,
-        is_asked_to_stop=lambda: next(steps) >= n_steps,
-    )
+    aside = run_trial(trial, base, MicroBatchMemory(), lambda _: None, after_step=after_step)
+    assert heard == [(step, 12) for step in range(1, n_steps + 1)]
     assert aside.outcome == "interrupted"
     written = {path.name for path in Path(trial.output_dir).iterdir()}
     assert written == {"checkpoint.safetensors"}  # no result, no adapter
@@ -241,11 +293,10 @@ def test_a_trial_that_is_set_aside_goes_on_to_the_same_numbers(
 def test_a_trial_at_its_last_step_ends_when_it_is_asked_to_stop(
     config: MakeConfig, base: FrozenBase
 ) -> None:
-    steps = iter(range(1, 100))
-    trial = config(epochs=2)  # 12 steps
+    trial = config(epochs=2)
     Path(trial.output_dir).mkdir(parents=True)
     result = run_trial(
-        trial, base, MicroBatchMemory(), lambda _: None, is_asked_to_stop=lambda: next(steps) >= 12
+        trial, base, MicroBatchMemory(), lambda _: None, after_step=lambda step, of: step == of
     )
     assert result.outcome == "completed"
 

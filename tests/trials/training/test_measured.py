@@ -94,7 +94,7 @@ def test_each_batch_gives_a_sign_of_life_and_heeds_a_stop(
     def measured_until(n: int) -> TrialResult:
         signs.clear()
         return run_trial(
-            asked, exact, MicroBatchMemory(), lambda _: None, is_asked_to_stop=lambda: stop_at(n)
+            asked, exact, MicroBatchMemory(), lambda _: None, after_step=lambda *_: stop_at(n)
         )
 
     assert (measured_until(-1).outcome, len(signs)) == ("completed", n_batches)

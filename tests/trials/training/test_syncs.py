@@ -19,7 +19,7 @@ from trials.data.tokens import TokenRows
 from trials.distributed.group import ALONE
 from trials.memory.micro_batches import MicroBatchMemory
 from trials.training import learner as learning
-from trials.training.learner import Learner
+from trials.training.learner import Learner, Window
 
 MakeConfig = Callable[..., TrialConfig]
 
@@ -58,6 +58,16 @@ def test_no_step_waits_for_the_device(
     monkeypatch.setattr(base, "_packs", lambda batch: packs)
     trial = config(1, model=model, micro_batch_size=2, neftune_alpha=5.0, dropout=0.1)
     assert syncs_of_two_steps(base, trial, monkeypatch) == []
+
+
+def test_the_losses_of_all_steps_come_from_the_device_at_once() -> None:
+    window = Window(torch.device("cpu"))
+    for nats in (6.0, 3.0, 5.0):
+        window.add(torch.tensor(nats, dtype=torch.float64), n_targets=2, n_tokens=4)
+    with Syncs() as syncs:
+        trained = window.take()
+    assert (trained.step_losses, trained.loss) == ((3.0, 1.5, 2.5), 14 / 6)
+    assert len(syncs.places) == 1
 
 
 def test_what_waits_is_counted() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from trials.foreign_text import in_a_line
 from trials.parent import PROGRAM, module_command, module_environment
 
 # Before Ray starts: it reads them once.
@@ -83,6 +84,9 @@ def connect(*, n_cpu_workers: int | None) -> int:
 
     Args:
         n_cpu_workers: Workers that will run on processors; None: trials run on GPUs.
+
+    Raises:
+        ClusterError: Ray does not start, or the cluster does not take us.
     """
     if not ray.is_initialized():
         if is_joined():
@@ -96,11 +100,24 @@ def connect(*, n_cpu_workers: int | None) -> int:
             **({} if n_cpu_workers else gpus_for_ray()),
         }  # fmt: skip
         _replace_rays_own()
-        with _undisturbed():
+        with _undisturbed(), _in_words():
             ray.init(
                 job_config=_ProgramAlone(), log_to_driver=False, logging_level=logging.ERROR, **own
             )
     return int(ray.cluster_resources().get("GPU", 0))
+
+
+@contextlib.contextmanager
+def _in_words() -> Iterator[None]:
+    """Ray raises all there is, down to Exception itself: of a start that took above 30 s, say."""
+    try:
+        yield
+    except Exception as error:
+        does = "join the cluster" if is_joined() else "start on this machine"
+        raise ClusterError(
+            f"Ray does not {does}: {in_a_line(error)} On a machine that is very busy give the same "
+            "command again: what there is goes on. Else look at it with: sweep doctor"
+        ) from error
 
 
 class _ProgramAlone(JobConfig):  # type: ignore[misc]

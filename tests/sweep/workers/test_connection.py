@@ -108,6 +108,18 @@ def test_a_cluster_that_does_not_answer_is_refused(monkeypatch: pytest.MonkeyPat
             connection.connect(n_cpu_workers=1)
 
 
+def test_a_ray_that_does_not_start_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a node is not there within 30 s, Ray raises no kind of error but Exception itself."""
+
+    def late(**_: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because")
+
+    monkeypatch.setattr(ray, "init", late)
+    with pytest.raises(ClusterError, match=r"timed out during startup.* give the same command"):
+        connection.connect(n_cpu_workers=1)
+    connection.disconnect()
+
+
 @pytest.mark.parametrize("address", ["nowhere", "ray://head:10001", "module://[x]", "head:port"])
 def test_an_address_that_is_none_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)

@@ -365,3 +365,36 @@ def test_two_processes_in_one_sweep_are_refused(tiny_base: Path, tmp_path: Path)
     holding.stdout.close()
     assert refused.exit_code == 2
     assert f"already running, as process {holding.pid} on" in refused.output
+
+
+def test_answers_are_shown_where_they_are_wanted_and_nowhere_else(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    space = write_space(tmp_path, tiny_base, epochs=4)
+    swept = sweep_run(space, "--trials", "1", "--set", "answers=0")
+    assert swept.exit_code == 0, swept.output
+    rows = [json.loads(line) for line in (tmp_path / "eval.jsonl").read_text().splitlines()]
+    prompts = [row["prompt"] for row in rows]
+
+    def shown() -> list[Path]:
+        """Files of the report and of MLflow in which a prompt stands."""
+        files = [path for path in (swept.folder / "mlartifacts").rglob("*") if path.is_file()]
+        files += [*swept.folder.glob("mlflow*"), swept.folder / "report.html"]
+        texts = {path: path.read_bytes().decode(errors="replace") for path in files}
+        return [path for path, text in texts.items() if any(each in text for each in prompts)]
+
+    assert shown() == []
+    asked = sweep_run(space, "--trials", "1", "--set", "answers=2")
+    assert "Answers to held-out prompts" in asked.output
+    assert {path.name for path in shown()} == {"answers.json", "report.html"}
+    (parent,), _ = swept.runs
+    client = MlflowClient(f"sqlite:///{swept.folder}/mlflow.db")
+    table = json.loads(
+        Path(client.download_artifacts(parent.info.run_id, "answers.json")).read_text()
+    )
+    assert table["columns"] == ["prompt", "in the data", "base model", "trial 0 (winner)"]
+    true = {row["prompt"]: row["completion"].strip() for row in rows}
+    assert [row[1] for row in table["data"]] == [true[row[0]] for row in table["data"]]
+    again = sweep_run(space, "--trials", "1", "--set", "answers=0")
+    assert again.exit_code == 0 and "Starting Ray" not in again.output
+    assert shown() == []

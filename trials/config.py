@@ -190,6 +190,8 @@ class TrialConfig:
     """Instead of training: the split of `data_dir` that an adapter is measured on; empty: train."""
     measured_adapter: str = ""
     """The folder of that adapter; empty: the base model is measured alone."""
+    answers: bool = False
+    """Instead of training: whether that adapter answers the held-out prompts of `data_dir`."""
     most_rows: int | None = None
     """Of a micro-batch, however short its rows; None: no limit but its tokens."""
     confirms: int | None = None

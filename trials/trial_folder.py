@@ -20,6 +20,8 @@ LOG = "log.txt"
 CHECKPOINT = "checkpoint.safetensors"
 ADAPTER = "adapter"
 RESULT = "result.json"
+ANSWERS = "answers.json"  # to held-out prompts
+QUESTIONS = "generation.answers.json"  # with the prepared rows: these prompts
 TOKENIZER_CONFIG = "tokenizer_config.json"  # tells that an adapter has its tokenizer beside it
 TEMPLATE = "chat_template.jinja"  # likewise, where it has one
 # In the folder of the prepared rows:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sweep.cli import cluster, machine, running, spaces, steering, watching, winner
+from sweep.cli import cluster, machine, running, spaces, steering, trying, watching, winner
 
 app = typer.Typer(
     help="Find good LoRA and QLoRA hyperparameters.",
@@ -55,6 +55,7 @@ for command in (  # in the order of `sweep --help`
     watching.list_,
     watching.show,
     winner.best,
+    trying.try_,
     watching.compare,
     winner.export,
     steering.clean,

@@ -46,7 +46,7 @@ def best(
 
     from sweep.results import best
 
-    record = _best_or(trial, folder)
+    record = best_or(trial, folder)
     if yaml is not None:
         from sweep.export.trainer_yaml import training_yaml
 
@@ -93,7 +93,7 @@ def export(
     from sweep.export import adapter
     from sweep.export import push as hub
 
-    record = _best_or(trial, folder)
+    record = best_or(trial, folder)
     if push is not None:
         hub.check_hub(push)
     with scratch_dir() if to is None else nullcontext() as scratch:
@@ -111,7 +111,7 @@ def export(
             echo(hub.push(target, push, f"The {title} of sweep {record.sweep.name}"))
 
 
-def _best_or(trial: int | None, folder: Path) -> Record:
+def best_or(trial: int | None, folder: Path) -> Record:
     """Read the best trial, or another one; ends the command where there is none."""
     from sweep.errors import NoWinner
     from sweep.results.reading import read_sweep

@@ -25,7 +25,12 @@ from sweep.study.sweep import Sweep
 from sweep.text.numbers import counted, duration
 from sweep.workers.devices import n_workers
 from trials.config import Quantization, TrialConfig
+from trials.data.tokens import EVALUATION_COST
 from trials.trial_folder import ADAPTER
+
+STEP_SECONDS = 0.05
+"""Of generation, at least: however small the batch, each token is a pass of many kernels. A guess
+for an 8B model on a GPU; not measured."""
 
 LEADERS = 2
 """The winner and the second: what is measured once the winner is chosen."""
@@ -63,11 +68,27 @@ class Finish:
         return any(found is not None and found.n_to_do for found, _ in self._parts())
 
     def reserve(self) -> float:
-        """Seconds of the sweep's hours that are kept for it."""
+        """Seconds of the sweep's hours that are kept for it, and for answers."""
+        return min(self._allowed, self._wanted() + self.seconds_of_answers())
+
+    def _wanted(self) -> float:
         if not self._is_wanted:
             return 0.0
-        wanted = self._of_one() * (TOP + 1) + self._of_test() + self._of_16_bits()
-        return min(self._allowed, wanted)
+        return self._of_one() * (TOP + 1) + self._of_test() + self._of_16_bits()
+
+    def seconds_of_answers(self) -> float:
+        """That three models take to answer the held-out prompts, by what evaluations have taken."""
+        asked = self._report.get("answers")
+        if not asked:
+            return 0.0
+        n_slots, n_tokens = self.n_slots(), self._report["eval"]["tokens"]
+        took = self._of_one() * n_slots * asked["cost"] / (EVALUATION_COST * n_tokens)
+        least = asked["max_new_tokens"] * STEP_SECONDS
+        return float(math.ceil(3 / n_slots) * max(took, least))
+
+    def seconds_left(self) -> float:
+        """That are left for the answers once all is measured."""
+        return self._allowed - self._wanted()
 
     def _parts(self) -> Iterator[Planned]:
         configs = self._undecided() if self._is_wanted else {}
@@ -166,7 +187,7 @@ class Finish:
 
     def _undecided(self) -> dict[int, TrialConfig]:
         """The best trials that have their adapters, unless all is known of them already."""
-        best = [trial for trial in self.sweep.ranked(TOP) if self._has_adapter(trial.number)]
+        best = [trial for trial in self.sweep.ranked(TOP) if self.has_adapter(trial.number)]
         is_known = self._report["sample_rows"] >= self._n_rows and all(map(best_rows, best))
         if is_known and self._deciding == self.job.space.quantization:
             return {}
@@ -175,10 +196,11 @@ class Finish:
     def _leaders(self) -> dict[int, TrialConfig]:
         objective = self.job.space.objective
         ranked = read_final(self.job.output_dir).decided(self.sweep.ranked(TOP), objective)
-        best = [trial for trial in ranked if self._has_adapter(trial.number)]
+        best = [trial for trial in ranked if self.has_adapter(trial.number)]
         return {trial.number: self.sweep.config_of(trial) for trial in best[:LEADERS]}
 
-    def _has_adapter(self, number: int) -> bool:
+    def has_adapter(self, number: int) -> bool:
+        """Whether a trial's adapter is kept."""
         return (layout.trial_dir(self.job.output_dir, number) / ADAPTER).is_dir()
 
     @property

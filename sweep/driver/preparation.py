@@ -78,6 +78,7 @@ def request(
         "sample_rows": settings.evaluate.rows,
         "n_sample_rows": so_far.sample,
         "generation": _generation(space, so_far) if space.objective.is_generated else None,
+        "answers": settings.answers,
         "smallest_epochs": smallest["epochs"],
         "smallest_batch": int(smallest["effective_batch_size"]),
         "adapters": {

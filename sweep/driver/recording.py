@@ -21,6 +21,7 @@ from sweep.folder import layout
 from sweep.report.charts import curve_values, value_range
 from sweep.report.page import write_report
 from sweep.report.plots import write_plots
+from sweep.results.answers import write_table
 from sweep.results.conclusion import Conclusion, conclude
 from sweep.results.reading import StoredSweep, read_sweep
 from sweep.screen.summary import summary_text
@@ -148,12 +149,13 @@ class SweepRecording:
     ) -> None:
         """Send MLflow the end of the sweep, with its report and the winner."""
         job, tracker = self._job, self._tracker
-        page, plots, shown = None, [], None
+        page, plots, shown, answers = None, [], None, None
         if stored is not None:
             try:
                 if found := curve_values(stored.trials):
                     shown = value_range(found, stored.objective)
                 plots = write_plots(stored)
+                answers = write_table(stored)
                 page = write_report(stored)
             except Exception as error:
                 self._no_report(error)
@@ -176,7 +178,7 @@ class SweepRecording:
                 tags["certainty"] = conclusion.certainty
             tracker.register(name, winner.number, tags, as_markdown(summary))
         about = None if winner is None else _about(winner, summary)
-        tracker.close_sweep(status, about, text, page, plots, shown)
+        tracker.close_sweep(status, about, text, page, plots, shown, answers)
         if tracker.registered is not None:
             self._say(f"Registered the winner as {tracker.registered}")
 

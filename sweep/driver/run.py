@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sweep.driver import preparation
+from sweep.driver.answers import Asking
 from sweep.driver.final import Finish
 from sweep.driver.interrupt import StopSignals, ends_in_order
 from sweep.driver.job import EXIT_CODES, STATES, Ending, Job, Options
@@ -69,15 +70,19 @@ def run(space: Space, options: Options, console: Console, events: Events | None 
             summary = summary_of(job, sweep)
             events.sweep_started(summary, output_dir, job.space.settings)
         finish = Finish(job, sweep, say=console.print)
+        asking = Asking(finish)
+        were_answers = asking.forget_unwanted()
         limits = job.space.settings.budget.limits
         budget = Budget(**limits, objective=job.space.objective, reserve=finish.reserve)
         enough = budget.why_enough(sweep, sweep.n_ended() + sweep.n_paused())
-        if enough is not None and not sweep.n_paused() and not finish.is_due:
+        is_due = finish.is_due or asking.is_due
+        if enough is not None and not sweep.n_paused() and not is_due:
             words = f"{budget.in_words(enough)}; {enough.advice} to go on."
             console.print(f"{job.space.name}: {words}")
-            status, failure = _end_in_order(job, sweep, console)
+            is_stale = were_answers or sweep.has_untold() or not is_closed(output_dir)
+            status, failure = _end_in_order(job, sweep, console, is_stale=is_stale)
         else:
-            status, failure = _run_trials(job, sweep, budget, finish, console, events)
+            status, failure = _run_trials(job, sweep, budget, asking, console, events)
         if events is not None:
             summary = summary_at_end(job, sweep)
             events.sweep_ended(summary, STATES[status], EXIT_CODES[status], failure)
@@ -151,9 +156,9 @@ def _open_sweep(job: Job, say: Callable[[str], None]) -> Sweep:
     return Sweep(job.space, study, resolve, partial(is_asked_to_prune, job.output_dir))
 
 
-def _end_in_order(job: Job, sweep: Sweep, console: Console) -> Ending:
+def _end_in_order(job: Job, sweep: Sweep, console: Console, *, is_stale: bool) -> Ending:
     """Bring best/ and MLflow to the end of the study, which a killed process had reached alone."""
-    if not sweep.has_untold() and is_closed(job.output_dir):
+    if not is_stale:
         console.print(summary_text(summary_at_end(job, sweep)))
         return "FINISHED", None
     recording, stop = SweepRecording(job, sweep, console, console.print), StopSignals()
@@ -164,8 +169,9 @@ def _end_in_order(job: Job, sweep: Sweep, console: Console) -> Ending:
 
 
 def _run_trials(
-    job: Job, sweep: Sweep, budget: Budget, finish: Finish, console: Console, events: Events | None
+    job: Job, sweep: Sweep, budget: Budget, asking: Asking, console: Console, events: Events | None
 ) -> Ending:
+    finish = asking.finish
     if sweep.n_ended() or sweep.n_waiting() or sweep.n_paused():
         paused = f", {sweep.n_paused()} paused" if sweep.n_paused() else ""
         counts = f"{sweep.n_ended()} done, {sweep.n_waiting()} interrupted{paused}"
@@ -195,7 +201,7 @@ def _run_trials(
         stop=StopSignals(partial(is_asked_to_stop, job.output_dir)),
         progress=progress,
         screen=make_screen(console, progress, job.output_dir, events),
-        final=finish.evaluations,
+        final=asking.evaluations,
     )
     finish.say, finish.n_slots = session.screen.say, lambda: max(1, progress.usage.n_slots)
     job.storage.patience = Patience(session.screen.say, session.stop.heard.is_set)

@@ -218,7 +218,7 @@ class Session:
         for event in runner.set_aside(until=self.stop.hurry.is_set):
             loop.take(final, event)
         for failure in final.failures:
-            self.screen.say(f"Final evaluation: not measured: {failure}")
+            self.screen.say(f"{final.title}: not made: {failure}")
 
 
 def check_ray() -> None:

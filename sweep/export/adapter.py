@@ -73,7 +73,7 @@ def export(
     """
     config, trial = record.needed_config(), record.trial
     if record.adapter is None:
-        raise ExportError(_no_adapter(record))
+        raise ExportError(no_adapter(record))
     if target.exists():
         raise ExportError(
             f"--to {target}: must not exist yet, but does. Name another folder, or remove it."
@@ -140,7 +140,8 @@ def export(
     return measured
 
 
-def _no_adapter(record: Record) -> str:
+def no_adapter(record: Record) -> str:
+    """Say that a trial has none, and which have."""
     files = record.folder.parent.glob(f"*/{ADAPTER}/*.json")
     kept = sorted(path.parent.parent.name for path in files)
     names = ", ".join(str(int(name)) for name in dict.fromkeys(kept) if name.isdigit())

@@ -10,6 +10,7 @@ TRIALS = "trials"
 BEST = "best"  # the winner's adapter, and how to load it
 REPORT = "report.html"
 PLOTS = "plots"
+ANSWERS_TABLE = "answers.json"  # as MLflow has them
 TIMINGS = "timings.json"
 
 MLFLOW = "mlflow.json"  # where the sweep is tracked
@@ -26,6 +27,7 @@ SEEN = "seen"  # tells a process whether it sees this folder
 CONFIRM = "confirm"  # and trials, and other things of a sweep's
 PLAN = "plan.json"  # in it: which run is which trial with which seed
 FINAL = "final"  # and its plan: which measurement is which trial's
+ANSWERS = "answers"  # to held-out prompts: of base/, and of trials by number
 ALONE = "alone"  # of `sweep trial`
 TUNE = "tune"  # of trials under Ray Tune
 

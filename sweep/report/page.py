@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sweep.folder import layout
 from sweep.report import about, charts, overfitting, sections
+from sweep.report.answers import answers_section
 from sweep.results.conclusion import conclude
 from sweep.results.confirmed import read_confirmed
 from sweep.results.reading import StoredSweep
@@ -48,6 +49,10 @@ code { font-size: .9em; }
 dt { color: var(--dim); }
 .commands dd { margin: 0 0 .5rem; }
 .parcoords .axis .domain, .parcoords .axis .tick > line { stroke: var(--dim); stroke-opacity: .8; }
+.answers { display: grid; gap: .4rem 1.2rem; margin: .2rem 0 1rem; font-size: .9rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 13rem), 1fr)); }
+.text { white-space: pre-wrap; max-height: 16rem; overflow-y: auto; }
+.prompt { border-top: 1px solid var(--line); padding-top: .6rem; max-width: none; }
 .dot { display: inline-block; width: .65em; height: .65em; border-radius: 50%; margin-right: .4em; }
 """
 SCRIPT = """
@@ -115,6 +120,7 @@ def page(sweep: StoredSweep) -> str:
             about.facts_section(sweep),
             sections.best_ten_section(sweep, found),
             sections.confirmed_section(read_confirmed(sweep)),
+            answers_section(sweep),
             overfitting.losses_section(sweep, found, chart),
             overfitting.overfitting_section(sweep, chart),
             sections.curves_section(sweep, found, chart),

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweep.results.answers import answers_text, as_records
 from sweep.results.conclusion import conclude
 from sweep.results.reading import StoredSweep
 from sweep.results.status import against_base
@@ -55,6 +56,8 @@ def winner_text(record: Record) -> RenderableType:
     if record.adapter is not None:
         export = command("export", sweep.folder)
         parts.append(Text(f"Export it:  {export} --to DIR"))
+    if is_winner and (answers := answers_text(sweep)) is not None:
+        parts += [Text("\nAnswers to held-out prompts:\n", style="bold"), answers]
     return Group(*parts)
 
 
@@ -93,6 +96,7 @@ def as_json(record: Record) -> dict[str, Any]:
         "perplexity": None if loss is None else math.exp(loss),
         "step": best and best.step,
         "epoch": best and best.epoch,
+        "answers": as_records(sweep),
         "adapter": None if record.adapter is None else str(record.adapter.resolve()),
         "log": str(record.log.resolve()) if record.log.exists() else None,
     }

@@ -231,6 +231,9 @@ class Settings(_Strict):
     final_evaluation: FinalSettings | Literal[True] | Literal[False] = FinalSettings()
     """Measure the five best adapters and the base model on all eval rows at the end; that decides
     the winner. It takes at most 5 % of `budget.hours`."""
+    answers: Annotated[int, Field(ge=0, le=100)] = 8
+    """Held-out prompts that the base model, the winner and the second answer at the end, within the
+    same 5 %; shown in the report, in `sweep best` and in MLflow. 0: none; no prompt goes there."""
     # Python's own `register` of every class is in the way of the key's name.
     register_as: Annotated[str, Field(pattern=r"^[^/:\x00-\x1f]+$", max_length=200)] | None = Field(
         default=None, alias="register"

@@ -116,7 +116,7 @@ def plan(
                 output_dir=str(output_dir(folder, known.index(entry)).resolve()),
                 model=model,
                 measured_rows="test" if part == "test" else "eval",
-                measured_adapter=_adapter(folder, entry.trial),
+                measured_adapter=adapter_of(folder, entry.trial),
                 evaluate_base=False,
             ),
         )
@@ -132,7 +132,8 @@ def leave_out(folder: Path, part: Part, why: str) -> None:
         found.write(folder)
 
 
-def _adapter(folder: Path, trial: int | None) -> str:
+def adapter_of(folder: Path, trial: int | None) -> str:
+    """Return where a trial's adapter lies; empty for the base model."""
     return "" if trial is None else str((layout.trial_dir(folder, trial) / ADAPTER).resolve())
 
 
@@ -171,8 +172,10 @@ def output_dir(folder: Path, number: int) -> Path:
 class FinalEvaluation(AskTell):
     """The measurements: a study whose points are known beforehand, without evaluations between."""
 
-    def __init__(self, measurements: Sequence[Measurement]) -> None:
-        self.measurements = measurements
+    def __init__(
+        self, measurements: Sequence[Measurement], title: str = "Final evaluation"
+    ) -> None:
+        self.measurements, self.title = measurements, title
         self._known = KnownRuns(each.config for each in measurements if each.result is None)
         self.n_to_do = len(self._known.waiting)
         self.failures: list[str] = []

@@ -204,6 +204,7 @@ class MlflowTracker:
         report: Path | None = None,
         plots: Sequence[Path] = (),
         shown: Sequence[float] | None = None,
+        answers: Path | None = None,
     ) -> None:
         """Send what is left and end the parent run. Gives up 60 s after the last successful write,
         or 15 where somebody has stopped the sweep and waits for the prompt.
@@ -214,6 +215,7 @@ class MlflowTracker:
             report: The sweep's report.html, which becomes an artifact of the parent run.
             plots: Pictures for the summary, which become such artifacts too.
             shown: The lowest and the highest objective that MLflow's chart should show.
+            answers: A table for MLflow, in the JSON that its own `log_table` writes.
         """
         self._put(
             "close",
@@ -223,6 +225,7 @@ class MlflowTracker:
             report_path=None if report is None else self._within(report),
             plot_paths=[self._within(path) for path in plots],
             shown=shown,
+            answers_path=None if answers is None else self._within(answers),
         )
         assert self._writer is not None, "open_sweep comes first"
         patience = STOPPED_PATIENCE_SECONDS if status == "KILLED" else None

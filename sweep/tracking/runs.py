@@ -1,5 +1,6 @@
 """A sweep's runs in MLflow: a parent run for the sweep, a child run for each trial."""
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +25,8 @@ from trials.trial_folder import ADAPTER
 
 LAST = ("close", "stop")
 """Kinds of events after which nothing is left RUNNING."""
+_TABLES = "mlflow.loggedArtifacts"
+"""The tag by which MLflow finds tables, as its `log_table` writes it."""
 
 
 class Runs:
@@ -212,9 +215,9 @@ class Runs:
                 self._artifacts(child).delete_artifacts(ADAPTER)
             child.may_have_adapter = False
 
-    def _artifacts(self, child: Child) -> Any:
+    def _artifacts(self, run: Child | Any) -> Any:
         registry = mlflow().store.artifact.artifact_repository_registry
-        return registry.get_artifact_repository(child.artifact_uri, tracking_uri=self._index.uri)
+        return registry.get_artifact_repository(run.artifact_uri, tracking_uri=self._index.uri)
 
     def _note(self, time: int, text: str) -> None:
         """Write the parent run's description, while the sweep runs."""
@@ -238,6 +241,7 @@ class Runs:
         report_path: str | None = None,  # these not in events that an older version wrote
         plot_paths: Sequence[str] = (),
         shown: Sequence[float] | None = None,
+        answers_path: str | None = None,
     ) -> None:
         self._end_running()
         if shown is not None:
@@ -259,6 +263,7 @@ class Runs:
         self._log(self._parent_run_id, metrics, tags=tags)
         if report_path is not None:
             self._log_file(report_path)
+            self._log_table(answers_path)
         self._client.set_terminated(self._parent_run_id, status, end_time=time)
 
     def _log_file(self, path: str, folder: str | None = None) -> None:
@@ -270,6 +275,17 @@ class Runs:
         file = self._index.output_dir / path
         if file.is_file():
             self._client.log_artifact(self._parent_run_id, str(file.resolve()), folder)
+
+    def _log_table(self, path: str | None) -> None:
+        """Make a file a table of the parent run; None: none is left of an earlier time."""
+        parent = self._client.get_run(self._parent_run_id)
+        if path is not None:
+            self._log_file(path)
+            about = json.dumps([{"path": path, "type": "table"}])
+            self._log(self._parent_run_id, tags={_TABLES: about})
+        elif _TABLES in parent.data.tags:
+            self._client.delete_tag(self._parent_run_id, _TABLES)
+            self._artifacts(parent.info).delete_artifacts(layout.ANSWERS_TABLE)
 
     def _stop(self, time: int) -> None:
         """No process runs the sweep: nothing may look as if one did."""

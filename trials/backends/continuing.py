@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteriaList
 
 from trials.backends.rows_apart import padding_is_unseen
 
@@ -23,7 +23,12 @@ class Continuing:
         self._model, self._dtype = model, dtype
 
     def continued(
-        self, prompts: Sequence[Sequence[int]], *, stop_ids: list[int], max_new_tokens: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        stop_ids: list[int],
+        max_new_tokens: int,
+        is_over: Callable[[], bool] = lambda: False,
     ) -> list[list[int]]:
         is_padded = len({len(prompt) for prompt in prompts}) > 1
         # Padding shifts where Llama 4's chunks begin.
@@ -34,12 +39,19 @@ class Continuing:
         return [
             tokens
             for batch in batches
-            for tokens in self._continued(batch, stop_ids, max_new_tokens)
+            for tokens in self._continued(batch, stop_ids, max_new_tokens, is_over)
         ]
 
     def _continued(
-        self, prompts: Sequence[Sequence[int]], stop_ids: list[int], max_new_tokens: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        stop_ids: list[int],
+        max_new_tokens: int,
+        is_over: Callable[[], bool],
     ) -> list[list[int]]:
+        def all_over(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+            return torch.full((len(ids),), is_over(), device=ids.device)
+
         longest = max(map(len, prompts))
         pads = [longest - len(prompt) for prompt in prompts]
         rows = [[stop_ids[0]] * n + list(prompt) for n, prompt in zip(pads, prompts, strict=True)]
@@ -47,6 +59,7 @@ class Continuing:
         found = self._greedy(
             torch.tensor(rows),
             torch.tensor(mask),
+            over=all_over,
             max_new_tokens=max_new_tokens,
             eos_token_id=stop_ids,
             pad_token_id=stop_ids[0],
@@ -54,7 +67,12 @@ class Continuing:
         return [_until(row[longest:], stop_ids) for row in found.tolist()]
 
     def _greedy(
-        self, ids: torch.Tensor, mask: torch.Tensor, allowed: Any = None, **settings: Any
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        allowed: Any = None,
+        over: Any = None,
+        **settings: Any,
     ) -> Any:
         greedy = GenerationConfig(do_sample=False, num_beams=1, **settings)
         # Whatever its makers would sample with (a penalty on repetition, say) is left out.
@@ -67,6 +85,7 @@ class Continuing:
                     attention_mask=mask.to(self._model.device),
                     generation_config=greedy,
                     prefix_allowed_tokens_fn=allowed,
+                    stopping_criteria=StoppingCriteriaList([over] if over else []),
                 )
         finally:
             self._model.generation_config = own

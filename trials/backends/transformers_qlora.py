@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -194,10 +194,15 @@ class TransformersBase:
         return of_rows(nlls), None if correct is None else of_rows(correct)
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], *, stop_ids: Sequence[int], max_new_tokens: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        stop_ids: Sequence[int],
+        max_new_tokens: int,
+        is_over: Callable[[], bool] = lambda: False,
     ) -> list[list[int]]:
         return self._continuing.continued(
-            prompts, stop_ids=list(stop_ids), max_new_tokens=max_new_tokens
+            prompts, stop_ids=list(stop_ids), max_new_tokens=max_new_tokens, is_over=is_over
         )
 
     def _layout(self, batch: Batch) -> Layout:

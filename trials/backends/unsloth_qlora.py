@@ -167,9 +167,7 @@ class UnslothBase:
         of_rows[0] = self.nll_sum(model, batch)
         return of_rows, None
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], *, stop_ids: Sequence[int], max_new_tokens: int
-    ) -> list[list[int]]:
+    def generate(self, prompts: Sequence[Sequence[int]], **_: Any) -> list[list[int]]:
         """Not with Unsloth: its kernels for inference would have to be taken off again."""
         raise ConfigError(NO_METRICS)
 

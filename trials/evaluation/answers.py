@@ -85,6 +85,15 @@ class Reader:
         answer = self._without_marks(answer)
         return Written(thought, answer.strip() if self.is_chat else answer, is_open)
 
+    def shown(self, prompt: Sequence[int], ids: Sequence[int], *, is_cut: bool) -> str:
+        """Return what a person is shown of what follows `prompt`: a thought that does not end, too.
+
+        Args:
+            is_cut: Whether more would follow.
+        """
+        read = self.read(prompt, ids, keeps_open=True)
+        return f"{read.answer or read.thought}{' …' if is_cut else ''}"
+
     def _decoded(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 

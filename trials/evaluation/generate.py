@@ -36,7 +36,8 @@ class Prompts:
     references: list[str]
     """The answers of the true completions (`trials.evaluation.answers`)."""
     rows: list[dict[str, Any]]
-    """The rows themselves, whole: `prompt` and `completion`, or `messages`."""
+    """The rows themselves, whole: `prompt` and `completion`, or `messages`. Of answers that are
+    shown: the `prompt` alone, in words."""
     stop_ids: list[int]
     """Tokens that end a completion."""
     max_new_tokens: int
@@ -54,12 +55,15 @@ class Prompts:
     def load(cls, folder: Path, split: str = "") -> Prompts:
         return cls(**json.loads(_file(folder, split).read_text(encoding="utf-8")))
 
+    def reader(self, config: ModelConfig) -> Reader:
+        """Return what reads the answers as the true ones were read."""
+        return Reader(_tokenizer(config), self.is_chat, self.end)
+
 
 def _file(folder: Path, split: str) -> Path:
     return folder / (f"generation.{split}.json" if split else FILE_NAME)
 
 
-@torch.no_grad()
 def predictions(
     base: FrozenBase,
     model: Any,
@@ -71,11 +75,34 @@ def predictions(
 ) -> list[str]:
     """Return what the model answers to each prompt: greedily, without thoughts and marks.
 
+    Args: as `generated`.
+    """
+    reader = asked.reader(config)
+    tokens = generated(base, model, asked, eval_batch_size, group, after_batch)
+    return [
+        reader.read(prompt, ids, keeps_open=index in asked.keep_open).answer
+        for index, (prompt, ids) in enumerate(zip(asked.prompts, tokens, strict=True))
+    ]
+
+
+@torch.no_grad()
+def generated(
+    base: FrozenBase,
+    model: Any,
+    asked: Prompts,
+    eval_batch_size: int,
+    group: Group,
+    after_batch: Callable[[], None] = lambda: None,
+    is_over: Callable[[], bool] = lambda: False,
+) -> list[list[int]]:
+    """Return the tokens that the model continues each prompt with, greedily.
+
     Args:
         model: The base with the adapter, which is put in evaluation mode meanwhile.
         eval_batch_size: Rows per forward pass of an evaluation.
         group: Each of its processes takes its share of the prompts; each gets all.
         after_batch: Called after each; what it raises ends the writing.
+        is_over: Asked after each token: whether to end there.
     """
     was_training = model.training
     model.eval()
@@ -89,17 +116,14 @@ def predictions(
                 [asked.prompts[index] for index in part],
                 stop_ids=asked.stop_ids,
                 max_new_tokens=asked.max_new_tokens,
+                is_over=is_over,
             )
             mine |= dict(zip(map(int, part), written, strict=True))
             after_batch()
     finally:
         model.train(was_training)
     tokens = {index: ids for share in group.gather(mine) for index, ids in share.items()}
-    reader = Reader(_tokenizer(config), asked.is_chat, asked.end)
-    return [
-        reader.read(prompt, tokens[index], keeps_open=index in asked.keep_open).answer
-        for index, prompt in enumerate(asked.prompts)
-    ]
+    return [tokens[index] for index in range(len(asked.prompts))]
 
 
 _tokenizer = functools.lru_cache(maxsize=1)(load_tokenizer)

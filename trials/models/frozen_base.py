@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trials.config import TrialConfig
@@ -68,9 +68,17 @@ class FrozenBase(Protocol):
         """
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], *, stop_ids: Sequence[int], max_new_tokens: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        stop_ids: Sequence[int],
+        max_new_tokens: int,
+        is_over: Callable[[], bool] = lambda: False,
     ) -> list[list[int]]:
         """Continue each prompt greedily, with the adapter as it is, up to a token of `stop_ids`.
+
+        Args:
+            is_over: Asked after each token: whether to end there.
 
         Returns:
             The new tokens of each, without the one that ended it.

@@ -37,6 +37,7 @@ from trials.preparation.model_checks import (
     reachable,
 )
 from trials.preparation.prompts import Ask, allowed_tokens, write_prompts
+from trials.preparation.questions import write_questions
 from trials.preparation.rendered import examples, rendering_notes, token_rows, usable
 from trials.preparation.rows import Splits, check_plain, notes, read_splits
 from trials.preparation.template import give_template, is_chat, marks_in_words, see_used
@@ -86,6 +87,8 @@ class Request:
     """Eval rows of each evaluation, where earlier trials have set them."""
     generation: Ask | None = None
     """None: the objective needs no completions that the model writes."""
+    answers: int = 0
+    """Held-out prompts whose answers are shown."""
     chat_template: str | None = None
     """A text in place of the tokenizer's own."""
     template_arguments: dict[str, Any] = field(default_factory=dict)
@@ -190,6 +193,7 @@ def _write(
     eval_rows = [found.splits["eval"][row] for row in chosen]
     sizes = counts[shortest].tokens, len(sample.ids)
     generation = _generation(request, eval_rows, found, sizes, folder)
+    answers = write_questions(request.answers, eval_rows, found.renderer, longest, folder)
     cost = data.EVALUATION_COST * len(sample.ids) + generation.get("cost", 0.0)
     return {
         **found.report,
@@ -201,6 +205,7 @@ def _write(
         "evaluation_share": _evaluation_share(request, counts[shortest], cost),
         "evaluation_tokens": cost,
         **({"generation": generation} if generation else {}),
+        **({"answers": answers} if answers else {}),
         "examples": examples(train, train_tokens, found.renderer, longest),
         "rows": token_rows(train, train_tokens, found.renderer, request.show_rows),
         "notes": [*found.notes, *notes(train, chat=found.report["chat"], n_eval_rows=len(kept))],
@@ -245,6 +250,7 @@ def _tokenized(
     seen = {name: counts for name, (_, counts) in made.items()}
     report = {
         "chat": chat,
+        "is_text": any(row.text is not None for row in rows),
         "tokenizer": digest,
         "tokenizer_bytes": sum(file.stat().st_size for file in (folder / TOKENIZER).rglob("*")),
         "date": day,

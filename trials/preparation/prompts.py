@@ -99,9 +99,9 @@ def write_prompts(
             f"objective: no eval row has a prompt shorter than max_length {max_length}, so nothing "
             f"can be generated. Raise data.max_length."
         )
-    stop_ids = _stop_ids(found, tokenizer)
+    stop_ids = stop_ids_of(found, tokenizer)
     true = true_answers(found, tokenizer, stop_ids, is_chat=renderer.is_chat(examples[0]))
-    n_new = ask.max_new_tokens or _usual_new_tokens(found, true, tokenizer)
+    n_new = ask.max_new_tokens or usual_new_tokens(found, true, tokenizer)
     mean_prompt = sum(len(row.prompt) for row in found) / len(found)
     row_cost = EVALUATION_COST * mean_prompt + GENERATION_COST * n_new
     affordable = max(math.floor(allowed_tokens / row_cost), LEAST_ROWS)
@@ -199,7 +199,7 @@ def prompted(examples: Sequence[Example], renderer: Renderer) -> list[Prompted]:
     return found
 
 
-def _stop_ids(rows: Sequence[Prompted], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def stop_ids_of(rows: Sequence[Prompted], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens at which writing ends: a chat template may end turns with another than the
     model's end of sequence, but not with one that stands inside of a turn (gpt-oss's `<|end|>`)."""
     eos = tokenizer.eos_token_id
@@ -264,12 +264,14 @@ def _end(rows: Sequence[Prompted], written: Sequence[Written]) -> str:
 
 
 def _content(example: Example) -> str:
-    """Of the last turn that is learnt."""
+    """Of the last turn that is learnt; empty where there are no turns."""
+    if example.text is not None:
+        return ""
     turns = [m for m in example.conversation() if m.role == "assistant" and m.learnt]
     return turns[-1].content if turns else ""
 
 
-def _usual_new_tokens(
+def usual_new_tokens(
     rows: Sequence[Prompted], true: TrueAnswers, tokenizer: PreTrainedTokenizerBase
 ) -> int:
     """As many as the longest true completion has, within reason."""

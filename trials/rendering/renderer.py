@@ -210,7 +210,7 @@ class Renderer:
             self._chunk(
                 range(first, min(first + CHUNK_ROWS, len(examples))), examples, counts, is_all
             )
-            for first in range(0, len(examples), CHUNK_ROWS)
+            for first in range(0, max(len(examples), 1), CHUNK_ROWS)  # no rows: an empty chunk
         ]
         return TokenSplit.joined(chunks), counts
 

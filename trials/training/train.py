@@ -25,6 +25,7 @@ from trials.memory.device import give_back_memory, is_out_of_memory, memory_in_w
 from trials.memory.micro_batches import DoesNotFit, MicroBatchMemory
 from trials.models.frozen_base import BaseNotClean, FrozenBase
 from trials.models.lora import as_saved
+from trials.training.answering import answer_prompts
 from trials.training.checkpoint import Checkpoints, State, on_host
 from trials.training.gpu_busy import GpuBusy
 from trials.training.learner import Learner, Trained
@@ -51,7 +52,8 @@ def run_trial(
 
     The base has no adapter before and none after, whatever happens. A trial that was cut off goes
     on from its checkpoint, and reports once more what it had reported before. A configuration that
-    names rows to measure trains nothing (`trials.training.measured`).
+    names rows to measure trains nothing (`trials.training.measured`), nor does one that answers
+    prompts (`trials.training.answering`).
 
     Args:
         report: Called after each evaluation; its verdict ends the trial.
@@ -62,6 +64,8 @@ def run_trial(
     Raises:
         BaseNotClean: The base could not be given back as it was: replace the process.
     """
+    if config.answers:
+        return answer_prompts(config, base, memory, group, is_asked_to_stop)
     if config.measured_rows:
         return measure_adapter(config, base, memory, group, lambda: after_step(0, 1))
     while True:

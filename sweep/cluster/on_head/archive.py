@@ -20,7 +20,7 @@ import ray
 
 from sweep.cluster.on_head.answer import give_answer
 from sweep.folder import layout
-from trials.trial_folder import CONFIG, LOG, RESULT
+from trials.trial_folder import ANSWERS, CONFIG, LOG, RESULT
 from trials.unfinished import scratch_dir
 
 LONGEST_SECONDS = 3600.0
@@ -69,6 +69,7 @@ def _small(folder: Path) -> Iterator[Path]:
     for name in WHOLE:
         if (folder / name).is_file():
             yield folder / name
+    yield from sorted((folder / layout.ANSWERS).glob(f"*/{ANSWERS}"))
     for trial in sorted((folder / layout.TRIALS).glob("*")):
         yield from (trial / name for name in OF_TRIALS if (trial / name).is_file())
 

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -870,3 +871,22 @@ def test_a_journal_without_an_address_asks_for_one(tmp_path: Path) -> None:
     Journal(tmp_path / "mlflow_journal.jsonl").append("stop", {})
     with pytest.raises(TrackingError, match=r"Name it with --mlflow"):
         send_rest(tmp_path, None, print)
+
+
+def test_answers_are_a_table_of_the_parent_run_as_long_as_they_are_there(folder: Path) -> None:
+    report, answers = folder / "report.html", folder / "answers.json"
+    report.write_text("<p>")
+    table = {"columns": ["prompt", "base model"], "data": [["Who?", "Ä"], ["Where?", "there"]]}
+    answers.write_text(json.dumps(table))
+    tracker = opened(folder)
+    tracker.close_sweep("FINISHED", None, "Done.", report, answers=answers)
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("quick")
+    mlflow.set_tracking_uri(client.tracking_uri)  # `load_table` searches with it
+    found = client.load_table(experiment.experiment_id, "answers.json")
+    assert found.to_dict("split", index=False) == table
+    again = opened(folder)
+    again.close_sweep("FINISHED", None, "Done.", report)
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert "answers.json" not in [file.path for file in client.list_artifacts(run.info.run_id)]
+    assert "mlflow.loggedArtifacts" not in run.data.tags

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -305,12 +306,10 @@ class RoomForEight(TransformersBase):
     def __init__(self, base: FrozenBase) -> None:
         vars(self).update(vars(base))
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], *, stop_ids: Sequence[int], max_new_tokens: int
-    ) -> list[list[int]]:
+    def generate(self, prompts: Sequence[Sequence[int]], **asked: Any) -> list[list[int]]:
         if len(prompts) > 8:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return super().generate(prompts, stop_ids=stop_ids, max_new_tokens=max_new_tokens)
+        return super().generate(prompts, **asked)
 
 
 def test_memory_that_runs_out_while_writing_changes_no_score(

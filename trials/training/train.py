@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,9 +66,9 @@ def run_trial(
         BaseNotClean: The base could not be given back as it was: replace the process.
     """
     if config.answers:
-        return answer_prompts(config, base, memory, group, is_asked_to_stop)
+        return answer_prompts(config, base, memory, group, partial(after_step, 0, 1))
     if config.measured_rows:
-        return measure_adapter(config, base, memory, group, lambda: after_step(0, 1))
+        return measure_adapter(config, base, memory, group, partial(after_step, 0, 1))
     while True:
         trial = _Trial(config, base, memory, report, group, after_step)
         with _gives_back(trial, base):

@@ -125,6 +125,7 @@ def step(
     gradients = [p.grad / scale for p in model.parameters() if p.grad is not None]
     with torch.no_grad():
         of_rows, correct = base.nll_rows(model, batch, counts_correct=True)
+    assert correct is not None
     return nll.detach(), gradients, of_rows, correct.tolist()
 
 

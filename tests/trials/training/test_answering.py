@@ -108,7 +108,7 @@ def test_answers_that_somebody_stops_are_asked_for_again(
 ) -> None:
     trial = tiny.trial_config(chatting, data, tmp_path, answers=True)
     stopped = run_trial(
-        trial, exact, MicroBatchMemory(), lambda _: None, is_asked_to_stop=lambda: True
+        trial, exact, MicroBatchMemory(), lambda _: None, after_step=lambda *_: True
     )
     assert stopped.outcome == "interrupted"
     assert not (tmp_path / "answers.json").exists()

@@ -137,7 +137,9 @@ def run(
 
     points: list[EvalPoint] = []
     Path(config.output_dir).mkdir(parents=True)
-    result = run_trial(config, base, MicroBatchMemory(), points.append, after_step=lambda *_: after_step())
+    result = run_trial(
+        config, base, MicroBatchMemory(), points.append, after_step=lambda *_: after_step()
+    )
     return Trial(
         result.outcome,
         result.reason,

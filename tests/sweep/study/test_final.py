@@ -128,7 +128,11 @@ def test_of_a_metric_the_score_decides_with_the_error_of_drawing_rows(folder: Pa
         of_rows = right[name := next(names)]
         draws = drawn(64, lambda rows: float(of_rows[rows].mean()))
         found = measured(0, ALL + {"001": 5.0}.get(name, 0.0))
-        scored: dict[str, Any] = {"score": float(of_rows.mean()), "score_draws": as_text(draws), "score_rows": 64}
+        scored: dict[str, Any] = {
+            "score": float(of_rows.mean()),
+            "score_draws": as_text(draws),
+            "score_rows": 64,
+        }
         return result("completed", [replace(found, **scored)])
 
     loop.run(planned(folder, [1, 0]), InlineRunner(trial), Budget(None, None))
@@ -150,7 +154,11 @@ def test_equal_scores_are_not_called_worse(folder: Path) -> None:
     objective = {"name": "exact_match", "direction": "maximize"}
     study = optuna.load_study(study_name="mine", storage=storage_url(folder))
     study.set_user_attr("task", {"evaluations": 4, "objective": objective})
-    scored: dict[str, Any] = {"score": 0.5, "score_draws": as_text(np.full(N_DRAWS, 0.5)), "score_rows": 64}
+    scored: dict[str, Any] = {
+        "score": 0.5,
+        "score_draws": as_text(np.full(N_DRAWS, 0.5)),
+        "score_rows": 64,
+    }
     ended = result("completed", [replace(measured(0, ALL), **scored)])
     final = planned(folder, [1, 0], "test")
     loop.run(final, InlineRunner(lambda config, report: ended), Budget(None, None))

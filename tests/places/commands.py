@@ -34,6 +34,8 @@ COMMANDS = (
     Command("status", "status tiny --output {output}"),
     Command("show", "show tiny --output {output}"),
     Command("show 1 --json", "show tiny 1 --json --output {output}"),
+    Command("show 1 --plot", "show tiny 1 --plot --output {output}"),
+    Command("show --csv", "show tiny --csv --output {output}"),
     Command("best", "best tiny --output {output}"),
     Command("best --yaml", "best tiny --yaml trl --output {output}"),
     Command("compare", "compare tiny:0 tiny:1 --output {output}"),
@@ -44,6 +46,7 @@ COMMANDS = (
     Command("stop", "stop tiny --output {output}", code=1),
     Command("prune", "prune tiny 0 --output {output}", code=1),
     Command("export, checked", "export tiny --to checked --output {output}", is_quick=False),
+    Command("try", "try tiny oslo --output {output}", is_quick=False),
     Command("trial", "trial {space} --workers 1 --output {output}", is_quick=False),
     Command(
         "confirm", "confirm tiny --top 1 --seeds 1 --workers 1 --output {output}", is_quick=False

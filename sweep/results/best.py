@@ -18,6 +18,7 @@ from sweep.space.domains import in_words
 from sweep.space.hyperparameters import HYPERPARAMETERS
 from sweep.study.ended import StoredTrial
 from sweep.study.summary import SAMPLE
+from sweep.text.emphasis import first_in_bold
 from sweep.tracking.location import command
 
 N_GOING = 3
@@ -46,7 +47,7 @@ def winner_text(record: Record) -> RenderableType:
     if trial.value is not None:
         parts.append(Text(against_base(sweep, trial)))
     if found is not None and is_winner:
-        parts.append(Text(found.words, style="bold"))
+        parts.append(first_in_bold(found.words))
         parts += [Text(_so_far(sweep, each), style="dim") for each in sweep.going[:N_GOING]]
     if record.best is not None and record.config is not None:
         done = record.best.index / record.config.n_evaluations

@@ -92,9 +92,13 @@ class Lead:
     @property
     def certainty(self) -> Certainty:
         """Whether it is more than chance; `probable` is the most that one seed can tell."""
+        return "probable" if self.mean > 0 and self.is_clear else "unclear"
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it is more than chance, in whichever direction."""
         error = self.standard_error
-        is_probable = error > 0 and NormalDist().cdf(self.mean / error) >= PROBABLY
-        return "probable" if is_probable else "unclear"
+        return error > 0 and NormalDist().cdf(abs(self.mean) / error) >= PROBABLY
 
     def __str__(self) -> str:
         """`0.0231 ± 0.0690 nats`."""

@@ -34,8 +34,8 @@ class Conclusion:
     """Plain sentences."""
     over_base: str
     """A sentence where the winner may be no better than the base model; else empty."""
-    figures: str
-    """Those of the final evaluation; empty where there was none."""
+    figures: tuple[str, ...]
+    """Sentences with those of the final evaluation; none where there was none."""
     superlative: str
     """`lowest eval loss`, or what it has the best of."""
     how: str = ""
@@ -47,19 +47,20 @@ class Conclusion:
 
     @property
     def words(self) -> str:
-        parts = [self.figures, self.over_base, self.over_others]
+        """A line for each: how sure it is, each figure, what ± means, what to do next."""
+        said = " ".join(filter(None, [self.over_others, self.over_base]))
         how = self.how and f"(±: {self.how}.)"
-        return " ".join(filter(None, [*parts, how, self.next_step]))
+        return "\n".join(filter(None, [said, *self.figures, how, self.next_step]))
 
 
 def in_html(found: Conclusion) -> str:
     """What the conclusion says, with what should not be overlooked in bold; not what to do next."""
-    over_base = f"<strong>{escape(found.over_base)}</strong> " if found.over_base else ""
-    over_base = f"{escape(found.figures)} {over_base}".lstrip()
-    others = escape(found.over_others)
-    others = f"<strong>{others}</strong>" if found.certainty == "tied" else others
-    how = f'<br><span class="dim">±: {escape(found.how)}.</span>' if found.how else ""
-    return f"{over_base}{others}{how}"
+    said = [found.over_others, found.over_base]
+    lines = [f"<strong>{escape(words)}</strong>" for words in said if words]
+    lines += [escape(words) for words in found.figures]
+    if found.how:
+        lines.append(f'<span class="dim">±: {escape(found.how)}.</span>')
+    return "<br>".join(lines)
 
 
 def conclude(sweep: StoredSweep) -> Conclusion | None:

@@ -6,10 +6,10 @@ from sweep.results.reading import StoredSweep
 from sweep.study.ended import StoredTrial
 
 
-def figures_in_words(sweep: StoredSweep, judge: Judge, winner: StoredTrial) -> str:
-    """Return the winner's figures, first those that had the least part in its being chosen.
+def figures_in_words(sweep: StoredSweep, judge: Judge, winner: StoredTrial) -> tuple[str, ...]:
+    """Return sentences with the winner's figures, first those with the least part in the choice.
 
-    Empty where the final evaluation has not measured it.
+    None where the final evaluation has not measured it.
     """
     final, parts = judge.final, []
     second = next((trial for trial in judge.ranked if trial.number != winner.number), None)
@@ -29,7 +29,7 @@ def figures_in_words(sweep: StoredSweep, judge: Judge, winner: StoredTrial) -> s
         parts.append(in_16_bits + _beside(judge, final.in_16_bits, winner, second) + ".")
     elif final.all.quantization != "none" and (why := final.left_out.get("16-bit")):
         parts.append(f"Not measured in 16 bits: {why}.")
-    return " ".join(parts)
+    return tuple(parts)
 
 
 def _figure(sweep: StoredSweep, found: Figures, winner: StoredTrial, where: str) -> str:
@@ -53,8 +53,10 @@ def _beside(judge: Judge, found: Figures, winner: StoredTrial, second: StoredTri
         lead = judge.lead_on(found, winner.number, number)
         if lead is not None and lead.mean == 0:  # of a metric, which has few values
             said.append(f"equal to {name}")
+        elif lead is not None and lead.is_clear:
+            said.append(f"probably {'better' if lead.mean > 0 else 'worse'} than {name} by {lead}")
         elif lead is not None:
-            said.append(f"{'better' if lead.mean > 0 else 'worse'} than {name} by {lead}")
+            said.append(f"not to be told from {name} ({lead})")
     return f"; {' and '.join(said)}" if said else ""
 
 

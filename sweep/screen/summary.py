@@ -8,6 +8,7 @@ from rich.text import Text
 
 from sweep.space.domains import in_words
 from sweep.study.summary import Summary, headings_of, values_of
+from sweep.text.emphasis import first_in_bold
 from sweep.text.numbers import counted, duration, gpu_hours, listed
 from sweep.text.trials import COLOURS, SHOWN, an, short, where_differs
 from sweep.tracking.location import command
@@ -65,7 +66,7 @@ def _winner(summary: Summary) -> list[RenderableType]:
         )
     parts: list[RenderableType] = [table, Text(summary.judged.in_words(summary.objective))]
     if words := summary.conclusion.removesuffix(summary.next_step).rstrip():
-        parts.append(Text(words, style="bold"))
+        parts.append(first_in_bold(words))
     if summary.best_dir is not None:
         parts.append(Text(f"Adapter:  {summary.best_dir / ADAPTER}"))
         folder = summary.best_dir.parent

@@ -49,7 +49,8 @@ def as_markdown(summary: Summary, *, lives: bool = False, plots: Sequence[Path] 
     state = " Still running." if lives else f" {duration(summary.wall_seconds)} in all."
     lines = [*_winner(summary, lives=lives), "", f"{said}.{state}"]
     if summary.conclusion:
-        lines += ["", f"**{escape(summary.conclusion, quote=False)}**"]
+        first, *rest = escape(summary.conclusion, quote=False).splitlines()
+        lines += ["", f"**{first}**", "", *(f"- {line}" for line in rest)]
     lines += ["", "[All curves in one chart](#curves) · [all trials in a table](#trials)"]
     lines += _best_ten(summary)
     for path in plots:

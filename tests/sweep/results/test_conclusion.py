@@ -83,7 +83,7 @@ def test_one_seed_never_gives_more_than_probable(tmp_path: Path) -> None:
     found = said(swept(tmp_path / "mine", ROWS, ROWS + 8.0 + CHANCE.normal(0, 0.1, N_ROWS)))
     assert found.certainty == "probable"
     assert found.over_others.startswith("Trial 0 is probably better than 1, the second, by 0.")
-    assert found.words.endswith(" To be sure: sweep confirm mine --output " + str(tmp_path))
+    assert found.words.endswith("\nTo be sure: sweep confirm mine --output " + str(tmp_path))
 
 
 def test_trials_that_cannot_be_told_apart_are_all_named(tmp_path: Path) -> None:

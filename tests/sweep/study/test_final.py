@@ -98,7 +98,7 @@ def test_all_rows_decide_who_has_won(folder: Path) -> None:
     found = conclude(sweep)
     assert found is not None
     assert found.winner.number == 1
-    assert found.figures.startswith("On all 64 eval rows: eval loss 2.0000")
+    assert found.figures[0].startswith("On all 64 eval rows: eval loss 2.0000")
     assert found.how.startswith("95 % interval over 64 eval rows and one seed each")
     card = model_card(record_of(sweep), is_merged=False, data="d", template=None, arguments={})
     assert "2.0000 nats per supervised token on all 64 eval rows. The base model has 4.0000" in card
@@ -146,7 +146,7 @@ def test_of_a_metric_the_score_decides_with_the_error_of_drawing_rows(folder: Pa
     assert lead.mean == pytest.approx(apart.mean())
     assert lead.of_rows == pytest.approx(apart.std(ddof=1) / 8, rel=0.15)
     assert str(lead).count(" ") == 2  # no nats
-    figures = figures_in_words(sweep, judge, sweep.trials[1])
+    figures = figures_in_words(sweep, judge, sweep.trials[1])[0]
     assert re.match(r"On all 64 eval rows: exact_match 0\.\d{4} ± 0\.1\d{3} by the choice", figures)
 
 
@@ -163,7 +163,7 @@ def test_equal_scores_are_not_called_worse(folder: Path) -> None:
     final = planned(folder, [1, 0], "test")
     loop.run(final, InlineRunner(lambda config, report: ended), Budget(None, None))
     sweep = read_sweep(folder)
-    figures = figures_in_words(sweep, Judge(sweep), sweep.trials[1])
+    figures = " ".join(figures_in_words(sweep, Judge(sweep), sweep.trials[1]))
     assert "; equal to the base model. On the eval rows" in figures
 
 
@@ -193,11 +193,11 @@ def test_rows_that_chose_nothing_give_the_headline_beside_those_that_did(folder:
     sweep = read_sweep(folder)
     found = conclude(sweep)
     assert found is not None and found.winner.number == 1
-    assert found.figures == (
+    assert " ".join(found.figures) == (
         "On 64 test rows, which chose nothing: eval loss 2.2000, the base model's 4.0000; "
-        "better than trial 0 by 0.1000 ± 0.0001 nats and better than the base model by 1.8000 ± "
-        "0.0003 nats. On all 64 eval rows, which chose it: eval loss 2.0000, the base model's "
-        "4.0000; 2.0500 on the search's sample."
+        "probably better than trial 0 by 0.1000 ± 0.0001 nats and probably better than the base "
+        "model by 1.8000 ± 0.0003 nats. On all 64 eval rows, which chose it: eval loss "
+        "2.0000, the base model's 4.0000; 2.0500 on the search's sample."
     )
     card = model_card(record_of(sweep), is_merged=False, data="d", template=None, arguments={})
     assert "2.2000 nats per supervised token on 64 test rows. The base model has 4.0000" in card
@@ -218,9 +218,9 @@ def test_on_test_rows_the_winner_is_compared_row_by_row(folder: Path) -> None:
     found = conclude(read_sweep(folder))
     assert found is not None and found.winner.number == 1
     assert re.search(
-        r"; worse than trial 0 by 0\.\d{4} ± 0\.0\d{3} nats and better than the base model by "
-        r"0\.\d{4} ± 0\.\d{4} nats\.",
-        found.figures,
+        r"; probably worse than trial 0 by 0\.\d{4} ± 0\.0\d{3} nats and probably better than the "
+        r"base model by 0\.\d{4} ± 0\.\d{4} nats\.",
+        " ".join(found.figures),
     )
 
 
@@ -238,9 +238,9 @@ def test_in_16_bits_the_order_stays_and_the_figures_are_said(folder: Path) -> No
     assert asked == ["000", "001"]
     found = conclude(read_sweep(folder))
     assert found is not None and found.winner.number == 0
-    assert found.figures.endswith(
-        "2.0000 on the search's sample. On the base model in 16 bits: eval loss 2.5000; worse than "
-        "trial 1 by 0.4000 ± 0.0002 nats."
+    assert " ".join(found.figures).endswith(
+        "2.0000 on the search's sample. On the base model in 16 bits: eval loss 2.5000; probably "
+        "worse than trial 1 by 0.4000 ± 0.0002 nats."
     )
 
 
@@ -249,7 +249,7 @@ def test_why_it_is_not_measured_in_16_bits_is_said(folder: Path) -> None:
     leave_out(folder, "16-bit", "needs 140 GiB")
     found = conclude(read_sweep(folder))
     assert found is not None
-    assert found.figures.endswith("Not measured in 16 bits: needs 140 GiB.")
+    assert " ".join(found.figures).endswith("Not measured in 16 bits: needs 140 GiB.")
 
 
 def test_other_rows_or_another_precision_are_measured_anew(folder: Path) -> None:

@@ -28,9 +28,9 @@ PROBABLY = 0.9
 """A lead that is right this often at least is called probable; one seed never gives more."""
 SEED_SHARE = 0.15
 """How far other seeds move the difference of two trials, as a share of the standard deviation of
-the rows' differences. Runs of one point with two seeds on the recorded landscape have 0.10 within
-5 % of its best eval loss and 0.16 within 20 %; a tiny model that learns little has 0 to 0.09. A
-share of the loss itself differs by a factor of 100 between the two."""
+the rows' differences. 24 points with 30 seeds each have 0.15, the better half of them 0.09 (`python
+-m tests.benchmarks.seeds --judge`); a tiny model that learns little has 0 to 0.09. A share of the
+loss itself differs by a factor of 100 between the two."""
 ENOUGH_RUNS = 4
 """Runs of `sweep confirm` beyond the first of each trial, that tell how far seeds scatter."""
 STANDARD_ERRORS = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.seeds --rows e2e/ --work seeds/ --processes 2
     python -m tests.benchmarks.seeds --work seeds/ --write tests/benchmarks/seeds.parquet
-    python -m tests.benchmarks.seeds --judge
+    python -m tests.benchmarks.seeds --judge --sweeps 1000
 
 The rows and the base model are those of `tests.benchmarks.landscape`; a run's adapter is that of
 its best evaluation on 64 rows, and is then measured on 256 others. What has run is kept in
@@ -231,13 +231,13 @@ def _against_truth(said: str, one: Losses, other: Losses) -> list[str]:
     return kinds
 
 
-def show(recorded: Recorded) -> None:
+def show(recorded: Recorded, n_sweeps: int) -> None:
     """Print the table of the README."""
     for which, rho in share_of_seeds(recorded).items():
         print(f"share of seeds, {which}: {rho:.2f}")
     print("| rows | pairs | said | right | far apart | of them said |")
     for n_rows in (32, 64, 128, len(recorded.tokens)):
-        for which, n in judge(recorded, n_rows, N_SWEEPS).items():
+        for which, n in judge(recorded, n_rows, n_sweeps).items():
             right = n["probable, right"] / max(1, n["said probable"])
             power = n["far apart, said"] / max(1, n["far apart"])
             print(f"| {n_rows} | {which}: {n['pairs']} | {n['said probable']} | {right:.1%} | "
@@ -252,10 +252,11 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--write", type=Path, help="a Parquet file; nothing is trained")
     parser.add_argument("--judge", action="store_true", help="replay sweeps; nothing is trained")
+    parser.add_argument("--sweeps", type=int, default=N_SWEEPS, help="that --judge replays")
     parser.add_argument("--index", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.judge:
-        show(read())
+        show(read(), asked.sweeps)
     elif asked.write is not None:
         write(asked.work, asked.write)
     elif asked.index is not None:

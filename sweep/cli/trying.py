@@ -46,12 +46,14 @@ def try_(
             try:
                 with waiting.status("They answer …", spinner="line"):
                     answers = models.ask(asked)
+                console().print(side_by_side(names, answers), "")
             except PromptRefused as refused:
                 if prompt is not None:
                     raise
                 echo(refused, err=True)
-                continue
-            console().print(side_by_side(names, answers), "")
+            except KeyboardInterrupt:  # which came when the answer had just ended
+                if prompt is not None or not sys.stdin.isatty():
+                    raise
 
 
 def _prompts() -> Iterator[str]:
@@ -63,7 +65,13 @@ def _prompts() -> Iterator[str]:
         echo("Ctrl-D ends, Ctrl-C stops an answer.", err=True)
     with suppress(EOFError):
         while True:
-            line = input("> " if is_typed else "")
+            try:
+                line = input("> " if is_typed else "")
+            except KeyboardInterrupt:
+                if not is_typed:
+                    raise
+                echo("")  # as in a shell: a new line, and Ctrl-D ends
+                continue
             if line.strip():
                 if not is_typed:
                     echo(f"> {line}")

@@ -18,7 +18,7 @@ from sweep.folder import layout
 from sweep.results.trial_record import Record
 from trials.foreign_text import all_cleaned, harmless
 from trials.parent import module_command
-from trials.trial_folder import read_report
+from trials.trial_folder import LOG, read_report
 from trials.unfinished import scratch_dir
 
 
@@ -104,7 +104,7 @@ def loaded(record: Record) -> Iterator[Models]:
         "system": data.get("system"),
     }
     with scratch_dir() as scratch:
-        asked, log = Path(scratch) / "request.json", Path(scratch) / "log.txt"
+        asked, log = Path(scratch) / "request.json", Path(scratch) / LOG
         asked.write_text(json.dumps(request))
         with (
             log.open("w") as stderr,

@@ -12,6 +12,7 @@ from sweep.driver.job import Options
 from sweep.driver.recording import new_tracker
 from sweep.driver.run import run
 from sweep.space.loading import load_space
+from sweep.study.final import Entry, Plan
 from sweep.tracking.destination import destination
 from trials.config import DataError
 
@@ -41,7 +42,7 @@ def test_a_broken_measurement_is_told_before_anything_starts(tmp_path: Path) -> 
     file.write_text("base_model: none\ndata: {train: rows.jsonl, eval: 0.1}\nsearch: {rank: [8]}")
     final = tmp_path / "out" / "tiny" / "final"
     (final / "trials" / "000").mkdir(parents=True)
-    (final / "plan.json").write_text("[null]")
+    Plan([Entry("all", None, "none", "")]).write(tmp_path / "out" / "tiny")
     (final / "trials" / "000" / "result.json").write_text("{")
     options = Options(output=tmp_path / "out", workers=1, gpus=None, mlflow=None)
     with pytest.raises(DataError, match=r"result\.json: must hold how the trial ended"):

@@ -61,7 +61,7 @@ def test_on_a_full_disk_it_pauses_and_goes_on_by_itself(
     assert code == 0
     assert said.index("Paused") < said.index("There is space again") < said.index("trial 0")
     assert "All trials have run." in said
-    assert "The sweep: finished." in (tmp_path / "sweeps/tiny/report.html").read_text()
+    assert "The sweep has finished" in (tmp_path / "sweeps/tiny/report.html").read_text()
     code, said = ran(tmp_path)
     assert (code, "tiny: all trials have run; raise --trials to go on." in said) == (0, True)
 
@@ -144,4 +144,4 @@ def test_a_signal_while_the_report_is_written_is_heard_and_all_is_written(
 
     monkeypatch.setattr(recording, "write_report", write_hit)
     assert ran(tmp_path)[0] == 130
-    assert "The sweep: finished." in (tmp_path / "sweeps/tiny/report.html").read_text()
+    assert "The sweep has finished" in (tmp_path / "sweeps/tiny/report.html").read_text()

@@ -20,6 +20,7 @@ OTHER_VOCABULARIES = {
     *("base_eval_loss", "base_value", "eval_loss_best", "n_lost"),
     *("paused", "stop", "tune"),  # outcomes, commands
     *("search", "start_from", "data", "memory", "adapter", "trials"),  # keys of YAML and JSON
+    *("answers", "price_per_gpu_hour"),  # the same
     *("tokenizer", "date"),  # the same
     *("task", "best", "confirm", "alone", "lock", "seen", "plots"),  # plain words
 }

@@ -106,7 +106,8 @@ def test_a_trial_is_worth_its_best_score_and_keeps_that_adapter(
     result, points = run(config, base)
     assert [point.index for point in points] == [0, 1, 2, 3, 4]
     assert all(0.4 < point.value < 1 and math.isfinite(point.eval_loss) for point in points)
-    assert result.best == max(points[1:], key=lambda p: (p.value, -p.eval_loss))
+    best = max(points[1:], key=lambda p: (p.value, -p.eval_loss))
+    assert result.best == replace(best, step_losses=None)  # they are told, and not kept
     kept = thinned(points, config.objective, config.row_nlls_at)
     assert read_result(Path(config.output_dir)) == (result, kept)
     assert result.best is not None

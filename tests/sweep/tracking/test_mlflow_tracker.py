@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -873,7 +872,9 @@ def test_a_journal_without_an_address_asks_for_one(tmp_path: Path) -> None:
         send_rest(tmp_path, None, print)
 
 
-def test_answers_are_a_table_of_the_parent_run_as_long_as_they_are_there(folder: Path) -> None:
+def test_answers_are_a_table_of_the_parent_run_as_long_as_they_are_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report, answers = folder / "report.html", folder / "answers.json"
     report.write_text("<p>")
     table = {"columns": ["prompt", "base model"], "data": [["Who?", "Ä"], ["Where?", "there"]]}
@@ -882,7 +883,7 @@ def test_answers_are_a_table_of_the_parent_run_as_long_as_they_are_there(folder:
     tracker.close_sweep("FINISHED", None, "Done.", report, answers=answers)
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("quick")
-    mlflow.set_tracking_uri(client.tracking_uri)  # `load_table` searches with it
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)  # `load_table` searches with it
     found = client.load_table(experiment.experiment_id, "answers.json")
     assert found.to_dict("split", index=False) == table
     again = opened(folder)

@@ -110,7 +110,8 @@ def test_a_trial_learns_and_says_so(config: MakeConfig, base: TransformersBase) 
     assert [point.index for point in points] == [0, 1, 2, 3, 4]
     assert learns(points)
     assert result.outcome == "completed"
-    assert result.best == min(points[1:], key=lambda point: point.eval_loss)
+    best = min(points[1:], key=lambda point: point.eval_loss)
+    assert result.best == replace(best, step_losses=None)  # they are told, and not kept
 
 
 def test_before_the_first_step_the_eval_loss_is_the_base_models_own(

@@ -211,12 +211,12 @@ LIMITS = (
     Place(
         name="output read-only",
         make=lambda here: read_only(here / "work" / "out"),
-        words=r"Read-only file system\..+name another|no such sweep",
+        words=r"Read-only file system\..+name another|cannot be written to\.|no such sweep",
     ),
     Place(
         name="output full",
         make=lambda here: full(here / "work" / "out"),
-        words=rf"{FULL}|no such sweep",
+        words=rf"{FULL}|A sweep needs .+ free some|no such sweep",
     ),
 )
 PLACES = (*PATHS, *HOMES, *TEMPORARY, *LOCALES, *STANDARD, *PYTHONS, *LIMITS)

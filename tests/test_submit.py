@@ -44,7 +44,7 @@ search:
   rank: [4, 8]
   learning_rate: {min: 1e-4, max: 1e-3, log: true}
   effective_batch_size: [8]
-  epochs: [160]  # so that it still runs when it is stopped
+  epochs: [240]  # so that it still runs when it is stopped
 evaluate: {times: 4}
 budget: {trials: 2}
 checkpoint_minutes: 0.001
@@ -203,7 +203,7 @@ def test_a_sweep_is_submitted_stopped_continued_and_fetched(
     assert cluster.look(job).exit_code == 130
 
     # The files that travel differ now, so they lie in another folder there.
-    (tmp_path / "tiny.yaml").write_text(SPACE.replace("epochs: [160]", "epochs: [4, 160]"))
+    (tmp_path / "tiny.yaml").write_text(SPACE.replace("epochs: [240]", "epochs: [4, 240]"))
     options = ("--workers", "2", "--no-check", "--follow", "--wait")
     done = sweep("submit", "tiny.yaml", *options, *at, folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -75,8 +75,7 @@ def run(space: Space, options: Options, console: Console, events: Events | None 
         limits = job.space.settings.budget.limits
         budget = Budget(**limits, objective=job.space.objective, reserve=finish.reserve)
         enough = budget.why_enough(sweep, sweep.n_ended() + sweep.n_paused())
-        is_due = finish.is_due or asking.is_due
-        if enough is not None and not sweep.n_paused() and not is_due:
+        if enough is not None and not (sweep.n_paused() or finish.is_due or asking.is_due):
             words = f"{budget.in_words(enough)}; {enough.advice} to go on."
             console.print(f"{job.space.name}: {words}")
             is_stale = were_answers or sweep.has_untold() or not is_closed(output_dir)

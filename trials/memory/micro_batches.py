@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from trials.config import TrialConfig
+from trials.memory.device import give_back_memory, is_out_of_memory
+
+T = TypeVar("T")
 
 Key = tuple[int, int, str, bool, bool]
 
@@ -75,6 +78,18 @@ class MicroBatchMemory:
     def evaluation_did_not_fit(self, config: TrialConfig, size: int) -> None:
         """Remember that evaluation batches of `size` rows do not fit: later ones hold half."""
         self._eval_limits[_key(config)] = max(1, size // 2)
+
+    def evaluated(self, config: TrialConfig, evaluate: Callable[[int], T]) -> T:
+        """Return what `evaluate` makes of the largest batch, in rows, that fits."""
+        while True:
+            size = self.eval_batch_size(config)
+            try:
+                return evaluate(size)
+            except Exception as error:
+                if not is_out_of_memory(error) or size == 1:
+                    raise
+            self.evaluation_did_not_fit(config, size)
+            give_back_memory()
 
 
 def _key(config: TrialConfig) -> Key:

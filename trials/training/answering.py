@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from trials.config import TrialConfig, TrialResult
 from trials.distributed.group import ALONE, Group
 from trials.evaluation.generate import Prompts, generated
-from trials.memory.device import give_back_memory, is_out_of_memory
 from trials.memory.micro_batches import MicroBatchMemory
 from trials.models.frozen_base import FrozenBase
 from trials.training.measured import put_weights
@@ -47,7 +46,9 @@ def answer_prompts(
     try:
         if config.measured_adapter:
             put_weights(model, Path(config.measured_adapter))
-        tokens = _fitting(base, model, asked, config, memory, group, is_over)
+        tokens = memory.evaluated(
+            config, partial(generated, base, model, asked, group=group, is_over=is_over)
+        )
     finally:
         del model
         base.remove_adapter()
@@ -60,27 +61,6 @@ def answer_prompts(
         reason=f"Answered {len(asked.prompts)} held-out prompts.",
         evaluation_seconds=time.perf_counter() - began,
     )
-
-
-def _fitting(
-    base: FrozenBase,
-    model: Any,
-    asked: Prompts,
-    config: TrialConfig,
-    memory: MicroBatchMemory,
-    group: Group,
-    is_over: Callable[[], bool],
-) -> list[list[int]]:
-    """Answer in batches that fit."""
-    while True:
-        size = memory.eval_batch_size(config)
-        try:
-            return generated(base, model, asked, size, group, is_over=is_over)
-        except Exception as error:
-            if not is_out_of_memory(error) or size == 1:
-                raise
-        memory.evaluation_did_not_fit(config, size)
-        give_back_memory()
 
 
 def _write(folder: Path, config: TrialConfig, asked: Prompts, tokens: list[list[int]]) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,8 @@ from trials.evaluation.evaluate import Measured, measure
 from trials.evaluation.generate import Prompts, predictions
 from trials.evaluation.metrics import MetricFailed, of_rows
 from trials.evaluation.row_nlls import as_text
-from trials.memory.device import give_back_memory, is_out_of_memory
 from trials.memory.micro_batches import MicroBatchMemory
 from trials.models.frozen_base import FrozenBase
-
-T = TypeVar("T")
 
 
 class NotThisAdapter(RuntimeError):
@@ -147,7 +144,8 @@ class _Task:
 
     def losses(self, model: Any, rows: TokenRows) -> Measured:
         counts = self.config.objective.name == TOKEN_ACCURACY
-        return self._fitting(
+        return self.memory.evaluated(
+            self.config,
             lambda size: measure(
                 self.base,
                 model,
@@ -156,7 +154,7 @@ class _Task:
                 self.group,
                 counts_correct=counts,
                 after_batch=self.after_batch,
-            )
+            ),
         )
 
     def scores(self, model: Any, found: Measured, rows: TokenRows) -> dict[str, Any]:
@@ -169,10 +167,11 @@ class _Task:
         asked = Prompts.load(Path(self.config.data_dir), self.config.measured_rows)
         if not math.isfinite(found.loss):  # it would write up to the limit for nothing
             return {"score": math.nan, "score_rows": len(asked.rows)}
-        written = self._fitting(
+        written = self.memory.evaluated(
+            self.config,
             lambda size: predictions(
                 self.base, model, self.config.model, asked, size, self.group, self.after_batch
-            )
+            ),
         )
         scored = None
         if self.group.rank == 0:  # the user's own may not give each process the same
@@ -197,14 +196,3 @@ class _Task:
 
         draws = drawn(n_rows, of_draw, self.after_batch)
         return {"score": whole, "score_draws": draws_as_text(draws), "score_rows": n_rows}
-
-    def _fitting(self, measure: Callable[[int], T]) -> T:
-        while True:
-            size = self.memory.eval_batch_size(self.config)
-            try:
-                return measure(size)
-            except Exception as error:
-                if not is_out_of_memory(error) or size == 1:
-                    raise
-            self.memory.evaluation_did_not_fit(self.config, size)
-            give_back_memory()

@@ -108,7 +108,8 @@ def test_a_trial_is_worth_its_best_score_and_keeps_that_adapter(
     assert all(0.4 < point.value < 1 and math.isfinite(point.eval_loss) for point in points)
     best = max(points[1:], key=lambda p: (p.value, -p.eval_loss))
     assert result.best == replace(best, step_losses=None)  # they are told, and not kept
-    kept = thinned(points, config.objective, config.row_nlls_at)
+    curve = [replace(point, step_losses=None) for point in points]
+    kept = thinned(curve, config.objective, config.row_nlls_at)
     assert read_result(Path(config.output_dir)) == (result, kept)
     assert result.best is not None
     assert f"highest facts {result.best.score:.4f}, with eval loss" in result.reason

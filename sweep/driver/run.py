@@ -21,7 +21,7 @@ from sweep.results.final import read_final
 from sweep.samplers.choice import check_sampler
 from sweep.screen.choice import make_screen
 from sweep.screen.json_events import Events
-from sweep.screen.progress import Progress, rungs_waited_at, usual_epochs
+from sweep.screen.progress import Progress, expected_of
 from sweep.screen.summary import summary_text
 from sweep.space.backend import choose_backend
 from sweep.space.space import Space
@@ -185,8 +185,7 @@ def _run_trials(
         gpu_seconds=sweep.gpu_seconds,
         gpus_per_trial=job.space.settings.gpus_per_trial,
         objective=job.space.objective,
-        rungs=rungs_waited_at(job.space),
-        usual_epochs=usual_epochs(job.space),
+        expected=expected_of(job.space),
     )
     session = Session(
         space=job.space,

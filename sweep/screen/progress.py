@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
+
+import numpy as np
 
 from sweep.clock import WORK
 from sweep.events import Place
 from sweep.pruners.asha import rung_indices
 from sweep.screen.leaders import Leaders
-from sweep.screen.time_left import Left, Pace, Rest, Rungs
+from sweep.screen.pace import EARLY, Expected, Pace, Rungs
+from sweep.screen.time_left import Left, Rest, time_left
 from sweep.space.domains import Choices
 from sweep.space.space import Space
 from sweep.study.budget import Budget
@@ -74,8 +76,7 @@ class Progress:
         gpu_seconds: That trials have used over all runs of the sweep, until now.
         gpus_per_trial: As in the space.
         objective: What trials are judged by.
-        rungs: Where trials wait for others; None: nowhere.
-        usual_epochs: As `Pace` has it.
+        expected: What is believed of the trials.
     """
 
     def __init__(
@@ -90,8 +91,7 @@ class Progress:
         gpu_seconds: Callable[[], float] = lambda: 0.0,
         gpus_per_trial: float = 1,
         objective: Objective = BY_EVAL_LOSS,
-        rungs: Rungs | None = None,
-        usual_epochs: float | None = None,
+        expected: Expected | None = None,
     ) -> None:
         self.budget = budget
         self.objective = objective
@@ -105,8 +105,8 @@ class Progress:
         self.usage = Usage()
         """Of the slots; a runner that counts them puts its own here."""
         self._queued = dict(queued or {})
-        self._rungs = rungs or Rungs()
-        self._usual_epochs = usual_epochs
+        self._expected = expected or Expected()
+        self._rungs = self._expected.rungs
         waiting = list(paused)
         self._paused: dict[int, _Pause | None] = {trial.number: None for trial in waiting}
         """None: it was paused before this command."""
@@ -144,7 +144,7 @@ class Progress:
         self.leaders.started(config.number)
 
     def _pace_so_far(self, n_evaluations: int) -> Pace:
-        pace = Pace(n_evaluations, self._rungs, self._usual_epochs)
+        pace = Pace(n_evaluations, self._expected)
         for trial in self._earlier:
             epochs, index = float(trial.hyperparameters["epochs"]), trial.last_index
             pace.planned(epochs)
@@ -212,10 +212,10 @@ class Progress:
         left = self.trials_left()
         if left is None:
             return f"at most {duration(min(limits))} left" if limits else ""
-        low, high = (duration(min([seconds, *limits])) for seconds in (left.least, left.most))
-        if not left.is_sure and low != high:
-            return f"{low} to {high} left"
-        return f"about {duration(min([left.expected, *limits]))} left"
+        low, expected, high = (
+            duration(min([seconds, *limits])) for seconds in (left.low, left.expected, left.high)
+        )
+        return f"about {expected} left" if left.is_narrow else f"{low} to {high} left"
 
     def _gpu_limit(self) -> float | None:
         """Seconds until `gpu_hours` are used up, with as many trials as run now."""
@@ -251,11 +251,10 @@ class Progress:
         for trial in running:
             whole, since = trial.whole_seconds, trial.reported
             if whole is None:
-                whole, since = of_run(trial.config.epochs), trial.began
+                whole, since = float(of_run(np.array(trial.config.epochs))), trial.began
             rest.append(Rest(trial.config.number, trial.index, whole, now - since))
-        epochs = list(self._queued.values())[:n_waiting]
-        epochs += [pace.mean_epochs] * (n_waiting - len(epochs))
-        return pace.left(rest, [of_run(each) for each in epochs], of_run, self.usage.n_slots)
+        epochs: list[float | None] = [*self._queued.values(), *[None] * n_waiting][:n_waiting]
+        return time_left(pace, rest, epochs, of_run, self.usage.n_slots)
 
 
 def rungs_waited_at(space: Space) -> Rungs:
@@ -267,7 +266,11 @@ def rungs_waited_at(space: Space) -> Rungs:
     return Rungs(indices, settings.factor, settings.min_peers)
 
 
-def usual_epochs(space: Space) -> float | None:
-    """The mean of what is searched; None: a sampler would draw it on a scale that is not known."""
-    domain = space.domains["epochs"]
-    return fmean(map(float, domain.values)) if isinstance(domain, Choices) else None
+def expected_of(space: Space) -> Expected:
+    """What is believed of a space's trials before any has been seen."""
+    epochs = space.domains["epochs"]
+    return Expected(
+        rungs_waited_at(space),
+        [float(value) for value in epochs.values] if isinstance(epochs, Choices) else [],
+        EARLY if space.settings.pruning.overfit else 0.0,
+    )

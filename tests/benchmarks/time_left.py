@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.time_left --seeds 40
 
-At each evaluation the screen's guess is compared with what came: the share of moments, after a
-quarter of the sweep, in which it was within 25 %, in all and in each quarter. Beside it stands what
-chance leaves: for each number of trials that have begun, the one figure that, with hindsight, would
-have been within 25 % most often in the same sweeps.
+At each evaluation after a quarter of the sweep, what the screen says is compared with what came:
+how often a range held it, how wide it was, and how often it was within 25 % of the one figure where
+one is said. Beside them, the middle of the range as if it were always said alone, and what chance
+leaves to such a figure: for each number of trials that have begun, the one that, with hindsight,
+would have been within 25 % most often in the same sweeps.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import optuna
 
 from sweep.driver.loop import run
 from sweep.events import Place, Tracker
-from sweep.screen.progress import Progress, rungs_waited_at, usual_epochs
+from sweep.screen.progress import Progress, expected_of
+from sweep.screen.time_left import Left
 from sweep.storage.mirror import InMemory
 from sweep.study.budget import Budget
 from sweep.study.sweep import Sweep
@@ -41,8 +43,8 @@ class Guesses(Tracker):
     """Writes down what the screen would say at each evaluation."""
 
     progress: Progress
-    said: list[tuple[float, float | None, int]] = field(default_factory=list)
-    """When, how many seconds were left by the guess, and how many trials had begun."""
+    said: list[tuple[float, Left | None, int]] = field(default_factory=list)
+    """When, what was left by the guess, and how many trials had begun."""
 
     def trial_started(self, config: TrialConfig, place: Place) -> None:
         self.progress.started(config, place)
@@ -51,7 +53,7 @@ class Guesses(Tracker):
         self.progress.reported(number, point)
         progress = self.progress
         n_begun = progress.n_ended + progress.n_paused + len(progress.running)
-        self.said.append((progress.clock(), progress.seconds_of_trials_left(), n_begun))
+        self.said.append((progress.clock(), progress.trials_left(), n_begun))
 
     def trial_ended(self, number: int, result: TrialResult) -> None:
         self.progress.finished(number, result)
@@ -67,17 +69,13 @@ def replayed(landscape: Landscape, n_gpus: int, seed: int, folder: Path) -> Gues
     sweep, runner = Sweep(space, study, resolve), ReplayRunner(landscape, n_gpus)
     budget = Budget(N_TRIALS, None)
     progress = Progress(
-        budget,
-        clock=lambda: runner.now,
-        queued=sweep.queued(),
-        rungs=rungs_waited_at(space),
-        usual_epochs=usual_epochs(space),
+        budget, clock=lambda: runner.now, queued=sweep.queued(), expected=expected_of(space)
     )
     progress.usage.count(n_gpus, 0)
     guesses = Guesses(progress)
     sweep.trackers = [guesses]
     run(sweep, runner, budget)
-    guesses.said.append((runner.now, 0.0, N_TRIALS))
+    guesses.said.append((runner.now, None, N_TRIALS))
     return guesses
 
 
@@ -87,13 +85,20 @@ class Moment:
 
     done: float
     """Share of the sweep."""
-    left: float
-    said: float
+    came: float
+    said: Left
     n_begun: int
 
     @property
     def is_near(self) -> bool:
-        return is_near(self.said, self.left)
+        return is_near(self.said.expected, self.came)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether what the screen said was true."""
+        if self.said.is_narrow:
+            return self.is_near
+        return self.said.low <= self.came <= self.said.high
 
 
 def is_near(said: float, left: float) -> bool:
@@ -112,15 +117,37 @@ def in_hindsight(moments: list[Moment]) -> float:
     """Return the share of moments that one figure for each number of begun trials is near to."""
     came: dict[int, list[float]] = {}
     for moment in moments:
-        came.setdefault(moment.n_begun, []).append(moment.left)
+        came.setdefault(moment.n_begun, []).append(moment.came)
     best = (
         max(sum(is_near(one, left) for left in found) for one in found) for found in came.values()
     )
     return sum(best) / len(moments)
 
 
-def share_near(moments: list[Moment], begin: float, end: float) -> float:
-    return fmean(moment.is_near for moment in moments if begin <= moment.done < end)
+def row(moments: list[Moment], n_unknown: int) -> list[str]:
+    """Return the figures of the table."""
+    narrow = [moment.is_near for moment in moments if moment.said.is_narrow]
+    wide = [moment for moment in moments if not moment.said.is_narrow]
+    quarters = (
+        fmean(each.is_held for each in moments if i <= 4 * each.done < i + 1) for i in (1, 2, 3)
+    )
+    return [
+        f"{len(moments)}",
+        f"{fmean(moment.is_held for moment in moments):.0%}",
+        ", ".join(f"{share:.0%}" for share in quarters),
+        f"{len(narrow) / len(moments):.0%}: {fmean(narrow):.0%}",
+        f"{fmean(each.is_held for each in wide):.0%}",
+        f"{median(each.said.high / each.said.low for each in wide):.1f}",
+        f"{fmean(moment.is_near for moment in moments):.0%}",
+        f"{in_hindsight(moments):.0%}",
+        f"{n_unknown}",
+    ]
+
+
+HEADINGS = (
+    "GPUs", "moments", "true", "by quarter, from the 2nd", "one figure: true", "range: true",
+    "its end ÷ begin", "middle within 25 %", "with hindsight", "none",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -132,7 +159,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.disable(logging.WARNING)
     landscapes = read_landscapes()
-    print("| GPUs | moments | within 25 % | by quarter, from the 2nd | hindsight | ratio | none |")
+    print(f"| {' | '.join(HEADINGS)} |")
     for n_gpus in asked.gpus:
         moments: list[Moment] = []
         n_unknown = 0
@@ -142,17 +169,7 @@ def main() -> None:
             here, unknown = judged(found)
             moments += here
             n_unknown += unknown
-        quarters = (share_near(moments, i / 4, (i + 1) / 4) for i in (1, 2, 3))
-        cells = [
-            n_gpus,
-            len(moments),
-            f"{share_near(moments, 0, 1):.0%}",
-            ", ".join(f"{share:.0%}" for share in quarters),
-            f"{in_hindsight(moments):.0%}",
-            f"{median(moment.said / moment.left for moment in moments):.2f}",
-            n_unknown,
-        ]
-        print(f"| {' | '.join(map(str, cells))} |", flush=True)
+        print(f"| {' | '.join([str(n_gpus), *row(moments, n_unknown)])} |", flush=True)
 
 
 if __name__ == "__main__":

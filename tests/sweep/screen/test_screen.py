@@ -16,9 +16,9 @@ from sweep.screen.choice import make_screen
 from sweep.screen.json_events import Events, EventScreen
 from sweep.screen.live import LiveScreen
 from sweep.screen.notebook import NotebookScreen
+from sweep.screen.pace import Expected, Rungs
 from sweep.screen.plain import PlainScreen, ended_in_a_line
 from sweep.screen.progress import Progress
-from sweep.screen.time_left import Rungs
 from sweep.study.budget import Budget
 from sweep.study.ended import StoredTrial
 from sweep.text.numbers import duration
@@ -118,16 +118,19 @@ def test_the_rest_is_dealt_out_to_the_slots(
     assert progress.time_left() == "about 3:20 left"
 
 
-def test_until_a_trial_has_completed_the_rest_is_a_range(clock: Clock, config: MakeConfig) -> None:
-    progress = Progress(Budget(3, None, clock=clock), clock=clock, rungs=Rungs([1]))
+def test_while_trials_may_wait_or_go_on_the_rest_is_a_range(
+    clock: Clock, config: MakeConfig
+) -> None:
+    progress = Progress(
+        Budget(3, None, clock=clock), clock=clock, expected=Expected(Rungs([1]), [2.0])
+    )
     progress.started(config(0), PLACE)
     progress.reported(0, point(1, seconds=20.0))
-    # 60 s of this one; of each other at least the quarter to where it is compared, at most 80 s.
-    assert progress.time_left() == "1:40 to 3:40 left"
-    clock.now = 60.0
-    progress.finished(0, ended(1.0))
-    progress.started(config(1), PLACE)
-    assert progress.time_left().startswith("about ")
+    # 60 s of this one; 20 s of each other to where it is compared, 80 s or more if it goes on.
+    left = progress.trials_left()
+    assert left is not None
+    assert 90.0 < left.low < 120.0 < left.high < 320.0
+    assert progress.time_left() == f"{duration(left.low)} to {duration(left.high)} left"
 
 
 def test_a_longer_trial_takes_longer(progress: Progress, clock: Clock, config: MakeConfig) -> None:

@@ -2,105 +2,66 @@
 
 from __future__ import annotations
 
-import random
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
-from sweep.screen.time_left import GO_ON, WEIGHT, Pace, Rest, Rungs, seconds_until_all_end
+from sweep.screen.pace import EARLY, Expected, Pace, Rungs
+from sweep.screen.time_left import Left, Rest, seconds_until_all_end, time_left
 from sweep.workers.usage import Usage
 
 
-def test_without_early_ends_a_trial_has_its_whole_run_ahead() -> None:
-    pace = Pace(4)
-    pace.ended(4, 1.0, 100.0)
-    assert pace.shares_ahead([2]) == [1.0, 0.75, 0.5, 0.25, 0.0, 1.0]
-
-
-def test_half_that_end_at_the_first_evaluation_halve_the_rest() -> None:
-    pace = Pace(4)
-    pace.ended(1, 1.0, 25.0)
-    pace.ended(4, 1.0, 100.0)
-    assert pace.shares_ahead([])[-1] == 0.25 + 0.5 * 0.75
-
-
-def test_trials_that_run_on_count_against_early_ends() -> None:
-    """Those that end early end first: alone they would make every trial short."""
-    pace = Pace(4)
-    pace.ended(1, 1.0, 25.0)
-    assert pace.shares_ahead([])[-1] == 0.25
-    assert pace.shares_ahead([1, 1, 1])[-1] == 0.25 + 0.75 * 0.75
-
-
-def test_the_estimate_agrees_with_a_simulation() -> None:
-    chance, k = random.Random(0), 20
-    pace, lengths = Pace(k), []
-    for _ in range(4000):
-        last = next((i for i in (1, 4, 16) if chance.random() < 0.5), k)
-        lengths.append(last / k)
-        pace.ended(last, 1.0, last)
-    assert pace.shares_ahead([])[-1] == pytest.approx(sum(lengths) / len(lengths))
-
-
-def test_seconds_of_a_run_are_those_of_ended_and_running_trials() -> None:
-    pace = Pace(4)
-    assert pace.seconds_of_run([]) is None
-    pace.ended(0, 3.0, 9.0)  # failed before its first evaluation: it says nothing of the pace
-    assert pace.seconds_of_run([]) is None
-    pace.ended(2, 2.0, 10.0)
-    of_run = pace.seconds_of_run([(2, 2.0, 20.0)])
-    assert of_run is not None
-    assert of_run(2.0) == 30.0
-
-
-def test_evaluations_take_their_time_however_short_a_run_is() -> None:
-    """20 s for the evaluations and 10 s for each epoch."""
-    pace = Pace(4)
-    pace.ended(4, 1.0, 30.0)
-    pace.ended(2, 8.0, 50.0)
-    pace.ended(1, 3.0, 12.5)
+def left(
+    pace: Pace, running: list[Rest], waiting: Sequence[float | None], n_slots: int = 2
+) -> Left:
     of_run = pace.seconds_of_run([])
     assert of_run is not None
-    assert [of_run(epochs) for epochs in (1.0, 3.0, 5.0)] == pytest.approx([30.0, 50.0, 70.0])
+    return time_left(pace, running, waiting, of_run, n_slots)
 
 
-def test_a_trial_that_waits_has_not_ended_early() -> None:
-    pace = Pace(4, Rungs([1]))
-    for number in range(4):
-        pace.rungs.heard(number, 1)
-        pace.ended(1, 1.0, 25.0, waits=True)
-    waiting_all = pace.shares_ahead([])[-1]
-    assert waiting_all == 0.25 + WEIGHT * GO_ON / (4 + WEIGHT) * 0.75
-    pace.goes_on(1, 1.0, 25.0)
-    pace.rungs.heard(0, 2)
-    assert pace.shares_ahead([2])[-1] > waiting_all
+def paced(expected: Expected | None = None) -> Pace:
+    """100 s an epoch."""
+    pace = Pace(4, expected)
+    pace.ended(4, 1.0, 100.0)
+    return pace
 
 
-def test_those_that_wait_are_expected_to_go_on_as_others_did() -> None:
-    rungs = Rungs([3], factor=3)
-    for number in range(9):
-        rungs.heard(number, 3)
-    assert rungs.still_to_go_on(3, [], is_last=False) == pytest.approx(9 * rungs.share_on(3))
-    assert rungs.still_to_go_on(3, [], is_last=True) == 3.0
-    rungs.heard(0, 4)
-    assert rungs.still_to_go_on(3, [1, 2], is_last=True) == 0.0
+def test_where_all_run_through_one_figure_says_it() -> None:
+    found = left(paced(), [Rest(1, 2, 100.0, 10.0)], [2.0, 1.0])
+    assert found.expected == 200.0  # 40 s, then 100 s in the one slot, 200 s in the other
+    assert found.is_narrow
 
 
-def test_too_few_to_be_compared_all_go_on_in_the_end() -> None:
-    rungs = Rungs([3], factor=3, min_peers=4)
-    for number in range(4):
-        rungs.heard(number, 3)
-    assert rungs.still_to_go_on(3, [], is_last=True) == 4.0
+def test_whether_trials_go_on_makes_a_range() -> None:
+    expected = Expected(Rungs([1]), epochs=[1.0])
+    waits = [None] * 8
+    found = left(paced(expected), [], waits)
+    # To the rung all take 100 s; if all went on, as long as these, 400 s.
+    assert 100.0 < found.low < found.expected < found.high < 700.0
+    assert not found.is_narrow
+    assert left(paced(expected), [], waits) == found  # the same chance each time
 
 
-def test_the_rest_is_never_below_that_of_the_longest_running_trial() -> None:
+def test_neither_figure_nor_end_is_below_what_the_longest_running_trial_needs() -> None:
     pace = Pace(4)
     for _ in range(9):
         pace.ended(1, 1.0, 25.0)  # nearly all end early
-    of_run = pace.seconds_of_run([])
-    assert of_run is not None
-    left = pace.left([Rest(9, 1, 100.0, 5.0)], [100.0], of_run, 2)
-    assert left.expected == 70.0
-    assert (left.most, left.is_sure) == (100.0, False)
+    found = left(pace, [Rest(9, 1, 100.0, 5.0)], [1.0])
+    assert found.low < 70.0
+    assert found.expected == 70.0
+    assert found.high > 70.0
+
+
+def test_a_running_trial_may_end_early_where_trials_are_stopped() -> None:
+    running = [Rest(9, 1, 100.0, 0.0)]
+    assert left(paced(), running, []).low > 70.0
+    assert left(paced(Expected(early=10 * EARLY)), running, []).low < 60.0
+
+
+def test_thousands_of_trials_are_summed_up() -> None:
+    found = left(paced(), [], [1.0] * 10_000, n_slots=100)
+    assert found.expected == pytest.approx(10_000.0)
 
 
 @pytest.mark.parametrize(
@@ -111,12 +72,14 @@ def test_the_rest_is_never_below_that_of_the_longest_running_trial() -> None:
         ([10.0, 30.0], [5.0, 5.0, 20.0], 2, 40.0),
         ([10.0], [10.0], 2, 10.0),  # one slot is free
         ([0.0], [10.0] * 100, 4, 250.0),
+        ([90.0], [10.0] * 10, 40, 90.0),
     ],
 )
 def test_waiting_trials_go_where_a_slot_is_free_first(
     running: list[float], waiting: list[float], n: int, seconds: float
 ) -> None:
-    assert seconds_until_all_end(running, waiting, n) == seconds
+    drawn = [np.array(each)[:, None] * [1.0, 2.0] for each in (running, waiting)]
+    assert list(seconds_until_all_end(drawn[0], drawn[1], n)) == [seconds, 2 * seconds]
 
 
 def test_usage_counts_slots_from_when_they_are_there() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -33,13 +32,13 @@ from sweep.cli.options import (
     print_json,
     tell_of_passwords,
 )
+from sweep.cli.space_file import load_file
 from sweep.folder import layout
 from sweep.screen.output import dropped_if_it_fails
 from sweep.workers.signals import unheard
 
 if TYPE_CHECKING:
     from sweep.screen.json_events import Events
-    from sweep.space.space import Space
 
 
 def run(
@@ -105,15 +104,14 @@ def run(
 
         from sweep.driver.job import Options
         from sweep.driver.run import run
-        from sweep.space.loading import load_space
 
         if resume:
             folder = _to_resume(output, space, name)
-            space, checked = folder / layout.SPACE, _own_space(folder, overrides)
+            space = folder / layout.SPACE
+            echo(f"Going on with {folder.name}, by {space}", err=True)
         elif space is None:
             fail("sweep run: needs SPACE.yaml, or --resume for a sweep that has begun.")
-        else:
-            checked = load_space(space, overrides)
+        checked = load_file(space, overrides)
         _make_output(output, space)
         tell_of_passwords(mlflow=mlflow, study=study)
         options = Options(output=output, workers=workers, gpus=gpus, mlflow=mlflow, study=study)
@@ -141,21 +139,6 @@ def _to_resume(output: Path, given: Path | None, name: str | None) -> Path:
         names = ", ".join(f"{sweep.folder.name} ({sweep.state})" for sweep in found)
         fail(f"--resume: must name a sweep where several have not ended: {names}.")
     return found[0].folder
-
-
-def _own_space(folder: Path, overrides: dict[str, str]) -> Space:
-    """Read a sweep's own copy of its space; relative paths begin where the file was."""
-    from sweep.errors import SpaceError
-    from sweep.space.loading import load_space
-    from sweep.storage.place import space_folder
-
-    begin = space_folder(folder)
-    named = {**overrides, "name": json.dumps(folder.name)}
-    echo(f"Going on with {folder.name}, by {folder / layout.SPACE}", err=True)
-    try:
-        return load_space(folder / layout.SPACE, named, begin)
-    except SpaceError as error:
-        raise SpaceError(f"{error}\nRelative paths begin in {begin}.") from None
 
 
 def trial(
@@ -202,10 +185,7 @@ def trial(
     if params is not None and number is not None:
         fail("--params and --number: both set the hyperparameters; give one of the two.")
 
-    from sweep.space.loading import load_space
-
-    checked = load_space(space, overrides_of(sets, name, seed))
-
+    checked = load_file(space, overrides_of(sets, name, seed))
     _make_output(output, space)
 
     from sweep.driver.one_trial import Options, run

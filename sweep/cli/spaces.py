@@ -22,6 +22,7 @@ from sweep.cli.options import (
     print_json,
     print_yaml,
 )
+from sweep.cli.space_file import load_file
 from sweep.folder import layout
 from trials.whole_file import write_new
 
@@ -101,12 +102,11 @@ def check(
     from sweep.driver.length import Length
     from sweep.driver.start_from import with_earlier
     from sweep.samplers.choice import check_sampler
-    from sweep.space.loading import load_space
     from sweep.tracking.destination import destination
     from sweep.workers.devices import wants_gpus
     from trials.unfinished import scratch_dir
 
-    checked = load_space(space, overrides_of(sets, name, seed))
+    checked = load_file(space, overrides_of(sets, name, seed))
     check_sampler(checked)
     tracked = destination(output / checked.name, mlflow)
     checked = with_earlier(checked, output, tracked.asked)

@@ -140,10 +140,10 @@ def again_section(sweep: StoredSweep, found: Conclusion | None) -> str:
         return ""
     output = str(sweep.folder.parent)
     elsewhere = "" if output == "sweeps" else f" --output {shlex.quote(output)}"
-    number = found.winner.number
+    space = shlex.quote(str(sweep.folder / layout.SPACE))
     lines = {
-        "In one process, with its seed and settings; SPACE.yaml is the file that the sweep ran:": (
-            f"sweep trial SPACE.yaml --number {number}{elsewhere}"
+        "In one process, with its seed and settings:": (
+            f"sweep trial {space} --number {found.winner.number}{elsewhere}"
         ),
         "With another trainer, trl, axolotl or llama-factory:": (
             f"{command('best', sweep.folder)} --yaml trl > sft.yaml"

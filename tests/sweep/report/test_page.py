@@ -373,7 +373,7 @@ def test_the_page_ends_with_how_to_train_the_winner_again(
 ) -> None:
     two(study, second=1.5)
     said = words(page(read_sweep(folder)))
-    assert f"sweep trial SPACE.yaml --number 0 --output {folder.parent}" in said
+    assert f"sweep trial {folder}/space.yaml --number 0 --output {folder.parent}" in said
     assert f"sweep best tiny --output {folder.parent} --yaml trl" in said
 
 

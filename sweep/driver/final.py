@@ -161,9 +161,9 @@ class Finish:
             settings.gpus_per_trial,
             n_workers=None if self.job.on_gpus else n_workers(self.job.space, options.workers),
         )
-        words = f"needs {needed:,.{0 if needed >= 10 else 1}f} GiB"
+        words = f"needs {max(needed, 0.1):,.{0 if needed >= 10 else 1}f} GiB"
         if room is None:
-            return f"{words}, and what the machines have is not known here"
+            return f"{words}; how much the machines have is not known here"
         return words if needed > room else None
 
     @property

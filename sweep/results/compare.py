@@ -129,11 +129,11 @@ def verdict(one: Side, other: Side) -> str:
     if words := _by_seeds(one, other):
         return words
     better, found = _led(one, other)
+    objective = one.sweep.objective
+    apart = objective.key(other.value) - objective.key(one.value)
+    if (apart if found is None else found.mean) == 0:
+        return f"No clear winner: both have the same {objective.heading}."
     if found is None:
-        objective = one.sweep.objective
-        apart = objective.key(other.value) - objective.key(one.value)
-        if apart == 0:
-            return f"No clear winner: both have the same {objective.heading}."
         lead = f"{abs(apart):.4f}{' nats' if objective.is_eval_loss else ''}"
         return (
             f"{better.name} has the better {objective.heading} by {lead}; whether that is chance "

@@ -145,28 +145,48 @@ def test_a_trial_of_another_sweep_is_not_taken_for_ours_of_its_number(
     assert verdict(one, other).startswith("theirs, trial 1 is probably better, by 0.28")
 
 
-def test_of_a_metric_the_score_decides_with_the_error_of_drawing_rows(folder: Path) -> None:
-    """Its loss is the higher one."""
-    objective = {"name": "exact_match", "direction": "maximize"}
-    study = optuna.load_study(study_name="mine", storage=storage_url(folder))
-    study.set_user_attr("task", {"evaluations": 4, "objective": objective})
-    chance = np.random.default_rng(0)
-    right = {"000": chance.random(64) < 0.3, "001": chance.random(64) < 0.7}
-    right["base"] = np.zeros(64, dtype=bool)
+def scored(
+    folder: Path, right: Mapping[str, npt.NDArray[np.bool_]], direction: str = "maximize"
+) -> None:
+    """Measure two trials and the base by the rows they have right; the second's loss is higher."""
+    task_of(folder, objective={"name": "exact_match", "direction": direction})
     names = iter(["001", "000", "base"])
 
     def trial(config: TrialConfig, report: Report) -> TrialResult:
-        of_rows = right[name := next(names)]
+        of_rows = right.get(name := next(names), np.zeros(64, dtype=bool))
         draws = drawn(64, lambda rows: float(of_rows[rows].mean()))
         found = measured(0, ALL + {"001": 5.0}.get(name, 0.0))
-        scored: dict[str, Any] = {
+        scores: dict[str, Any] = {
             "score": float(of_rows.mean()),
             "score_draws": as_text(draws),
             "score_rows": 64,
         }
-        return result("completed", [replace(found, **scored)])
+        return result("completed", [replace(found, **scores)])
 
     loop.run(planned(folder, [1, 0]), InlineRunner(trial), Budget(None, None))
+
+
+def test_equal_scores_are_called_equal(folder: Path) -> None:
+    rows = np.arange(64) < 20
+    scored(folder, {"000": rows, "001": rows}, "minimize")  # as the sample's losses are ranked
+    found = conclude(sweep := read_sweep(folder))
+    assert found is not None
+    assert found.over_others.endswith("told apart: 0 and 1 have the same exact_match.")
+    words = verdict(side_of(sweep, 0), side_of(sweep, 1))
+    assert words == "No clear winner: both have the same exact_match."
+
+
+def test_without_a_final_evaluation_it_is_said_of_how_many_rows_a_loss_is(folder: Path) -> None:
+    task_of(folder, sample_rows=16)
+    sweep = read_sweep(folder)
+    assert status.against_base(sweep, sweep.decided[0]).endswith(" on 16 eval rows.")
+
+
+def test_of_a_metric_the_score_decides_with_the_error_of_drawing_rows(folder: Path) -> None:
+    """Its loss is the higher one."""
+    chance = np.random.default_rng(0)
+    right = {"000": chance.random(64) < 0.3, "001": chance.random(64) < 0.7}
+    scored(folder, right)
     sweep = read_sweep(folder)
     decided = sweep.final.decided(sweep.trials[:2], sweep.objective)
     assert [each.number for each in decided] == [1, 0]

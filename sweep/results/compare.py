@@ -157,13 +157,13 @@ def _led(one: Side, other: Side) -> tuple[Side, Lead | None]:
     smaller, it may be the other.
     """
     assert one.record is not None and other.record is not None
-    objective, trials = one.sweep.objective, (one.record.trial, other.record.trial)
-    found = Judge(one.sweep).lead(*trials, other.sweep.final)
-    values = (objective.key(trial.value) for trial in trials if trial.value is not None)
+    objective, ours, theirs = one.sweep.objective, one.record.trial, other.record.trial
+    found = Judge(one.sweep).lead(ours, theirs, other.sweep.final)
+    values = (objective.key(trial.value) for trial in (ours, theirs) if trial.value is not None)
     is_worse = operator.gt(*values) if found is None else found.mean < 0
     if not is_worse:
         return one, found
-    return other, Judge(other.sweep).lead(*reversed(trials), one.sweep.final)
+    return other, Judge(other.sweep).lead(theirs, ours, one.sweep.final)
 
 
 def _by_seeds(one: Side, other: Side) -> str | None:

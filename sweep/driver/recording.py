@@ -172,7 +172,7 @@ class SweepRecording:
                 "sweep": job.space.name,
                 "base_model": job.space.settings.base_model,
             }
-            if (final := summary.final) is not None:  # `value` stays what champions compare by
+            if (final := summary.judged).where:  # `value` stays what champions compare by
                 tags |= {"final_value": f"{final.value:.6f}", "final_rows": final.where}
             if conclusion is not None:
                 tags["certainty"] = conclusion.certainty
@@ -228,6 +228,7 @@ def _about(winner: StoredTrial, summary: Summary) -> dict[str, object]:
     return {
         "trial": winner.number,
         "eval_loss": judged.eval_loss,
+        "base_eval_loss": judged.base_eval_loss,
         "measured": judged.where or SAMPLE,
         **({} if objective.is_eval_loss else {"objective": objective.name, "value": judged.value}),
         **{name: winner.hyperparameters[name] for name in SHOWN},
@@ -262,8 +263,7 @@ def concluded(
         return summary
     folder = layout.trial_dir(job.output_dir, found.winner.number)
     chosen = found.winner if (folder / ADAPTER).is_dir() else None
-    judged = None if chosen is None else stored.judged(chosen)
-    final = judged if judged is not None and judged.where else None
+    final = None if chosen is None else stored.judged(chosen)
     return replace(
         summary, chosen=chosen, final=final, conclusion=found.words, next_step=found.next_step
     )

@@ -96,12 +96,13 @@ def _rows(space: Space | None, report: Mapping[str, Any]) -> Facts:
     data = None if space is None else space.settings.data
     train = next(iter((report.get("train") or {}).values()), None)
     yield from _split("train", None if data is None else in_words(data.train), train)
-    held_out = data is not None and isinstance(data.eval, float)
-    name = None if data is None else in_words(data.eval)
-    name = f"{name} of train, held out" if held_out else name
     sample = report.get("sample_rows")
     each = f"; {sample:,} of them at each evaluation" if sample else ""
-    yield from ((what, f"{it}{each}") for what, it in _split("eval", name, report.get("eval")))
+    for which, more in (("eval", each), ("test", "")):
+        given = getattr(data, which, None)
+        name = None if given is None else in_words(given)
+        name = f"{name} of train, held out" if isinstance(given, float) else name
+        yield from ((what, f"{it}{more}") for what, it in _split(which, name, report.get(which)))
 
 
 def _split(which: str, name: str | None, counts: Mapping[str, int] | None) -> Facts:

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from sweep.results.confirmed import Confirmed, read_confirmed
-from sweep.results.final import Figure, Figures
+from sweep.results.final import Figure, Figures, Final
 from sweep.results.paired_test import CONFIDENCE
 from sweep.results.reading import StoredSweep
 from sweep.study.ended import StoredTrial
@@ -130,11 +130,21 @@ class Judge:
         """Trials whose value counts, the best first, as the final evaluation decides."""
         return self._sweep.decided
 
-    def lead(self, one: StoredTrial, other: StoredTrial) -> Lead | None:
-        """Return by how much a trial's eval loss lies below another's; None: chance is unknown."""
-        return self.lead_on(self.final.all, one.number, other.number) or self._lead(
-            best_rows(one), best_rows(other), n_trained=2
-        )
+    def lead(
+        self, one: StoredTrial, other: StoredTrial, theirs: Final | None = None
+    ) -> Lead | None:
+        """Return by how much a trial's eval loss lies below another's; None: chance is unknown.
+
+        Args:
+            theirs: What was measured of the other's sweep; None: it is of this sweep too.
+        """
+        ours = self.final.all
+        found = ours if theirs is None else theirs.all
+        measured = None
+        if ours.quantization == found.quantization:
+            figures = ours.trials.get(one.number), found.trials.get(other.number)
+            measured = self._lead_of_figures(*figures, n_trained=2)
+        return measured or self._lead(best_rows(one), best_rows(other), n_trained=2)
 
     def lead_on(self, found: Figures, one: int, other: int | None) -> Lead | None:
         """Return the same on rows of the final evaluation.
@@ -142,8 +152,12 @@ class Judge:
         Args:
             other: None: the base model.
         """
-        ours, n_trained = found.trials.get(one), 1 if other is None else 2
-        theirs = found.base if other is None else found.trials.get(other)
+        theirs, n_trained = (found.base, 1) if other is None else (found.trials.get(other), 2)
+        return self._lead_of_figures(found.trials.get(one), theirs, n_trained=n_trained)
+
+    def _lead_of_figures(
+        self, ours: Figure | None, theirs: Figure | None, *, n_trained: int
+    ) -> Lead | None:
         if ours is None or theirs is None:
             return None
         if self._sweep.objective.is_eval_loss:

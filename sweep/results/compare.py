@@ -1,5 +1,6 @@
 """`sweep compare`: two sweeps, or two trials, side by side; and whether their losses compare."""
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from sweep.errors import NoWinner, SpaceError
 from sweep.folder import layout
-from sweep.results.certainty import Judge
+from sweep.results.certainty import Judge, Lead
 from sweep.results.confirmed import Confirmed, read_confirmed
 from sweep.results.confirmed_words import FEW_SEEDS
 from sweep.results.paired_test import CONFIDENCE, difference
@@ -47,6 +48,13 @@ class Side:
     def value(self) -> float | None:
         """Its trial's best objective: the eval loss in nats per supervised token, or the score."""
         return None if self.record is None else self.record.trial.value
+
+    @property
+    def on_all_rows(self) -> float | None:
+        """The same by the final evaluation; None: that has not measured it."""
+        figures = self.sweep.final.all.trials
+        found = None if self.record is None else figures.get(self.record.trial.number)
+        return None if found is None else found.value
 
 
 def side_of(sweep: StoredSweep, trial: int | None = None) -> Side:
@@ -120,11 +128,11 @@ def verdict(one: Side, other: Side) -> str:
         return "Nothing to compare: one of them has no value that counts yet."
     if words := _by_seeds(one, other):
         return words
+    better, found = _led(one, other)
     objective = one.sweep.objective
     apart = objective.key(other.value) - objective.key(one.value)
-    better, worse = (one, other) if apart > 0 else (other, one)
-    assert better.record is not None and worse.record is not None
-    found = Judge(better.sweep).lead(better.record.trial, worse.record.trial)
+    if (apart if found is None else found.mean) == 0:
+        return f"No clear winner: both have the same {objective.heading}."
     if found is None:
         lead = f"{abs(apart):.4f}{' nats' if objective.is_eval_loss else ''}"
         return (
@@ -140,6 +148,22 @@ def verdict(one: Side, other: Side) -> str:
         f"No clear winner: {better.name} leads by {found} ({found.how}). To settle it, run sweep "
         f"confirm."
     )
+
+
+def _led(one: Side, other: Side) -> tuple[Side, Lead | None]:
+    """Return the better one and its lead; None: chance is unknown.
+
+    Which is the better is told by the rows that the lead is of: on the search's sample, which is
+    smaller, it may be the other.
+    """
+    assert one.record is not None and other.record is not None
+    objective, ours, theirs = one.sweep.objective, one.record.trial, other.record.trial
+    found = Judge(one.sweep).lead(ours, theirs, other.sweep.final)
+    values = (objective.key(trial.value) for trial in (ours, theirs) if trial.value is not None)
+    is_worse = operator.gt(*values) if found is None else found.mean < 0
+    if not is_worse:
+        return one, found
+    return other, Judge(other.sweep).lead(theirs, ours, one.sweep.final)
 
 
 def _by_seeds(one: Side, other: Side) -> str | None:
@@ -187,9 +211,11 @@ def _rows(one: Side, other: Side) -> list[tuple[str, str, str]]:
         return "" if found is None else duration(found)
 
     objective = one.sweep.objective
+    is_measured = any(side.on_all_rows is not None for side in (one, other))
     rows = [
         *([] if objective.is_eval_loss else [both(objective.heading, lambda s: as_loss(s.value))]),
         both("eval loss", lambda s: as_loss(s.record.trial.eval_loss if s.record else None)),
+        *([both("on all eval rows", lambda s: as_loss(s.on_all_rows))] if is_measured else []),
         both("base model's loss", lambda s: as_loss(s.sweep.base_eval_loss)),
         both("outcome", lambda s: s.record.trial.outcome if s.record else ""),
         both("trial time", seconds),
@@ -220,6 +246,7 @@ def as_json(one: Side, other: Side) -> dict[str, Any]:
             "sweep": side.sweep.name,
             "trial": side.record and side.record.trial.number,
             "value": side.value,
+            "value_on_all_eval_rows": side.on_all_rows,
             "eval_loss": None if side.record is None else side.record.trial.eval_loss,
             "base_eval_loss": side.sweep.base_eval_loss,
             "hyperparameters": side.record.trial.hyperparameters if side.record else None,

@@ -147,10 +147,10 @@ def _by_rows(sweep: StoredSweep, judge: Judge) -> Conclusion:
         shown = [str(number) for number in tied[:N_TIED]]
         more = f" and {len(tied) - N_TIED} more" if len(tied) > N_TIED else ""
         names = f"{', '.join(shown)}{more}" if more else listed(shown)
-        words = (
-            f"Trials {names} cannot be told apart: {winner.number} leads {second.number} by "
-            f"{apart}."
-        )
+        leads = f"{winner.number} leads {second.number} by {apart}"
+        if apart.mean == 0:  # of a metric, which has few values
+            leads = f"{winner.number} and {second.number} have the same {sweep.objective.heading}"
+        words = f"Trials {names} cannot be told apart: {leads}."
         next_step = f"Take the cheapest, or settle it: {confirm}"
     return _won(
         sweep,

@@ -31,6 +31,7 @@ from sweep.storage.own_file import see_study
 from sweep.storage.patient import cause_of
 from sweep.study.ended import StoredTrial, place
 from sweep.study.summary import Judged
+from sweep.text.numbers import counted
 from sweep.tracking.journal import Journal
 from trials.config import Objective
 from trials.evaluation.row_nlls import RowLosses, row_losses
@@ -127,7 +128,15 @@ class StoredSweep:
             eval_loss=trial.eval_loss,
             base_eval_loss=self.base_eval_loss,
             where="",
+            of_sample=self._of_sample,
         )
+
+    @property
+    def _of_sample(self) -> str:
+        """What its losses, or scores, are of where no final evaluation has measured more rows."""
+        decides = self.task if self.objective.is_eval_loss else self.task.get("objective") or {}
+        n_rows = decides.get("sample_rows" if self.objective.is_eval_loss else "rows")
+        return f"on {counted(n_rows, 'eval row')}" if n_rows else ""
 
     @property
     def going(self) -> list[StoredTrial]:

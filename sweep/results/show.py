@@ -205,7 +205,7 @@ def one_as_csv(record: Record) -> str:
     if not found:
         name = record.sweep.objective.name
         found = [{"index": i, name: value} for i, value in sorted(record.trial.values.items())]
-    hidden = ("row_nlls", "step_losses")
+    hidden = ("row_nlls", "step_losses", "score_draws")
     return _csv([{k: v for k, v in row.items() if k not in hidden} for row in found])
 
 

@@ -21,13 +21,16 @@ class Judged:
     base_eval_loss: float | None
     where: str
     """`on all 64 eval rows`, of the final evaluation; empty: on the search's sample."""
+    of_sample: str = ""
+    """`on 32 eval rows`, as many as the sample has; empty: not known."""
 
     def in_words(self, objective: Objective) -> str:
         assert self.value is not None
         words = judged_against_base(
             objective, self.value, self.base_value, self.eval_loss, self.base_eval_loss
         )
-        return f"{words[:-1]} {self.where}." if self.where else words
+        where = self.where or self.of_sample
+        return f"{words[:-1]} {where}." if where else words
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +65,7 @@ class Summary:
     chosen: StoredTrial | None = None
     """The winner, where it is known to be another than the first of the ranked."""
     final: Judged | None = None
-    """How good the winner is by the final evaluation; None: there was none."""
+    """How good the winner is, by the final evaluation where there was one; None: by the sample."""
     conclusion: str = ""
     """How sure it is that the winner is the best; `next_step` ends it."""
     next_step: str = ""

@@ -309,6 +309,8 @@ class Sweep:
     def note(self, state: str, reason: str) -> None:
         """Write down how the sweep is; `sweep status` reads it."""
         self._study.set_user_attr(attributes.STATE, [state, reason, time.time()])
+        # What comes after the last trial, the final evaluation above all, takes time as well.
+        self._study.set_user_attr(attributes.WALL_SECONDS, self.wall_seconds())
 
     @property
     def noted(self) -> tuple[str, str, float]:

@@ -253,6 +253,8 @@ class Runs:
         if winner is not None:
             parent = self._client.get_run(self._parent_run_id)
             best = {"best_eval_loss": winner["eval_loss"]}
+            if winner.get("base_eval_loss") is not None:  # of the same rows, so that they compare
+                best["base_eval_loss"] = winner["base_eval_loss"]
             if "objective" in winner:  # a metric
                 best[f"best_{winner['objective']}"] = winner["value"]
             metrics = entities.changed_metrics(best, parent, time)

@@ -184,6 +184,7 @@ def _write(
     _check_kept("data.train", counts[shortest], shortest, train_tokens)
     for name, of_split in held_out.items():
         _check_kept(f"data.{name}", of_split, longest, found.tokens[name])
+    n_kept = {name: of_split.rows - of_split.dropped for name, of_split in held_out.items()}
     kept = [row for row, n in enumerate(found.tokens["eval"].supervised_tokens(longest)) if n]
     n_sample = _n_sample(request, len(kept), held_out["eval"], counts[shortest])
     chosen = sorted(random.Random(request.seed).sample(kept, n_sample))
@@ -208,7 +209,7 @@ def _write(
         **({"answers": answers} if answers else {}),
         "examples": examples(train, train_tokens, found.renderer, longest),
         "rows": token_rows(train, train_tokens, found.renderer, request.show_rows),
-        "notes": [*found.notes, *notes(train, chat=found.report["chat"], n_eval_rows=len(kept))],
+        "notes": [*found.notes, *notes(train, chat=found.report["chat"], n_held_out=n_kept)],
     }
 
 
@@ -318,6 +319,8 @@ def _check_kept(key: str, counts: SplitCounts, max_length: int, split: TokenSpli
             f"{key}: none of its {counts.rows} rows keeps a completion token within max_length "
             f"{max_length}: the shortest has {min(split.lengths)} tokens. Raise data.max_length."
         )
+    if key == "data.test" and counts.rows - counts.dropped < 2:  # one row has no standard error
+        raise DataError(f"{key}: must have 2 rows at least, but has 1. Add rows, or remove {key}.")
 
 
 def _evaluation_share(request: Request, train: SplitCounts, cost: float) -> float:

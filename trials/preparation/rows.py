@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trials.config import DataError
@@ -140,12 +140,12 @@ def check_plain(splits: Splits, *, chat: bool) -> None:
             )
 
 
-def notes(train: Sequence[Example], *, chat: bool, n_eval_rows: int) -> list[str]:
+def notes(train: Sequence[Example], *, chat: bool, n_held_out: Mapping[str, int]) -> list[str]:
     """Return sentences for the person whose rows they are, each with its mend.
 
     Args:
         chat: Whether prompts and completions become turns of a chat template.
-        n_eval_rows: Eval rows that have a loss.
+        n_held_out: Rows of each other split that have a loss.
     """
     found = []
     touching = [] if chat else [example for example in train if _touch(example)]
@@ -156,11 +156,12 @@ def notes(train: Sequence[Example], *, chat: bool, n_eval_rows: int) -> list[str
             f"rows, merging two words: …{prompt[-20:]}{completion[:20]}… Start completions with a "
             f"space, or end prompts with a line break."
         )
-    if n_eval_rows < LEAST_SAMPLE_ROWS:
-        found.append(
-            f"data.eval: only {n_eval_rows} rows rank the trials, fewer than {LEAST_SAMPLE_ROWS}: "
-            f"small differences are chance. Add eval rows."
-        )
+    for name, do in (("eval", "rank the trials"), ("test", "say how good the winner is")):
+        if (n := n_held_out.get(name, LEAST_SAMPLE_ROWS)) < LEAST_SAMPLE_ROWS:
+            found.append(
+                f"data.{name}: only {n} rows {do}, fewer than {LEAST_SAMPLE_ROWS}: small "
+                f"differences are chance. Add {name} rows."
+            )
     return found
 
 

@@ -57,8 +57,9 @@ def test_what_cannot_be_read_any_more_is_left_out(folder: Path, text: str | None
 
 
 def test_a_share_held_out_is_told_and_secrets_are_not(folder: Path) -> None:
-    data = "data: {train: https://me:hunter2@host/a.jsonl, eval: 0.05}"
+    data = "data: {train: https://me:hunter2@host/a.jsonl, eval: 0.05, test: t.jsonl}"
     (folder / "space.yaml").write_text(f"base_model: base\n{data}\nsearch: {{rank: [8]}}\n")
     found = facts(folder)
     assert "hunter2" not in found["train"] and "host/a.jsonl" in found["train"]
     assert found["eval"] == "0.05 of train, held out"
+    assert found["test"] == "t.jsonl"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import optuna
 import pytest
 
@@ -18,6 +19,7 @@ from sweep.errors import StudyError
 from sweep.export.model_card import model_card
 from sweep.results import listing, status
 from sweep.results.certainty import Judge
+from sweep.results.compare import as_json, side_of, verdict
 from sweep.results.conclusion import conclude
 from sweep.results.final import read_final
 from sweep.results.final_words import figures_in_words
@@ -55,7 +57,7 @@ def planned(
 def evaluated(
     folder: Path,
     trials: Sequence[int],
-    shifts: dict[str, float],
+    shifts: Mapping[str, npt.ArrayLike],
     lost: Sequence[str] = (),
     part: Part = "all",
     **changes: Any,
@@ -74,7 +76,7 @@ def evaluated(
         assert config.measured_rows == ("test" if part == "test" else "eval")
         assert config.model.quantization == changes.get("quantization", "nf4")
         assert config.model.backend == "transformers"
-        return result("completed", [measured(0, ALL + shifts[name])])
+        return result("completed", [measured(0, ALL + np.asarray(shifts[name]))])
 
     if final.n_to_do:
         loop.run(final, InlineRunner(trial), Budget(None, None))
@@ -114,28 +116,77 @@ def test_all_rows_decide_who_has_won(folder: Path) -> None:
     )
 
 
-def test_of_a_metric_the_score_decides_with_the_error_of_drawing_rows(folder: Path) -> None:
-    """Its loss is the higher one."""
-    objective = {"name": "exact_match", "direction": "maximize"}
-    study = optuna.load_study(study_name="mine", storage=storage_url(folder))
-    study.set_user_attr("task", {"evaluations": 4, "objective": objective})
-    chance = np.random.default_rng(0)
-    right = {"000": chance.random(64) < 0.3, "001": chance.random(64) < 0.7}
-    right["base"] = np.zeros(64, dtype=bool)
+def task_of(folder: Path, **task: Any) -> None:
+    study = optuna.load_study(study_name=folder.name, storage=storage_url(folder))
+    study.set_user_attr("task", {"evaluations": 4, "eval": "rows", **task})
+
+
+def test_compared_trials_are_ranked_by_the_rows_that_their_lead_is_of(folder: Path) -> None:
+    """On the sample the first is the better one."""
+    task_of(folder)
+    evaluated(folder, [0, 1], {"000": 3.0, "001": ALL / 100, "base": 20.0})
+    one, other = (side_of(read_sweep(folder), number) for number in (0, 1))
+    lead = "mine, trial 1 is probably better, by 0.28"
+    assert verdict(one, other).startswith(lead)
+    assert verdict(other, one).startswith(lead)
+    assert as_json(one, other)["sides"][0]["value_on_all_eval_rows"] == pytest.approx(2.3)
+
+
+def test_a_trial_of_another_sweep_is_not_taken_for_ours_of_its_number(
+    folder: Path, tmp_path: Path
+) -> None:
+    curves = [[measured(4, SAMPLE + shift)] for shift in (0.1, 0.0)]
+    trials = [(make_config(n), result("completed", c), c) for n, c in enumerate(curves)]
+    theirs = write_sweep(tmp_path / "theirs", trials)
+    for swept, second in ((folder, 9.0), (theirs, ALL / 100)):
+        task_of(swept)
+        evaluated(swept, [0, 1], {"000": 3.0, "001": second, "base": 20.0})
+    one, other = side_of(read_sweep(folder), 0), side_of(read_sweep(theirs), 1)
+    assert verdict(one, other).startswith("theirs, trial 1 is probably better, by 0.28")
+
+
+def scored(
+    folder: Path, right: Mapping[str, npt.NDArray[np.bool_]], direction: str = "maximize"
+) -> None:
+    """Measure two trials and the base by the rows they have right; the second's loss is higher."""
+    task_of(folder, objective={"name": "exact_match", "direction": direction})
     names = iter(["001", "000", "base"])
 
     def trial(config: TrialConfig, report: Report) -> TrialResult:
-        of_rows = right[name := next(names)]
+        of_rows = right.get(name := next(names), np.zeros(64, dtype=bool))
         draws = drawn(64, lambda rows: float(of_rows[rows].mean()))
         found = measured(0, ALL + {"001": 5.0}.get(name, 0.0))
-        scored: dict[str, Any] = {
+        scores: dict[str, Any] = {
             "score": float(of_rows.mean()),
             "score_draws": as_text(draws),
             "score_rows": 64,
         }
-        return result("completed", [replace(found, **scored)])
+        return result("completed", [replace(found, **scores)])
 
     loop.run(planned(folder, [1, 0]), InlineRunner(trial), Budget(None, None))
+
+
+def test_equal_scores_are_called_equal(folder: Path) -> None:
+    rows = np.arange(64) < 20
+    scored(folder, {"000": rows, "001": rows}, "minimize")  # as the sample's losses are ranked
+    found = conclude(sweep := read_sweep(folder))
+    assert found is not None
+    assert found.over_others.endswith("told apart: 0 and 1 have the same exact_match.")
+    words = verdict(side_of(sweep, 0), side_of(sweep, 1))
+    assert words == "No clear winner: both have the same exact_match."
+
+
+def test_without_a_final_evaluation_it_is_said_of_how_many_rows_a_loss_is(folder: Path) -> None:
+    task_of(folder, sample_rows=16)
+    sweep = read_sweep(folder)
+    assert status.against_base(sweep, sweep.decided[0]).endswith(" on 16 eval rows.")
+
+
+def test_of_a_metric_the_score_decides_with_the_error_of_drawing_rows(folder: Path) -> None:
+    """Its loss is the higher one."""
+    chance = np.random.default_rng(0)
+    right = {"000": chance.random(64) < 0.3, "001": chance.random(64) < 0.7}
+    scored(folder, right)
     sweep = read_sweep(folder)
     decided = sweep.final.decided(sweep.trials[:2], sweep.objective)
     assert [each.number for each in decided] == [1, 0]

@@ -454,12 +454,14 @@ def test_two_sweeps_of_one_name_keep_apart(folder: Path) -> None:
 def test_the_parent_run_tells_how_the_sweep_ended(folder: Path) -> None:
     tracker = opened(folder)
     run_trial(tracker, config(folder, number=3), [1.5])
-    tracker.close_sweep("FINISHED", {"trial": 3, "eval_loss": 1.5, "rank": 16}, "# Rank 16 won")
+    winner = {"trial": 3, "eval_loss": 1.5, "base_eval_loss": 2.4, "rank": 16}
+    tracker.close_sweep("FINISHED", winner, "# Rank 16 won")
     run = parent(folder)
     (child,) = children(folder)
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "quick"
     assert run.data.metrics["best_eval_loss"] == 1.5
+    assert run.data.metrics["base_eval_loss"] == 2.4  # of the winner's rows
     assert run.data.tags["mlflow.note.content"] == "# Rank 16 won"
     assert (run.data.tags["winner_trial"], run.data.tags["winner_rank"]) == ("3", "16")
     assert run.data.tags["winner_run_id"] == child.info.run_id

@@ -15,7 +15,7 @@ import pytest
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from tests import tiny
-from trials.config import ConfigError
+from trials.config import ConfigError, DataError
 from trials.data.examples import Reading
 from trials.data.tokens import TokenRows, TokenSplit
 from trials.preparation.prepare import Request, main, prepare
@@ -383,6 +383,17 @@ def test_few_eval_rows_are_noted(asked: Request) -> None:
         "data.eval: only 31 rows rank the trials, fewer than 32: small differences are chance. "
         "Add eval rows."
     )
+
+
+def test_few_test_rows_are_noted_and_one_is_refused(asked: Request) -> None:
+    folder = Path(asked.output_dir).parent
+    rows = [pair(f"test {n} :", " rain") for n in range(2)]
+    asked = replace(asked, test=write(folder / "test.jsonl", rows))
+    [note] = notes(asked, TRAIN)
+    assert note.startswith("data.test: only 2 rows say how good the winner is, fewer than 32:")
+    write(folder / "test.jsonl", rows[:1])
+    with pytest.raises(DataError, match=r"^data\.test: must have 2 rows at least, but has 1\."):
+        notes(asked, TRAIN)
 
 
 def test_words_that_touch_are_noted(asked: Request) -> None:

@@ -130,6 +130,8 @@ def _by_rows(sweep: StoredSweep, judge: Judge) -> Conclusion:
     tied: tuple[int, ...] = ()
     apart: Lead | None = None
     confirm, next_step = command("confirm", sweep.folder), ""
+    # The leads on test rows and in 16 bits, which are told beside it, are others.
+    on = " on the eval rows" if judge.final.test.trials or judge.final.in_16_bits.trials else ""
     if len(judge.ranked) == 1:
         words = f"No other trial has {an(sweep.objective)} that counts, to compare it with."
     elif (apart := judge.lead(winner, second := judge.ranked[1])) is None:
@@ -137,8 +139,8 @@ def _by_rows(sweep: StoredSweep, judge: Judge) -> Conclusion:
     elif apart.certainty == "probable":
         certainty = "probable"
         words = (
-            f"Trial {winner.number} is probably better than {second.number}, the second, by "
-            f"{apart}."
+            f"Trial {winner.number} is probably better than trial {second.number}, the second, "
+            f"by {apart}{on}."
         )
         next_step = f"To be sure: {confirm}"
     else:
@@ -149,7 +151,7 @@ def _by_rows(sweep: StoredSweep, judge: Judge) -> Conclusion:
         names = f"{', '.join(shown)}{more}" if more else listed(shown)
         words = (
             f"Trials {names} cannot be told apart: {winner.number} leads {second.number} by "
-            f"{apart}."
+            f"{apart}{on}."
         )
         next_step = f"Take the cheapest, or settle it: {confirm}"
     return _won(

@@ -82,7 +82,7 @@ def _by_seeds(sweep: StoredSweep, judge: Judge, found: Sequence[Confirmed]) -> C
     seeds, unit = counted(apart.n, "seed"), "nats" if sweep.objective.is_eval_loss else ""
     next_step = ""
     if apart.half_width is None or apart.n < FEW_SEEDS:
-        next_step = f"Add some: {command('confirm', sweep.folder)} --seeds {FEW_SEEDS}"
+        next_step = f"Add seeds: {command('confirm', sweep.folder)} --seeds {FEW_SEEDS}"
         differ = f"differ by {abs(apart.mean):.4f} {unit}".rstrip()
         words = f"Trained again with {seeds}, trials {numbers} {differ}: too few seeds to"
         by_rows = _by_rows(sweep, judge)

@@ -138,7 +138,7 @@ def test_too_few_seeds_are_said_and_decide_nothing(tmp_path: Path) -> None:
     found = said(folder)
     assert found.winner.number == 0
     assert (found.certainty, "too few seeds to tell them apart." in found.words) == ("tied", True)
-    assert found.words.endswith(f"Add some: sweep confirm mine --output {tmp_path} --seeds 3")
+    assert found.words.endswith(f"Add seeds: sweep confirm mine --output {tmp_path} --seeds 3")
 
 
 def test_too_few_seeds_that_agree_leave_what_the_rows_say(tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_rows_that_chose_nothing_give_the_headline_beside_those_that_did(folder:
     assert " ".join(found.figures) == (
         "On 64 test rows, which decided nothing: eval loss 2.2000, the base model's 4.0000; "
         "probably better than trial 0 by 0.1000 ± 0.0001 nats and probably better than the base "
-        "model by 1.8000 ± 0.0003 nats. On all 64 eval rows, which decided it: eval loss "
+        "model by 1.8000 ± 0.0003 nats. On all 64 eval rows, which decided the winner: eval loss "
         "2.0000, the base model's 4.0000; 2.0500 on the search's sample."
     )
     card = model_card(record_of(sweep), is_merged=False, data="d", template=None, arguments={})

@@ -17,7 +17,7 @@ def doctor(
     output: Output = Path("sweeps"),
     as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
 ) -> None:
-    """Look whether this machine can train, with mends.
+    """See whether this machine can train, and what to fix.
 
     GPUs and who uses them, driver, torch, bitsandbytes, flash-attn, Unsloth, Ray, disk and cache.
     --train compares the built-in model's loss with the known one, too, and measures the pace.

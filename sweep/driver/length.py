@@ -169,7 +169,8 @@ def in_words(space: Space, cost: Cost, *, n_slots: int, n_paces: int) -> str:
 def _assumed(space: Space, cost: Cost) -> str:
     """What stands behind both ends."""
     settings = space.settings.pruning.outclassed
-    words = f"if all trials run to their end, of {cost.epochs:.3g} epochs on average"
+    each = counted(float(f"{cost.epochs:.3g}"), "epoch")
+    words = f"if all trials run to their end, of {each} on average"
     if settings and cost.least_share < 1.0:
         words = f"if 1 in {settings.factor} goes on from where they are compared, and {words}"
     if space.settings.budget.stop_when_flat is not None:

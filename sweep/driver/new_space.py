@@ -24,7 +24,7 @@ from trials.unfinished import scratch_dir
 
 LONGEST = 4096
 """Tokens of a row, at most: else a few long rows decide how much memory all trials need."""
-_KEYS = ("train", "eval", "columns", "ignore", "skip_bad_rows", "chat_template", "max_length")
+_KEYS = "train eval test columns ignore skip_bad_rows chat_template max_length".split()
 _MOST_EVALUATION = 0.3
 """Of the shortest trial's training time: `sweep check` says so of more."""
 _NAMELESS = ("train", "training", "data", "dataset", "rows")
@@ -71,8 +71,9 @@ def new_space(
     found, [counts] = report["found"], report["train"].values()
     n_rows = counts["rows"] - counts["dropped"]
     keys = {"train": train, **found["keys"], **given}
-    if isinstance(keys["eval"], str):
-        keys["eval"] = _seen_from(folder, data.parent / keys["eval"])
+    for split in ("eval", "test"):
+        if isinstance(keys.get(split), str):  # a file beside DATA, not a share of its rows
+            keys[split] = _seen_from(folder, data.parent / keys[split])
     why = {**found["why"], "unread": ", ".join(report["unread"])}
     if given:
         why["chat_template"] = "as --chat-template said, in place of the model's own"

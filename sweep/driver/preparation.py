@@ -14,7 +14,7 @@ from rich.text import Text
 from sweep.driver.asked import answered
 from sweep.driver.cards import card_notes
 from sweep.space.backend import backend_in_words, backend_notes, choose_backend
-from sweep.space.domains import Choices, is_fixed
+from sweep.space.domains import Choices, Domain, TimesRank, is_fixed
 from sweep.space.epochs import epochs_text
 from sweep.space.hyperparameters import Value
 from sweep.space.space import Space
@@ -282,10 +282,21 @@ def _search_rows(space: Space) -> Iterator[Row]:
             yield "", f"{name}: {domain}"
     if space.epochs_passed_through is not None:
         yield "", epochs_text(space.epochs_passed_through)
-    fixed = [f"{name} {domain}" for name, domain in space.domains.items() if is_fixed(domain)]
+    fixed = [_fixed(name, domain) for name, domain in space.domains.items() if is_fixed(domain)]
     yield "fixed", ", ".join(fixed)
     yield "budget", space.budget_in_words
     yield from _first_trials_in_words(space)
+
+
+def _fixed(name: str, domain: Domain) -> str:
+    """`rank 16`, `alpha rank × 2`; `use_dora false`, as the YAML has it.
+
+    Not by the domain's own words: studies keep those, to see what of the search has changed.
+    """
+    if isinstance(domain, TimesRank):
+        return f"{name} rank × {domain.factor}"
+    words = str(domain)
+    return f"{name} {words.lower() if words in ('True', 'False') else words}"
 
 
 def _objective_in_words(space: Space, report: dict[str, Any]) -> str:

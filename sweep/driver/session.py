@@ -108,7 +108,8 @@ class Session:
                 connection.disconnect()
 
     def _stood_still(self, seconds: float) -> None:
-        words = f"The command stood still for {duration(seconds)} (Ctrl-Z, or a machine at rest)"
+        why = "Ctrl-Z, or a machine asleep or too busy"
+        words = f"The command stood still for {duration(seconds)} ({why})"
         self.screen.say(f"{words}; that counts toward no limit.")
 
     def _make_runner(self, n_gpus: int, model: ModelConfig) -> RayRunner:

@@ -52,7 +52,7 @@ def measured(space: Space, found: Check, workers: int | None, say: Callable[[str
         "environment": _environment(space, workers, on_gpus=found.on_gpus),
         "gpu_share": min(1.0, space.settings.gpus_per_trial),
     }
-    say(f"Taking {N_STEPS} steps with {config.name.partition(' ')[2]} …")
+    say(f"Taking {N_STEPS} steps of {config.effective_batch_size} rows at rank {config.rank} …")
     seconds = answered(
         asked, say, partial(module_command, "trials.ten_steps"), what="taking ten steps"
     )

@@ -15,6 +15,8 @@ from sweep.report.sections import outcome_words, value_cell
 from sweep.results.conclusion import Conclusion, in_html
 from sweep.results.reading import StoredSweep
 from sweep.results.status import HINTS, IN_WORDS, against_base
+from sweep.space.domains import in_words as value_in_words
+from sweep.space.domains import is_fixed
 from sweep.space.loading import space_as_run
 from sweep.space.space import Space
 from sweep.storage.attributes import WALL_SECONDS
@@ -41,7 +43,7 @@ def headline_section(sweep: StoredSweep, found: Conclusion | None) -> str:
     )
     words, _, line = (found.next_step or f"Export it: {_export(sweep)}").partition(": ")
     return (
-        f'{top}<div class="headline"><p><strong>Trial {winner.number:03d} has the '
+        f'{top}<div class="headline"><p><strong>Trial {winner.number} has the '
         f"{found.superlative}</strong>, with {point}.</p>"
         f"<p>{escape(against_base(sweep, winner))}</p><p>{in_html(found)}</p>"
         f"<p>{escape(words)}: <code>{escape(line)}</code></p></div>{_state(sweep)}"
@@ -49,7 +51,7 @@ def headline_section(sweep: StoredSweep, found: Conclusion | None) -> str:
 
 
 def _export(sweep: StoredSweep) -> str:
-    return f"{command('export', sweep.folder)} --to DIR"
+    return f"{command('export', sweep.folder)} --to {sweep.name}-adapter"
 
 
 def _state(sweep: StoredSweep) -> str:
@@ -72,7 +74,8 @@ def facts_section(sweep: StoredSweep) -> str:
         space = space_as_run(sweep.folder / layout.SPACE)
     with suppress(DataError):
         report = read_report(sweep.folder / layout.DATA)
-    rows = [*_model(sweep), *_rows(space, report or {}), *_when(sweep, space), *_versions(sweep)]
+    rows = [*_model(sweep), *_rows(space, report or {}), *_when(sweep, space)]
+    rows += [*_untried(sweep, space), *_versions(sweep)]
     return (
         '<dl class="facts">'
         + "".join(f"<dt>{name}</dt><dd>{escape(words)}</dd>" for name, words in rows)
@@ -126,6 +129,17 @@ def _when(sweep: StoredSweep, space: Space | None) -> Facts:
     used = f"used: {counted(len(ended), 'trial')}, {sweep.gpu_hours:.2f} GPU hours"
     limits = "" if space is None else space.budget_in_words
     yield "budget", "; ".join(filter(None, [limits, used]))
+
+
+def _untried(sweep: StoredSweep, space: Space | None) -> Facts:
+    """What was searched, but had one value in all trials: the winner says nothing of others."""
+    if space is None or len(sweep.trials) < 2:
+        return
+    first, varied = sweep.trials[0].hyperparameters, sweep.searched
+    same = [n for n, d in space.domains.items() if not is_fixed(d) and n not in varied]
+    if same:
+        had = ", ".join(f"{name} {value_in_words(first.get(name))}" for name in same)
+        yield "not varied", f"{had}: searched, but no trial has had another value"
 
 
 def _versions(sweep: StoredSweep) -> Facts:

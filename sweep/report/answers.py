@@ -14,7 +14,7 @@ def answers_section(sweep: StoredSweep) -> str:
     _, *headings = found.columns
     return (
         f"<h2>Answers to {counted(len(found.rows), 'held-out prompt')}</h2>"
-        "<p>Read whether the winner answers better than the base model, and more like the data. "
+        "<p>See whether the winner answers better than the base model, and more like the data. "
         "Each model writes its likeliest token at every step; … ends what was cut.</p>"
         + "".join(_block(headings, row) for row in found.rows)
     )

@@ -62,7 +62,7 @@ def curves_section(sweep: StoredSweep, found: Conclusion | None, chart: Chart) -
     heading = escape(sweep.objective.heading)
     better, worse = _falls_and_turns(sweep.objective)
     text = (
-        f"<h2>{escape(sweep.objective.opening)} of the trials</h2><p>Look at whether the winner's "
+        f"<h2>{escape(sweep.objective.opening)} of the trials</h2><p>See whether the winner's "
         f"curve still {better} at its end (try more epochs) or has turned {worse} (try fewer). "
         "Each trial over its own run; the worst tenth is cut off. A triangle at the edge is a "
         "trial that lies beyond it.</p>"
@@ -115,7 +115,7 @@ def slices_section(sweep: StoredSweep, chart: Chart) -> str:
         return ""
     extreme = sweep.objective.extreme
     text = (
-        f"<h2>Each hyperparameter by itself</h2><p>Look for where the {extreme} dots gather; at "
+        f"<h2>Each hyperparameter by itself</h2><p>See where the {extreme} dots gather; at "
         f"the edge of a range, widen it. A trial stopped early shows the {extreme} it reached; the "
         "worst are triangles at the edge.</p>"
     )

@@ -55,8 +55,10 @@ def winner_text(record: Record) -> RenderableType:
         parts.append(Text(f"{words}, epoch {record.best.epoch:.2f}."))
     parts.append(Text(f"Adapter:  {record.adapter or 'not on this disk'}"))
     if record.adapter is not None:
-        export = command("export", sweep.folder)
-        parts.append(Text(f"Export it:  {export} --to DIR"))
+        # Without --trial it would be the winner that is exported.
+        other = "" if is_winner else f" --trial {trial.number}"
+        export = f"{command('export', sweep.folder)}{other}"
+        parts.append(Text(f"Export it:  {export} --to {sweep.name}-adapter"))
     if is_winner and (answers := answers_text(sweep)) is not None:
         parts += [Text("\nAnswers to held-out prompts:\n", style="bold"), answers]
     return Group(*parts)

@@ -62,8 +62,8 @@ class Scatter:
     @property
     def source(self) -> str:
         if self.n_runs is None:
-            return "seeds scatter as losses do in recorded sweeps of small models"
-        return f"seeds scatter as in the {counted(self.n_runs, 'run')} of sweep confirm"
+            return "the seeds' part of ± is that of recorded sweeps of small models"
+        return f"the seeds' part of ± is that of the {counted(self.n_runs, 'run')} of sweep confirm"
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ def _by_seeds(sweep: StoredSweep, judge: Judge, found: Sequence[Confirmed]) -> C
     seeds, unit = counted(apart.n, "seed"), "nats" if sweep.objective.is_eval_loss else ""
     next_step = ""
     if apart.half_width is None or apart.n < FEW_SEEDS:
-        next_step = f"Add some: {command('confirm', sweep.folder)} --seeds {FEW_SEEDS}"
+        next_step = f"Add seeds: {command('confirm', sweep.folder)} --seeds {FEW_SEEDS}"
         differ = f"differ by {abs(apart.mean):.4f} {unit}".rstrip()
         words = f"Trained again with {seeds}, trials {numbers} {differ}: too few seeds to"
         by_rows = _by_rows(sweep, judge)
@@ -130,6 +130,8 @@ def _by_rows(sweep: StoredSweep, judge: Judge) -> Conclusion:
     tied: tuple[int, ...] = ()
     apart: Lead | None = None
     confirm, next_step = command("confirm", sweep.folder), ""
+    # The leads on test rows and in 16 bits, which are told beside it, are others.
+    on = " on the eval rows" if judge.final.test.trials or judge.final.in_16_bits.trials else ""
     if len(judge.ranked) == 1:
         words = f"No other trial has {an(sweep.objective)} that counts, to compare it with."
     elif (apart := judge.lead(winner, second := judge.ranked[1])) is None:
@@ -137,8 +139,8 @@ def _by_rows(sweep: StoredSweep, judge: Judge) -> Conclusion:
     elif apart.certainty == "probable":
         certainty = "probable"
         words = (
-            f"Trial {winner.number} is probably better than {second.number}, the second, by "
-            f"{apart}."
+            f"Trial {winner.number} is probably better than trial {second.number}, the second, "
+            f"by {apart}{on}."
         )
         next_step = f"To be sure: {confirm}"
     else:
@@ -147,7 +149,7 @@ def _by_rows(sweep: StoredSweep, judge: Judge) -> Conclusion:
         shown = [str(number) for number in tied[:N_TIED]]
         more = f" and {len(tied) - N_TIED} more" if len(tied) > N_TIED else ""
         names = f"{', '.join(shown)}{more}" if more else listed(shown)
-        leads = f"{winner.number} leads {second.number} by {apart}"
+        leads = f"{winner.number} leads {second.number} by {apart}{on}"
         if apart.mean == 0:  # of a metric, which has few values
             leads = f"{winner.number} and {second.number} have the same {sweep.objective.heading}"
         words = f"Trials {names} cannot be told apart: {leads}."

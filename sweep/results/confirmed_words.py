@@ -21,9 +21,9 @@ def confirmed_text(
     name: str, found: Sequence[Confirmed], objective: Objective = BY_EVAL_LOSS
 ) -> RenderableType:
     """The table, and what it says."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    mean_of = f"{objective.heading}, mean"
-    for heading in ("trial", "seeds", mean_of, "± s.e.", "in the sweep", *SHOWN.values()):
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")  # 80 columns hold it
+    mean_of = f"mean {objective.heading}"
+    for heading in ("trial", "seeds", mean_of, "± s.e.", "in sweep", *SHOWN.values()):
         table.add_column(heading, no_wrap=True)
     for place, each in enumerate(found):
         mean = each.mean

@@ -15,15 +15,15 @@ def figures_in_words(sweep: StoredSweep, judge: Judge, winner: StoredTrial) -> t
     second = next((trial for trial in judge.ranked if trial.number != winner.number), None)
     trained = (sweep.task.get("base_model") or {}).get("quantization")
     base = ", on the base model in 16 bits" if final.all.quantization == "none" != trained else ""
-    on_test = _figure(sweep, final.test, winner, f"On {{n}} test rows, which chose nothing{base}")
+    on_test = _figure(sweep, final.test, winner, f"On {{n}} test rows, which decided nothing{base}")
     if on_test:
         parts.append(on_test + _beside(judge, final.test, winner, second) + ".")
-    chose = ", which chose it" if on_test else ""
+    chose = ", which decided the winner" if on_test else ""
     if on_all := _figure(sweep, final.all, winner, f"On all {{n}} eval rows{chose}{base}"):
         parts.append(f"{on_all}{_of_sample(sweep, winner)}.")
     elif on_test and winner.value is not None:
         heading = sweep.objective.heading
-        parts.append(f"On the eval rows, which chose it: {heading} {winner.value:.4f}.")
+        parts.append(f"On the eval rows, which decided the winner: {heading} {winner.value:.4f}.")
     in_16_bits = _figure(sweep, final.in_16_bits, winner, "On the base model in 16 bits")
     if in_16_bits and final.all.quantization != "none":
         parts.append(in_16_bits + _beside(judge, final.in_16_bits, winner, second) + ".")

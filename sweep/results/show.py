@@ -42,12 +42,14 @@ def ordered(sweep: StoredSweep, sort: Sort) -> list[StoredTrial]:
 
 
 def all_in_words(sweep: StoredSweep, sort: Sort) -> RenderableType:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    # One space between columns, and none for what did not happen: 80 columns hold all of it.
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     objective = sweep.objective
+    lost = ("lost",) if any(trial.n_lost for trial in sweep.trials) else ()
     values = headings_of(objective)
     where = where_differs(trial.hyperparameters for trial in sweep.trials)
     names = (*SHOWN.values(), *where.values())
-    for heading in ("trial", *values, "outcome", "done", *names, "time", "lost"):
+    for heading in ("trial", *values, "outcome", "done", *names, "time", *lost):
         right, folds = heading in (*values, "done", "time"), heading in where.values()
         table.add_column(heading, no_wrap=not folds, justify="right" if right else "left")
     for trial in ordered(sweep, sort):
@@ -59,7 +61,7 @@ def all_in_words(sweep: StoredSweep, sort: Sort) -> RenderableType:
             *(f"{trial.hyperparameters[name]:.3g}" for name in SHOWN),
             *(Text(in_words(trial.hyperparameters.get(name, ""))) for name in where),
             "" if trial.seconds is None else duration(trial.seconds),
-            f"{trial.n_lost} ×" if trial.n_lost else "",
+            *(f"{trial.n_lost} ×" if trial.n_lost else "" for _ in lost),
             style="bold" if trial.number == sweep.best else "",
         )
     title = Text(f"{sweep.name} {sweep.state}: ", style="bold")

@@ -307,7 +307,7 @@ class Sweep:
         return len(self._passed_on) < self.n_ended() or self.noted[0] == "running"
 
     def note(self, state: str, reason: str) -> None:
-        """Write down how the sweep is; `sweep status` reads it."""
+        """Write down how the sweep is, and how long it took; `sweep status` reads it."""
         self._study.set_user_attr(attributes.STATE, [state, reason, time.time()])
         # What comes after the last trial, the final evaluation above all, takes time as well.
         self._study.set_user_attr(attributes.WALL_SECONDS, self.wall_seconds())

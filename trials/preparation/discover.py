@@ -23,8 +23,8 @@ from trials.preparation.model_checks import reachable
 from trials.preparation.prepare import Request, main, prepare
 from trials.rendering import chat_templates
 
-_EVAL_WORDS = ("eval", "evaluation", "valid", "validation", "val", "dev", "test")
-"""Of file names, the first choice first: a test set is rather kept for the end."""
+_WORDS_OF = {"eval": ("eval", "evaluation", "valid", "validation", "val", "dev"), "test": ("test",)}
+"""Of file names, the first choice first. Test rows must decide nothing: never eval rows."""
 _FORMS = {"messages": "conversations", "prompt": "prompts with completions", "text": "plain texts"}
 _SHARE, _MOST = 0.1, 0.3
 """Of the rows that are held out: of many, and of few."""
@@ -56,8 +56,11 @@ def discover(request: Request) -> dict[str, Any]:
     source = read_examples(str(train), key="data.train", reading=lenient)
     rows = source.examples
     found.why["train"] = f"{len(rows):,} rows: {_form(rows)}"
-    eval_ = _eval(train, rows, lenient, found)
-    request = replace(request, reading=reading, eval=eval_)
+    eval_, eval_rows = _eval(train, rows, lenient, found)
+    test, _, test_rows = _beside("test", train, [*rows, *eval_rows], lenient)
+    if test is not None:
+        found.add("test", Path(test).name, f"{len(test_rows):,} rows; they decide nothing")
+    request = replace(request, reading=reading, eval=eval_, test=test)
     if request.chat_template is None and _needs_template(request, rows):
         found.add("chat_template", chat_templates.CHATML, "the model has no chat template")
         request = replace(request, chat_template=chat_templates.named(chat_templates.CHATML))
@@ -96,33 +99,49 @@ def _kinds(rows: Sequence[Example]) -> list[str]:
     return [k for k in _FORMS if any(getattr(row, k) is not None for row in rows)]
 
 
-def _eval(train: Path, rows: Sequence[Example], reading: Reading, found: Found) -> str | float:
-    """Return a file beside it, else the share to hold out: of few rows more."""
-    why = "held out: no file of eval rows lies beside"
-    for file in _beside(train):
-        try:
-            held_out = read_examples(str(file), key="data.eval", reading=reading).examples
-        except DataError:
-            why = f"held out: {file.name} cannot be read as the train rows are"
-            continue
-        if both := shared_rows(rows, held_out):
-            why = f"held out: {file.name} has {len(both):,} of the train rows"
-        elif _kinds(held_out) == _kinds(rows):
-            found.add("eval", file.name, f"{len(held_out):,} rows")
-            return str(file)
-        else:
-            why = f"held out: {file.name} has {_form(held_out)}, unlike the train rows"
+def _eval(
+    train: Path, rows: Sequence[Example], reading: Reading, found: Found
+) -> tuple[str | float, Sequence[Example]]:
+    """Return a file beside it with its rows, else the share to hold out: of few rows more."""
+    file, why, held_out = _beside("eval", train, rows, reading)
+    if file is not None:
+        found.add("eval", Path(file).name, f"{len(held_out):,} rows")
+        return file, held_out
     share = round(min(max(_SHARE, LEAST_SAMPLE_ROWS / len(rows)), _MOST), 2)
-    found.add("eval", share, why)
-    return share
+    found.add("eval", share, f"held out: {why}")
+    return share, ()
 
 
-def _beside(train: Path) -> Iterator[Path]:
-    """Files of the same kind that are named as its eval rows, such as `test.jsonl`."""
-    words, kind = _words(train), data_suffix(train.name)
+def _beside(
+    split: str, train: Path, others: Sequence[Example], reading: Reading
+) -> tuple[str | None, str, Sequence[Example]]:
+    """Return the file that is named as a split's, why there is none, and its rows.
+
+    Args:
+        others: The rows of the other splits, which it must not have.
+    """
+    why = f"no file of {split} rows lies beside"
+    for file in _named_so(train, _WORDS_OF[split]):
+        try:
+            rows = read_examples(str(file), key=f"data.{split}", reading=reading).examples
+        except DataError:
+            why = f"{file.name} cannot be read as the train rows are"
+            continue
+        if both := shared_rows(others, rows):
+            why = f"{file.name} has {len(both):,} of the train rows"
+        elif _kinds(rows) == _kinds(others):
+            return str(file), "", rows
+        else:
+            why = f"{file.name} has {_form(rows)}, unlike the train rows"
+    return None, why, ()
+
+
+def _named_so(train: Path, words: Sequence[str]) -> Iterator[Path]:
+    """Files of the same kind that are named as rows of a split, such as `test.jsonl`."""
+    own, kind = _words(train), data_suffix(train.name)
     files = sorted(f for f in train.parent.iterdir() if f != train and data_suffix(f.name) == kind)
-    for name in _EVAL_WORDS:
-        yield from (f for f in files if name in _words(f) and _words(f) - {name} <= words)
+    for word in words:
+        yield from (f for f in files if word in _words(f) and _words(f) - {word} <= own)
 
 
 def _words(file: Path) -> set[str]:

@@ -57,6 +57,11 @@ def test_the_ends_are_what_rungs_let_through_and_all_to_their_end(tmp_path: Path
     )
 
 
+def test_one_epoch_is_no_epochs(tmp_path: Path) -> None:
+    search = "{learning_rate: {min: 1e-4, max: 1e-2, log: true}, epochs: 1}"
+    assert ", of 1 epoch on average;" in words(space_of(tmp_path, search=search))
+
+
 def test_several_at_once_take_less_time_and_the_same_gpu_hours(tmp_path: Path) -> None:
     space = space_of(tmp_path, pruning="{outclassed: false}")
     assert words(space, 2).startswith(

@@ -38,6 +38,20 @@ def test_every_limit_of_the_budget_is_told(tmp_path: Path, budget: str, words: s
     assert words in line
 
 
+def test_what_is_fixed_is_told_as_the_yaml_has_it(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}")
+    file = tmp_path / "space.yaml"
+    data = "data: {train: rows.jsonl, eval: 0.1}"
+    file.write_text(
+        f"base_model: none\n{data}\nsearch: {{rank: [8, 16], alpha: {{times_rank: 2}}}}\n"
+    )
+    said = io.StringIO()
+    found = Check(tmp_path / "data", REPORT, on_gpus=False)
+    Console(file=said, width=400).print(check_table(load_space(file), found))
+    [line] = [line for line in said.getvalue().splitlines() if line.startswith("fixed")]
+    assert "alpha rank × 2," in line and "use_dora false," in line
+
+
 def test_the_name_of_the_sweep_is_told_first(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("{}")
     file = tmp_path / "mine.yaml"

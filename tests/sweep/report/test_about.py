@@ -46,6 +46,19 @@ def test_data_budget_and_versions_are_said(folder: Path) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d to \d\d:\d\d", found["date"])
 
 
+def test_test_rows_and_what_no_trial_has_varied_are_said(tmp_path: Path) -> None:
+    curve = [point(1, 2.0)]
+    ended = [(make_config(n), result("completed", curve), curve) for n in range(2)]
+    folder = write_sweep(tmp_path / "mine", ended)
+    data = "data: {train: a.jsonl, eval: 0.1, test: 0.2}"
+    (folder / "space.yaml").write_text(f"base_model: base\n{data}\nsearch: {{rank: [8, 16]}}\n")
+    (folder / "data").mkdir()
+    (folder / "data" / "report.json").write_text(json.dumps({**REPORT, "test": REPORT["eval"]}))
+    found = facts(folder)
+    assert found["test"] == "0.2 of train, held out: 64 rows, 700 tokens (100 supervised)"
+    assert found["not varied"].endswith(": searched, but no trial has had another value")
+
+
 @pytest.mark.parametrize("text", [None, "", "a: [", "search: 1"])
 def test_what_cannot_be_read_any_more_is_left_out(folder: Path, text: str | None) -> None:
     (folder / "data").mkdir()

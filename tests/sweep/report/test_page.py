@@ -184,7 +184,7 @@ def two(study: optuna.Study, second: float) -> None:
 def test_the_headline_names_winner_and_base(folder: Path, study: optuna.Study) -> None:
     two(study, second=1.5)
     text = words(page(read_sweep(folder)))
-    assert "Trial 000 has the lowest eval loss, with rank 8." in text
+    assert "Trial 0 has the lowest eval loss, with rank 8." in text
     assert "Eval loss 1.4000 vs 3.0000 for the base model" in text
 
 

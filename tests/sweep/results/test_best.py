@@ -72,6 +72,21 @@ def test_another_trial_is_not_called_the_best_also_where_none_counts(tmp_path: P
     assert "Eval loss 1.2000 vs 3.0000 for the base model" in words
 
 
+def test_another_trial_is_exported_by_its_own_number(tmp_path: Path) -> None:
+    curve = [point(1, 1.2)]
+    ended = [(make_config(n), result("completed", curve), curve) for n in range(2)]
+    folder = write_sweep(tmp_path / "mine", ended)
+    console = Console(width=400, record=True)
+    for number in range(2):
+        adapter = folder / "trials" / f"{number:03d}" / "adapter"
+        adapter.mkdir()
+        (adapter / "adapter_config.json").write_text("{}")
+        console.print(best.winner_text(record(folder, number)))
+    words = console.export_text()
+    own, other = re.findall(r"Export it: +sweep export mine .*?( --trial 1)? --to mine-ad", words)
+    assert (own, other) == ("", " --trial 1")
+
+
 def test_a_trial_that_is_not_there_is_said(folder: Path) -> None:
     with pytest.raises(StudyError, match=r"no trial 9\. The last is 2\."):
         record(folder, 9)

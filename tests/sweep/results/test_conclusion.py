@@ -82,7 +82,9 @@ def test_a_lead_is_probable_once_it_is_1_28_standard_errors(tmp_path: Path) -> N
 def test_one_seed_never_gives_more_than_probable(tmp_path: Path) -> None:
     found = said(swept(tmp_path / "mine", ROWS, ROWS + 8.0 + CHANCE.normal(0, 0.1, N_ROWS)))
     assert found.certainty == "probable"
-    assert found.over_others.startswith("Trial 0 is probably better than 1, the second, by 0.")
+    assert found.over_others.startswith(
+        "Trial 0 is probably better than trial 1, the second, by 0."
+    )
     assert found.words.endswith("\nTo be sure: sweep confirm mine --output " + str(tmp_path))
 
 
@@ -118,7 +120,7 @@ def test_the_seeds_of_confirm_decide_and_are_the_headline(tmp_path: Path) -> Non
     assert "In the sweep itself trial 0 had the lowest eval loss." in found.over_others
     assert record_of(read_sweep(folder)).trial.number == 1
     text = page(read_sweep(folder))
-    assert "Trial 001 has the lowest mean eval loss of 3 seeds" in text
+    assert "Trial 1 has the lowest mean eval loss of 3 seeds" in text
     assert "probably better" not in text
 
 
@@ -136,7 +138,7 @@ def test_too_few_seeds_are_said_and_decide_nothing(tmp_path: Path) -> None:
     found = said(folder)
     assert found.winner.number == 0
     assert (found.certainty, "too few seeds to tell them apart." in found.words) == ("tied", True)
-    assert found.words.endswith(f"Add some: sweep confirm mine --output {tmp_path} --seeds 3")
+    assert found.words.endswith(f"Add seeds: sweep confirm mine --output {tmp_path} --seeds 3")
 
 
 def test_too_few_seeds_that_agree_leave_what_the_rows_say(tmp_path: Path) -> None:
@@ -144,7 +146,7 @@ def test_too_few_seeds_that_agree_leave_what_the_rows_say(tmp_path: Path) -> Non
     confirmed(folder, [(1.5, 1.6), (1.5, 1.7)])
     found = said(folder)
     assert (found.certainty, found.winner.number, found.tied) == ("probable", 0, ())
-    assert "Trial 0 is probably better than 1" in found.over_others
+    assert "Trial 0 is probably better than trial 1, " in found.over_others
     assert found.over_others.endswith("differ by 0.1500 nats: too few seeds to confirm it.")
 
 
@@ -156,7 +158,7 @@ def test_enough_runs_of_confirm_tell_how_far_seeds_scatter(tmp_path: Path) -> No
     lead = Judge(sweep).lead(sweep.trials[0], sweep.trials[2])
     assert lead is not None and ENOUGH_RUNS == 4
     assert lead.scatter.relative == pytest.approx(0.02 / 1.57)
-    assert "seeds scatter as in the 6 runs of sweep confirm" in lead.how
+    assert "the seeds' part of ± is that of the 6 runs of sweep confirm" in lead.how
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,16 @@ def printed(what: RenderableType) -> str:
     return console.export_text()
 
 
+def test_nothing_is_cut_off_at_80_columns(tmp_path: Path) -> None:
+    curve = [point(1, 12.3456)]
+    config = replace(make_config(0), learning_rate=0.000147294)
+    ended = [(config, result("out_of_memory", curve), curve)]
+    console = Console(width=80, record=True)
+    console.print(all_in_words(read_sweep(write_sweep(tmp_path / "mine", ended)), "number"))
+    words = console.export_text()
+    assert "0.000147" in words and "out_of_memory" in words and "…" not in words
+
+
 @pytest.mark.parametrize(
     ("sort", "numbers"), [("eval_loss", [1, 0, 2]), ("number", [0, 1, 2]), ("seconds", [2, 1, 0])]
 )

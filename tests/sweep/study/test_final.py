@@ -245,9 +245,9 @@ def test_rows_that_chose_nothing_give_the_headline_beside_those_that_did(folder:
     found = conclude(sweep)
     assert found is not None and found.winner.number == 1
     assert " ".join(found.figures) == (
-        "On 64 test rows, which chose nothing: eval loss 2.2000, the base model's 4.0000; "
+        "On 64 test rows, which decided nothing: eval loss 2.2000, the base model's 4.0000; "
         "probably better than trial 0 by 0.1000 ± 0.0001 nats and probably better than the base "
-        "model by 1.8000 ± 0.0003 nats. On all 64 eval rows, which chose it: eval loss "
+        "model by 1.8000 ± 0.0003 nats. On all 64 eval rows, which decided the winner: eval loss "
         "2.0000, the base model's 4.0000; 2.0500 on the search's sample."
     )
     card = model_card(record_of(sweep), is_merged=False, data="d", template=None, arguments={})

@@ -90,6 +90,24 @@ def test_eval_rows_are_those_of_the_file_that_is_named_so(
     assert found(tmp_path / names[0], tiny_base, tmp_path)["eval"] == taken
 
 
+@pytest.mark.parametrize("names", [["test.jsonl"], ["test.jsonl", "eval.jsonl"]])
+def test_a_file_of_test_rows_decides_nothing(
+    tiny_base: Path, tmp_path: Path, names: list[str]
+) -> None:
+    train = write(tmp_path / "train.jsonl", tiny.rows(40, seed=1))
+    for seed, name in enumerate(names, 2):
+        write(tmp_path / name, tiny.rows(40, seed=seed))
+    keys = found(train, tiny_base, tmp_path)
+    assert (keys["eval"], keys["test"]) == ("eval.jsonl" if names[1:] else 0.3, "test.jsonl")
+
+
+def test_test_rows_that_are_eval_rows_are_not_taken(tiny_base: Path, tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", tiny.rows(40, seed=1))
+    for name in ("eval.jsonl", "test.jsonl"):
+        write(tmp_path / name, tiny.rows(40, seed=2))
+    assert "test" not in found(train, tiny_base, tmp_path)
+
+
 @pytest.mark.parametrize("rows", [PAIRS[:1], [{"text": "a"}]])
 def test_eval_rows_that_are_train_rows_or_of_another_form_are_not_taken(
     tiny_base: Path, tmp_path: Path, rows: list[dict[str, Any]]

@@ -92,10 +92,6 @@ def _unreadable(sweep: SweepUnderTest, scratch: Path) -> Iterator[str]:
     except Exception as error:
         yield f"the study cannot be read: {error!r}"
         return
-    try:
-        _read_runs(sweep, scratch)
-    except Exception as error:
-        yield f"MLflow cannot be read: {error!r}"
     # best/ itself may be missing for the moment between the end of a trial and its writing.
     needed = [sweep.dir / "trials" / f"{n:03d}" / "adapter" for n in _ranked(trials)]
     there = [*sweep.dir.glob("trials/*/adapter"), *sweep.dir.glob("best/adapter")]
@@ -103,6 +99,11 @@ def _unreadable(sweep: SweepUnderTest, scratch: Path) -> Iterator[str]:
         yield from broken_adapter(adapter)
     if (sweep.dir / "best").exists():
         yield from _broken_best(sweep.dir / "best")
+    # Last: a server that does not answer takes its time, and what is kept changes meanwhile.
+    try:
+        _read_runs(sweep, scratch)
+    except Exception as error:
+        yield f"MLflow cannot be read: {error!r}"
 
 
 def _copied(database: Path, scratch: Path) -> Path | None:

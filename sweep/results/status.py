@@ -83,8 +83,8 @@ def status_text(sweep: StoredSweep) -> RenderableType:
         parts.append(Text(f"Process {by.pid} is confirming its best trials."))
     if sweep.reason:
         parts.append(Text(sweep.reason, style="red"))
-    counts = Text(f"{counted(len(sweep.trials), 'trial')}: ")
-    counts.append(", ".join(f"{n} {outcome}" for outcome, n in sweep.outcomes.items()))
+    outcomes = ", ".join(f"{n} {outcome}" for outcome, n in sweep.outcomes.items())
+    counts = Text(": ".join(filter(None, [counted(len(sweep.trials), "trial"), outcomes])))
     spent = gpu_hours([sweep.gpu_hours], sweep.price_per_gpu_hour)
     counts.append(f"; {spent}", style="dim")
     parts.append(counts)

@@ -75,15 +75,19 @@ def _has_study(sweep: SweepUnderTest) -> bool:
 def unreadable(sweep: SweepUnderTest) -> list[str]:
     """What cannot be read of the study, of MLflow and of the adapters, the sweep running or not.
 
-    A running sweep may replace a folder while it is read, so what is wrong is looked at twice.
+    A running sweep may replace a folder while it is read, so what is wrong is looked at twice, and
+    counts where both looks find it.
     """
-    for wait in (1.0, 0.0):
-        with tempfile.TemporaryDirectory() as scratch:
-            found = list(_unreadable(sweep, Path(scratch)))
-        if not found:
-            break
-        time.sleep(wait)
-    return found
+    if first := _look(sweep):
+        time.sleep(1.0)
+        again = _look(sweep)
+        return [words for words in first if words in again]
+    return []
+
+
+def _look(sweep: SweepUnderTest) -> list[str]:
+    with tempfile.TemporaryDirectory() as scratch:
+        return list(_unreadable(sweep, Path(scratch)))
 
 
 def _unreadable(sweep: SweepUnderTest, scratch: Path) -> Iterator[str]:

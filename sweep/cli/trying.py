@@ -44,14 +44,15 @@ def try_(
         status.stop()
         for asked in _prompts() if prompt is None else [prompt]:
             try:
-                with waiting.status("They answer …", spinner="line"):
-                    answers = models.ask(asked)
-                console().print(side_by_side(names, answers), "")
+                with models.stopping():
+                    with waiting.status("They answer …", spinner="line"):
+                        answers = models.ask(asked)
+                    console().print(side_by_side(names, answers), "")
             except PromptRefused as refused:
                 if prompt is not None:
                     raise
                 echo(refused, err=True)
-            except KeyboardInterrupt:  # which came when the answer had just ended
+            except KeyboardInterrupt:  # which came when the answers had just been shown
                 if prompt is not None or not sys.stdin.isatty():
                     raise
 

@@ -38,19 +38,18 @@ class Models:
         self._next()  # all is loaded
 
     def ask(self, prompt: str) -> list[str]:
-        """Return the base model's answer and the adapter's. Ctrl-C ends the one that is written.
+        """Return the base model's answer and the adapter's.
 
         Raises:
             PromptRefused: As the class says.
             ExportError: The process has ended.
         """
         assert self._process.stdin is not None
-        with self._stopping():
-            try:
-                print(json.dumps({"prompt": prompt}), file=self._process.stdin, flush=True)
-            except BrokenPipeError:
-                raise self._broken() from None
-            return [self._next()["answer"] for _ in range(2)]
+        try:
+            print(json.dumps({"prompt": prompt}), file=self._process.stdin, flush=True)
+        except BrokenPipeError:
+            raise self._broken() from None
+        return [self._next()["answer"] for _ in range(2)]
 
     def _next(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -71,8 +70,8 @@ class Models:
         return ExportError(harmless(f"The model cannot be asked: its process has ended.\n{last}"))
 
     @contextmanager
-    def _stopping(self) -> Iterator[None]:
-        """Give Ctrl-C to the process that writes: raised here, it could lose half a line."""
+    def stopping(self) -> Iterator[None]:
+        """Let Ctrl-C end the answer that is written: raised here, it could lose what is there."""
         before = signal.getsignal(signal.SIGINT)
         if before is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, lambda *_: self._process.send_signal(signal.SIGINT))

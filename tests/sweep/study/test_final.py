@@ -14,6 +14,7 @@ import optuna
 import pytest
 from rich.console import Console
 
+from sweep.api import read_result
 from sweep.confirm.plan import plan as confirmation
 from sweep.driver import loop
 from sweep.errors import StudyError
@@ -139,6 +140,15 @@ def test_every_table_has_the_order_and_the_figures_of_the_final_evaluation(folde
     section = best_ten_section(sweep, conclude(sweep))
     assert section.index("2.1000") < section.index("2.3000") < section.index("2.9000")
     assert status.trial_as_json(sweep, sweep.trials[2])["value_on_all_rows"] is None
+
+
+def test_from_python_the_final_evaluation_decides_too(folder: Path) -> None:
+    evaluated(folder, [0, 1], {"000": 3.0, "001": 1.0, "base": 20.0})
+    found = read_result(folder)
+    assert repr(found).endswith("the best is trial 1, eval loss 2.1000 on all 64 eval rows)")
+    table = found._repr_html_()
+    assert table.index("<th>1</th>") < table.index("<th>0</th>") < table.index("<th>2</th>")
+    assert found.trials["value_on_all_rows"].round(4).tolist()[:2] == [2.3, 2.1]
 
 
 def test_a_trial_that_came_since_has_all_ranked_by_the_sample_again(folder: Path) -> None:

@@ -21,7 +21,7 @@ from sweep.screen.loss_plot import loss_plot
 from sweep.space.domains import in_words
 from sweep.study.ended import StoredTrial
 from sweep.text.numbers import counted, duration
-from sweep.text.trials import COLOURS, SHOWN, short, where_differs
+from sweep.text.trials import COLOURS, SHOWN, where_differs
 from trials.config import EvalPoint
 from trials.trial_folder import log_tail
 
@@ -60,7 +60,7 @@ def all_in_words(sweep: StoredSweep, sort: Sort) -> RenderableType:
             *sweep.columns.of(trial),
             Text(trial.outcome, style=COLOURS.get(trial.outcome, "")),
             f"{sweep.done(trial):.0%}",
-            *(short(trial.hyperparameters[name]) for name in SHOWN),
+            *(f"{trial.hyperparameters[name]:.3g}" for name in SHOWN),
             *(Text(in_words(trial.hyperparameters.get(name, ""))) for name in where),
             "" if trial.seconds is None else duration(trial.seconds),
             *(f"{trial.n_lost} ×" if trial.n_lost else "" for _ in lost),

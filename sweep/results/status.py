@@ -12,7 +12,7 @@ from sweep.folder.lock import Holder
 from sweep.results.reading import NOT_ENDED, StoredSweep
 from sweep.study.ended import StoredTrial
 from sweep.text.numbers import counted, gpu_hours, roughly
-from sweep.text.trials import COLOURS, SHOWN, short
+from sweep.text.trials import COLOURS, SHOWN
 
 IN_WORDS = {
     "running": "is running",
@@ -127,7 +127,7 @@ def _table(heading: str, trials: list[StoredTrial], sweep: StoredSweep) -> Table
             Text(f"{trial.number:03d} {trial.outcome}", style=COLOURS.get(trial.outcome, "")),
             f"{sweep.done(trial):.0%}",
             *sweep.columns.of(trial),
-            *(short(trial.hyperparameters[name]) for name in SHOWN),
+            *(f"{trial.hyperparameters[name]:.3g}" for name in SHOWN),
             *(f"{trial.n_lost} ×" if trial.n_lost else "" for _ in lost),
         )
     return table

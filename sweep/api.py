@@ -33,7 +33,8 @@ class SweepResult:
     """What trials are judged by: eval loss, or a metric."""
     trials: pd.DataFrame
     """A row for each trial, by its number: outcome, reason, value (its best objective), eval_loss
-    (there, in nats per supervised token), seconds, and a column for each hyperparameter."""
+    (there, in nats per supervised token), seconds, and a column for each hyperparameter. After a
+    final evaluation value_on_all_rows too, which decides; value is of the search's sample."""
     curves: pd.DataFrame
     """A row for each evaluation of each trial that has ended: trial, index, step, epoch,
     score (of a metric), eval_loss, train_loss and what else was measured. Missing numbers are
@@ -47,19 +48,23 @@ class SweepResult:
     def __repr__(self) -> str:
         words = "no trial counts"
         if self.best is not None:
-            words = f"the best is trial {self.best.trial.number}, "
-            words += f"{self.objective.heading} {self.best.trial.value:.4f}"
+            trial = self.best.trial
+            judged = self.best.sweep.judged(trial)
+            words = f"the best is trial {trial.number}, {self.objective.heading} {judged.value:.4f}"
+            words = f"{words} {judged.where or judged.of_sample}".rstrip()
         n_trials = counted(len(self.trials), "trial")
         return f"SweepResult({self.name} in {self.folder}: {n_trials}, {words})"
 
     def _repr_html_(self) -> str:
         if self.trials.empty:
             return f"<b>{escape(self.name)}</b>: no trial yet"
+        # `value_on_all_rows`, before `value`, decides: those that have it are the best few.
+        by = [name for name in ("value_on_all_rows", "value") if name in self.trials]
         is_rising = self.objective.direction == "minimize"
-        ranked = self.trials.sort_values("value", ascending=is_rising)
+        ranked = self.trials.sort_values(by, ascending=is_rising)
         ranked = ranked.drop(columns="reason").head(10)
         if len(self.trials) > 1:  # what all trials share tells nothing
-            shown = ("outcome", "value", "eval_loss", "seconds")
+            shown = ("outcome", "value", "value_on_all_rows", "eval_loss", "seconds")
             ranked = ranked[[c for c in ranked if c in shown or self.trials[c].nunique() > 1]]
         if self.objective.is_eval_loss:
             ranked = ranked.drop(columns="value")
@@ -139,12 +144,14 @@ def read_result(folder: str | Path, exit_code: int | None = None) -> SweepResult
         best = record_of(sweep)
     except NoWinner:
         best = None
+    on_all = {number: found.value for number, found in sweep.columns.measured.items()}
     trials = [
         {
             "trial": trial.number,
             "outcome": trial.outcome,
             "reason": trial.reason,
             "value": trial.value,
+            **({"value_on_all_rows": on_all.get(trial.number)} if on_all else {}),
             "eval_loss": trial.eval_loss,
             "seconds": trial.seconds,
             **trial.hyperparameters,

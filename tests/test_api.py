@@ -41,8 +41,11 @@ def test_a_sweep_runs_from_python_and_its_result_is_frames(tmp_path: Path, tiny_
     assert lowest.to_dict() == found.trials.eval_loss.to_dict()
     assert set(found.trials["rank"]) <= {4, 8, 16}
     assert f"{found.trials.eval_loss.min():.6f}" in found._repr_html_()
-    best = f"trial {found.best.trial.number}, eval loss {found.trials.eval_loss.min():.4f}"
-    assert repr(found) == f"SweepResult(tiny in {found.folder}: 2 trials, the best is {best})"
+    judged = found.best.sweep.judged(found.best.trial)
+    best = f"trial {found.best.trial.number}, eval loss {judged.value:.4f} on "
+    assert repr(found).startswith(
+        f"SweepResult(tiny in {found.folder}: 2 trials, the best is {best}"
+    )
     # Its own copy of the space is enough, from anywhere.
     command = [sys.executable, "-m", "sweep", "run", "--resume", "tiny", "--workers", "1"]
     again = subprocess.run(

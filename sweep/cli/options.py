@@ -161,7 +161,9 @@ def console(*, stderr: bool = False) -> Console:
     """Where words for people go, without markup of their own."""
     from sweep.screen.console import CleanConsole
 
-    # A log has no width; rich would cut its tables at 80 columns.
-    width = None if (sys.stderr if stderr else sys.stdout).isatty() else 120
+    # A log has no width, unless COLUMNS names one; rich would cut its tables at 80 columns.
+    named = os.environ.get("COLUMNS", "")
+    given = int(named) if named.isdecimal() and int(named) else 120
+    width = None if (sys.stderr if stderr else sys.stdout).isatty() else given
     # markup=False: names and rows of a user may hold square brackets.
     return CleanConsole(highlight=False, markup=False, emoji=False, width=width, stderr=stderr)

@@ -265,7 +265,13 @@ def concluded(
     chosen = found.winner if (folder / ADAPTER).is_dir() else None
     final = None if chosen is None else stored.judged(chosen)
     return replace(
-        summary, chosen=chosen, final=final, conclusion=found.words, next_step=found.next_step
+        summary,
+        ranked=stored.decided,
+        final_columns=stored.columns,
+        chosen=chosen,
+        final=final,
+        conclusion=found.words,
+        next_step=found.next_step,
     )
 
 

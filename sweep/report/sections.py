@@ -8,7 +8,6 @@ the axes of the parallel coordinates can be dragged here, which is what that cha
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import partial
 from html import escape
 
 from sweep.report import charts
@@ -16,7 +15,6 @@ from sweep.results.conclusion import Conclusion
 from sweep.results.confirmed import Confirmed
 from sweep.results.confirmed_words import verdicts
 from sweep.results.reading import StoredSweep
-from sweep.study.ended import place
 from sweep.study.importance import MAX_TRIALS, MIN_TRIALS, N_RESAMPLES, importances, usable
 from sweep.text.numbers import counted, duration, gpu_hours
 from sweep.text.trials import an
@@ -35,23 +33,26 @@ Chart = Callable[[charts.Figure], str]
 def best_ten_section(sweep: StoredSweep, found: Conclusion | None) -> str:
     if not sweep.ranked and not sweep.going:
         return ""
-    names, key = sweep.searched, partial(place, sweep.objective)
+    names = sweep.searched
     rows = []
-    for trial in sorted([*sweep.ranked[:10], *sweep.going[:10]], key=key)[:10]:
+    for trial in sorted([*sweep.decided[:10], *sweep.going[:10]], key=sweep.place)[:10]:
         seconds = "" if trial.seconds is None else duration(trial.seconds)
         is_winner = found is not None and trial.number == found.winner.number
         won = " <strong>winner</strong>" if is_winner else ""
-        cells = [f"{trial.number:03d}{won}", f"{trial.value:.4f}"]
+        cells = [f"{trial.number:03d}{won}", *sweep.columns.of(trial)]
         cells += [value_cell(trial.hyperparameters.get(name)) for name in names]
         far = "" if trial.counts else f", {sweep.done(trial):.0%} done"
         rows.append([*cells, outcome_cell(trial.outcome) + far, seconds])
     notes = []
-    if sweep.final.all.trials:
-        notes.append("Their losses are those of the search's sample of eval rows.")
+    if sweep.columns.measured:
+        notes.append(
+            "The first are in the order of the final evaluation, with its figures on all eval "
+            "rows; the rest, and the charts, are of the search's sample of eval rows."
+        )
     if sweep.going:
         notes.append("A trial that has not ended shows the best that it has reached so far.")
     return f"<h2>The best ten</h2><p>{' '.join(notes)}</p>" + html_table(
-        ["trial", escape(sweep.objective.heading), *map(escape, names), "outcome", "time"], rows
+        ["trial", *map(escape, [*sweep.columns.headings, *names]), "outcome", "time"], rows
     )
 
 

@@ -105,10 +105,14 @@ class Lead:
         return f"{abs(self.mean):.4f} ± {self.half_width:.4f} {self.unit}".rstrip()
 
     @property
+    def on_rows(self) -> str:
+        """`0.0231 ± 0.0690 nats on 64 eval rows`."""
+        return f"{self} on {counted(self.n_rows, 'eval row')}"
+
+    @property
     def how(self) -> str:
-        """What ± means."""
-        rows = counted(self.n_rows, "eval row")
-        return f"95 % interval over {rows} and one seed each; {self.scatter.source}"
+        """What ± means, of whichever rows it is said."""
+        return f"95 % interval over the rows and one seed each; {self.scatter.source}"
 
 
 class Judge:

@@ -141,12 +141,12 @@ def verdict(one: Side, other: Side) -> str:
         )
     if found.certainty == "probable":
         return (
-            f"{better.name} is probably better, by {found} ({found.how}). To be sure, run sweep "
-            f"confirm."
+            f"{better.name} is probably better, by {found.on_rows} ({found.how}). To be sure, run "
+            f"sweep confirm."
         )
     return (
-        f"No clear winner: {better.name} leads by {found} ({found.how}). To settle it, run sweep "
-        f"confirm."
+        f"No clear winner: {better.name} leads by {found.on_rows} ({found.how}). To settle it, "
+        f"run sweep confirm."
     )
 
 

@@ -130,8 +130,6 @@ def _by_rows(sweep: StoredSweep, judge: Judge) -> Conclusion:
     tied: tuple[int, ...] = ()
     apart: Lead | None = None
     confirm, next_step = command("confirm", sweep.folder), ""
-    # The leads on test rows and in 16 bits, which are told beside it, are others.
-    on = " on the eval rows" if judge.final.test.trials or judge.final.in_16_bits.trials else ""
     if len(judge.ranked) == 1:
         words = f"No other trial has {an(sweep.objective)} that counts, to compare it with."
     elif (apart := judge.lead(winner, second := judge.ranked[1])) is None:
@@ -140,7 +138,7 @@ def _by_rows(sweep: StoredSweep, judge: Judge) -> Conclusion:
         certainty = "probable"
         words = (
             f"Trial {winner.number} is probably better than trial {second.number}, the second, "
-            f"by {apart}{on}."
+            f"by {apart.on_rows}."
         )
         next_step = f"To be sure: {confirm}"
     else:
@@ -149,7 +147,7 @@ def _by_rows(sweep: StoredSweep, judge: Judge) -> Conclusion:
         shown = [str(number) for number in tied[:N_TIED]]
         more = f" and {len(tied) - N_TIED} more" if len(tied) > N_TIED else ""
         names = f"{', '.join(shown)}{more}" if more else listed(shown)
-        leads = f"{winner.number} leads {second.number} by {apart}{on}"
+        leads = f"{winner.number} leads {second.number} by {apart.on_rows}"
         if apart.mean == 0:  # of a metric, which has few values
             leads = f"{winner.number} and {second.number} have the same {sweep.objective.heading}"
         words = f"Trials {names} cannot be told apart: {leads}."
@@ -172,7 +170,9 @@ def _won(sweep: StoredSweep, judge: Judge, winner: StoredTrial, **said: Any) -> 
     return Conclusion(
         winner=winner,
         over_base=_over_base(sweep, judge, winner),
-        figures=figures_in_words(sweep, judge, winner),
+        figures=figures_in_words(
+            sweep, judge, winner, is_settled=said["certainty"] in ("confirmed", "probable")
+        ),
         **said,
     )
 
@@ -193,14 +193,13 @@ def _unknown(sweep: StoredSweep, winner: StoredTrial, second: StoredTrial) -> st
 
 
 def _over_base(sweep: StoredSweep, judge: Judge, winner: StoredTrial) -> str:
-    base, value, key = sweep.base_value, winner.value, sweep.objective.key
-    if (found := judge.final.headline(winner.number)) is not None:
-        base, value = found.base.value, found.trial.value
-    if base is None or value is None:
+    judged, key = sweep.judged(winner), sweep.objective.key
+    if judged.base_value is None or judged.value is None:
         return ""
-    if key(value) >= key(base):
-        return "The winner is not better than the base model."
+    where = f" {judged.where or judged.of_sample}".rstrip()
+    if key(judged.value) >= key(judged.base_value):
+        return f"The winner is not better than the base model{where}."
     apart = judge.lead_over_base(winner)
     if apart is None or apart.certainty == "probable":
         return ""
-    return f"The winner may be no better than the base model: it leads by {apart}."
+    return f"The winner may be no better than the base model: it leads by {apart}{where}."

@@ -116,23 +116,28 @@ class Final:
         return None
 
     def decided(self, ranked: Sequence[StoredTrial], objective: Objective) -> list[StoredTrial]:
-        """Return trials in their order on all eval rows, those first that were measured there.
-
-        It decides among the best of the sample that it has measured: a trial that has come since
-        may be better than any of them.
+        """Return trials in their order on all eval rows, those first that it has put in order.
 
         Args:
             ranked: By the sample, the best first.
         """
+        measured = self.measured(ranked, objective)
+        return [*measured, *ranked[len(measured) :]]
+
+    def measured(self, ranked: Sequence[StoredTrial], objective: Objective) -> list[StoredTrial]:
+        """Return those that it has put in order, the best first.
+
+        It decides among the best of the sample that it has measured: a trial that has come since
+        may be better than any of them.
+        """
         figures = self.all.trials
-        measured = list(itertools.takewhile(lambda trial: trial.number in figures, ranked))
-        rest = ranked[len(measured) :]
+        measured = itertools.takewhile(lambda trial: trial.number in figures, ranked)
 
         def place(trial: StoredTrial) -> tuple[float, float]:
             found = figures[trial.number]
             return objective.key(found.value), found.losses.loss
 
-        return [*sorted(measured, key=place), *rest]
+        return sorted(measured, key=place)
 
 
 def read_final(folder: Path) -> Final:

@@ -1,5 +1,6 @@
 """A stored sweep, read once: whatever a command says of it comes from this one reading."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -30,7 +31,7 @@ from sweep.storage.of_folder import has_study, server_of, study_name, study_read
 from sweep.storage.own_file import see_study
 from sweep.storage.patient import cause_of
 from sweep.study.ended import StoredTrial, place
-from sweep.study.summary import Judged
+from sweep.study.summary import Judged, Measured, ValueColumns
 from sweep.text.numbers import counted
 from sweep.tracking.journal import Journal
 from trials.config import Objective
@@ -107,6 +108,23 @@ class StoredSweep:
         """The ranked, in the order of the final evaluation as far as there was one."""
         return self.final.decided(self.ranked, self.objective)
 
+    @cached_property
+    def columns(self) -> ValueColumns:
+        """What a table shows of the trials."""
+        figures = self.final.all.trials
+        measured = {
+            trial.number: Measured(found.value, found.losses.loss, found.n_rows)
+            for trial in self.final.measured(self.ranked, self.objective)
+            if (found := figures[trial.number])
+        }
+        return ValueColumns(self.objective, measured, self._sample_rows)
+
+    def place(self, trial: StoredTrial) -> tuple[float, ...]:
+        """What all trials sort by: those of the final evaluation first, in its order; the rest by
+        the sample."""
+        places = {number: i for i, number in enumerate(self.columns.measured)}
+        return places.get(trial.number, math.inf), *place(self.objective, trial)
+
     @property
     def best(self) -> int | None:
         """Number of the winner."""
@@ -132,11 +150,16 @@ class StoredSweep:
         )
 
     @property
+    def _sample_rows(self) -> int | None:
+        """That its losses, or scores, are of where no final evaluation has measured more."""
+        by_loss = self.objective.is_eval_loss
+        decides = self.task if by_loss else self.task.get("objective") or {}
+        known: int | None = decides.get("sample_rows" if by_loss else "rows")
+        return known
+
+    @property
     def _of_sample(self) -> str:
-        """What its losses, or scores, are of where no final evaluation has measured more rows."""
-        decides = self.task if self.objective.is_eval_loss else self.task.get("objective") or {}
-        n_rows = decides.get("sample_rows" if self.objective.is_eval_loss else "rows")
-        return f"on {counted(n_rows, 'eval row')}" if n_rows else ""
+        return f"on {counted(self._sample_rows, 'eval row')}" if self._sample_rows else ""
 
     @property
     def going(self) -> list[StoredTrial]:

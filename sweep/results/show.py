@@ -5,7 +5,6 @@ import io
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from functools import partial
 from typing import Any, Literal
 
 from rich.console import Group, RenderableType
@@ -20,8 +19,7 @@ from sweep.results.trial_record import Record
 from sweep.screen.json_events import finite
 from sweep.screen.loss_plot import loss_plot
 from sweep.space.domains import in_words
-from sweep.study.ended import StoredTrial, place
-from sweep.study.summary import headings_of, values_of
+from sweep.study.ended import StoredTrial
 from sweep.text.numbers import counted, duration
 from sweep.text.trials import COLOURS, SHOWN, where_differs
 from trials.config import EvalPoint
@@ -29,8 +27,7 @@ from trials.trial_folder import log_tail
 
 Sort = Literal["objective", "eval_loss", "number", "seconds"]
 
-KEYS: dict[Sort, Callable[[StoredTrial], tuple[float, int]]] = {
-    "eval_loss": lambda t: (math.inf if t.eval_loss is None else t.eval_loss, t.number),
+KEYS: dict[Sort, Callable[[StoredTrial], tuple[float, ...]]] = {
     "number": lambda t: (t.number, t.number),
     "seconds": lambda t: (math.inf if t.seconds is None else t.seconds, t.number),
 }
@@ -38,15 +35,20 @@ KEYS: dict[Sort, Callable[[StoredTrial], tuple[float, int]]] = {
 
 def ordered(sweep: StoredSweep, sort: Sort) -> list[StoredTrial]:
     """All trials, the smallest value first, or the best objective; those without one last."""
-    return sorted(sweep.trials, key=KEYS.get(sort, partial(place, sweep.objective)))
+
+    def by_loss(trial: StoredTrial) -> tuple[float, ...]:
+        loss = sweep.columns.eval_loss(trial)  # of more rows where the final evaluation has some
+        is_of_sample = trial.number not in sweep.columns.measured
+        return is_of_sample, math.inf if loss is None else loss, trial.number
+
+    return sorted(sweep.trials, key=by_loss if sort == "eval_loss" else KEYS.get(sort, sweep.place))
 
 
 def all_in_words(sweep: StoredSweep, sort: Sort) -> RenderableType:
     # One space between columns, and none for what did not happen: 80 columns hold all of it.
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
-    objective = sweep.objective
+    objective, values = sweep.objective, sweep.columns.headings
     lost = ("lost",) if any(trial.n_lost for trial in sweep.trials) else ()
-    values = headings_of(objective)
     where = where_differs(trial.hyperparameters for trial in sweep.trials)
     names = (*SHOWN.values(), *where.values())
     for heading in ("trial", *values, "outcome", "done", *names, "time", *lost):
@@ -55,7 +57,7 @@ def all_in_words(sweep: StoredSweep, sort: Sort) -> RenderableType:
     for trial in ordered(sweep, sort):
         table.add_row(
             f"{trial.number:03d}",
-            *values_of(trial, objective),
+            *sweep.columns.of(trial),
             Text(trial.outcome, style=COLOURS.get(trial.outcome, "")),
             f"{sweep.done(trial):.0%}",
             *(f"{trial.hyperparameters[name]:.3g}" for name in SHOWN),
@@ -71,6 +73,8 @@ def all_in_words(sweep: StoredSweep, sort: Sort) -> RenderableType:
         f"{objective.opening}: a trial's {objective.extreme}. {losses} of outclassed, diverged "
         f"and stopped trials are not ranked."
     )
+    if sweep.columns.measured:
+        words += " The first have theirs from the final evaluation, on all eval rows."
     return Group(title, table, Text(words, style="dim"))
 
 

@@ -11,7 +11,6 @@ from rich.text import Text
 from sweep.folder.lock import Holder
 from sweep.results.reading import NOT_ENDED, StoredSweep
 from sweep.study.ended import StoredTrial
-from sweep.study.summary import headings_of, values_of
 from sweep.text.numbers import counted, gpu_hours, roughly
 from sweep.text.trials import COLOURS, SHOWN
 
@@ -55,6 +54,7 @@ def _process(found: Holder | None) -> dict[str, Any] | None:
 
 
 def trial_as_json(sweep: StoredSweep, trial: StoredTrial) -> dict[str, Any]:
+    measured = sweep.columns.measured.get(trial.number)
     return {
         "number": trial.number,
         "name": trial.name,
@@ -64,6 +64,7 @@ def trial_as_json(sweep: StoredSweep, trial: StoredTrial) -> dict[str, Any]:
         "done": sweep.done(trial),
         "eval_loss": trial.eval_loss,
         "value": trial.value,
+        "value_on_all_rows": None if measured is None else measured.value,
         "n_lost": trial.n_lost,
         "seconds": trial.seconds,
     }
@@ -118,14 +119,15 @@ def against_base(sweep: StoredSweep, trial: StoredTrial) -> str:
 
 def _table(heading: str, trials: list[StoredTrial], sweep: StoredSweep) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in (heading, "done", *headings_of(sweep.objective), *SHOWN.values(), "lost"):
+    lost = ["lost"] if any(trial.n_lost for trial in trials) else []
+    for name in (heading, "done", *sweep.columns.headings, *SHOWN.values(), *lost):
         table.add_column(name, no_wrap=True)
     for trial in trials:
         table.add_row(
             Text(f"{trial.number:03d} {trial.outcome}", style=COLOURS.get(trial.outcome, "")),
             f"{sweep.done(trial):.0%}",
-            *values_of(trial, sweep.objective),
+            *sweep.columns.of(trial),
             *(f"{trial.hyperparameters[name]:.3g}" for name in SHOWN),
-            f"{trial.n_lost} ×" if trial.n_lost else "",
+            *(f"{trial.n_lost} ×" if trial.n_lost else "" for _ in lost),
         )
     return table

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.space.domains import in_words
-from sweep.study.summary import Summary, headings_of, values_of
+from sweep.study.summary import Summary
 from sweep.text.emphasis import first_in_bold
 from sweep.text.numbers import counted, duration, gpu_hours, listed
 from sweep.text.trials import COLOURS, SHOWN, an, short, where_differs
@@ -52,13 +52,13 @@ def _winner(summary: Summary) -> list[RenderableType]:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     where = where_differs(trial.hyperparameters for trial in summary.ended)
     names = (*SHOWN.values(), *where.values())
-    for heading in ("", "trial", *headings_of(summary.objective), *names, "outcome"):
+    for heading in ("", "trial", *summary.columns.headings, *names, "outcome"):
         table.add_column(heading, no_wrap=heading not in where.values())
     for trial in summary.ranked[:5]:
         table.add_row(
             "winner" if trial.number == winner.number else "",
             f"{trial.number:03d}",
-            *values_of(trial, summary.objective),
+            *summary.columns.of(trial),
             *(short(trial.hyperparameters[name]) for name in SHOWN),
             *(Text(in_words(trial.hyperparameters.get(name, ""))) for name in where),
             Text(trial.outcome, style=COLOURS[trial.outcome]),

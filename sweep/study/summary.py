@@ -1,7 +1,7 @@
 """`Summary`: what a sweep has found."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sweep.study.ended import StoredTrial
@@ -33,6 +33,51 @@ class Judged:
         return f"{words[:-1]} {where}." if where else words
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the final evaluation says of a trial on all eval rows."""
+
+    value: float
+    """The objective."""
+    eval_loss: float
+    n_rows: int
+    """That the objective is of."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValueColumns:
+    """What trials have reached, as columns of a table: after a final evaluation its figures, and
+    beside each figure how many rows it is of."""
+
+    objective: Objective
+    measured: Mapping[int, Measured] = field(default_factory=dict)
+    """By number: those that the final evaluation has put in order."""
+    sample_rows: int | None = None
+    """That the figures of all others are of; None: not known."""
+
+    @property
+    def headings(self) -> list[str]:
+        rows = ["rows"] if self.measured else []
+        return [self.objective.heading, *rows, *self._unless_by_loss("eval loss")]
+
+    def of(self, trial: StoredTrial) -> list[str]:
+        """Return a trial's objective, and its eval loss beside it where that is another."""
+        found = self.measured.get(trial.number)
+        value = trial.value if found is None else found.value
+        n_rows = self.sample_rows if found is None else found.n_rows
+        rows = ["" if value is None or n_rows is None else str(n_rows)] if self.measured else []
+        shown = ["" if each is None else f"{each:.4f}" for each in (value, self.eval_loss(trial))]
+        return [shown[0], *rows, *self._unless_by_loss(shown[1])]
+
+    def eval_loss(self, trial: StoredTrial) -> float | None:
+        """Return the one that is shown of a trial."""
+        found = self.measured.get(trial.number)
+        return trial.eval_loss if found is None else found.eval_loss
+
+    def _unless_by_loss(self, cell: str) -> list[str]:
+        return [] if self.objective.is_eval_loss else [cell]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
     """All that the end of a sweep has to say."""
@@ -40,7 +85,7 @@ class Summary:
     name: str
     ended: Sequence[StoredTrial]
     ranked: Sequence[StoredTrial]
-    """Trials with an honest value, the best first."""
+    """Trials with an honest value, the best first: as the final evaluation decides, once it has."""
     base_eval_loss: float | None
     best_dir: Path | None
     """The winner's adapter; None when there is none."""
@@ -61,6 +106,8 @@ class Summary:
     objective: Objective = BY_EVAL_LOSS
     base_value: float | None = None
     """The base model's own objective; of eval loss it is `base_eval_loss`."""
+    final_columns: ValueColumns | None = None
+    """With the figures of the final evaluation; None: there was none."""
 
     chosen: StoredTrial | None = None
     """The winner, where it is known to be another than the first of the ranked."""
@@ -70,6 +117,11 @@ class Summary:
     """How sure it is that the winner is the best; `next_step` ends it."""
     next_step: str = ""
     """What makes it surer, with the command; empty where nothing is to be made surer."""
+
+    @property
+    def columns(self) -> ValueColumns:
+        """What a table shows of the trials."""
+        return self.final_columns or ValueColumns(self.objective)
 
     @property
     def winner(self) -> StoredTrial | None:
@@ -87,14 +139,3 @@ class Summary:
             base_eval_loss=self.base_eval_loss,
             where="",
         )
-
-
-def headings_of(objective: Objective) -> list[str]:
-    """Of the columns of `values_of`."""
-    return [objective.heading] + ([] if objective.is_eval_loss else ["eval loss"])
-
-
-def values_of(trial: StoredTrial, objective: Objective) -> list[str]:
-    """A trial's objective, and its eval loss beside it where that is another."""
-    values = [trial.value] if objective.is_eval_loss else [trial.value, trial.eval_loss]
-    return ["" if value is None else f"{value:.4f}" for value in values]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweep.events import Tracker
-from sweep.study.summary import Summary, headings_of, values_of
+from sweep.study.summary import Summary
 from sweep.text.numbers import counted, duration
 from sweep.text.trials import SHOWN, an, short
 from sweep.tracking.client import NoRunError
@@ -76,11 +76,11 @@ def _best_ten(summary: Summary) -> list[str]:
     ranked = summary.ranked[:10]
     if not ranked:
         return []
-    headings = ["trial", *headings_of(summary.objective), *SHOWN.values(), "outcome"]
+    headings = ["trial", *summary.columns.headings, *SHOWN.values(), "outcome"]
     lines = ["", f"| {' | '.join(h + _GAP for h in headings)} |", "|:--" * len(headings) + "|"]
     for trial in ranked:
         cells = [f"[{trial.number:03d}](#trial-{trial.number})"]
-        cells += values_of(trial, summary.objective)
+        cells += summary.columns.of(trial)
         cells += [short(trial.hyperparameters[name]) for name in SHOWN]
         lines.append(f"| {' | '.join(c + _GAP for c in [*cells, trial.outcome])} |")
     return lines

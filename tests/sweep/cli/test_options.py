@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sweep.cli.options import print_yaml, tell_of_passwords
+from sweep.cli.options import console, print_yaml, tell_of_passwords
 from sweep.screen.in_ascii import write_forms
 
 
@@ -45,3 +45,13 @@ def test_yaml_changes_in_its_comments_alone_where_only_ascii_is_shown(
     print_yaml(text)
     stream.flush()
     assert raw.getvalue() == expected
+
+
+@pytest.mark.parametrize(
+    ("columns", "width"), [("60", 60), ("200", 200), ("", 120), ("0", 120), ("wide", 120)]
+)
+def test_a_pipe_is_as_wide_as_columns_says(
+    monkeypatch: pytest.MonkeyPatch, columns: str, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert console().width == width

@@ -75,7 +75,7 @@ def test_a_lead_beyond_rows_and_seeds_is_probable_with_its_numbers(tmp_path: Pat
     one, other = of_rows(tmp_path / "one", ROWS), of_rows(tmp_path / "other", ROWS - 1.0)
     words = verdict(side(one), side(other))
     assert words.startswith("other, trial 0 is probably better, by 0.1")
-    assert "64 eval rows and one seed each; the seeds' part of ± is that of recorded" in words
+    assert "on 64 eval rows (95 % interval over the rows and one seed each; the seeds'" in words
 
 
 def test_a_lead_that_other_rows_turn_around_is_none(tmp_path: Path) -> None:

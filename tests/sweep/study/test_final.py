@@ -12,12 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 import pytest
+from rich.console import Console
 
+from sweep.api import read_result
 from sweep.confirm.plan import plan as confirmation
 from sweep.driver import loop
 from sweep.errors import StudyError
 from sweep.export.model_card import model_card
-from sweep.results import listing, status
+from sweep.report.sections import best_ten_section
+from sweep.results import listing, show, status
 from sweep.results.certainty import Judge
 from sweep.results.compare import as_json, side_of, verdict
 from sweep.results.conclusion import conclude
@@ -101,7 +104,7 @@ def test_all_rows_decide_who_has_won(folder: Path) -> None:
     assert found is not None
     assert found.winner.number == 1
     assert found.figures[0].startswith("On all 64 eval rows: eval loss 2.0000")
-    assert found.how.startswith("95 % interval over 64 eval rows and one seed each")
+    assert found.how.startswith("95 % interval over the rows and one seed each")
     card = model_card(record_of(sweep), is_merged=False, data="d", template=None, arguments={})
     assert "2.0000 nats per supervised token on all 64 eval rows. The base model has 4.0000" in card
     (run,) = confirmation(sweep, top=1, n_seeds=1)
@@ -114,6 +117,58 @@ def test_all_rows_decide_who_has_won(folder: Path) -> None:
         "Eval loss 2.0000 vs 4.0000 for the base model (perplexity 7.39 vs 54.60) on all 64 eval "
         "rows."
     )
+
+
+def test_every_table_has_the_order_and_the_figures_of_the_final_evaluation(folder: Path) -> None:
+    task_of(folder, sample_rows=16)
+    sweep = read_sweep(folder)
+    assert sweep.columns.headings == ["eval loss"]
+    evaluated(folder, [0, 1], {"000": 3.0, "001": 1.0, "base": 20.0})
+    sweep = read_sweep(folder)
+    assert sweep.columns.headings == ["eval loss", "rows"]
+    numbers = [trial.number for trial in show.ordered(sweep, "objective")]
+    assert numbers == [trial.number for trial in show.ordered(sweep, "eval_loss")] == [1, 0, 2]
+    expected = [["001", "2.1000", "64"], ["000", "2.3000", "64"], ["002", "2.9000", "16"]]
+    screen = Console(width=80, record=True)
+    screen.print(show.all_in_words(sweep, "objective"))
+    lines = screen.export_text().splitlines()
+    assert [line.split()[:3] for line in lines if line[:2] == "00"] == expected
+    assert "time" in lines[1] and "…" not in "".join(lines)
+    screen.print(status.status_text(sweep))
+    lines = [line.split() for line in screen.export_text().splitlines() if line[:2] == "00"]
+    assert [[line[0], *line[3:5]] for line in lines] == expected
+    section = best_ten_section(sweep, conclude(sweep))
+    assert section.index("2.1000") < section.index("2.3000") < section.index("2.9000")
+    assert status.trial_as_json(sweep, sweep.trials[2])["value_on_all_rows"] is None
+
+
+def test_from_python_the_final_evaluation_decides_too(folder: Path) -> None:
+    evaluated(folder, [0, 1], {"000": 3.0, "001": 1.0, "base": 20.0})
+    found = read_result(folder)
+    assert repr(found).endswith("the best is trial 1, eval loss 2.1000 on all 64 eval rows)")
+    table = found._repr_html_()
+    assert table.index("<th>1</th>") < table.index("<th>0</th>") < table.index("<th>2</th>")
+    assert found.trials["value_on_all_rows"].round(4).tolist()[:2] == [2.3, 2.1]
+
+
+def test_a_trial_that_came_since_has_all_ranked_by_the_sample_again(folder: Path) -> None:
+    evaluated(folder, [1, 2], {"001": 3.0, "002": 1.0, "base": 20.0})
+    sweep = read_sweep(folder)
+    assert [trial.number for trial in show.ordered(sweep, "objective")] == [0, 1, 2]
+    assert sweep.columns.headings == ["eval loss"]
+
+
+@pytest.mark.parametrize("is_settled", [True, False])
+def test_a_verdict_of_test_rows_that_is_another_is_said_to_decide_nothing(
+    folder: Path, is_settled: bool
+) -> None:
+    evaluated(folder, [0, 1], {"000": 0.0, "001": 1.0, "base": 20.0})
+    evaluated(folder, [0, 1], {"000": 0.0, "001": ALL / 9, "base": 20.0}, part="test")
+    sweep = read_sweep(folder)
+    judge = Judge(sweep)
+    [on_test, _] = figures_in_words(sweep, judge, sweep.decided[0], is_settled=is_settled)
+    assert "probably better than trial 1 by" in on_test
+    assert ("(test rows decide nothing) and" in on_test) is not is_settled
 
 
 def task_of(folder: Path, **task: Any) -> None:
@@ -197,7 +252,7 @@ def test_of_a_metric_the_score_decides_with_the_error_of_drawing_rows(folder: Pa
     assert lead.mean == pytest.approx(apart.mean())
     assert lead.of_rows == pytest.approx(apart.std(ddof=1) / 8, rel=0.15)
     assert str(lead).count(" ") == 2  # no nats
-    figures = figures_in_words(sweep, judge, sweep.trials[1])[0]
+    figures = figures_in_words(sweep, judge, sweep.trials[1], is_settled=True)[0]
     assert re.match(r"On all 64 eval rows: exact_match 0\.\d{4} ± 0\.1\d{3} by the choice", figures)
 
 
@@ -214,7 +269,7 @@ def test_equal_scores_are_not_called_worse(folder: Path) -> None:
     final = planned(folder, [1, 0], "test")
     loop.run(final, InlineRunner(lambda config, report: ended), Budget(None, None))
     sweep = read_sweep(folder)
-    figures = " ".join(figures_in_words(sweep, Judge(sweep), sweep.trials[1]))
+    figures = " ".join(figures_in_words(sweep, Judge(sweep), sweep.trials[1], is_settled=True))
     assert "; equal to the base model. On the eval rows" in figures
 
 
@@ -269,8 +324,8 @@ def test_on_test_rows_the_winner_is_compared_row_by_row(folder: Path) -> None:
     found = conclude(read_sweep(folder))
     assert found is not None and found.winner.number == 1
     assert re.search(
-        r"; probably worse than trial 0 by 0\.\d{4} ± 0\.0\d{3} nats and probably better than the "
-        r"base model by 0\.\d{4} ± 0\.\d{4} nats\.",
+        r"; probably worse than trial 0 by 0\.\d{4} ± 0\.0\d{3} nats \(test rows decide nothing\) "
+        r"and probably better than the base model by 0\.\d{4} ± 0\.\d{4} nats\.",
         " ".join(found.figures),
     )
 
@@ -280,7 +335,7 @@ def test_no_better_than_the_base_on_test_rows_is_said(folder: Path) -> None:
     evaluated(folder, [0, 1], {"000": 9.0, "001": 9.0, "base": 3.0}, part="test")
     found = conclude(read_sweep(folder))
     assert found is not None
-    assert found.over_base == "The winner is not better than the base model."
+    assert found.over_base == "The winner is not better than the base model on 64 test rows."
 
 
 def test_in_16_bits_the_order_stays_and_the_figures_are_said(folder: Path) -> None:
@@ -291,7 +346,7 @@ def test_in_16_bits_the_order_stays_and_the_figures_are_said(folder: Path) -> No
     assert found is not None and found.winner.number == 0
     assert " ".join(found.figures).endswith(
         "2.0000 on the search's sample. On the base model in 16 bits: eval loss 2.5000; probably "
-        "worse than trial 1 by 0.4000 ± 0.0002 nats."
+        "worse than trial 1 by 0.4000 ± 0.0002 nats (16 bits decide nothing)."
     )
 
 

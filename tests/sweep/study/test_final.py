@@ -135,8 +135,8 @@ def test_every_table_has_the_order_and_the_figures_of_the_final_evaluation(folde
     assert [line.split()[:3] for line in lines if line[:2] == "00"] == expected
     assert "time" in lines[1] and "…" not in "".join(lines)
     screen.print(status.status_text(sweep))
-    lines = [line.split() for line in screen.export_text().splitlines() if line[:2] == "00"]
-    assert [[line[0], *line[3:5]] for line in lines] == expected
+    rows = [line.split() for line in screen.export_text().splitlines() if line[:2] == "00"]
+    assert [[row[0], *row[3:5]] for row in rows] == expected
     section = best_ten_section(sweep, conclude(sweep))
     assert section.index("2.1000") < section.index("2.3000") < section.index("2.9000")
     assert status.trial_as_json(sweep, sweep.trials[2])["value_on_all_rows"] is None

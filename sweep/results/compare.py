@@ -56,6 +56,12 @@ class Side:
         found = None if self.record is None else figures.get(self.record.trial.number)
         return None if found is None else found.value
 
+    @property
+    def base_on_all_rows(self) -> float | None:
+        """The base model's objective there."""
+        found = self.sweep.final.all.base
+        return None if found is None else found.value
+
 
 def side_of(sweep: StoredSweep, trial: int | None = None) -> Side:
     """Read one side.
@@ -212,11 +218,15 @@ def _rows(one: Side, other: Side) -> list[tuple[str, str, str]]:
 
     objective = one.sweep.objective
     is_measured = any(side.on_all_rows is not None for side in (one, other))
+    on_all = [
+        both("on all eval rows", lambda s: as_loss(s.on_all_rows)),
+        both("the base model's", lambda s: as_loss(s.base_on_all_rows)),
+    ]
     rows = [
         *([] if objective.is_eval_loss else [both(objective.heading, lambda s: as_loss(s.value))]),
         both("eval loss", lambda s: as_loss(s.record.trial.eval_loss if s.record else None)),
-        *([both("on all eval rows", lambda s: as_loss(s.on_all_rows))] if is_measured else []),
         both("base model's loss", lambda s: as_loss(s.sweep.base_eval_loss)),
+        *(on_all if is_measured else []),
         both("outcome", lambda s: s.record.trial.outcome if s.record else ""),
         both("trial time", seconds),
         both("sweep", lambda s: f"{s.sweep.state}, {counted(len(s.sweep.trials), 'trial')}"),

@@ -22,7 +22,7 @@ from sweep.export.model_card import model_card
 from sweep.report.sections import best_ten_section
 from sweep.results import listing, show, status
 from sweep.results.certainty import Judge
-from sweep.results.compare import as_json, side_of, verdict
+from sweep.results.compare import as_json, comparison, side_of, verdict
 from sweep.results.conclusion import conclude
 from sweep.results.final import read_final
 from sweep.results.final_words import figures_in_words
@@ -185,6 +185,11 @@ def test_compared_trials_are_ranked_by_the_rows_that_their_lead_is_of(folder: Pa
     assert verdict(one, other).startswith(lead)
     assert verdict(other, one).startswith(lead)
     assert as_json(one, other)["sides"][0]["value_on_all_eval_rows"] == pytest.approx(2.3)
+    screen = Console(width=80, record=True)
+    screen.print(comparison(one, other))
+    shown = [line.split() for line in screen.export_text().splitlines()]
+    assert ["on", "all", "eval", "rows", "2.3000", "2.0200"] in shown
+    assert ["the", "base", "model's", "4.0000", "4.0000"] in shown
 
 
 def test_a_trial_of_another_sweep_is_not_taken_for_ours_of_its_number(

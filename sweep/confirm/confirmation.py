@@ -40,6 +40,8 @@ class Confirmation(AskTell):
     def __post_init__(self) -> None:
         self._known = KnownRuns(run.config for run in self.runs if run.result is None)
         self._curves: dict[int, list[EvalPoint]] = {}
+        self._heard_of: set[int] = set()
+        """Running ones that trackers have heard of: those that have begun."""
         self._n_ended = len(self.runs) - len(self._known.waiting)
 
     def ask(self, paused: int | None = None) -> tuple[int, TrialConfig]:
@@ -48,6 +50,7 @@ class Confirmation(AskTell):
         return config.number, config
 
     def started(self, config: TrialConfig, place: Place) -> None:
+        self._heard_of.add(config.number)
         for tracker in self.trackers:
             tracker.trial_started(config, place)
 
@@ -81,8 +84,10 @@ class Confirmation(AskTell):
         if result.outcome == "failed":  # whoever reads it later should know; a failure wrote none
             write_result(config, result, curve)
         self._n_ended += has_ended
-        for tracker in self.trackers:
-            tracker.trial_ended(number, result)
+        if number in self._heard_of:  # an interrupted run may not have begun
+            self._heard_of.discard(number)
+            for tracker in self.trackers:
+                tracker.trial_ended(number, result)
         if result.fault == "rows_changed":
             raise SweepFailed(result.reason.splitlines()[0])
         return has_ended

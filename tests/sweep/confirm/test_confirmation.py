@@ -15,7 +15,7 @@ from sweep.confirm.confirmation import Confirmation
 from sweep.confirm.plan import Run, make_data, plan
 from sweep.driver import loop
 from sweep.errors import StudyError
-from sweep.events import Place
+from sweep.events import Place, Tracker
 from sweep.pruners.own_curve import ByItself
 from sweep.results.confirmed import read_confirmed
 from sweep.results.confirmed_words import as_json, verdicts
@@ -27,6 +27,16 @@ from tests.sweep.reviewed import make_config, point, result, write_sweep
 from trials.config import EvalPoint, Report, Stop, TrialConfig, TrialResult
 from trials.data.tokens import TokenRows, TokenSplit
 from trials.trial_folder import write_result
+
+
+class Recorder(Tracker):
+    """Which runs it was told have ended."""
+
+    def __init__(self) -> None:
+        self.ended: list[int] = []
+
+    def trial_ended(self, number: int, result: TrialResult) -> None:
+        self.ended.append(number)
 
 
 @pytest.fixture
@@ -158,6 +168,20 @@ def test_a_run_that_lost_its_machine_goes_on_and_three_losses_end_it(folder: Pat
         ends.append(sweep.tell(number, lost))
     assert ends == [False, False, True]
     assert sweep.is_exhausted()
+
+
+def test_of_a_run_that_had_not_begun_when_it_was_interrupted_nobody_hears(folder: Path) -> None:
+    heard = Recorder()
+    sweep = Confirmation(
+        plan(read_sweep(folder), top=2, n_seeds=1),
+        ByItself(Pruning(), n_evaluations=4),
+        trackers=[heard],
+    )
+    (_, begun), (waits, _) = sweep.ask(), sweep.ask()
+    sweep.started(begun, Place("box", "CPU worker 0"))
+    sweep.interrupt()
+    assert heard.ended == [begun.number]
+    assert sweep.ask()[0] == begun.number and sweep.ask()[0] == waits
 
 
 def test_the_sample_is_all_eval_rows_that_carry_loss(folder: Path) -> None:

@@ -64,6 +64,7 @@ def test_four_trials_run_at_once_on_four_devices_and_never_two_on_one(
     assert len(runner.timings.gaps) == 5
 
 
+@pytest.mark.long  # four on one device each are in every run
 def test_trials_on_two_devices_each_share_none_of_them(four_gpus: None, config: MakeConfig) -> None:
     configs = [config(n, epochs=4, gpus_per_trial=2, micro_batch_size=4) for n in range(3)]
     sweep = Recording(configs)

@@ -90,7 +90,10 @@ def assert_goes_on_to_the_same(
 EVERY_STEP = {"checkpoint_minutes": 0.0, "micro_batch_size": 4, "epochs": 2, "n_evaluations": 4}
 
 
-@pytest.mark.parametrize("call", range(1, 24, 2))
+@pytest.mark.parametrize(
+    "call",
+    [pytest.param(n, marks=[] if n % 8 == 1 else [pytest.mark.long]) for n in range(1, 24, 2)],
+)
 def test_a_trial_cut_off_at_any_step_goes_on_to_the_same_numbers_bit_for_bit(
     config: MakeConfig, base: FrozenBase, call: int
 ) -> None:

@@ -32,7 +32,7 @@ from sweep.study.opening import Written, open_study
 from sweep.study.sweep import Sweep
 from tests.tiny import model_config
 from trials.config import GOES_ON, EvalPoint, Stop, TrialConfig, TrialResult, short_trial
-from trials.evaluation.row_nlls import as_text, rows_of, standard_error
+from trials.evaluation.row_nlls import as_text, rows_of, standard_error, thinned
 
 SAMPLERS = ("tpe", "gp", "qmc", "random", "grid")
 PRUNINGS = ("asha", "median", "percentile", "hyperband", "successive_halving", "none")
@@ -125,10 +125,11 @@ class Trials:
         known = list(self.checkpoints.get(config.number, []))
         for index in range(0 if config.evaluate_base else 1, N_EVALUATIONS + 1):
             again = next((point for point in known if point.index == index), None)
-            points.append(again or evaluation(config, index))
+            point = again or evaluation(config, index)
+            points = thinned([*points, point], config.objective, config.row_nlls_at)
             if index == 0 and known:
                 continue
-            stop = yield points[-1]
+            stop = yield point
             # Seldom enough that a trial goes on from before its last evaluation.
             if index % 3 == 0 or (stop and stop.outcome in GOES_ON):
                 self.checkpoints[config.number] = list(points)

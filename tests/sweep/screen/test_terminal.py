@@ -113,6 +113,5 @@ def test_in_the_background_nothing_is_read_and_nothing_stops_it(
 ) -> None:
     terminal = start("sh", "-c", IN_BACKGROUND, sys.executable)
     terminal.type("s\n")
-    terminal.until("heard False")
-    terminal.until("ended with 0")
+    assert "heard False" in terminal.until("ended with 0")
     assert terminal.modes() == terminal.before

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from optuna.trial import FrozenTrial
 from sweep.driver.loop import run
 from sweep.errors import SweepFailed
 from sweep.events import Ended, Place, Reported, RunnerEvent, Started
-from sweep.pruners.peers import WITHOUT_VALUE
+from sweep.pruners.peers import WITHOUT_VALUE, rungs_of
 from sweep.space.loading import load_space
 from sweep.space.space import Space
 from sweep.storage import attributes
@@ -30,6 +31,7 @@ from sweep.storage.patient import Patience, PatientStorage
 from sweep.study.budget import Budget
 from sweep.study.opening import Written, open_study
 from sweep.study.sweep import Sweep
+from sweep.study.trial_config import Resolve
 from tests.tiny import model_config
 from trials.config import GOES_ON, EvalPoint, Stop, TrialConfig, TrialResult, short_trial
 from trials.evaluation.row_nlls import as_text, rows_of, standard_error, thinned
@@ -79,6 +81,12 @@ def resolve(number: int, values: Mapping[str, Any], evaluate_base: bool) -> Tria
     """A configuration of no model: `Trials` make up its losses."""
     settings = {"number": number, "evaluate_base": evaluate_base, "n_evaluations": N_EVALUATIONS}
     return short_trial(model_config(Path("none")), **settings | dict(values))
+
+
+def resolver(space: Space) -> Resolve:
+    """As `resolve`, with where a space compares trials row by row."""
+    rows_at = rungs_of(space)
+    return lambda *about: replace(resolve(*about), row_nlls_at=rows_at)
 
 
 def evaluation(config: TrialConfig, index: int) -> EvalPoint:
@@ -194,7 +202,7 @@ class Watched(Sweep):
         study: optuna.Study,
         verdicts: Mapping[tuple[int, int], list[Stop | None]],
     ) -> None:
-        super().__init__(space, study, resolve)
+        super().__init__(space, study, resolver(space))
         self._verdicts = verdicts
 
     def report(self, number: int, point: EvalPoint) -> Stop | None:

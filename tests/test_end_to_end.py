@@ -207,6 +207,7 @@ def test_it_runs_though_nobody_can_read_what_it_says(finished: Finished) -> None
         assert subprocess.run(again, stdout=full, stderr=full, check=False).returncode == 0
 
 
+@pytest.mark.long
 def test_more_trials_go_on_in_the_same_parent(finished: Finished) -> None:
     more = sweep_run(finished.folder.parent.parent / "tiny.yaml", "--trials", "7")
     parents, children = more.runs

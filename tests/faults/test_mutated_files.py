@@ -9,7 +9,7 @@ from pathlib import Path
 
 def test_mutated_files_end_in_words_or_in_a_valid_run() -> None:
     # A process of its own: it forks one for each file, and pytest's has threads.
-    campaign = "tests.faults.mutated_files --yaml 40 --data 30 --commands 1 --seed 7"
+    campaign = "tests.faults.mutated_files --yaml 25 --data 20 --commands 1 --seed 7"
     done = subprocess.run(
         [sys.executable, "-m", *campaign.split()],
         cwd=Path(__file__).parents[2],

@@ -111,11 +111,11 @@ class StoredSweep:
     @cached_property
     def columns(self) -> ValueColumns:
         """What a table shows of the trials."""
-        figures = self.final.all.trials
+        order = [trial.number for trial in self.final.measured(self.ranked, self.objective)]
+        figures = {number: self.final.all.trials[number] for number in order}
         measured = {
-            trial.number: Measured(found.value, found.losses.loss, found.n_rows)
-            for trial in self.final.measured(self.ranked, self.objective)
-            if (found := figures[trial.number])
+            number: Measured(found.value, found.losses.loss, found.n_rows)
+            for number, found in figures.items()
         }
         return ValueColumns(self.objective, measured, self._sample_rows)
 

@@ -215,7 +215,9 @@ class Progress:
         low, expected, high = (
             duration(min([seconds, *limits])) for seconds in (left.low, left.expected, left.high)
         )
-        return f"about {expected} left" if left.is_narrow else f"{low} to {high} left"
+        if left.is_narrow or low == high:  # a limit may make them one
+            return f"about {expected} left"
+        return f"{low} to {high} left"
 
     def _gpu_limit(self) -> float | None:
         """Seconds until `gpu_hours` are used up, with as many trials as run now."""

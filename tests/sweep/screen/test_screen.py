@@ -131,6 +131,8 @@ def test_while_trials_may_wait_or_go_on_the_rest_is_a_range(
     assert left is not None
     assert 90.0 < left.low < 120.0 < left.high < 320.0
     assert progress.time_left() == f"{duration(left.low)} to {duration(left.high)} left"
+    progress.budget = Budget(3, 60 / 3600, clock=clock)  # less than either end
+    assert progress.time_left() == "about 1:00 left"
 
 
 def test_a_longer_trial_takes_longer(progress: Progress, clock: Clock, config: MakeConfig) -> None:

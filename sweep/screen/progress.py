@@ -226,11 +226,6 @@ class Progress:
         left = max(0.0, self.budget.gpu_hours * 3600 - self._gpu_seconds())
         return left / (len(self.running) * self._gpus_per_trial)
 
-    def seconds_of_trials_left(self) -> float | None:
-        """Until all trials of the budget have ended; None: no trial has shown what one takes."""
-        left = self.trials_left()
-        return None if left is None else left.expected
-
     def trials_left(self) -> Left | None:
         """What the trials of the budget still take; None: no trial has shown what one takes."""
         pace = self._pace

@@ -67,6 +67,12 @@ def ended(eval_loss: float, outcome: Outcome = "completed") -> TrialResult:
     return TrialResult(outcome=outcome, reason="Ran to its end.", best=point(2, eval_loss))
 
 
+def expected_left(progress: Progress) -> float | None:
+    """Seconds until all trials of the budget have ended; None: nothing has shown what one takes."""
+    left = progress.trials_left()
+    return None if left is None else left.expected
+
+
 def console(
     *, terminal: bool, width: int = 140, height: int | None = None
 ) -> tuple[Console, io.StringIO]:
@@ -88,7 +94,7 @@ def test_the_rest_is_unknown_before_a_trial_has_ended(
     progress: Progress, config: MakeConfig
 ) -> None:
     progress.started(config(0), PLACE)
-    assert progress.seconds_of_trials_left() is None
+    assert expected_left(progress) is None
     assert progress.time_left() == ""
 
 
@@ -114,7 +120,7 @@ def test_the_rest_is_dealt_out_to_the_slots(
     progress.started(config(1), PLACE)
     progress.started(config(2), PLACE)
     # Two run for 100 s each; the third comes after one of them.
-    assert progress.seconds_of_trials_left() == 200.0
+    assert expected_left(progress) == 200.0
     assert progress.time_left() == "about 3:20 left"
 
 
@@ -141,7 +147,7 @@ def test_a_longer_trial_takes_longer(progress: Progress, clock: Clock, config: M
     progress.finished(0, ended(1.0))
     progress.budget.trials = 2
     progress.started(config(1, epochs=3.0), PLACE)
-    assert progress.seconds_of_trials_left() == 300.0
+    assert expected_left(progress) == 300.0
 
 
 def test_a_trial_in_the_queue_is_known_by_its_epochs(clock: Clock, config: MakeConfig) -> None:
@@ -149,7 +155,7 @@ def test_a_trial_in_the_queue_is_known_by_its_epochs(clock: Clock, config: MakeC
     progress.started(config(0, epochs=1.0), PLACE)
     clock.now = 100.0
     progress.finished(0, ended(1.0))
-    assert progress.seconds_of_trials_left() == 500.0
+    assert expected_left(progress) == 500.0
 
 
 def test_trials_of_earlier_runs_show_the_pace(clock: Clock, config: MakeConfig) -> None:
@@ -159,7 +165,7 @@ def test_trials_of_earlier_runs_show_the_pace(clock: Clock, config: MakeConfig) 
     earlier = StoredTrial(3, values, "completed", value=1.25, seconds=80.0, values=curve)
     progress = Progress(Budget(2, None, clock=clock), [earlier], clock=clock)
     progress.started(config(4, epochs=1.0), PLACE)
-    assert progress.seconds_of_trials_left() == 40.0
+    assert expected_left(progress) == 40.0
 
 
 def test_a_trial_that_goes_on_is_timed_from_its_checkpoint_on(
@@ -171,7 +177,7 @@ def test_a_trial_that_goes_on_is_timed_from_its_checkpoint_on(
     clock.now = 1005.0
     progress.reported(0, point(2, seconds=60.0))  # half, of which 55 s in an earlier run
     assert progress.running[0].seconds_left(clock.now) == 60.0
-    assert progress.seconds_of_trials_left() == 60.0
+    assert expected_left(progress) == 60.0
 
 
 def test_no_number_of_the_rest_once_the_sweep_is_stopping(
